@@ -1,0 +1,9 @@
+//! Entities, sources, transforms, views, services, versions and lineage.
+//!
+//! Three layers: [`definitions`] reads the files of a team's repository; [`plan`] compares them with what the registry
+//! holds and says what would change; [`Registry`] stores it and answers everybody else with the read model in
+//! [`model`]. The crate knows neither engine nor query engine: descriptions of components are rows of its own, and
+//! schemas of sources come through [`SourceInspector`].
+
+pub mod definitions;
+pub mod model;

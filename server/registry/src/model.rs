@@ -1,0 +1,456 @@
+//! What the registry knows, resolved: the read model of serving, batch and the HTTP interface.
+//!
+//! Nothing here carries positions in files; that is [`crate::definitions`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use eadem_values::{DataType, Description, Digest, Field, KeyType, Value};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// One join key of an entity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinKey {
+    /// Its name, also the column of the source and of the offline table.
+    pub name: String,
+    /// Its type.
+    pub key_type: KeyType,
+}
+
+/// What features describe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entity {
+    /// Unique among entities.
+    pub name: String,
+    /// In declared order, at least one.
+    pub keys: Vec<JoinKey>,
+    /// For people.
+    #[serde(default)]
+    pub about: About,
+}
+
+/// What people say about an object. Never part of a version.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// What it is.
+    #[serde(default)]
+    pub doc: String,
+    /// Who answers for it.
+    #[serde(default)]
+    pub owner: String,
+    /// Words to find it by, sorted.
+    #[serde(default)]
+    pub tags: Vec<String>,
+}
+
+/// How files of a source are encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileFormat {
+    /// Apache Parquet.
+    Parquet,
+}
+
+/// Where the files of a source lie. Deployment, not meaning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileLocation {
+    /// How they are encoded.
+    pub format: FileFormat,
+    /// A file, a folder, or an object store URL, as written: a relative path is relative to the project's folder.
+    pub path: String,
+}
+
+/// A column that a source declares because no file says it: rows pushed over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceField {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub data_type: DataType,
+}
+
+/// Which instant a row is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventTime {
+    /// The timestamp in this column.
+    Column(String),
+    /// The same for every row, in µs since the epoch: data that does not change.
+    Literal(i64),
+}
+
+/// From when a row could be known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KnownAt {
+    /// From the event time.
+    EventTime,
+    /// From the timestamp in this column.
+    Column(String),
+    /// This long after the event time, in µs.
+    AfterUs(i64),
+}
+
+/// Where rows come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Unique among sources.
+    pub name: String,
+    /// Files to read; `None` for a source that is only pushed to.
+    pub files: Option<FileLocation>,
+    /// Whether rows may be pushed over HTTP.
+    pub push: bool,
+    /// The columns of pushed rows, in declared order; empty where the files say it.
+    pub fields: Vec<SourceField>,
+    /// Column name → DataFusion expression. They add to the file's (or pushed) columns; the same name replaces.
+    pub columns: BTreeMap<String, String>,
+    /// DataFusion expression that a row must satisfy.
+    #[serde(rename = "where")]
+    pub filter: Option<String>,
+    /// IANA name of the zone in which timestamps without a zone are read; `None` is UTC.
+    pub time_zone: Option<String>,
+    /// Which instant a row is about.
+    pub event_time: EventTime,
+    /// From when a row could be known.
+    pub known_at: KnownAt,
+    /// Column that says which rows are the same event.
+    pub event_id: Option<String>,
+    /// How far ahead of its arrival an event time may lie, in µs.
+    pub max_ahead_us: i64,
+    /// For people.
+    #[serde(default)]
+    pub about: About,
+}
+
+/// A column of a source as the source's expressions leave it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceColumn {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub column_type: ColumnType,
+}
+
+/// The type of a source's column.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ColumnType {
+    /// A type of the contract.
+    Known(DataType),
+    /// Any other Arrow type, by name. It must be cast before it can be bound.
+    Other(String),
+}
+
+impl fmt::Display for ColumnType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Known(data_type) => data_type.fmt(f),
+            Self::Other(arrow) => f.write_str(arrow),
+        }
+    }
+}
+
+/// Where a view's transform runs. It never changes a value.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Placement {
+    /// Before storing.
+    #[default]
+    OnWrite,
+    /// In the request; bound inputs are stored.
+    OnRead,
+}
+
+/// What happens to a value that breaks a constraint of its field.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ValidationPolicy {
+    /// The row is quarantined and not stored; for an on-demand view the row has status `error`.
+    #[default]
+    RefuseRow,
+    /// The value becomes null.
+    NullValue,
+    /// The value becomes the nearest allowed one; null where there is none.
+    Clamp,
+    /// The job stops and names the row.
+    StopJob,
+}
+
+/// How finely an offline table is partitioned by event time (UTC).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Partition {
+    /// `event_date`.
+    #[default]
+    Day,
+    /// `event_date` and hour.
+    Hour,
+}
+
+macro_rules! text_enum {
+    ($name:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
+        impl $name {
+            /// Every case, as written in definitions.
+            pub const NAMES: &'static [&'static str] = &[$($text),+];
+
+            /// As written in definitions.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// The case of this name.
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $($text => Some(Self::$variant),)+ _ => None }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+text_enum!(FileFormat { Parquet = "parquet" });
+text_enum!(Placement { OnWrite = "on_write", OnRead = "on_read" });
+text_enum!(ValidationPolicy {
+    RefuseRow = "refuse_row",
+    NullValue = "null_value",
+    Clamp = "clamp",
+    StopJob = "stop_job",
+});
+text_enum!(Partition { Day = "day", Hour = "hour" });
+
+/// A view version by name and number: `flight_delay@2`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ViewRef {
+    /// The view.
+    pub name: String,
+    /// Its version, from 1.
+    pub version: u32,
+}
+
+impl fmt::Display for ViewRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.name, self.version)
+    }
+}
+
+/// What feeds one input of a transform.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Binding {
+    /// The input, as the component declares it.
+    pub input: Field,
+    /// What feeds it.
+    pub from: BoundTo,
+}
+
+/// What feeds an input. Types are equal on both sides.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BoundTo {
+    /// A column of the view's source.
+    Column(String),
+    /// A field sent with the request, or a column of the spine.
+    Request(String),
+    /// The instant that the request is about.
+    RequestTimestamp,
+    /// A feature of another view.
+    Feature(UpstreamFeature),
+    /// The same value for every row.
+    Literal(#[serde(serialize_with = "value_as_json")] Value),
+}
+
+/// A feature that an on-demand view reads.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct UpstreamFeature {
+    /// The view version it is pinned to.
+    pub view: ViewRef,
+    /// The feature.
+    pub feature: String,
+    /// Names the key, where the same view is read for several entities.
+    pub role: Option<String>,
+}
+
+/// What only a view with an entity and a source has.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StoredView {
+    /// The entity, as it stood when the version was made.
+    pub entity: Entity,
+    /// The source's meaning as it stood when the version was made; its location, `push` and `max_ahead_us` as they stand now.
+    pub source: Source,
+    /// Age in µs at which a value expires; `None` is never.
+    pub ttl_us: Option<i64>,
+    /// How long after that it is `expired` rather than `missing`, in µs; `None` without a TTL.
+    pub horizon_us: Option<i64>,
+    /// Settings that make no version.
+    pub deployment: Deployment,
+}
+
+/// Settings of a stored view that make no version.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployment {
+    /// Where the transform shall run.
+    pub placement: Placement,
+    /// How much history the online store keeps, in µs.
+    pub online_history_us: Option<i64>,
+    /// How finely the offline table is partitioned.
+    pub partition: Partition,
+}
+
+/// A version of a feature view. Immutable, but for what is named deployment or documentation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ViewVersion {
+    /// Name and number.
+    #[serde(flatten)]
+    pub id: ViewRef,
+    /// Of its meaning: see `DIGEST.md`.
+    pub digest: Digest,
+    /// Of the component's bytes.
+    pub transform: Digest,
+    /// What the component says of itself; its outputs are the features.
+    pub description: Arc<Description>,
+    /// One for each input of the component, in its order.
+    pub bindings: Vec<Binding>,
+    /// Entity, source and lifetime; `None` for an on-demand view.
+    pub stored: Option<StoredView>,
+    /// Values for features that are not present.
+    #[serde(serialize_with = "values_as_json")]
+    pub defaults: BTreeMap<String, Value>,
+    /// What happens to a value that breaks a constraint.
+    pub validation: ValidationPolicy,
+    /// For people; the newest text.
+    pub about: About,
+    /// When the version was made, µs since the epoch.
+    pub created_at_us: i64,
+}
+
+impl ViewVersion {
+    /// Computed when asked, from request fields, other views' features and literals.
+    pub fn is_on_demand(&self) -> bool {
+        self.stored.is_none()
+    }
+
+    /// The output of that name.
+    pub fn feature(&self, name: &str) -> Option<&Field> {
+        self.description
+            .outputs
+            .iter()
+            .find(|output| output.name == name)
+    }
+
+    /// The features of other views that this one reads, in the order of its inputs.
+    pub fn upstream_features(&self) -> impl Iterator<Item = &UpstreamFeature> {
+        self.bindings
+            .iter()
+            .filter_map(|binding| match &binding.from {
+                BoundTo::Feature(upstream) => Some(upstream),
+                _ => None,
+            })
+    }
+
+    /// The request fields that this view itself reads, with the inputs they feed.
+    pub fn request_inputs(&self) -> impl Iterator<Item = (&str, &Field)> {
+        self.bindings
+            .iter()
+            .filter_map(|binding| match &binding.from {
+                BoundTo::Request(field) => Some((field.as_str(), &binding.input)),
+                _ => None,
+            })
+    }
+}
+
+/// A feature in a service, or as a request names it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ServiceEntry {
+    /// The name in replies and datasets.
+    pub output_name: String,
+    /// The view version.
+    pub view: ViewRef,
+    /// The feature of it.
+    pub feature: String,
+    /// Its type.
+    pub data_type: DataType,
+    /// Names the key; `None`: the key's own name.
+    pub role: Option<String>,
+}
+
+/// A key that a caller sends, or a column that a spine has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RequiredKey {
+    /// The name that the caller uses: `tailnum`, `origin`, or `origin.station` for a composite key with a role.
+    pub name: String,
+    /// The entity.
+    pub entity: String,
+    /// The join key of the entity that it is.
+    pub join_key: String,
+    /// The role, if any.
+    pub role: Option<String>,
+    /// Its type.
+    pub key_type: KeyType,
+}
+
+/// A field that a caller sends with the request, or a column that a spine has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestField {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub data_type: DataType,
+    /// Whether every input it feeds accepts null.
+    pub nullable: bool,
+}
+
+/// A service version, or an ad-hoc list of features, with all that is needed to answer it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ResolvedService {
+    /// The service; `None` for a list of features in a request.
+    pub name: Option<String>,
+    /// Its version.
+    pub version: Option<u32>,
+    /// In declared order; output names are unique.
+    pub entries: Vec<ServiceEntry>,
+    /// The union of the keys that the entries and their upstreams need, sorted by name.
+    pub keys: Vec<RequiredKey>,
+    /// The union of the request fields, sorted by name.
+    pub request_fields: Vec<RequestField>,
+    /// Every view version that is read, upstreams included.
+    #[serde(serialize_with = "views_as_list")]
+    pub views: BTreeMap<ViewRef, Arc<ViewVersion>>,
+    /// For people.
+    pub about: About,
+}
+
+/// The name under which a caller sends a join key: the key's own without role, the role for a single key, `role.key`
+/// for one of several.
+pub fn required_key_name(entity: &Entity, join_key: &str, role: Option<&str>) -> String {
+    match role {
+        None => join_key.to_owned(),
+        Some(role) if entity.keys.len() == 1 => role.to_owned(),
+        Some(role) => format!("{role}.{join_key}"),
+    }
+}
+
+fn value_as_json<S: Serializer>(value: &Value, serializer: S) -> Result<S::Ok, S::Error> {
+    eadem_values::value_to_json(value).serialize(serializer)
+}
+
+fn values_as_json<S: Serializer>(
+    values: &BTreeMap<String, Value>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(
+        values
+            .iter()
+            .map(|(name, value)| (name, eadem_values::value_to_json(value))),
+    )
+}
+
+fn views_as_list<S: Serializer>(
+    views: &BTreeMap<ViewRef, Arc<ViewVersion>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(views.values().map(AsRef::<ViewVersion>::as_ref))
+}
