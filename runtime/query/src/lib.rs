@@ -1,0 +1,54 @@
+//! Transforms and the point-in-time join: pure functions over Arrow columns, and the same as DataFusion operators.
+//!
+//! The pure half ([`evaluate_on_demand`], [`project_feature`], [`run_transform`], [`SpineIndex`]) carries no DataFusion
+//! type, so that a live request and a training set go through the very same code. The other half ([`TransformExec`],
+//! [`PointInTimeJoinExec`]) puts it into plans, where `EXPLAIN` shows it.
+//!
+//! This crate knows no file, no table, no network and no WebAssembly: a component reaches it as [`RowTransform`].
+
+mod gather;
+mod on_demand;
+mod point_in_time;
+mod point_in_time_exec;
+mod project;
+mod transform;
+mod transform_exec;
+mod validate;
+
+pub use gather::{null_rows, scatter_rows};
+pub use on_demand::{OnDemandInput, OnDemandOutput, evaluate_on_demand};
+pub use point_in_time::{HistoryRows, PartialWinners, SpineIndex, Winners};
+pub use point_in_time_exec::{HistoryColumns, PointInTimeJoin, PointInTimeJoinExec};
+pub use project::{ReadRows, apply_default, project_feature, status_dictionary};
+pub use transform::{
+    AppliedRows, BATCH_ROWS, FailedRow, RowTransform, TransformFailure, TransformedRows,
+    run_transform,
+};
+pub use transform_exec::{DROPPED_COLUMN, FAILURE_COLUMN, TransformExec};
+pub use validate::{RefusedValue, ValidationPolicy, validate_outputs};
+
+/// Why a step over columns could not be done at all. Faults of single rows are data, not errors.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum QueryError {
+    /// The transform could not be run, or broke off in a way that no row can be blamed for.
+    #[error(transparent)]
+    Transform(#[from] TransformFailure),
+    /// A value refused by a constraint, where the policy is to stop.
+    #[error("row {row} of the batch: {reason}; the view's validation policy is `stop_job`")]
+    Stopped {
+        /// Position in the batch.
+        row: usize,
+        /// Which constraint refused which value.
+        reason: String,
+    },
+    /// Columns that do not fit the declared types, counts or lengths.
+    #[error("{0}")]
+    Shape(String),
+    /// An error of the columnar library.
+    #[error(transparent)]
+    Arrow(#[from] arrow_schema::ArrowError),
+    /// An error of the value library.
+    #[error(transparent)]
+    Value(#[from] eadem_values::ValueError),
+}

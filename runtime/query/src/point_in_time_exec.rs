@@ -1,0 +1,392 @@
+//! The point-in-time join as a node of a DataFusion plan.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{Distribution, EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
+    InputDistributionRequirements, Partitioning, PlanProperties, ReplaceChildrenOptions,
+};
+use eadem_semantics::{KnownAtCut, Lifetime};
+use futures::{StreamExt, TryStreamExt};
+
+use crate::point_in_time::{HistoryRows, PartialWinners, SpineIndex, Winners};
+use crate::transform::BATCH_ROWS;
+
+/// Which columns of the history child mean what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryColumns {
+    /// The join keys, in the order of the spine's.
+    pub keys: Vec<usize>,
+    /// Timestamps in microseconds.
+    pub event_time: usize,
+    /// Timestamps in microseconds.
+    pub known_at: usize,
+    /// Tie digests as binary, 16 bytes each.
+    pub tie: usize,
+    /// Columns that are handed on from the winner, with their names in the output.
+    pub payload: Vec<(usize, String)>,
+}
+
+/// What is joined to what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PointInTimeJoin {
+    /// The spine's key columns. A role is a choice of columns.
+    pub spine_keys: Vec<usize>,
+    /// The spine's timestamps, in microseconds.
+    pub spine_time: usize,
+    /// The history's columns.
+    pub history: HistoryColumns,
+    /// Which knowledge counts.
+    pub cut: KnownAtCut,
+    /// Rows past TTL + horizon are not looked at. What is expired is still handed on: its status needs its event time.
+    pub lifetime: Lifetime,
+}
+
+/// For each spine row, in the spine's order, the history row that wins at its time: the spine's columns, then the payload
+/// (null where nothing was found). The history may come in any order and in any number of partitions.
+#[derive(Debug, Clone)]
+pub struct PointInTimeJoinExec {
+    spine: Arc<dyn ExecutionPlan>,
+    history: Arc<dyn ExecutionPlan>,
+    join: PointInTimeJoin,
+    payload_schema: SchemaRef,
+    properties: Arc<PlanProperties>,
+}
+
+impl PointInTimeJoinExec {
+    /// Joins `history` to `spine`.
+    ///
+    /// # Errors
+    /// Columns that do not exist or have another type than their role asks for.
+    pub fn try_new(
+        spine: Arc<dyn ExecutionPlan>,
+        history: Arc<dyn ExecutionPlan>,
+        join: PointInTimeJoin,
+    ) -> Result<Self> {
+        check_columns(&spine.schema(), &history.schema(), &join)?;
+        let history_schema = history.schema();
+        let payload: Vec<Field> = join
+            .history
+            .payload
+            .iter()
+            .map(|(column, name)| {
+                Field::new(
+                    name,
+                    history_schema.field(*column).data_type().clone(),
+                    true,
+                )
+            })
+            .collect();
+        let payload_schema = Arc::new(Schema::new(payload));
+        let spine_schema = spine.schema();
+        let fields: Vec<_> = spine_schema
+            .fields()
+            .iter()
+            .chain(payload_schema.fields())
+            .cloned()
+            .collect();
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(Arc::new(Schema::new(fields))),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Final,
+            Boundedness::Bounded,
+        );
+        Ok(Self {
+            spine,
+            history,
+            join,
+            payload_schema,
+            properties: Arc::new(properties),
+        })
+    }
+}
+
+fn check_columns(spine: &Schema, history: &Schema, join: &PointInTimeJoin) -> Result<()> {
+    let is_time =
+        |data_type: &ArrowType| matches!(data_type, ArrowType::Timestamp(TimeUnit::Microsecond, _));
+    let is_key = |data_type: &ArrowType| matches!(data_type, ArrowType::Utf8 | ArrowType::Int64);
+    let history_columns = &join.history;
+    if join.spine_keys.len() != history_columns.keys.len() || join.spine_keys.is_empty() {
+        return plan_error(
+            "the spine and the history need the same number of join keys, at least one".to_owned(),
+        );
+    }
+    let spine_columns = join.spine_keys.iter().chain([&join.spine_time]);
+    let history_indices = history_columns
+        .keys
+        .iter()
+        .chain([
+            &history_columns.event_time,
+            &history_columns.known_at,
+            &history_columns.tie,
+        ])
+        .chain(history_columns.payload.iter().map(|(column, _)| column));
+    if spine_columns
+        .into_iter()
+        .any(|column| *column >= spine.fields().len())
+        || history_indices
+            .into_iter()
+            .any(|column| *column >= history.fields().len())
+    {
+        return plan_error("a column of the point-in-time join does not exist".to_owned());
+    }
+    for (ours, theirs) in join.spine_keys.iter().zip(&history_columns.keys) {
+        let (ours, theirs) = (spine.field(*ours), history.field(*theirs));
+        if !is_key(ours.data_type()) || ours.data_type() != theirs.data_type() {
+            return plan_error(format!(
+                "join key `{}` is {} in the spine and {} in the history; both must be utf8 or both int64",
+                ours.name(),
+                ours.data_type(),
+                theirs.data_type()
+            ));
+        }
+    }
+    let times = [
+        spine.field(join.spine_time),
+        history.field(history_columns.event_time),
+        history.field(history_columns.known_at),
+    ];
+    if let Some(field) = times.into_iter().find(|field| !is_time(field.data_type())) {
+        return plan_error(format!(
+            "`{}` is {}, not a timestamp in microseconds",
+            field.name(),
+            field.data_type()
+        ));
+    }
+    if history.field(history_columns.tie).data_type() != &ArrowType::Binary {
+        return plan_error("tie digests must be binary".to_owned());
+    }
+    Ok(())
+}
+
+fn plan_error<T>(message: String) -> Result<T> {
+    Err(DataFusionError::Plan(message))
+}
+
+impl DisplayAs for PointInTimeJoinExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let spine = self.spine.schema();
+        let keys: Vec<&str> = self
+            .join
+            .spine_keys
+            .iter()
+            .map(|key| spine.field(*key).name().as_str())
+            .collect();
+        write!(
+            f,
+            "PointInTimeJoinExec: keys=[{}], time={}, known_at_cut={}",
+            keys.join(", "),
+            spine.field(self.join.spine_time).name(),
+            self.join.cut
+        )
+    }
+}
+
+impl ExecutionPlan for PointInTimeJoinExec {
+    fn name(&self) -> &str {
+        "PointInTimeJoinExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn input_distribution_requirements(&self) -> InputDistributionRequirements {
+        InputDistributionRequirements::new(vec![
+            Distribution::SinglePartition,
+            Distribution::UnspecifiedDistribution,
+        ])
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.spine, &self.history]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let [spine, history] = <[Arc<dyn ExecutionPlan>; 2]>::try_from(children).map_err(|_| {
+            DataFusionError::Plan("a point-in-time join has two children".to_owned())
+        })?;
+        Ok(Arc::new(Self::try_new(spine, history, self.join.clone())?))
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(
+            children,
+            ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
+        )
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        if partition != 0 {
+            return Err(DataFusionError::Internal(format!(
+                "a point-in-time join has no partition {partition}"
+            )));
+        }
+        let schema = self.schema();
+        let node = self.clone();
+        let output_schema = schema.clone();
+        let batches = futures::stream::once(async move { node.join_all(context).await })
+            .map_ok(move |joined| {
+                let schema = output_schema.clone();
+                let rows = joined.spine.num_rows();
+                futures::stream::iter((0..rows).step_by(BATCH_ROWS))
+                    .map(move |start| joined.batch(start..rows.min(start + BATCH_ROWS), &schema))
+            })
+            .try_flatten();
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
+    }
+}
+
+struct Joined {
+    spine: RecordBatch,
+    winners: Winners,
+}
+
+impl Joined {
+    fn batch(&self, rows: std::ops::Range<usize>, schema: &SchemaRef) -> Result<RecordBatch> {
+        let spine = self.spine.slice(rows.start, rows.len());
+        let payload = self.winners.payload(rows).map_err(external)?;
+        let columns = spine
+            .columns()
+            .iter()
+            .chain(payload.columns())
+            .cloned()
+            .collect();
+        Ok(RecordBatch::try_new(schema.clone(), columns)?)
+    }
+}
+
+fn external(error: crate::QueryError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+impl PointInTimeJoinExec {
+    async fn join_all(&self, context: Arc<TaskContext>) -> Result<Joined> {
+        let spine = collect_one(&self.spine, &context).await?;
+        let keys: Vec<ArrayRef> = self
+            .join
+            .spine_keys
+            .iter()
+            .map(|key| spine.column(*key).clone())
+            .collect();
+        let times = times_us(spine.column(self.join.spine_time), "the spine's timestamp")?;
+        let index = Arc::new(SpineIndex::try_new(&keys, &times).map_err(external)?);
+
+        let mut tasks = tokio::task::JoinSet::new();
+        for partition in 0..self.history.output_partitioning().partition_count() {
+            let stream = self.history.execute(partition, context.clone())?;
+            tasks.spawn(absorb_stream(
+                stream,
+                index.clone(),
+                self.join.clone(),
+                self.payload_schema.clone(),
+            ));
+        }
+        let mut parts = Vec::with_capacity(tasks.len());
+        while let Some(part) = tasks.join_next().await {
+            parts.push(part.map_err(|error| DataFusionError::ExecutionJoin(Box::new(error)))??);
+        }
+        let index = Arc::into_inner(index).ok_or_else(|| {
+            DataFusionError::Internal("the spine's index is still shared".to_owned())
+        })?;
+        let winners = index
+            .finish(parts, self.payload_schema.clone())
+            .map_err(external)?;
+        Ok(Joined { spine, winners })
+    }
+}
+
+async fn absorb_stream(
+    mut stream: SendableRecordBatchStream,
+    index: Arc<SpineIndex>,
+    join: PointInTimeJoin,
+    payload_schema: SchemaRef,
+) -> Result<PartialWinners> {
+    let mut part = index.start(join.cut, join.lifetime);
+    let columns = &join.history;
+    while let Some(batch) = stream.next().await {
+        let batch = batch?;
+        let keys: Vec<ArrayRef> = columns
+            .keys
+            .iter()
+            .map(|key| batch.column(*key).clone())
+            .collect();
+        let payload = columns
+            .payload
+            .iter()
+            .map(|(column, _)| batch.column(*column).clone())
+            .collect();
+        let payload = RecordBatch::try_new_with_options(
+            payload_schema.clone(),
+            payload,
+            &arrow_array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows())),
+        )?;
+        let rows = HistoryRows {
+            keys: &keys,
+            event_times_us: &times_us(
+                batch.column(columns.event_time),
+                "an event time of the history",
+            )?,
+            known_at_us: &times_us(batch.column(columns.known_at), "a known-at of the history")?,
+            ties: batch.column(columns.tie).as_binary::<i32>(),
+            payload: &payload,
+        };
+        part.absorb(&index, &rows).map_err(external)?;
+    }
+    Ok(part)
+}
+
+async fn collect_one(
+    plan: &Arc<dyn ExecutionPlan>,
+    context: &Arc<TaskContext>,
+) -> Result<RecordBatch> {
+    let schema = plan.schema();
+    let mut batches = Vec::new();
+    for partition in 0..plan.output_partitioning().partition_count() {
+        batches.extend(
+            plan.execute(partition, context.clone())?
+                .try_collect::<Vec<_>>()
+                .await?,
+        );
+    }
+    Ok(arrow_select::concat::concat_batches(&schema, &batches)?)
+}
+
+fn times_us(column: &ArrayRef, what: &str) -> Result<arrow_buffer::ScalarBuffer<i64>> {
+    if column.null_count() > 0 {
+        return Err(DataFusionError::Execution(format!("{what} is null")));
+    }
+    Ok(column
+        .as_primitive::<TimestampMicrosecondType>()
+        .values()
+        .clone())
+}

@@ -1,0 +1,139 @@
+//! From the winning row of each read to a feature's value and status. Training sets and live requests both end here.
+
+use std::sync::Arc;
+
+use arrow_array::types::Int8Type;
+use arrow_array::{Array, ArrayRef, DictionaryArray, Int8Array, StringArray};
+use arrow_buffer::BooleanBuffer;
+use eadem_semantics::{Lifetime, RowOrder, Status, resolve_status};
+use eadem_values::{DataType, Value, array_from_values};
+
+use crate::{QueryError, gather};
+
+/// The rows that won a set of reads, one entry per read.
+#[derive(Debug, Clone, Default)]
+pub struct ReadRows {
+    /// The winner's place in the order of rows; `None` where no candidate exists.
+    pub orders: Vec<Option<RowOrder>>,
+    /// Whether the winner is a row whose transform failed.
+    pub failed: Vec<bool>,
+    /// The time of each read, in microseconds.
+    pub at_us: Vec<i64>,
+}
+
+impl ReadRows {
+    /// How many reads these are.
+    pub fn len(&self) -> usize {
+        self.at_us.len()
+    }
+
+    /// Whether there is no read.
+    pub fn is_empty(&self) -> bool {
+        self.at_us.is_empty()
+    }
+
+    /// Whether the row of read `read` is served: it exists, is fresh, and its transform did not fail.
+    pub fn is_served(&self, read: usize, lifetime: Lifetime) -> bool {
+        let status = resolve_status(
+            self.orders[read].as_ref(),
+            self.failed[read],
+            false,
+            lifetime,
+            self.at_us[read],
+        );
+        status == Status::Present
+    }
+}
+
+/// The value and the status of one feature at every read. `values` holds the winners' stored values, one entry per read
+/// (anything where there is no winner); in the answer, every value that is not `present` is null.
+///
+/// # Errors
+/// `values` of another length than the reads.
+pub fn project_feature(
+    values: &ArrayRef,
+    reads: &ReadRows,
+    lifetime: Lifetime,
+) -> Result<(ArrayRef, Vec<Status>), QueryError> {
+    if values.len() != reads.len() {
+        return Err(QueryError::Shape(format!(
+            "{} values for {} reads",
+            values.len(),
+            reads.len()
+        )));
+    }
+    let statuses: Vec<Status> = (0..reads.len())
+        .map(|read| {
+            let order = reads.orders[read].as_ref();
+            resolve_status(
+                order,
+                reads.failed[read],
+                values.is_null(read),
+                lifetime,
+                reads.at_us[read],
+            )
+        })
+        .collect();
+    let present =
+        BooleanBuffer::collect_bool(statuses.len(), |read| statuses[read] == Status::Present);
+    Ok((gather::null_rows(values, &present)?, statuses))
+}
+
+/// The values with `default` wherever the status is not `present`. Statuses stay as they are.
+///
+/// # Errors
+/// A default of another type than the column.
+pub fn apply_default(
+    values: &ArrayRef,
+    statuses: &[Status],
+    default: &Value,
+) -> Result<ArrayRef, QueryError> {
+    if statuses.iter().all(|status| *status == Status::Present) {
+        return Ok(values.clone());
+    }
+    let data_type = DataType::from_arrow(values.data_type()).ok_or_else(|| {
+        QueryError::Shape(format!("no feature has the type {}", values.data_type()))
+    })?;
+    let default = array_from_values(data_type, [default])?;
+    let picks: Vec<(usize, usize)> = statuses
+        .iter()
+        .enumerate()
+        .map(|(row, status)| {
+            if *status == Status::Present {
+                (0, row)
+            } else {
+                (1, 0)
+            }
+        })
+        .collect();
+    let picked =
+        arrow_select::interleave::interleave(&[values.as_ref(), default.as_ref()], &picks)?;
+    Ok(eadem_values::canonicalize(&picked)?)
+}
+
+/// Statuses as the dictionary column that training sets carry. The dictionary always lists all five, in one order.
+pub fn status_dictionary(statuses: &[Status]) -> ArrayRef {
+    const NAMES: [Status; 5] = [
+        Status::Present,
+        Status::Missing,
+        Status::Expired,
+        Status::Null,
+        Status::Error,
+    ];
+    let position = |status: &Status| {
+        NAMES
+            .iter()
+            .position(|name| name == status)
+            .unwrap_or_default() as i8
+    };
+    let keys: Int8Array = statuses.iter().map(position).collect::<Vec<i8>>().into();
+    let names = StringArray::from_iter_values(NAMES.iter().map(|status| status.to_string()));
+    // The keys are positions in `names`, so the checked constructor has nothing left to find.
+    match DictionaryArray::<Int8Type>::try_new(keys, Arc::new(names)) {
+        Ok(column) => Arc::new(column),
+        Err(_) => arrow_array::new_empty_array(&arrow_schema::DataType::Dictionary(
+            Box::new(arrow_schema::DataType::Int8),
+            Box::new(arrow_schema::DataType::Utf8),
+        )),
+    }
+}
