@@ -1,0 +1,115 @@
+//! What can go wrong offline.
+
+use eadem_query::QueryError;
+use eadem_values::ValueError;
+
+use crate::ledger::LedgerError;
+
+/// Why an offline operation did not succeed. Whatever the error, nothing half-done is visible in a table.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OfflineError {
+    /// A location that cannot be understood or reached.
+    #[error("{location}: {reason}")]
+    Location {
+        /// As it was given.
+        location: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file that cannot be read: missing, cut short, not Parquet, changed during the job.
+    #[error("{file}: {reason}")]
+    File {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A source whose definition does not fit its files.
+    #[error("source `{source_name}`, {field}: {reason}")]
+    Source {
+        /// The source.
+        source_name: String,
+        /// The field of the definition, such as `columns.landed_at`, `where` or `event_time`.
+        field: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A view whose definition does not fit its source or its transform.
+    #[error("view `{view}`, {field}: {reason}")]
+    View {
+        /// The view, with its version.
+        view: String,
+        /// The field of the definition, such as `bind.seats`.
+        field: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A spine, or a dataset's definition, that cannot be used.
+    #[error("{0}")]
+    Dataset(String),
+    /// A row stopped the job: a transform that cannot be run on it, or a constraint under `stop_job`.
+    #[error("{file}, row {row}: {reason}")]
+    Row {
+        /// The file.
+        file: String,
+        /// The row's number in it, from 0.
+        row: i64,
+        /// Why.
+        reason: String,
+    },
+    /// The job was cancelled. Its chunks stay in the ledger; it can be resumed.
+    #[error("cancelled; nothing was committed, and the job can be resumed")]
+    Cancelled,
+    /// A recipe that no longer yields what it did.
+    #[error("the recipe cannot be followed: {0}")]
+    Recipe(String),
+    /// The job ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// A step over columns.
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    /// A value.
+    #[error(transparent)]
+    Value(#[from] ValueError),
+    /// The object store.
+    #[error("object store: {0}")]
+    Store(#[from] object_store::Error),
+    /// The table format.
+    #[error("table {table}: {reason}")]
+    Table {
+        /// Location of the table.
+        table: String,
+        /// What the table library reports.
+        reason: String,
+    },
+    /// The query engine.
+    #[error("query: {0}")]
+    DataFusion(#[from] datafusion::error::DataFusionError),
+    /// The columnar library.
+    #[error("columns: {0}")]
+    Arrow(#[from] arrow_schema::ArrowError),
+    /// The file format, while writing.
+    #[error("parquet: {0}")]
+    Parquet(#[from] parquet::errors::ParquetError),
+    /// JSON of this crate's own making that cannot be read.
+    #[error("{what}: {source}")]
+    Json {
+        /// What was read.
+        what: &'static str,
+        /// The parser's complaint.
+        source: serde_json::Error,
+    },
+    /// A local file.
+    #[error("{path}: {source}")]
+    Io {
+        /// The path.
+        path: String,
+        /// What the system reports.
+        source: std::io::Error,
+    },
+    /// A task of the job broke off.
+    #[error("a worker broke off: {0}")]
+    Worker(String),
+}

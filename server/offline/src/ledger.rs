@@ -1,0 +1,167 @@
+//! The job ledger: what a job has planned and done, kept where a crash does not reach it.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::quarantine::RefusalCounts;
+
+/// A ledger that could not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("job ledger: {0}")]
+pub struct LedgerError(pub String);
+
+/// What a job is going to do. Made once; a resumed job follows the plan it finds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobPlan {
+    /// `name@version` of the view.
+    pub view: String,
+    /// The digest of the view version: a plan is only followed for the very version it was made for.
+    pub view_digest: String,
+    /// The job's creation, in microseconds: the arrival of all its rows.
+    pub created_at_us: i64,
+    /// Only rows with an event time in `[from, to)`, in microseconds.
+    pub range_us: Option<(i64, i64)>,
+    /// The files to read.
+    pub files: Vec<PlannedFile>,
+    /// The work, in order.
+    pub chunks: Vec<PlannedChunk>,
+    /// Files that an earlier job has loaded, by path.
+    pub already_loaded: Vec<String>,
+    /// Files that were loaded once and are no longer there, by path. Their rows stay.
+    pub vanished: Vec<String>,
+}
+
+/// A file that a job reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedFile {
+    /// Absolute URL.
+    pub url: String,
+    /// The path that names it in the table: relative to the source's location.
+    pub path: String,
+    /// Digest of its bytes; it names the lane.
+    pub digest: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Last change in milliseconds, as the store reports it.
+    pub modified_ms: i64,
+    /// Rows.
+    pub rows: u64,
+    /// Event time ranges, in microseconds, that earlier jobs have loaded from this very file.
+    pub loaded_us: Vec<(i64, i64)>,
+}
+
+/// A unit of work: consecutive row groups of one file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedChunk {
+    /// Position in [`JobPlan::files`].
+    pub file: usize,
+    /// The first row group.
+    pub first_row_group: usize,
+    /// How many row groups.
+    pub row_groups: usize,
+    /// Number of the first row in the file.
+    pub first_row: u64,
+    /// Rows, before `where`.
+    pub rows: u64,
+}
+
+/// What a finished chunk has left behind.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ChunkOutcome {
+    /// Position in [`JobPlan::chunks`].
+    pub chunk: usize,
+    /// Rows read, before `where`.
+    pub rows_read: u64,
+    /// Rows written.
+    pub rows_stored: u64,
+    /// Rows that `where` or the time range left out.
+    pub rows_left_out: u64,
+    /// Rows that the transform dropped.
+    pub rows_dropped: u64,
+    /// Stored rows whose status is `error`.
+    pub rows_failed: u64,
+    /// Refused rows, by reason.
+    pub refused: RefusalCounts,
+    /// Add actions of the table's new data files, as JSON.
+    pub adds: Vec<serde_json::Value>,
+    /// Add actions of the quarantine table's new data files, as JSON.
+    pub quarantine_adds: Vec<serde_json::Value>,
+}
+
+/// Where jobs keep their plans and outcomes. Owned here, implemented by whoever has a database.
+///
+/// Every method may be called again with the same arguments after a crash and must then have the same effect once.
+#[async_trait]
+pub trait JobLedger: Send + Sync {
+    /// The plan of `job`, if it has one.
+    async fn plan(&self, job: &str) -> Result<Option<JobPlan>, LedgerError>;
+
+    /// Saves a plan unless `job` has one already; returns the one that counts.
+    async fn save_plan(&self, job: &str, plan: JobPlan) -> Result<JobPlan, LedgerError>;
+
+    /// The chunks that are done.
+    async fn outcomes(&self, job: &str) -> Result<Vec<ChunkOutcome>, LedgerError>;
+
+    /// Saves the outcome of a chunk. The data files it names exist by now and are protected from now on. Saving a chunk
+    /// that is already saved keeps the first outcome.
+    async fn save_outcome(&self, job: &str, outcome: ChunkOutcome) -> Result<(), LedgerError>;
+
+    /// Notes that the job's rows are visible as `version` of the table.
+    async fn committed(&self, job: &str, version: u64) -> Result<(), LedgerError>;
+}
+
+/// A ledger in memory, for tests and for one-off use of this crate as a library. It forgets with the process.
+#[derive(Debug, Default)]
+pub struct MemoryLedger {
+    jobs: Mutex<BTreeMap<String, MemoryJob>>,
+}
+
+#[derive(Debug, Default)]
+struct MemoryJob {
+    plan: Option<JobPlan>,
+    outcomes: BTreeMap<usize, ChunkOutcome>,
+    version: Option<u64>,
+}
+
+impl MemoryLedger {
+    /// The version that a job has committed.
+    pub fn committed_version(&self, job: &str) -> Option<u64> {
+        self.with(job, |job| job.version)
+    }
+
+    fn with<T>(&self, job: &str, read: impl FnOnce(&mut MemoryJob) -> T) -> T {
+        // A poisoned lock means another thread panicked between two plain assignments; the data is whole.
+        let mut jobs = self.jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        read(jobs.entry(job.to_owned()).or_default())
+    }
+}
+
+#[async_trait]
+impl JobLedger for MemoryLedger {
+    async fn plan(&self, job: &str) -> Result<Option<JobPlan>, LedgerError> {
+        Ok(self.with(job, |job| job.plan.clone()))
+    }
+
+    async fn save_plan(&self, job: &str, plan: JobPlan) -> Result<JobPlan, LedgerError> {
+        Ok(self.with(job, |job| job.plan.get_or_insert(plan).clone()))
+    }
+
+    async fn outcomes(&self, job: &str) -> Result<Vec<ChunkOutcome>, LedgerError> {
+        Ok(self.with(job, |job| job.outcomes.values().cloned().collect()))
+    }
+
+    async fn save_outcome(&self, job: &str, outcome: ChunkOutcome) -> Result<(), LedgerError> {
+        self.with(job, |job| {
+            job.outcomes.entry(outcome.chunk).or_insert(outcome);
+        });
+        Ok(())
+    }
+
+    async fn committed(&self, job: &str, version: u64) -> Result<(), LedgerError> {
+        self.with(job, |job| job.version = Some(version));
+        Ok(())
+    }
+}

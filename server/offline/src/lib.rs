@@ -1,0 +1,39 @@
+//! The offline store: Delta tables of views, backfill jobs that fill them, and training sets made from them.
+//!
+//! One Delta table per view version. A job writes data files first and makes all of them visible in one commit; until
+//! then its ledger knows them and nobody else does. What this crate needs of others (a job ledger, a transform) is a trait
+//! it owns or takes from `eadem-query`; it knows neither the registry nor the online store.
+
+mod backfill;
+mod bind;
+mod dataset;
+mod error;
+mod expression;
+mod ledger;
+mod location;
+mod partition;
+mod quarantine;
+mod read;
+mod schema;
+mod source;
+mod spec;
+mod table;
+
+pub use backfill::{Backfill, BackfillOptions, BackfillReport, Cancel, Progress, ProgressSink, run_backfill};
+pub use dataset::{
+    DatasetFeature, DatasetReport, DatasetSpec, OnDemandBinding, OnDemandView, Recipe, SpineColumns, StoredView,
+    ViewOfService, create_dataset, rebuild_dataset,
+};
+pub use error::OfflineError;
+pub use expression::EXPRESSION_FUNCTIONS;
+pub use ledger::{ChunkOutcome, JobLedger, JobPlan, LedgerError, MemoryLedger, PlannedChunk, PlannedFile};
+pub use location::{Location, OfflineStore};
+pub use quarantine::{QuarantinedRow, RefusalCounts};
+pub use read::{EntityRead, HistoryBatch, ScanRange};
+pub use schema::{
+    COLUMN_ERROR, COLUMN_EVENT_DATE, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_LANE, COLUMN_SEQUENCE, COLUMN_TIE,
+    TableSchema,
+};
+pub use source::{InspectedColumn, inspect};
+pub use spec::{Binding, EventTime, JoinKey, KnownAt, Placement, SourceSpec, ViewSpec};
+pub use table::{CommittedLane, DataFile, ViewTable};

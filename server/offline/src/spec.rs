@@ -1,0 +1,129 @@
+//! What the offline store is told about sources and views: plain data, resolved by whoever owns the definitions.
+
+use std::sync::Arc;
+
+use eadem_query::{RowTransform, ValidationPolicy};
+use eadem_semantics::Lifetime;
+use eadem_values::{Description, Field, KeyType, Literal};
+use serde::{Deserialize, Serialize};
+
+/// Where rows come from and what they mean.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceSpec {
+    /// The source's name, for messages.
+    pub name: String,
+    /// Parquet files, or folders that hold them at any depth: local paths or URLs.
+    pub locations: Vec<String>,
+    /// Computed columns, as (name, expression). They see the file's columns, and replace one of the same name.
+    pub columns: Vec<(String, String)>,
+    /// Rows for which this expression is not true are left out. It sees the file's and the computed columns.
+    pub filter: Option<String>,
+    /// When a row's fact happened.
+    pub event_time: EventTime,
+    /// When it could be known.
+    pub known_at: KnownAt,
+    /// The column by which equal (key, event time, id) count as one row. The as-of choice settles such rows by itself
+    /// (the order of rows is a maximum), so here it is only checked to exist; windows will count by it.
+    pub event_id: Option<String>,
+    /// How far an event time may lie ahead of the job's creation, in microseconds.
+    pub max_ahead_us: i64,
+}
+
+/// When a fact happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventTime {
+    /// This column says.
+    Column(String),
+    /// At this instant, in microseconds: for data that does not change.
+    Literal(i64),
+}
+
+/// When a fact could be known to a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KnownAt {
+    /// At its event time.
+    EventTime,
+    /// This column says.
+    Column(String),
+    /// This many microseconds after its event time.
+    After(i64),
+}
+
+/// Where a view's transform runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Placement {
+    /// Before rows are stored; the table holds features.
+    #[default]
+    OnWrite,
+    /// When rows are read; the table holds the bound inputs.
+    OnRead,
+}
+
+/// What feeds an input of the transform.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Binding {
+    /// A column of the source.
+    Column(String),
+    /// The same value for every row.
+    Literal(Literal),
+}
+
+/// One join key of a view.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinKey {
+    /// The key's name, which is also its column in the table.
+    pub name: String,
+    /// Its type.
+    pub key_type: KeyType,
+    /// The column of the source that holds it.
+    pub column: String,
+}
+
+/// One version of a feature view, as the offline store needs it.
+#[derive(Debug, Clone)]
+pub struct ViewSpec {
+    /// The view's name.
+    pub name: String,
+    /// Its version.
+    pub version: u32,
+    /// The digest of the view version, as text; it is kept in the table's properties and in recipes.
+    pub digest: String,
+    /// Where its rows come from.
+    pub source: SourceSpec,
+    /// The entity's join keys, in declared order.
+    pub keys: Vec<JoinKey>,
+    /// The component.
+    pub transform: Arc<dyn RowTransform>,
+    /// One binding per input of the transform, in declared order.
+    pub bindings: Vec<Binding>,
+    /// How long a row can be served.
+    pub lifetime: Lifetime,
+    /// Where the transform runs.
+    pub placement: Placement,
+    /// What happens to values that break a constraint.
+    pub policy: ValidationPolicy,
+}
+
+impl ViewSpec {
+    /// `name@version`, as people write it.
+    pub fn id(&self) -> String {
+        format!("{}@{}", self.name, self.version)
+    }
+
+    /// What the component says of itself.
+    pub fn description(&self) -> &Description {
+        self.transform.description()
+    }
+
+    /// The values a row of the table holds: the features, or for [`Placement::OnRead`] the bound inputs.
+    pub fn stored_fields(&self) -> &[Field] {
+        match self.placement {
+            Placement::OnWrite => &self.description().outputs,
+            Placement::OnRead => &self.description().inputs,
+        }
+    }
+}
