@@ -1,0 +1,196 @@
+//! The engine: one per process, shared by every transform.
+
+use std::fs;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use eadem_values::{Description, Digest};
+use wasmtime::component::{Component, HasSelf, Linker};
+
+use crate::artifact::{ArtifactStore, Authentic};
+use crate::bindings::eadem::transform::diagnostics;
+use crate::call::Linked;
+use crate::compiler;
+use crate::config::EngineConfig;
+use crate::cpu_pool::CpuPool;
+use crate::error::EngineError;
+use crate::flavour::{self, Flavour};
+use crate::measure::Cost;
+use crate::state::CallState;
+use crate::transform::Transform;
+use crate::{fingerprint, ticker};
+
+/// Runs components. Cheap to clone; all clones are one engine.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    config: EngineConfig,
+    running: wasmtime::Engine,
+    linker: Linker<CallState>,
+    measuring: OnceLock<Result<Measuring, String>>,
+    artifacts: ArtifactStore,
+    fingerprint: String,
+    cpu_pool: CpuPool,
+}
+
+/// The engine that counts fuel, made when it is first needed.
+struct Measuring {
+    engine: wasmtime::Engine,
+    linker: Linker<CallState>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("fingerprint", &self.0.fingerprint).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Starts an engine: reserves the address space of its pool, opens (or makes) the directory of artefacts and its
+    /// key, starts the clock of deadlines.
+    ///
+    /// # Errors
+    /// [`EngineError::Start`]: the pool does not fit into the address space, the directory or the key cannot be used.
+    pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
+        let start = |what: String| EngineError::Start(what);
+        fs::create_dir_all(&config.artifacts_dir)
+            .map_err(|error| start(format!("artifacts_dir {}: {error}", config.artifacts_dir.display())))?;
+        let running = wasmtime::Engine::new(&flavour::running_config(&config))
+            .map_err(|error| start(format!("{error:#} (instances_max is {})", config.instances_max)))?;
+        ticker::start(&running, tick(&config)).map_err(start)?;
+        let linker = linker(&running).map_err(start)?;
+        let fingerprint = fingerprint::of(&running);
+        let artifacts = ArtifactStore::open(&config, fingerprint.clone()).map_err(start)?;
+        let cpu_pool = CpuPool::new(&config).map_err(start)?;
+        let measuring = OnceLock::new();
+        Ok(Self(Arc::new(Inner { config, running, linker, measuring, artifacts, fingerprint, cpu_pool })))
+    }
+
+    /// The configuration that the engine was started with.
+    pub fn config(&self) -> &EngineConfig {
+        &self.0.config
+    }
+
+    /// Version, flags, processor features and contract version, in one line. Stored with every dataset.
+    pub fn fingerprint(&self) -> &str {
+        &self.0.fingerprint
+    }
+
+    /// The bounded threads for calls that are too long for the thread that asks.
+    pub fn cpu_pool(&self) -> &CpuPool {
+        &self.0.cpu_pool
+    }
+
+    /// Makes an accepted component ready to run: takes its artefact, or has the child compile it again.
+    ///
+    /// `component_bytes` is asked only if there is no valid artefact; `description` and `strict_nan` are what
+    /// [`Engine::accept`] found, and `cost` what it measured.
+    ///
+    /// # Errors
+    /// [`EngineError::Artifact`]: the bytes cannot be had, are not those of `digest`, or cannot be compiled or stored.
+    pub fn load<F>(
+        &self,
+        digest: Digest,
+        component_bytes: F,
+        description: Description,
+        strict_nan: bool,
+        cost: Option<Cost>,
+    ) -> Result<Transform, EngineError>
+    where
+        F: FnOnce() -> Result<Vec<u8>, String>,
+    {
+        let flavour = Flavour::production(strict_nan);
+        let fail = |what: String| EngineError::Artifact { digest, what };
+        if let Some(linked) = self.link_stored(&digest, flavour) {
+            return Ok(Transform::new(self.clone(), digest, description, strict_nan, cost, linked));
+        }
+        let bytes = component_bytes().map_err(fail)?;
+        if Digest::of(&bytes) != digest {
+            return Err(fail(format!("the bytes that were provided are {}", Digest::of(&bytes))));
+        }
+        let code = compiler::compile(&self.0.config, flavour, &bytes).map_err(|error| fail(error.to_string()))?;
+        let linked = self.link_compiled(flavour, &code).map_err(fail)?;
+        self.store(&digest, flavour, &code)?;
+        Ok(Transform::new(self.clone(), digest, description, strict_nan, cost, linked))
+    }
+
+    /// The stored artefact, if it is authentic and runs here.
+    pub(crate) fn link_stored(&self, digest: &Digest, flavour: Flavour) -> Option<Linked> {
+        let authentic = match self.0.artifacts.read(digest, flavour) {
+            Ok(authentic) => authentic,
+            Err(reason) => {
+                tracing::debug!(%digest, ?reason, "no artefact, the component is compiled");
+                return None;
+            }
+        };
+        let component = self.trust(&authentic);
+        let linked = component.and_then(|component| Linked::new(&self.0.linker, &component));
+        linked.inspect_err(|error| tracing::warn!(%digest, error, "an authentic artefact cannot be used")).ok()
+    }
+
+    /// Links what the child has just compiled.
+    pub(crate) fn link_compiled(&self, flavour: Flavour, code: &[u8]) -> Result<Linked, String> {
+        if flavour == Flavour::Measuring {
+            let measuring = self.measuring()?;
+            let component = deserialize(&measuring.engine, code)?;
+            return Linked::new(&measuring.linker, &component);
+        }
+        let component = deserialize(&self.0.running, code)?;
+        Linked::new(&self.0.linker, &component)
+    }
+
+    pub(crate) fn store(&self, digest: &Digest, flavour: Flavour, code: &[u8]) -> Result<(), EngineError> {
+        let digest = *digest;
+        self.0
+            .artifacts
+            .write(&digest, flavour, code)
+            .map_err(|error| EngineError::Artifact { digest, what: format!("it cannot be stored: {error}") })
+    }
+
+    /// Where the artefact of a component stands, for tools that show or remove it.
+    pub fn artifact_path(&self, digest: &Digest, strict_nan: bool) -> std::path::PathBuf {
+        self.0.artifacts.path(digest, Flavour::production(strict_nan))
+    }
+
+    fn trust(&self, authentic: &Authentic) -> Result<Component, String> {
+        deserialize(&self.0.running, authentic.code())
+    }
+
+    fn measuring(&self) -> Result<&Measuring, String> {
+        let made = self.0.measuring.get_or_init(|| Measuring::new(&self.0.config));
+        made.as_ref().map_err(Clone::clone)
+    }
+}
+
+impl Measuring {
+    fn new(config: &EngineConfig) -> Result<Self, String> {
+        let engine = wasmtime::Engine::new(&flavour::measuring_config(config)).map_err(|error| format!("{error:#}"))?;
+        ticker::start(&engine, tick(config))?;
+        let linker = linker(&engine)?;
+        Ok(Self { engine, linker })
+    }
+}
+
+fn tick(config: &EngineConfig) -> Duration {
+    Duration::from_micros(config.tick_us.max(1))
+}
+
+/// Everything that a component can reach: `diagnostics`. There is no clock, random, file, network or environment here,
+/// and nothing else adds to it.
+fn linker(engine: &wasmtime::Engine) -> Result<Linker<CallState>, String> {
+    let mut linker = Linker::new(engine);
+    diagnostics::add_to_linker::<CallState, HasSelf<CallState>>(&mut linker, |state| state)
+        .map_err(|error| format!("{error:#}"))?;
+    Ok(linker)
+}
+
+/// Turns an artefact into code that runs: the one place where bytes become machine code.
+#[allow(unsafe_code)]
+fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> Result<Component, String> {
+    // SAFETY: the bytes come from the compiler, unchanged: either straight from the pipe of the child that this process
+    // started, or from a file whose keyed hash over component, engine and code has just matched, held in memory since.
+    // An artefact of another engine that still slipped through is refused by wasmtime's own check of version and flags.
+    let component = unsafe { Component::deserialize(engine, code) };
+    component.map_err(|error| format!("{error:#}"))
+}

@@ -1,0 +1,54 @@
+//! Runs a component over a batch: compile, limits, instances, errors.
+//!
+//! The engine knows columns and components. It knows no network, no database and no async runtime. Everything in here
+//! keeps four promises of the architecture:
+//!
+//! - **Pure.** The linker holds `diagnostics` and nothing else.
+//! - **One call, one instance.** [`Transform::apply`] makes an instance per call and drops it.
+//! - **Row by row.** A call that fails is split until single rows fail, so that batching is never seen in a result.
+//! - **Contained.** Memory, stack, time and output are limited, and what comes out is hostile until it was checked.
+//!
+//! ```ignore
+//! use eadem_engine::{CallClass, Engine, EngineConfig};
+//! # fn demo(wasm: Vec<u8>, columns: Vec<arrow_array::ArrayRef>) -> Result<(), Box<dyn std::error::Error>> {
+//! let engine = Engine::new(EngineConfig::with_artifacts_dir("data/artifacts"))?;
+//! let accepted = engine.accept(&wasm, &Default::default())?;
+//! let transform = engine.load(
+//!     accepted.digest,
+//!     || Ok(wasm),
+//!     accepted.description,
+//!     accepted.strict_nan,
+//!     Some(accepted.cost),
+//! )?;
+//! let applied = transform.apply(columns[0].len(), &columns, CallClass::Batch)?;
+//! # let _ = applied; Ok(()) }
+//! ```
+
+mod artifact;
+mod bindings;
+mod bits;
+mod call;
+pub mod compiler;
+mod config;
+mod cpu_pool;
+mod cpu_time;
+mod engine;
+mod error;
+mod fingerprint;
+mod flavour;
+mod input;
+mod measure;
+mod output;
+mod state;
+mod ticker;
+mod transform;
+
+pub use compiler::CompileError;
+pub use config::{CompilerCommand, EngineConfig};
+pub use cpu_pool::{CpuPool, JobLost, Pending, PoolFull};
+pub use cpu_time::thread_cpu_time;
+pub use engine::Engine;
+pub use error::{EngineError, Fault, LimitHit, Trap};
+pub use measure::Cost;
+pub use output::Breach;
+pub use transform::{Applied, CallClass, FailedRow, FailureKind, RowOutcomes, Transform};

@@ -1,0 +1,391 @@
+//! A component applied to columns, row by row in meaning, in batches for speed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow_array::{Array, ArrayRef, BooleanArray};
+use arrow_buffer::BooleanBufferBuilder;
+use eadem_values::{Description, Digest, null_array};
+
+use crate::call::{CallError, Linked};
+use crate::config::EngineConfig;
+use crate::engine::Engine;
+use crate::error::{EngineError, Fault};
+use crate::input::{Inputs, Nans};
+use crate::measure::Cost;
+use crate::output::CheckedOutput;
+
+/// An accepted component, ready to run. Cheap to clone, safe to share between threads.
+#[derive(Clone)]
+pub struct Transform(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    digest: Digest,
+    description: Description,
+    strict_nan: bool,
+    cost: Option<Cost>,
+    linked: Linked,
+}
+
+/// For whom a call is made. It decides deadlines and nothing else; values never depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallClass {
+    /// A request waits: rows that are undecided at the deadline fail with [`FailureKind::Deadline`].
+    Serving,
+    /// A job runs: deadlines grow, and a row that never answers stops the job with [`EngineError::Deadline`].
+    Batch,
+}
+
+/// What became of the rows passed to [`Transform::apply`].
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// One column per output, in described order, of the described type, with an entry for every row passed. At dropped
+    /// and failed rows the entry is null, also where the output is described as not nullable.
+    pub columns: Vec<ArrayRef>,
+    /// The rows that have no result.
+    pub rows: RowOutcomes,
+}
+
+/// The rows without a result; both lists are ascending, and no row is in both.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RowOutcomes {
+    /// Rows that the transform dropped. Empty for a total transform.
+    pub dropped: Vec<u32>,
+    /// Rows that failed, and why.
+    pub failed: Vec<FailedRow>,
+}
+
+/// A row that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedRow {
+    /// Counted from the start of the columns passed.
+    pub row: u32,
+    /// What kind of failure it is.
+    pub kind: FailureKind,
+    /// For people: the transform's own message, or what the engine saw.
+    pub message: String,
+}
+
+/// Why a row failed. Everything but `RowError` and `Deadline` is a breach of a total transform's promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// The transform itself said so. Only partial transforms can.
+    RowError,
+    /// The whole call answered `err`.
+    Declined,
+    /// It trapped; a panic is one.
+    Trap,
+    /// It ran into a limit on memory, stack or output.
+    Limit,
+    /// Its answer was not what the contract or its description says.
+    Breach,
+    /// It did not answer in time. Serving only; says nothing about the row's value.
+    Deadline,
+}
+
+impl FailureKind {
+    /// A stable word for logs and stored reasons.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::RowError => "row_error",
+            Self::Declined => "declined",
+            Self::Trap => "trap",
+            Self::Limit => "limit",
+            Self::Breach => "breach",
+            Self::Deadline => "deadline",
+        }
+    }
+}
+
+impl From<&Fault> for FailureKind {
+    fn from(fault: &Fault) -> Self {
+        match fault {
+            Fault::Limit(_) => Self::Limit,
+            Fault::Trap(_) => Self::Trap,
+            Fault::Breach(_) => Self::Breach,
+            Fault::Declined(_) => Self::Declined,
+            Fault::Deadline { .. } => Self::Deadline,
+        }
+    }
+}
+
+impl std::fmt::Debug for Transform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transform")
+            .field("name", &self.0.description.name)
+            .field("digest", &self.0.digest)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Transform {
+    pub(crate) fn new(
+        engine: Engine,
+        digest: Digest,
+        description: Description,
+        strict_nan: bool,
+        cost: Option<Cost>,
+        linked: Linked,
+    ) -> Self {
+        Self(Arc::new(Inner { engine, digest, description, strict_nan, cost, linked }))
+    }
+
+    /// SHA-256 of the component's bytes.
+    pub fn digest(&self) -> &Digest {
+        &self.0.digest
+    }
+
+    /// What the component says of itself.
+    pub fn description(&self) -> &Description {
+        &self.0.description
+    }
+
+    /// Whether it was compiled so that its arithmetic knows only one NaN.
+    pub fn strict_nan(&self) -> bool {
+        self.0.strict_nan
+    }
+
+    /// What was measured at upload.
+    pub fn cost(&self) -> Option<&Cost> {
+        self.0.cost.as_ref()
+    }
+
+    /// Processor time that so many rows will probably take, in microseconds; `None` if it was never measured.
+    pub fn expected_cpu_us(&self, rows: usize) -> Option<u64> {
+        let cost = self.0.cost.as_ref()?;
+        Some((cost.cpu_us_per_call + cost.cpu_us_per_row * rows as f64).ceil() as u64)
+    }
+
+    /// Whether so many rows are cheap enough for the thread that asks; otherwise use [`Engine::cpu_pool`]. Unmeasured
+    /// transforms are never taken for cheap beyond one row.
+    pub fn runs_inline(&self, rows: usize) -> bool {
+        match self.expected_cpu_us(rows) {
+            Some(cpu_us) => cpu_us <= self.0.engine.config().inline_cpu_us_max,
+            None => rows <= 1,
+        }
+    }
+
+    /// The engine that this runs in.
+    pub fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    /// Computes the outputs of these rows. Blocks the thread for as long as it computes.
+    ///
+    /// `columns` are the declared inputs in declared order, each of the declared type, `rows` long. They may be slices
+    /// and may hold any NaN and anything under nulls: what enters the component is canonical, and so is what leaves it.
+    ///
+    /// A call that traps, exceeds a limit or breaks the contract is split in halves until single rows fail; the others
+    /// are not touched by that. Rows and columns are counted from 0.
+    ///
+    /// # Errors
+    /// - [`EngineError::Input`]: the columns are not the declared ones, or one that must not be null is.
+    /// - [`EngineError::Deadline`]: in a batch, a row that never answers. Nothing was computed.
+    /// - [`EngineError::Busy`]: all pooled instances are in use.
+    pub fn apply(&self, rows: usize, columns: &[ArrayRef], class: CallClass) -> Result<Applied, EngineError> {
+        let mut splitter = Splitter::new(&self.0, class, rows)?;
+        let rows_per_call = (self.0.engine.config().call_rows_max as usize).max(1);
+        if rows <= rows_per_call {
+            splitter.decide(columns, 0, rows)?;
+            return splitter.finish();
+        }
+        for first_row in (0..rows).step_by(rows_per_call) {
+            let in_call = rows_per_call.min(rows - first_row);
+            // Checked against all rows here, because a slice of a shorter column would panic.
+            check_lengths(&self.0.description, columns, rows)?;
+            splitter.decide(&slice(columns, first_row, in_call), first_row, in_call)?;
+        }
+        splitter.finish()
+    }
+}
+
+fn check_lengths(description: &Description, columns: &[ArrayRef], rows: usize) -> Result<(), EngineError> {
+    let wrong = description.inputs.iter().zip(columns).find(|(_, column)| column.len() != rows);
+    let Some((field, column)) = wrong else {
+        return Ok(());
+    };
+    let what = format!("{} rows were passed, the call has {rows}", column.len());
+    Err(EngineError::Input { input: field.name.clone(), what })
+}
+
+fn slice(columns: &[ArrayRef], first_row: usize, rows: usize) -> Vec<ArrayRef> {
+    columns.iter().map(|column| column.slice(first_row, rows)).collect()
+}
+
+/// Decides rows one call at a time and keeps what was decided, in row order.
+struct Splitter<'a> {
+    transform: &'a Inner,
+    config: &'a EngineConfig,
+    class: CallClass,
+    rows: usize,
+    pieces: Vec<Vec<ArrayRef>>,
+    outcomes: RowOutcomes,
+    /// Set when a serving call first misses its deadline: when the request gives up on undecided rows.
+    gives_up_at: Option<Instant>,
+}
+
+impl<'a> Splitter<'a> {
+    fn new(transform: &'a Inner, class: CallClass, rows: usize) -> Result<Self, EngineError> {
+        if u32::try_from(rows).is_err() {
+            return Err(EngineError::Host(format!("{rows} rows are more than one call to apply can number")));
+        }
+        let config = transform.engine.config();
+        let outcomes = RowOutcomes::default();
+        Ok(Self { transform, config, class, rows, pieces: Vec::new(), outcomes, gives_up_at: None })
+    }
+
+    /// Decides rows `first_row..first_row + rows`, which `columns` hold.
+    fn decide(&mut self, columns: &[ArrayRef], first_row: usize, rows: usize) -> Result<(), EngineError> {
+        let inputs = Inputs::new(&self.transform.description.inputs, rows, columns, Nans::Canonical)?;
+        if rows == 0 {
+            return Ok(());
+        }
+        if let Some(fault) = self.given_up() {
+            self.fail(first_row, rows, &fault);
+            return Ok(());
+        }
+        match self.call(&inputs, rows, self.deadline(rows)) {
+            Ok(output) => {
+                self.keep(output, first_row);
+                Ok(())
+            }
+            Err(CallError::Engine(error)) => Err(error),
+            Err(CallError::Fault(fault)) if rows == 1 => self.fail_single(&inputs, first_row, fault),
+            Err(CallError::Fault(fault)) => {
+                self.note_deadline(&fault);
+                drop(inputs);
+                let half = rows / 2;
+                self.decide(&slice(columns, 0, half), first_row, half)?;
+                self.decide(&slice(columns, half, rows - half), first_row + half, rows - half)
+            }
+        }
+    }
+
+    fn call(&self, inputs: &Inputs<'_>, rows: usize, deadline: Duration) -> Result<CheckedOutput, CallError> {
+        let output = self.transform.linked.apply(self.config, deadline, rows as u32, &inputs.params())?;
+        let checked = CheckedOutput::check(output, rows, &self.transform.description, self.config);
+        checked.map_err(|breach| Fault::Breach(breach).into())
+    }
+
+    /// The deadline of a first try with so many rows.
+    fn deadline(&self, rows: usize) -> Duration {
+        let (base_ms, per_row_us) = match self.class {
+            CallClass::Serving => (self.config.serving_deadline_base_ms, self.config.serving_deadline_per_row_us),
+            CallClass::Batch => (self.config.batch_deadline_base_ms, self.config.batch_deadline_per_row_us),
+        };
+        Duration::from_millis(base_ms) + Duration::from_micros(per_row_us.saturating_mul(rows as u64))
+    }
+
+    /// A single row failed. Only a deadline leaves something to try: in a batch, with more and more time.
+    fn fail_single(&mut self, inputs: &Inputs<'_>, row: usize, fault: Fault) -> Result<(), EngineError> {
+        let missed_deadline = matches!(fault, Fault::Deadline { .. });
+        if !missed_deadline || self.class == CallClass::Serving {
+            self.note_deadline(&fault);
+            self.fail(row, 1, &fault);
+            return Ok(());
+        }
+        let longest = Duration::from_millis(self.config.batch_deadline_row_ms_max);
+        let mut deadline = self.deadline(1);
+        while deadline < longest {
+            deadline = (deadline * 4).min(longest);
+            match self.call(inputs, 1, deadline) {
+                Ok(output) => {
+                    self.keep(output, row);
+                    return Ok(());
+                }
+                Err(CallError::Engine(error)) => return Err(error),
+                Err(CallError::Fault(Fault::Deadline { .. })) => {}
+                Err(CallError::Fault(fault)) => {
+                    self.fail(row, 1, &fault);
+                    return Ok(());
+                }
+            }
+        }
+        Err(EngineError::Deadline {
+            transform: self.transform.description.name.clone(),
+            row: row as u32,
+            after_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
+    fn note_deadline(&mut self, fault: &Fault) {
+        let missed_deadline = matches!(fault, Fault::Deadline { .. });
+        if missed_deadline && self.class == CallClass::Serving && self.gives_up_at.is_none() {
+            let in_all = Duration::from_millis(self.config.serving_deadline_total_ms);
+            self.gives_up_at = Some(Instant::now() + in_all);
+        }
+    }
+
+    fn given_up(&self) -> Option<Fault> {
+        let gives_up_at = self.gives_up_at?;
+        let after_ms = self.config.serving_deadline_total_ms;
+        (Instant::now() >= gives_up_at).then_some(Fault::Deadline { after_ms })
+    }
+
+    fn keep(&mut self, output: CheckedOutput, first_row: usize) {
+        let (mut columns, dropped, failed) = output.into_parts();
+        if !dropped.is_empty() || !failed.is_empty() {
+            let without_result = dropped.iter().copied().chain(failed.iter().map(|(row, _)| *row));
+            columns = null_at(columns, without_result);
+        }
+        let number = |row: u32| first_row as u32 + row;
+        self.outcomes.dropped.extend(dropped.into_iter().map(number));
+        let failed = failed.into_iter().map(|(row, message)| FailedRow {
+            row: number(row),
+            kind: FailureKind::RowError,
+            message,
+        });
+        self.outcomes.failed.extend(failed);
+        self.pieces.push(columns);
+    }
+
+    fn fail(&mut self, first_row: usize, rows: usize, fault: &Fault) {
+        let kind = FailureKind::from(fault);
+        let message = fault.to_string();
+        if let Fault::Trap(trap) = fault {
+            let name = &self.transform.description.name;
+            tracing::debug!(transform = %name, row = first_row, backtrace = %trap.backtrace, "{message}");
+        }
+        let failed =
+            (first_row..first_row + rows).map(|row| FailedRow { row: row as u32, kind, message: message.clone() });
+        self.outcomes.failed.extend(failed);
+        let outputs = &self.transform.description.outputs;
+        self.pieces.push(outputs.iter().map(|field| null_array(field.data_type, rows)).collect());
+    }
+
+    fn finish(mut self) -> Result<Applied, EngineError> {
+        if self.pieces.len() == 1
+            && let Some(columns) = self.pieces.pop()
+        {
+            return Ok(Applied { columns, rows: self.outcomes });
+        }
+        let outputs = &self.transform.description.outputs;
+        let columns = outputs.iter().enumerate().map(|(at, field)| {
+            if self.pieces.is_empty() {
+                return Ok(null_array(field.data_type, self.rows));
+            }
+            let parts: Vec<&dyn Array> = self.pieces.iter().map(|piece| piece[at].as_ref()).collect();
+            arrow_select::concat::concat(&parts).map_err(|error| EngineError::Host(error.to_string()))
+        });
+        let columns = columns.collect::<Result<_, _>>()?;
+        Ok(Applied { columns, rows: self.outcomes })
+    }
+}
+
+/// The same columns with nulls, and zeros under them, at these rows.
+fn null_at(columns: Vec<ArrayRef>, rows: impl Iterator<Item = u32>) -> Vec<ArrayRef> {
+    let length = columns.first().map_or(0, |column| column.len());
+    let mut mask = BooleanBufferBuilder::new(length);
+    mask.append_n(length, false);
+    for row in rows {
+        mask.set_bit(row as usize, true);
+    }
+    let mask = BooleanArray::new(mask.finish(), None);
+    let with_null = |column: ArrayRef| {
+        let nulled = arrow_select::nullif::nullif(&column, &mask).unwrap_or(column);
+        eadem_values::canonicalize(&nulled).unwrap_or(nulled)
+    };
+    columns.into_iter().map(with_null).collect()
+}
