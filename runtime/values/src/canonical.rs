@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float32Type, Float64Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::types::{ByteArrayType, Float32Type, Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{
-    Array, ArrayRef, ArrowPrimitiveType, BooleanArray, FixedSizeListArray, GenericByteArray, ListArray,
-    PrimitiveArray,
+    Array, ArrayRef, ArrowPrimitiveType, BooleanArray, FixedSizeListArray, GenericByteArray, ListArray, PrimitiveArray,
 };
-use arrow_array::types::ByteArrayType;
 use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer, ToByteSlice};
+use arrow_schema::DataType as ArrowType;
 
 use crate::{DataType, ElementType, ValueError};
 
@@ -19,30 +18,64 @@ pub const CANONICAL_NAN_F64: f64 = f64::from_bits(0x7ff8_0000_0000_0000);
 pub const CANONICAL_NAN_F32: f32 = f32::from_bits(0x7fc0_0000);
 
 /// The same column with one bit pattern per value: NaNs canonical, zero (empty) under nulls, bitmaps and offsets that
-/// start at the first row, no validity bitmap where nothing is null. All other bits stay, `-0.0` included. A column that
-/// is canonical already is not copied.
+/// start at the first row and are zero after the last, no validity bitmap where nothing is null, and exactly the Arrow
+/// type of [`DataType::to_arrow`]. All other bits stay, `-0.0` included. A column that is canonical already is not copied.
 ///
 /// # Errors
-/// A column whose Arrow type the contract does not have.
+/// A column whose Arrow type the contract does not have; a null element in a vector or list that is not null itself
+/// (see [`null_element_rows`]).
 pub fn canonicalize(column: &ArrayRef) -> Result<ArrayRef, ValueError> {
     let data_type = DataType::from_arrow(column.data_type())
         .ok_or_else(|| ValueError::UnsupportedArrowType(column.data_type().to_string()))?;
+    refuse_null_elements(column)?;
     let nulls = canonical_nulls(column.nulls());
     Ok(match data_type {
         DataType::Boolean => boolean(column, nulls),
-        DataType::Int64 => primitive::<Int64Type>(column, nulls, |_| false, 0),
-        DataType::Timestamp => primitive::<TimestampMicrosecondType>(column, nulls, |_| false, 0),
-        DataType::Float32 => {
-            primitive::<Float32Type>(column, nulls, is_foreign_nan_f32, CANONICAL_NAN_F32)
+        DataType::Int64 => Arc::new(primitive::<Int64Type>(column, nulls, |_| false, 0)),
+        DataType::Timestamp => {
+            // Other names of the same zone become the one.
+            let instants = primitive::<TimestampMicrosecondType>(column, nulls, |_| false, 0);
+            Arc::new(instants.with_data_type(data_type.to_arrow()))
         }
-        DataType::Float64 => {
-            primitive::<Float64Type>(column, nulls, is_foreign_nan_f64, CANONICAL_NAN_F64)
-        }
+        DataType::Float32 => Arc::new(primitive::<Float32Type>(column, nulls, is_foreign_nan_f32, CANONICAL_NAN_F32)),
+        DataType::Float64 => Arc::new(primitive::<Float64Type>(column, nulls, is_foreign_nan_f64, CANONICAL_NAN_F64)),
         DataType::Utf8 => bytes(column.as_string::<i32>(), nulls),
         DataType::Binary => bytes(column.as_binary::<i32>(), nulls),
         DataType::Vector(dimensions) => vector(column, dimensions as usize, nulls),
         DataType::List(element) => list(column, element, nulls)?,
     })
+}
+
+/// The rows of a vector or list column that are not null but hold a null element, in ascending order; none for every other
+/// type. The contract has no null elements, so whoever binds such a column refuses these rows: read as a number, the null
+/// would become whatever bits stand under it.
+pub fn null_element_rows(column: &dyn Array) -> Vec<usize> {
+    let elements = match column.data_type() {
+        ArrowType::FixedSizeList(..) => column.as_fixed_size_list().values(),
+        ArrowType::List(_) => column.as_list::<i32>().values(),
+        _ => return Vec::new(),
+    };
+    let Some(element_nulls) = elements.nulls().filter(|nulls| nulls.null_count() > 0) else { return Vec::new() };
+    let range_of_row = |row: usize| match column.data_type() {
+        ArrowType::FixedSizeList(_, dimensions) => {
+            let dimensions = usize::try_from(*dimensions).unwrap_or(0);
+            row * dimensions..(row + 1) * dimensions
+        }
+        _ => {
+            let offsets = column.as_list::<i32>().offsets();
+            offsets[row] as usize..offsets[row + 1] as usize
+        }
+    };
+    let holds_null = |row: &usize| column.is_valid(*row) && range_of_row(*row).any(|at| element_nulls.is_null(at));
+    (0..column.len()).filter(holds_null).collect()
+}
+
+/// An error that names the first row of [`null_element_rows`], if there is one.
+pub(crate) fn refuse_null_elements(column: &dyn Array) -> Result<(), ValueError> {
+    match null_element_rows(column).first() {
+        Some(row) => Err(ValueError::NullElement { row: *row }),
+        None => Ok(()),
+    }
 }
 
 fn is_foreign_nan_f32(value: f32) -> bool {
@@ -55,19 +88,31 @@ fn is_foreign_nan_f64(value: f64) -> bool {
 
 fn canonical_nulls(nulls: Option<&NullBuffer>) -> Option<NullBuffer> {
     let nulls = nulls.filter(|nulls| nulls.null_count() > 0)?;
-    if nulls.offset() == 0 {
-        return Some(nulls.clone());
+    Some(NullBuffer::new(canonical_bits(nulls.inner())))
+}
+
+/// The same bits from bit 0 of the first byte on, in exactly as many bytes as they need, with zeros after the last:
+/// whoever sees whole bytes must not see what happened to stand beside the rows.
+fn canonical_bits(bits: &BooleanBuffer) -> BooleanBuffer {
+    let bytes = bits.sliced();
+    let used_bits_of_last_byte = bits.len() % 8;
+    let padding_is_zero =
+        used_bits_of_last_byte == 0 || bytes.last().is_none_or(|last| last >> used_bits_of_last_byte == 0);
+    if padding_is_zero {
+        return BooleanBuffer::new(bytes, 0, bits.len());
     }
-    let aligned: Buffer = nulls.inner().sliced();
-    Some(NullBuffer::new(BooleanBuffer::new(aligned, 0, nulls.len())))
+    let mut bytes = bytes.to_vec();
+    if let Some(last) = bytes.last_mut() {
+        *last &= (1 << used_bits_of_last_byte) - 1;
+    }
+    BooleanBuffer::new(Buffer::from_vec(bytes), 0, bits.len())
 }
 
 fn boolean(column: &ArrayRef, nulls: Option<NullBuffer>) -> ArrayRef {
     let values = column.as_boolean().values();
     let values = match &nulls {
-        None if values.offset() == 0 => values.clone(),
-        None => BooleanBuffer::new(values.sliced(), 0, values.len()),
-        Some(nulls) => values & nulls.inner(),
+        None => canonical_bits(values),
+        Some(nulls) => canonical_bits(&(values & nulls.inner())),
     };
     Arc::new(BooleanArray::new(values, nulls))
 }
@@ -77,7 +122,7 @@ fn primitive<T: ArrowPrimitiveType>(
     nulls: Option<NullBuffer>,
     is_foreign: impl Fn(T::Native) -> bool,
     canonical: T::Native,
-) -> ArrayRef {
+) -> PrimitiveArray<T> {
     let array = column.as_primitive::<T>();
     let values = array.values();
     // Without a branch per value, so that the common case, nothing foreign, is one vectorised pass.
@@ -97,7 +142,7 @@ fn primitive<T: ArrowPrimitiveType>(
     } else {
         values.clone()
     };
-    Arc::new(PrimitiveArray::<T>::new(values, nulls).with_data_type(column.data_type().clone()))
+    PrimitiveArray::<T>::new(values, nulls)
 }
 
 fn bits_are_zero<N: arrow_buffer::ArrowNativeType>(value: N) -> bool {
@@ -167,7 +212,7 @@ fn vector(column: &ArrayRef, dimensions: usize, nulls: Option<NullBuffer>) -> Ar
 
 fn fixed_size_list(dimensions: usize, child: ArrayRef, nulls: Option<NullBuffer>) -> ArrayRef {
     let arrow_type = DataType::Vector(dimensions as u32).to_arrow();
-    let arrow_schema::DataType::FixedSizeList(item, length) = arrow_type else {
+    let ArrowType::FixedSizeList(item, length) = arrow_type else {
         return child;
     };
     Arc::new(FixedSizeListArray::new(item, length, child, nulls))
@@ -189,7 +234,7 @@ fn list(column: &ArrayRef, element: ElementType, nulls: Option<NullBuffer>) -> R
         (OffsetBuffer::new(from_zero.into()), child)
     };
     let child = canonicalize(&child)?;
-    let arrow_schema::DataType::List(item) = DataType::List(element).to_arrow() else {
+    let ArrowType::List(item) = DataType::List(element).to_arrow() else {
         return Ok(child);
     };
     Ok(Arc::new(ListArray::new(item, offsets, child, nulls)))

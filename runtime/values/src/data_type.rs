@@ -33,7 +33,7 @@ pub enum DataType {
     Binary,
     /// Microseconds since the Unix epoch, UTC.
     Timestamp,
-    /// That many float32 per row, never null one by one.
+    /// That many float32 per row, at least one, never null one by one.
     Vector(u32),
     /// Any number of elements per row.
     List(ElementType),
@@ -84,9 +84,7 @@ impl DataType {
                 let item = Arc::new(ArrowField::new(VECTOR_ITEM, ArrowType::Float32, false));
                 ArrowType::FixedSizeList(item, i32::try_from(dimensions).unwrap_or(i32::MAX))
             }
-            Self::List(element) => {
-                ArrowType::List(Arc::new(ArrowField::new(VECTOR_ITEM, element.to_arrow(), false)))
-            }
+            Self::List(element) => ArrowType::List(Arc::new(ArrowField::new(VECTOR_ITEM, element.to_arrow(), false))),
         }
     }
 
@@ -102,7 +100,7 @@ impl DataType {
             ArrowType::Binary => Some(Self::Binary),
             ArrowType::Timestamp(TimeUnit::Microsecond, Some(zone)) if is_utc(zone) => Some(Self::Timestamp),
             ArrowType::FixedSizeList(item, dimensions) if item.data_type() == &ArrowType::Float32 => {
-                u32::try_from(*dimensions).ok().map(Self::Vector)
+                u32::try_from(*dimensions).ok().filter(|dimensions| *dimensions > 0).map(Self::Vector)
             }
             ArrowType::List(item) => ElementType::from_arrow(item.data_type()).map(Self::List),
             _ => None,
@@ -161,13 +159,12 @@ impl FromStr for DataType {
         if let Some(data_type) = simple {
             return Ok(data_type);
         }
-        let dimensions = text.strip_prefix("vector(").and_then(|rest| rest.strip_suffix(')')).ok_or_else(unknown)?;
-        let dimensions: u32 = dimensions.parse().map_err(|_| unknown())?;
+        let digits = text.strip_prefix("vector(").and_then(|rest| rest.strip_suffix(')')).ok_or_else(unknown)?;
+        let dimensions: u32 = digits.parse().map_err(|_| unknown())?;
         let fits_arrow = dimensions > 0 && i32::try_from(dimensions).is_ok();
-        if !fits_arrow {
-            return Err(unknown());
-        }
-        Ok(Self::Vector(dimensions))
+        // One name per type: `vector(+3)` and `vector(03)` are none.
+        let is_plain = dimensions.to_string() == digits;
+        if fits_arrow && is_plain { Ok(Self::Vector(dimensions)) } else { Err(unknown()) }
     }
 }
 

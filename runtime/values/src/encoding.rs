@@ -7,6 +7,7 @@ use arrow_array::{
     StringArray, TimestampMicrosecondArray,
 };
 
+use crate::canonical::refuse_null_elements;
 use crate::{CANONICAL_NAN_F32, CANONICAL_NAN_F64, DataType, ElementType, Value, ValueError, array_from_values};
 
 /// The version of the encoding. Stored rows and tie digests depend on it.
@@ -51,8 +52,9 @@ impl<'a> BatchEncoder<'a> {
     /// For these columns, in this order. They need not be canonical: NaNs are made canonical on the way.
     ///
     /// # Errors
-    /// A column whose Arrow type the contract does not have.
+    /// A column whose Arrow type the contract does not have; a null element inside a vector or list.
     pub fn try_new(columns: &'a [ArrayRef]) -> Result<Self, ValueError> {
+        columns.iter().try_for_each(|column| refuse_null_elements(column.as_ref()))?;
         columns.iter().map(|column| Column::of(column)).collect::<Result<_, _>>().map(|columns| Self { columns })
     }
 
@@ -279,6 +281,18 @@ impl<'a> Reader<'a> {
         if fits { Ok(count) } else { Err(self.damaged("a count exceeds the row")) }
     }
 
+    fn float32(&mut self) -> Result<f32, ValueError> {
+        let value = f32::from_le_bytes(self.array()?);
+        let is_foreign_nan = value.is_nan() && value.to_bits() != CANONICAL_NAN_F32.to_bits();
+        if is_foreign_nan { Err(self.damaged("a NaN is not canonical")) } else { Ok(value) }
+    }
+
+    fn float64(&mut self) -> Result<f64, ValueError> {
+        let value = f64::from_le_bytes(self.array()?);
+        let is_foreign_nan = value.is_nan() && value.to_bits() != CANONICAL_NAN_F64.to_bits();
+        if is_foreign_nan { Err(self.damaged("a NaN is not canonical")) } else { Ok(value) }
+    }
+
     fn text(&mut self) -> Result<String, ValueError> {
         let length = self.count(1)?;
         let bytes = self.take(length)?;
@@ -300,8 +314,8 @@ impl<'a> Reader<'a> {
                 _ => return Err(self.damaged("a boolean is neither 0 nor 1")),
             },
             DataType::Int64 => Value::Int64(i64::from_le_bytes(self.array()?)),
-            DataType::Float32 => Value::Float32(f32::from_le_bytes(self.array()?)),
-            DataType::Float64 => Value::Float64(f64::from_le_bytes(self.array()?)),
+            DataType::Float32 => Value::Float32(self.float32()?),
+            DataType::Float64 => Value::Float64(self.float64()?),
             DataType::Utf8 => Value::Utf8(self.text()?),
             DataType::Binary => {
                 let length = self.count(1)?;
@@ -313,9 +327,7 @@ impl<'a> Reader<'a> {
                 if count != dimensions as usize {
                     return Err(self.damaged("a vector has another number of dimensions than its column"));
                 }
-                Value::Vector(
-                    (0..count).map(|_| self.array().map(f32::from_le_bytes)).collect::<Result<_, _>>()?,
-                )
+                Value::Vector((0..count).map(|_| self.float32()).collect::<Result<_, _>>()?)
             }
             DataType::List(element) => self.list(element)?,
         })
@@ -336,9 +348,7 @@ impl<'a> Reader<'a> {
             ElementType::Int64 => {
                 Value::ListInt64((0..count).map(|_| self.array().map(i64::from_le_bytes)).collect::<Result<_, _>>()?)
             }
-            ElementType::Float64 => {
-                Value::ListFloat64((0..count).map(|_| self.array().map(f64::from_le_bytes)).collect::<Result<_, _>>()?)
-            }
+            ElementType::Float64 => Value::ListFloat64((0..count).map(|_| self.float64()).collect::<Result<_, _>>()?),
             ElementType::Utf8 => Value::ListUtf8((0..count).map(|_| self.text()).collect::<Result<_, _>>()?),
         })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_schema::{Field as ArrowField, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
-use crate::{DataType, Value};
+use crate::{CANONICAL_NAN_F32, DataType, Value};
 
 /// A constant in a constraint. It has the type of its field; for a timestamp, microseconds as `Int64`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,14 +95,15 @@ impl Field {
 }
 
 impl Literal {
-    /// The constant as a value of `data_type`; `None` if it cannot have that type.
+    /// The constant as a value of `data_type`; `None` if it cannot have that type. A float64 becomes the nearest float32,
+    /// because people write `0.1`; an integer becomes a float only if it is exactly that float.
     pub fn to_value(&self, data_type: DataType) -> Option<Value> {
         match (self, data_type) {
             (Self::Boolean(value), DataType::Boolean) => Some(Value::Boolean(*value)),
             (Self::Int64(value), DataType::Int64) => Some(Value::Int64(*value)),
             (Self::Int64(value), DataType::Timestamp) => Some(Value::Timestamp(*value)),
-            (Self::Float64(value), DataType::Float64) => Some(Value::Float64(*value)),
-            (Self::Float64(value), DataType::Float32) => Some(Value::Float32(*value as f32)),
+            (Self::Float64(value), DataType::Float64) => Some(Value::Float64(*value).canonical()),
+            (Self::Float64(value), DataType::Float32) => nearest_f32(*value).map(Value::Float32),
             (Self::Int64(value), DataType::Float64) if i64_is_exact_f64(*value) => Some(Value::Float64(*value as f64)),
             (Self::Int64(value), DataType::Float32) if value.unsigned_abs() <= 1 << 24 => {
                 Some(Value::Float32(*value as f32))
@@ -111,6 +112,15 @@ impl Literal {
             _ => None,
         }
     }
+}
+
+fn nearest_f32(value: f64) -> Option<f32> {
+    if value.is_nan() {
+        return Some(CANONICAL_NAN_F32);
+    }
+    let nearest = value as f32;
+    let overflowed = value.is_finite() && nearest.is_infinite();
+    if overflowed { None } else { Some(nearest) }
 }
 
 fn i64_is_exact_f64(value: i64) -> bool {

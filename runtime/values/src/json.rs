@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Number, Value as Json};
 
 use crate::time::rfc3339;
-use crate::{DataType, ElementType, Value, ValueError, parse_timestamp};
+use crate::{CANONICAL_NAN_F32, CANONICAL_NAN_F64, DataType, ElementType, Value, ValueError, parse_timestamp};
 
 const NAN: &str = "NaN";
 const INFINITY: &str = "Infinity";
@@ -70,14 +70,13 @@ pub fn value_from_json(data_type: DataType, json: &Json) -> Result<Value, ValueE
         DataType::Utf8 => json.as_str().map(|text| Value::Utf8(text.to_owned())).ok_or_else(wrong),
         DataType::Binary => {
             let text = json.as_str().ok_or_else(wrong)?;
-            let bytes =
-                STANDARD.decode(text).map_err(|error| ValueError::Malformed(format!("not base64: {error}")))?;
+            let bytes = STANDARD.decode(text).map_err(|error| ValueError::Malformed(format!("not base64: {error}")))?;
             Ok(Value::Binary(bytes))
         }
         DataType::Timestamp => match (json.as_str(), integer(json)) {
-            (Some(text), _) => parse_timestamp(text)
-                .map(Value::Timestamp)
-                .map_err(|error| ValueError::Malformed(error.to_string())),
+            (Some(text), _) => {
+                parse_timestamp(text).map(Value::Timestamp).map_err(|error| ValueError::Malformed(error.to_string()))
+            }
             (None, Some(us)) => Ok(Value::Timestamp(us)),
             (None, None) => Err(wrong()),
         },
@@ -91,12 +90,12 @@ pub fn value_from_json(data_type: DataType, json: &Json) -> Result<Value, ValueE
         DataType::List(element) => {
             let elements = elements_of(json).ok_or_else(wrong)?;
             match element {
-                ElementType::Int64 => {
-                    elements.iter().map(|json| integer(json).ok_or_else(wrong)).collect::<Result<_, _>>().map(Value::ListInt64)
-                }
-                ElementType::Float64 => {
-                    elements.iter().map(float64).collect::<Result<_, _>>().map(Value::ListFloat64)
-                }
+                ElementType::Int64 => elements
+                    .iter()
+                    .map(|json| integer(json).ok_or_else(wrong))
+                    .collect::<Result<_, _>>()
+                    .map(Value::ListInt64),
+                ElementType::Float64 => elements.iter().map(float64).collect::<Result<_, _>>().map(Value::ListFloat64),
                 ElementType::Utf8 => elements
                     .iter()
                     .map(|json| json.as_str().map(str::to_owned).ok_or_else(wrong))
@@ -126,14 +125,18 @@ fn float64(json: &Json) -> Result<f64, ValueError> {
 
 fn float32(json: &Json) -> Result<f32, ValueError> {
     let Json::Number(number) = json else {
-        return float64(json).map(|value| value as f32).map_err(|_| ValueError::WrongType {
-            expected: "float32".to_owned(),
-            found: describe(json),
-        });
+        // The strings of the three values that are not finite.
+        return float64(json)
+            .map(not_finite_f32)
+            .map_err(|_| ValueError::WrongType { expected: "float32".to_owned(), found: describe(json) });
     };
-    // From the text, not by way of float64: rounding twice can end on the neighbour.
+    // From the shortest text, not from the float64 that carries it: rounding twice can end on the neighbour.
     let value: f32 = number.to_string().parse().map_err(|_| out_of_range(number, DataType::Float32))?;
     if value.is_finite() { Ok(value) } else { Err(out_of_range(number, DataType::Float32)) }
+}
+
+fn not_finite_f32(value: f64) -> f32 {
+    if value.is_nan() { CANONICAL_NAN_F32 } else { value as f32 }
 }
 
 fn out_of_range(number: &Number, data_type: DataType) -> ValueError {
@@ -142,7 +145,7 @@ fn out_of_range(number: &Number, data_type: DataType) -> ValueError {
 
 fn not_finite(text: &str) -> Option<f64> {
     match text {
-        NAN => Some(crate::CANONICAL_NAN_F64),
+        NAN => Some(CANONICAL_NAN_F64),
         INFINITY => Some(f64::INFINITY),
         NEGATIVE_INFINITY => Some(f64::NEG_INFINITY),
         _ => None,

@@ -100,8 +100,7 @@ impl KeyValue {
     /// # Errors
     /// Any other JSON, null included.
     pub fn from_json(name: &str, key_type: KeyType, json: &serde_json::Value) -> Result<Self, KeyError> {
-        let wrong =
-            || KeyError::WrongJson { name: name.to_owned(), expected: key_type, found: json.to_string() };
+        let wrong = || KeyError::WrongJson { name: name.to_owned(), expected: key_type, found: json.to_string() };
         match key_type {
             KeyType::Utf8 => json.as_str().map(|text| Self::Utf8(text.to_owned())).ok_or_else(wrong),
             KeyType::Int64 => json.as_i64().map(Self::Int64).ok_or_else(wrong),
@@ -140,8 +139,8 @@ impl KeyValue {
 }
 
 impl EntityKey {
-    /// The canonical encoding: per key its tag and value, as in the row encoding. No key's encoding is a prefix of
-    /// another's, so it can be followed by anything.
+    /// The canonical encoding: per key its tag and value, as in the row encoding. Among keys of one entity (equal numbers
+    /// and types of join keys) no encoding is a prefix of another, so it can be followed by anything.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.0.len() * 16);
         self.encode_into(&mut bytes);
@@ -196,8 +195,7 @@ impl EntityKey {
             return Err(KeyError::Count { expected: keys.len(), names, found: parts.len() });
         }
         let decode = |((name, key_type), part): (&(String, KeyType), &str)| {
-            let text =
-                percent_decode_str(part).decode_utf8().map_err(|_| KeyError::NotUtf8 { name: name.clone() })?;
+            let text = percent_decode_str(part).decode_utf8().map_err(|_| KeyError::NotUtf8 { name: name.clone() })?;
             KeyValue::from_text(name, *key_type, &text)
         };
         keys.iter().zip(parts).map(decode).collect::<Result<_, _>>().map(Self)

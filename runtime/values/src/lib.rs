@@ -13,7 +13,7 @@ mod key;
 mod time;
 mod value;
 
-pub use canonical::{CANONICAL_NAN_F32, CANONICAL_NAN_F64, canonicalize};
+pub use canonical::{CANONICAL_NAN_F32, CANONICAL_NAN_F64, canonicalize, null_element_rows};
 pub use data_type::{DataType, ElementType, UnknownDataType};
 pub use digest::{Digest, InvalidDigest, TieDigest};
 pub use encoding::{BatchEncoder, ENCODING_VERSION, decode_row, decode_rows, encode_value, encode_values};
@@ -40,6 +40,12 @@ pub enum ValueError {
     /// An Arrow type that the contract does not have.
     #[error("Arrow type {0} has no counterpart; cast it in the source's `columns`")]
     UnsupportedArrowType(String),
+    /// The contract has no null inside a vector or list.
+    #[error("row {row} has a null inside a vector or list; remove or replace null elements in the source")]
+    NullElement {
+        /// Position in the column.
+        row: usize,
+    },
     /// A number that does not fit.
     #[error("{value} does not fit into {data_type}")]
     OutOfRange {

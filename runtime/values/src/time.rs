@@ -71,7 +71,8 @@ pub fn parse_duration(text: &str) -> Result<i64, InvalidTime> {
     count.checked_mul(*unit_us).ok_or_else(invalid)
 }
 
-/// The shortest text that [`parse_duration`] reads back: `172800000000` is `2d`.
+/// Text that [`parse_duration`] reads back, in the largest unit up to days that leaves a whole number: `172800000000` is
+/// `2d`.
 pub fn format_duration(us: i64) -> String {
     let largest_whole = UNITS_US.iter().rev().skip(1).find(|(_, unit_us)| us % unit_us == 0);
     match largest_whole {

@@ -101,7 +101,7 @@ fn canonical_f64(value: f64) -> f64 {
 /// The value in one row of a column of one of the contract's types.
 ///
 /// # Errors
-/// A column of another Arrow type.
+/// A column of another Arrow type; a null element inside a vector or list.
 ///
 /// # Panics
 /// If `row` is not below the column's length, as every Arrow accessor.
@@ -121,10 +121,12 @@ pub fn value_at(column: &dyn Array, row: usize) -> Result<Value, ValueError> {
         DataType::Timestamp => Value::Timestamp(column.as_primitive::<TimestampMicrosecondType>().value(row)),
         DataType::Vector(_) => {
             let elements = column.as_fixed_size_list().value(row);
+            refuse_nulls_among(&elements, row)?;
             Value::Vector(elements.as_primitive::<Float32Type>().values().to_vec())
         }
         DataType::List(element) => {
             let elements = column.as_list::<i32>().value(row);
+            refuse_nulls_among(&elements, row)?;
             match element {
                 ElementType::Int64 => Value::ListInt64(elements.as_primitive::<Int64Type>().values().to_vec()),
                 ElementType::Float64 => Value::ListFloat64(elements.as_primitive::<Float64Type>().values().to_vec()),
@@ -135,6 +137,10 @@ pub fn value_at(column: &dyn Array, row: usize) -> Result<Value, ValueError> {
             }
         }
     })
+}
+
+fn refuse_nulls_among(elements: &dyn Array, row: usize) -> Result<(), ValueError> {
+    if elements.null_count() == 0 { Ok(()) } else { Err(ValueError::NullElement { row }) }
 }
 
 /// A column of `length` nulls.
