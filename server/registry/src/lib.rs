@@ -6,4 +6,13 @@
 //! schemas of sources come through [`SourceInspector`].
 
 pub mod definitions;
+mod digest;
+mod error;
 pub mod model;
+mod store;
+
+pub use error::{AppliedChange, ObjectKind, RegistryError};
+pub use store::{
+    Acceptance, DatasetColumn, DatasetRecord, Epoch, EpochState, Erasures, JobChunk, JobRecord, JobState, Registry,
+    ServiceSummary, TransformRecord, ViewSummary,
+};

@@ -335,30 +335,23 @@ impl ViewVersion {
 
     /// The output of that name.
     pub fn feature(&self, name: &str) -> Option<&Field> {
-        self.description
-            .outputs
-            .iter()
-            .find(|output| output.name == name)
+        self.description.outputs.iter().find(|output| output.name == name)
     }
 
     /// The features of other views that this one reads, in the order of its inputs.
     pub fn upstream_features(&self) -> impl Iterator<Item = &UpstreamFeature> {
-        self.bindings
-            .iter()
-            .filter_map(|binding| match &binding.from {
-                BoundTo::Feature(upstream) => Some(upstream),
-                _ => None,
-            })
+        self.bindings.iter().filter_map(|binding| match &binding.from {
+            BoundTo::Feature(upstream) => Some(upstream),
+            _ => None,
+        })
     }
 
     /// The request fields that this view itself reads, with the inputs they feed.
     pub fn request_inputs(&self) -> impl Iterator<Item = (&str, &Field)> {
-        self.bindings
-            .iter()
-            .filter_map(|binding| match &binding.from {
-                BoundTo::Request(field) => Some((field.as_str(), &binding.input)),
-                _ => None,
-            })
+        self.bindings.iter().filter_map(|binding| match &binding.from {
+            BoundTo::Request(field) => Some((field.as_str(), &binding.input)),
+            _ => None,
+        })
     }
 }
 
@@ -437,20 +430,10 @@ fn value_as_json<S: Serializer>(value: &Value, serializer: S) -> Result<S::Ok, S
     eadem_values::value_to_json(value).serialize(serializer)
 }
 
-fn values_as_json<S: Serializer>(
-    values: &BTreeMap<String, Value>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(
-        values
-            .iter()
-            .map(|(name, value)| (name, eadem_values::value_to_json(value))),
-    )
+fn values_as_json<S: Serializer>(values: &BTreeMap<String, Value>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(values.iter().map(|(name, value)| (name, eadem_values::value_to_json(value))))
 }
 
-fn views_as_list<S: Serializer>(
-    views: &BTreeMap<ViewRef, Arc<ViewVersion>>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+fn views_as_list<S: Serializer>(views: &BTreeMap<ViewRef, Arc<ViewVersion>>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(views.values().map(AsRef::<ViewVersion>::as_ref))
 }

@@ -47,10 +47,7 @@ pub(crate) struct ErrorList(Vec<DefinitionError>);
 
 impl ErrorList {
     pub(crate) fn push(&mut self, at: &Location, message: impl Into<String>) {
-        self.0.push(DefinitionError {
-            at: at.clone(),
-            message: message.into(),
-        });
+        self.0.push(DefinitionError { at: at.clone(), message: message.into() });
     }
 
     pub(crate) fn into_result<T>(mut self, value: T) -> Result<T, DefinitionErrors> {
@@ -68,9 +65,7 @@ pub fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>)
     let nearest = known
         .into_iter()
         .map(|name| (edit_distance(written, name), name))
-        .filter(|(distance, name)| {
-            *distance <= (name.chars().count().max(written.chars().count()) / 3).max(1)
-        })
+        .filter(|(distance, name)| *distance <= (name.chars().count().max(written.chars().count()) / 3).max(1))
         .min();
     match nearest {
         Some((_, name)) => format!("; did you mean `{name}`?"),
@@ -91,8 +86,7 @@ fn edit_distance(from: &str, to: &str) -> usize {
             let deleted = previous[column + 1] + 1;
             let inserted = current[column] + 1;
             let mut best = replaced.min(deleted).min(inserted);
-            let swapped =
-                row > 0 && column > 0 && from[row - 1] == *to_char && *from_char == to[column - 1];
+            let swapped = row > 0 && column > 0 && from[row - 1] == *to_char && *from_char == to[column - 1];
             if swapped {
                 best = best.min(before_previous[column - 1] + 1);
             }
@@ -118,10 +112,7 @@ mod tests {
 
     #[test]
     fn only_near_names_are_offered() {
-        assert_eq!(
-            did_you_mean("soruce", ["source", "entity"]),
-            "; did you mean `source`?"
-        );
+        assert_eq!(did_you_mean("soruce", ["source", "entity"]), "; did you mean `source`?");
         assert_eq!(did_you_mean("zzz", ["source", "entity"]), "");
     }
 }

@@ -69,18 +69,12 @@ impl fmt::Display for ServiceEntryName {
 /// What is wrong, for the end of a message that names the thing.
 pub fn check_name(name: &str) -> Result<(), String> {
     let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase());
-    let is_plain = name
-        .chars()
-        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    let is_plain = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     if !starts_well || !is_plain {
-        return Err(format!(
-            "`{name}` is not a name; use lower-case letters, digits and `_`, beginning with a letter"
-        ));
+        return Err(format!("`{name}` is not a name; use lower-case letters, digits and `_`, beginning with a letter"));
     }
     if name.len() > NAME_BYTES_MAX {
-        return Err(format!(
-            "the name `{name}` is longer than {NAME_BYTES_MAX} characters"
-        ));
+        return Err(format!("the name `{name}` is longer than {NAME_BYTES_MAX} characters"));
     }
     Ok(())
 }
@@ -99,20 +93,14 @@ fn parse_version(text: &str) -> Result<u32, String> {
     let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     match text.parse::<u32>() {
         Ok(version) if is_number && version > 0 => Ok(version),
-        _ => Err(format!(
-            "`@{text}` is not a version; versions are whole numbers from 1, such as `@2`"
-        )),
+        _ => Err(format!("`@{text}` is not a version; versions are whole numbers from 1, such as `@2`")),
     }
 }
 
 fn check_feature(feature: &str) -> Result<(), String> {
-    let is_plain = feature
-        .chars()
-        .all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let is_plain = feature.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if feature.is_empty() || !is_plain {
-        return Err(format!(
-            "`{feature}` is not the name of a feature; use letters, digits and `_`"
-        ));
+        return Err(format!("`{feature}` is not the name of a feature; use letters, digits and `_`"));
     }
     Ok(())
 }
@@ -125,19 +113,11 @@ pub fn parse_feature_name(text: &str) -> Result<FeatureName, String> {
     let text = text.trim();
     let Some((view, feature)) = text.split_once(':') else {
         check_feature(text)?;
-        return Ok(FeatureName {
-            view: None,
-            version: None,
-            feature: text.to_owned(),
-        });
+        return Ok(FeatureName { view: None, version: None, feature: text.to_owned() });
     };
     let (view, version) = parse_versioned(view)?;
     check_feature(feature)?;
-    Ok(FeatureName {
-        view: Some(view),
-        version,
-        feature: feature.to_owned(),
-    })
+    Ok(FeatureName { view: Some(view), version, feature: feature.to_owned() })
 }
 
 /// Reads an entry of a service.
@@ -145,15 +125,10 @@ pub fn parse_feature_name(text: &str) -> Result<FeatureName, String> {
 /// # Errors
 /// What is wrong, for people.
 pub fn parse_service_entry(text: &str) -> Result<ServiceEntryName, String> {
-    const SHAPE: &str =
-        "write `view:feature`, `view@2:feature` or `view:*`, then `for <role>`, then `as <alias>`";
+    const SHAPE: &str = "write `view:feature`, `view@2:feature` or `view:*`, then `for <role>`, then `as <alias>`";
     let mut words = text.split_whitespace();
-    let reference = words
-        .next()
-        .ok_or_else(|| format!("an entry is empty; {SHAPE}"))?;
-    let (view, feature) = reference
-        .split_once(':')
-        .ok_or_else(|| format!("`{reference}` names no view; {SHAPE}"))?;
+    let reference = words.next().ok_or_else(|| format!("an entry is empty; {SHAPE}"))?;
+    let (view, feature) = reference.split_once(':').ok_or_else(|| format!("`{reference}` names no view; {SHAPE}"))?;
     let (view, version) = parse_versioned(view)?;
     if feature != "*" {
         check_feature(feature)?;
@@ -166,25 +141,15 @@ pub fn parse_service_entry(text: &str) -> Result<ServiceEntryName, String> {
             "as" if alias.is_none() => &mut alias,
             _ => return Err(format!("`{keyword}` is not expected in `{text}`; {SHAPE}")),
         };
-        let name = words
-            .next()
-            .ok_or_else(|| format!("`{keyword}` is not followed by a name in `{text}`; {SHAPE}"))?;
+        let name = words.next().ok_or_else(|| format!("`{keyword}` is not followed by a name in `{text}`; {SHAPE}"))?;
         check_name(name)?;
         *slot = Some(name.to_owned());
     }
     if feature == "*" && alias.is_some() {
-        return Err(format!(
-            "`{text}` gives one alias to all features of a view; list them one by one to rename them"
-        ));
+        return Err(format!("`{text}` gives one alias to all features of a view; list them one by one to rename them"));
     }
     let feature = (feature != "*").then(|| feature.to_owned());
-    Ok(ServiceEntryName {
-        view,
-        version,
-        feature,
-        role,
-        alias,
-    })
+    Ok(ServiceEntryName { view, version, feature, role, alias })
 }
 
 /// What the text of a binding means where other views and the request may be named.
@@ -210,8 +175,7 @@ pub(crate) fn names_the_request(text: &str) -> bool {
 
 /// Reads `request.<field>`, `request.timestamp`, `view[@v].feature [for role]` or a plain name.
 pub(crate) fn parse_binding_name(text: &str) -> Result<BindingName, String> {
-    const SHAPE: &str =
-        "write `request.<field>`, `request.timestamp`, `view.feature` or `view.feature for <role>`";
+    const SHAPE: &str = "write `request.<field>`, `request.timestamp`, `view.feature` or `view.feature for <role>`";
     let text = text.trim();
     if text == "request.timestamp" {
         return Ok(BindingName::RequestTimestamp);
@@ -237,12 +201,7 @@ pub(crate) fn parse_binding_name(text: &str) -> Result<BindingName, String> {
     if let Some(role) = role {
         check_name(role)?;
     }
-    Ok(BindingName::Feature {
-        view,
-        version,
-        feature: feature.to_owned(),
-        role: role.map(str::to_owned),
-    })
+    Ok(BindingName::Feature { view, version, feature: feature.to_owned(), role: role.map(str::to_owned) })
 }
 
 #[cfg(test)]
@@ -298,18 +257,9 @@ mod tests {
 
     #[test]
     fn bindings_are_told_apart() {
-        assert_eq!(
-            parse_binding_name("request.timestamp").unwrap(),
-            BindingName::RequestTimestamp
-        );
-        assert_eq!(
-            parse_binding_name("request.origin").unwrap(),
-            BindingName::Request("origin".into())
-        );
-        assert_eq!(
-            parse_binding_name("wind_gust").unwrap(),
-            BindingName::Plain("wind_gust".into())
-        );
+        assert_eq!(parse_binding_name("request.timestamp").unwrap(), BindingName::RequestTimestamp);
+        assert_eq!(parse_binding_name("request.origin").unwrap(), BindingName::Request("origin".into()));
+        assert_eq!(parse_binding_name("wind_gust").unwrap(), BindingName::Plain("wind_gust".into()));
         assert_eq!(
             parse_binding_name("airport_weather@2.visibility_km for origin").unwrap(),
             BindingName::Feature {

@@ -19,9 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{About, Deployment, Entity, Source, ValidationPolicy};
 
 pub use errors::{DefinitionError, DefinitionErrors, did_you_mean};
-pub use grammar::{
-    FeatureName, ServiceEntryName, check_name, parse_feature_name, parse_service_entry,
-};
+pub use grammar::{FeatureName, ServiceEntryName, check_name, parse_feature_name, parse_service_entry};
 
 /// One file of definitions: what `plan` and `apply` receive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,10 +58,7 @@ pub struct Places {
 impl Places {
     /// Places of a definition whose header stands here.
     pub fn new(header: Location) -> Self {
-        Self {
-            header,
-            statements: BTreeMap::new(),
-        }
+        Self { header, statements: BTreeMap::new() }
     }
 
     /// Where the definition begins.
@@ -213,10 +208,7 @@ impl Definitions {
     /// # Errors
     /// Every mistake found, with file and line: TOML syntax, unknown tables and keys (with the nearest known one),
     /// values of the wrong type, malformed durations, names and feature references, two definitions of one name.
-    pub fn parse(
-        files: &[DefinitionFile],
-        configuration_tables: &[&str],
-    ) -> Result<Self, DefinitionErrors> {
+    pub fn parse(files: &[DefinitionFile], configuration_tables: &[&str]) -> Result<Self, DefinitionErrors> {
         parse::parse_files(files, configuration_tables)
     }
 
@@ -224,9 +216,7 @@ impl Definitions {
     pub fn transform_references(&self) -> Vec<(&TransformReference, &Location)> {
         let mut first_use: BTreeMap<&TransformReference, &Location> = BTreeMap::new();
         for view in self.views.values() {
-            first_use
-                .entry(&view.transform)
-                .or_insert_with(|| view.places.of("transform"));
+            first_use.entry(&view.transform).or_insert_with(|| view.places.of("transform"));
         }
         first_use.into_iter().collect()
     }

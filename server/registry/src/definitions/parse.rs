@@ -10,12 +10,12 @@ use super::errors::{DefinitionErrors, ErrorList, did_you_mean};
 use super::grammar::{check_name, parse_service_entry};
 use super::toml_reader::{SourceText, TableReader, TomlValue};
 use super::{
-    BindingDefinition, DefinitionFile, Definitions, EntityDefinition, LiteralText, Location,
-    Places, ServiceDefinition, SourceDefinition, TransformReference, ViewDefinition,
+    BindingDefinition, DefinitionFile, Definitions, EntityDefinition, LiteralText, Location, Places, ServiceDefinition,
+    SourceDefinition, TransformReference, ViewDefinition,
 };
 use crate::model::{
-    About, Deployment, Entity, EventTime, FileFormat, FileLocation, JoinKey, KnownAt, Partition,
-    Placement, Source, SourceField, ValidationPolicy,
+    About, Deployment, Entity, EventTime, FileFormat, FileLocation, JoinKey, KnownAt, Partition, Placement, Source,
+    SourceField, ValidationPolicy,
 };
 
 /// The file that may also hold configuration.
@@ -73,20 +73,12 @@ pub(super) fn parse_files(
     for file in files {
         let source = SourceText::new(&file.path, &file.text);
         match DeTable::parse(&file.text) {
-            Ok(table) => parse_file(
-                &source,
-                file,
-                table.get_ref(),
-                configuration_tables,
-                &mut definitions,
-                &mut errors,
-            ),
+            Ok(table) => {
+                parse_file(&source, file, table.get_ref(), configuration_tables, &mut definitions, &mut errors)
+            }
             Err(error) => {
                 let at = source.location(error.span().unwrap_or(0..0));
-                errors.push(
-                    &at,
-                    format!("not valid TOML: {}", error.message().replace('\n', ", ")),
-                );
+                errors.push(&at, format!("not valid TOML: {}", error.message().replace('\n', ", ")));
             }
         }
     }
@@ -107,36 +99,18 @@ fn parse_file(
         let kind = key.get_ref().as_ref();
         if configuration_tables.contains(&kind) {
             if !holds_configuration {
-                errors.push(
-                    &at,
-                    format!(
-                        "`[{kind}]` is configuration and only read in {PROJECT_FILE}; move it there"
-                    ),
-                );
+                errors.push(&at, format!("`[{kind}]` is configuration and only read in {PROJECT_FILE}; move it there"));
             }
             continue;
         }
         if !KINDS.contains(&kind) {
-            let allowed_here = if holds_configuration {
-                configuration_tables
-            } else {
-                &[]
-            };
+            let allowed_here = if holds_configuration { configuration_tables } else { &[] };
             let nearest = did_you_mean(kind, KINDS.iter().chain(allowed_here).copied());
-            errors.push(
-                &at,
-                format!(
-                    "unknown table `{kind}`{nearest} (definitions are {})",
-                    KINDS.join(", ")
-                ),
-            );
+            errors.push(&at, format!("unknown table `{kind}`{nearest} (definitions are {})", KINDS.join(", ")));
             continue;
         }
         let DeValue::Table(named) = value.get_ref() else {
-            errors.push(
-                &at,
-                format!("`{kind}` must be a table of definitions: write `[{kind}.<name>]`"),
-            );
+            errors.push(&at, format!("`{kind}` must be a table of definitions: write `[{kind}.<name>]`"));
             continue;
         };
         for (name, body) in named {
@@ -147,56 +121,25 @@ fn parse_file(
                 continue;
             }
             let DeValue::Table(table) = body.get_ref() else {
-                errors.push(
-                    &at,
-                    format!("`{kind}.{name}` must be a table: write `[{kind}.{name}]`"),
-                );
+                errors.push(&at, format!("`{kind}.{name}` must be a table: write `[{kind}.{name}]`"));
                 continue;
             };
             match kind {
                 "entity" => {
                     let parsed = parse_entity(source, name, at, table, errors);
-                    add(
-                        &mut definitions.entities,
-                        "entity",
-                        name,
-                        parsed,
-                        |e| &e.places,
-                        errors,
-                    );
+                    add(&mut definitions.entities, "entity", name, parsed, |e| &e.places, errors);
                 }
                 "source" => {
                     let parsed = parse_source(source, name, at, table, errors);
-                    add(
-                        &mut definitions.sources,
-                        "source",
-                        name,
-                        parsed,
-                        |s| &s.places,
-                        errors,
-                    );
+                    add(&mut definitions.sources, "source", name, parsed, |s| &s.places, errors);
                 }
                 "view" => {
                     let parsed = parse_view(source, name, at, table, errors);
-                    add(
-                        &mut definitions.views,
-                        "view",
-                        name,
-                        parsed,
-                        |v| &v.places,
-                        errors,
-                    );
+                    add(&mut definitions.views, "view", name, parsed, |v| &v.places, errors);
                 }
                 _ => {
                     let parsed = parse_service(source, name, at, table, errors);
-                    add(
-                        &mut definitions.services,
-                        "service",
-                        name,
-                        parsed,
-                        |s| &s.places,
-                        errors,
-                    );
+                    add(&mut definitions.services, "service", name, parsed, |s| &s.places, errors);
                 }
             }
         }
@@ -223,27 +166,16 @@ fn add<T>(
         Entry::Occupied(first) => {
             let first_at = places(first.get()).header().clone();
             let second_at = places(&definition).header();
-            errors.push(
-                second_at,
-                format!("{kind} {name}: already defined at {first_at}; remove one of the two"),
-            );
+            errors.push(second_at, format!("{kind} {name}: already defined at {first_at}; remove one of the two"));
         }
     }
 }
 
 fn read_about(reader: &mut TableReader<'_, '_>) -> About {
-    let mut tags: Vec<String> = reader
-        .texts("tags")
-        .into_iter()
-        .map(|(tag, _)| tag)
-        .collect();
+    let mut tags: Vec<String> = reader.texts("tags").into_iter().map(|(tag, _)| tag).collect();
     tags.sort();
     tags.dedup();
-    About {
-        doc: reader.text("doc").unwrap_or_default(),
-        owner: reader.text("owner").unwrap_or_default(),
-        tags,
-    }
+    About { doc: reader.text("doc").unwrap_or_default(), owner: reader.text("owner").unwrap_or_default(), tags }
 }
 
 fn parse_entity(
@@ -253,14 +185,7 @@ fn parse_entity(
     table: &DeTable<'_>,
     errors: &mut ErrorList,
 ) -> Option<EntityDefinition> {
-    let mut reader = TableReader::new(
-        source,
-        format!("entity {name}"),
-        at,
-        table,
-        ENTITY_KEYS,
-        errors,
-    );
+    let mut reader = TableReader::new(source, format!("entity {name}"), at, table, ENTITY_KEYS, errors);
     let mut keys = Vec::new();
     for (key, type_name) in reader.text_entries("keys") {
         let place = format!("keys.{key}");
@@ -272,34 +197,18 @@ fn parse_entity(
             "int64" => KeyType::Int64,
             _ => {
                 let nearest = did_you_mean(&type_name, ["utf8", "int64"]);
-                reader.error_at_key(
-                    &place,
-                    format!("key `{key}` must be utf8 or int64, found `{type_name}`{nearest}"),
-                );
+                reader.error_at_key(&place, format!("key `{key}` must be utf8 or int64, found `{type_name}`{nearest}"));
                 continue;
             }
         };
-        keys.push(JoinKey {
-            name: key,
-            key_type,
-        });
+        keys.push(JoinKey { name: key, key_type });
     }
     let about = read_about(&mut reader);
     if reader.value("keys").is_none() || (keys.is_empty() && table_is_empty(reader.value("keys"))) {
-        reader.error_at_key(
-            "keys",
-            "an entity needs at least one key: `keys = { tailnum = \"utf8\" }`",
-        );
+        reader.error_at_key("keys", "an entity needs at least one key: `keys = { tailnum = \"utf8\" }`");
         return None;
     }
-    Some(EntityDefinition {
-        entity: Entity {
-            name: name.to_owned(),
-            keys,
-            about,
-        },
-        places: reader.places,
-    })
+    Some(EntityDefinition { entity: Entity { name: name.to_owned(), keys, about }, places: reader.places })
 }
 
 fn table_is_empty(value: Option<&TomlValue<'_>>) -> bool {
@@ -307,13 +216,7 @@ fn table_is_empty(value: Option<&TomlValue<'_>>) -> bool {
 }
 
 /// Columns that every offline table has of its own.
-const RESERVED_COLUMNS: &[&str] = &[
-    "event_time",
-    "known_at",
-    "event_date",
-    "event_hour",
-    "timestamp",
-];
+const RESERVED_COLUMNS: &[&str] = &["event_time", "known_at", "event_date", "event_hour", "timestamp"];
 /// What stands behind a feature's name in a dataset to name its status.
 const STATUS_SUFFIX: &str = "__status";
 
@@ -321,24 +224,16 @@ const STATUS_SUFFIX: &str = "__status";
 pub(crate) fn check_column_name(name: &str) -> Result<(), String> {
     let is_plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if !is_plain || name.starts_with(|c: char| c.is_ascii_digit()) {
-        return Err(format!(
-            "`{name}` is not a column name; use letters, digits and `_`, beginning with a letter"
-        ));
+        return Err(format!("`{name}` is not a column name; use letters, digits and `_`, beginning with a letter"));
     }
     if name.starts_with('_') {
-        return Err(format!(
-            "the name `{name}` is reserved: names that begin with `_` are the store's own columns"
-        ));
+        return Err(format!("the name `{name}` is reserved: names that begin with `_` are the store's own columns"));
     }
     if RESERVED_COLUMNS.contains(&name.to_ascii_lowercase().as_str()) {
-        return Err(format!(
-            "the name `{name}` is reserved: it is a column of the store's own; choose another"
-        ));
+        return Err(format!("the name `{name}` is reserved: it is a column of the store's own; choose another"));
     }
     if name.ends_with(STATUS_SUFFIX) {
-        return Err(format!(
-            "the name `{name}` is reserved: datasets name statuses `<feature>{STATUS_SUFFIX}`"
-        ));
+        return Err(format!("the name `{name}` is reserved: datasets name statuses `<feature>{STATUS_SUFFIX}`"));
     }
     Ok(())
 }
@@ -350,42 +245,23 @@ fn parse_source(
     table: &DeTable<'_>,
     errors: &mut ErrorList,
 ) -> Option<SourceDefinition> {
-    let known: Vec<&str> = SOURCE_KEYS
-        .iter()
-        .chain(LATER_SOURCE_KEYS)
-        .copied()
-        .collect();
+    let known: Vec<&str> = SOURCE_KEYS.iter().chain(LATER_SOURCE_KEYS).copied().collect();
     let mut reader = TableReader::new(source, format!("source {name}"), at, table, &known, errors);
     for later in LATER_SOURCE_KEYS {
         if reader.value(later).is_some() {
-            reader.error_at_key(
-                later,
-                format!("`{later}` sources are not supported yet; use `parquet` or `push`"),
-            );
+            reader.error_at_key(later, format!("`{later}` sources are not supported yet; use `parquet` or `push`"));
         }
     }
-    let files = reader.text("parquet").map(|path| FileLocation {
-        format: FileFormat::Parquet,
-        path,
-    });
-    if files
-        .as_ref()
-        .is_some_and(|files| files.path.trim().is_empty())
-    {
-        reader.error_at_key(
-            "parquet",
-            "`parquet` is empty; name a file, a folder or an object store URL",
-        );
+    let files = reader.text("parquet").map(|path| FileLocation { format: FileFormat::Parquet, path });
+    if files.as_ref().is_some_and(|files| files.path.trim().is_empty()) {
+        reader.error_at_key("parquet", "`parquet` is empty; name a file, a folder or an object store URL");
     }
     let push = reader.boolean("push").unwrap_or(false);
     let fields = parse_source_fields(&mut reader);
     let columns: BTreeMap<String, String> = reader.text_entries("columns").into_iter().collect();
     for (column, expression) in &columns {
         if expression.trim().is_empty() {
-            reader.error_at_key(
-                &format!("columns.{column}"),
-                format!("column `{column}` has an empty expression"),
-            );
+            reader.error_at_key(&format!("columns.{column}"), format!("column `{column}` has an empty expression"));
         }
     }
     let filter = reader.text("where").map(|text| text.trim().to_owned());
@@ -396,39 +272,24 @@ fn parse_source(
     let event_time = parse_event_time(&mut reader);
     let known_at = parse_known_at(&mut reader);
     let event_id = reader.text("event_id");
-    let max_ahead_us = reader
-        .duration_us("max_ahead")
-        .unwrap_or(MAX_AHEAD_DEFAULT_US);
+    let max_ahead_us = reader.duration_us("max_ahead").unwrap_or(MAX_AHEAD_DEFAULT_US);
     let about = read_about(&mut reader);
 
-    let is_later_kind = LATER_SOURCE_KEYS
-        .iter()
-        .any(|later| reader.value(later).is_some());
+    let is_later_kind = LATER_SOURCE_KEYS.iter().any(|later| reader.value(later).is_some());
     let has_origin = reader.value("parquet").is_some() || push || is_later_kind;
     if !has_origin {
         let header = reader.places.header().clone();
-        reader.error(
-            &header,
-            "says not where rows come from; give `parquet = \"<path>\"` or `push = true`",
-        );
+        reader.error(&header, "says not where rows come from; give `parquet = \"<path>\"` or `push = true`");
     }
     if push && files.is_none() && fields.is_empty() {
-        reader.error_at_key(
-            "push",
-            "a pushed source declares its columns: `fields = { tailnum = \"utf8\", … }`",
-        );
+        reader.error_at_key("push", "a pushed source declares its columns: `fields = { tailnum = \"utf8\", … }`");
     }
     if !push && reader.value("fields").is_some() {
-        reader.error_at_key(
-            "fields",
-            "`fields` declares the columns of pushed rows; add `push = true` or remove it",
-        );
+        reader.error_at_key("fields", "`fields` declares the columns of pushed rows; add `push = true` or remove it");
     }
     let event_time = event_time?;
     let known_at = match known_at? {
-        KnownAt::Column(column) if event_time == EventTime::Column(column.clone()) => {
-            KnownAt::EventTime
-        }
+        KnownAt::Column(column) if event_time == EventTime::Column(column.clone()) => KnownAt::EventTime,
         other => other,
     };
     let source = Source {
@@ -436,10 +297,7 @@ fn parse_source(
         files,
         push,
         fields,
-        columns: columns
-            .into_iter()
-            .map(|(name, text)| (name, text.trim().to_owned()))
-            .collect(),
+        columns: columns.into_iter().map(|(name, text)| (name, text.trim().to_owned())).collect(),
         filter,
         time_zone,
         event_time,
@@ -448,10 +306,7 @@ fn parse_source(
         max_ahead_us,
         about,
     };
-    Some(SourceDefinition {
-        source,
-        places: reader.places,
-    })
+    Some(SourceDefinition { source, places: reader.places })
 }
 
 fn parse_source_fields(reader: &mut TableReader<'_, '_>) -> Vec<SourceField> {
@@ -459,10 +314,7 @@ fn parse_source_fields(reader: &mut TableReader<'_, '_>) -> Vec<SourceField> {
     for (name, type_name) in reader.text_entries("fields") {
         match type_name.parse::<DataType>() {
             Ok(data_type) => fields.push(SourceField { name, data_type }),
-            Err(error) => reader.error_at_key(
-                &format!("fields.{name}"),
-                format!("field `{name}`: {error}"),
-            ),
+            Err(error) => reader.error_at_key(&format!("fields.{name}"), format!("field `{name}`: {error}")),
         }
     }
     fields
@@ -487,18 +339,13 @@ fn parse_event_time(reader: &mut TableReader<'_, '_>) -> Option<EventTime> {
         }),
     };
     let Some(us) = literal else {
-        reader.error_at_key(
-            "event_time",
-            format!("`event_time` is neither a column nor a timestamp with zone; {SHAPE}"),
-        );
+        reader
+            .error_at_key("event_time", format!("`event_time` is neither a column nor a timestamp with zone; {SHAPE}"));
         return None;
     };
     let is_supported = (eadem_values::TIME_MIN_US..eadem_values::TIME_MAX_US).contains(&us);
     if !is_supported {
-        reader.error_at_key(
-            "event_time",
-            "`event_time` must lie from 1900 to before 2200",
-        );
+        reader.error_at_key("event_time", "`event_time` must lie from 1900 to before 2200");
         return None;
     }
     Some(EventTime::Literal(us))
@@ -538,27 +385,16 @@ fn parse_known_at(reader: &mut TableReader<'_, '_>) -> Option<KnownAt> {
 fn literal_text(value: &TomlValue<'_>) -> Option<LiteralText> {
     match value.get_ref() {
         DeValue::Boolean(flag) => Some(LiteralText::Boolean(*flag)),
-        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-            .ok()
-            .map(LiteralText::Integer),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok().map(LiteralText::Integer),
         DeValue::Float(number) => number.as_str().parse().ok().map(LiteralText::Float),
         DeValue::String(text) => Some(LiteralText::Text(text.as_ref().to_owned())),
-        DeValue::Datetime(instant) => eadem_values::parse_timestamp(&instant.to_string())
-            .ok()
-            .map(LiteralText::Timestamp),
-        DeValue::Array(items) => items
-            .iter()
-            .map(literal_text)
-            .collect::<Option<Vec<_>>>()
-            .map(LiteralText::List),
+        DeValue::Datetime(instant) => {
+            eadem_values::parse_timestamp(&instant.to_string()).ok().map(LiteralText::Timestamp)
+        }
+        DeValue::Array(items) => items.iter().map(literal_text).collect::<Option<Vec<_>>>().map(LiteralText::List),
         DeValue::Table(table) => {
-            let only = if table.len() == 1 {
-                table.get("literal")
-            } else {
-                None
-            };
-            only.filter(|inner| !inner.get_ref().is_table())
-                .and_then(literal_text)
+            let only = if table.len() == 1 { table.get("literal") } else { None };
+            only.filter(|inner| !inner.get_ref().is_table()).and_then(literal_text)
         }
     }
 }
@@ -571,10 +407,7 @@ fn parse_transform(reader: &mut TableReader<'_, '_>) -> Option<TransformReferenc
     let text = reader.required_text("transform", hint)?;
     if let Some((name, digest)) = text.split_once("@sha256:") {
         return match format!("sha256:{digest}").parse::<Digest>() {
-            Ok(digest) => Some(TransformReference::Uploaded {
-                name: name.to_owned(),
-                digest,
-            }),
+            Ok(digest) => Some(TransformReference::Uploaded { name: name.to_owned(), digest }),
             Err(error) => {
                 reader.error_at_key("transform", format!("`transform`: {error}"));
                 None
@@ -588,9 +421,7 @@ fn parse_transform(reader: &mut TableReader<'_, '_>) -> Option<TransformReferenc
     if text.ends_with(".wasm") {
         return Some(TransformReference::File(text));
     }
-    Some(TransformReference::Folder(
-        text.trim_end_matches('/').to_owned(),
-    ))
+    Some(TransformReference::Folder(text.trim_end_matches('/').to_owned()))
 }
 
 fn parse_view(
@@ -603,22 +434,14 @@ fn parse_view(
     let mut reader = TableReader::new(source, format!("view {name}"), at, table, VIEW_KEYS, errors);
     if RESERVED_VIEW_NAMES.contains(&name) {
         let header = reader.places.header().clone();
-        reader.error(
-            &header,
-            format!(
-                "the name `{name}` is reserved: bindings use it for the request; choose another"
-            ),
-        );
+        reader
+            .error(&header, format!("the name `{name}` is reserved: bindings use it for the request; choose another"));
     }
     let entity = reader.text("entity");
     let source_name = reader.text("source");
     let is_on_demand = reader.value("entity").is_none() && reader.value("source").is_none();
     if entity.is_some() != source_name.is_some() {
-        let (given, missing) = if entity.is_some() {
-            ("entity", "source")
-        } else {
-            ("source", "entity")
-        };
+        let (given, missing) = if entity.is_some() { ("entity", "source") } else { ("source", "entity") };
         reader.error_at_key(
             given,
             format!("`{given}` is given without `{missing}`; a stored view has both, an on-demand view neither"),
@@ -627,9 +450,8 @@ fn parse_view(
     if is_on_demand {
         for key in STORED_VIEW_KEYS {
             if reader.value(key).is_some() {
-                let message = format!(
-                    "`{key}` has no meaning for an on-demand view (one without `entity` and `source`)"
-                );
+                let message =
+                    format!("`{key}` has no meaning for an on-demand view (one without `entity` and `source`)");
                 reader.error_at_key(key, message);
             }
         }
@@ -640,27 +462,15 @@ fn parse_view(
         _ => reader.duration_us("ttl"),
     };
     if ttl_us == Some(0) {
-        reader.error_at_key(
-            "ttl",
-            "`ttl` must be more than zero, or no value would ever be present",
-        );
+        reader.error_at_key("ttl", "`ttl` must be more than zero, or no value would ever be present");
     }
     let horizon_us = reader.duration_us("horizon");
     if horizon_us.is_some() && ttl_us.is_none() && !is_on_demand {
-        reader.error_at_key(
-            "horizon",
-            "`horizon` counts from the TTL; give a `ttl` or remove it",
-        );
+        reader.error_at_key("horizon", "`horizon` counts from the TTL; give a `ttl` or remove it");
     }
-    let lifetime_fits = ttl_us
-        .unwrap_or(0)
-        .checked_add(horizon_us.or(ttl_us).unwrap_or(0))
-        .is_some();
+    let lifetime_fits = ttl_us.unwrap_or(0).checked_add(horizon_us.or(ttl_us).unwrap_or(0)).is_some();
     if !lifetime_fits {
-        reader.error_at_key(
-            "ttl",
-            "`ttl` and `horizon` together are longer than time can be counted in microseconds",
-        );
+        reader.error_at_key("ttl", "`ttl` and `horizon` together are longer than time can be counted in microseconds");
     }
     let bind = parse_bind(&mut reader);
     let mut defaults = BTreeMap::new();
@@ -669,31 +479,19 @@ fn parse_view(
             Some(literal) => {
                 defaults.insert(feature, literal);
             }
-            None => reader.error_at_key(
-                &format!("defaults.{feature}"),
-                format!("default of `{feature}`: {LITERAL_SHAPE}"),
-            ),
+            None => {
+                reader.error_at_key(&format!("defaults.{feature}"), format!("default of `{feature}`: {LITERAL_SHAPE}"))
+            }
         }
     }
-    let validation = reader.choice(
-        "validation",
-        ValidationPolicy::NAMES,
-        ValidationPolicy::from_name,
-    );
+    let validation = reader.choice("validation", ValidationPolicy::NAMES, ValidationPolicy::from_name);
     if is_on_demand && validation == Some(ValidationPolicy::StopJob) {
-        reader.error_at_key(
-            "validation",
-            "`stop_job` has no meaning for an on-demand view; no job writes it",
-        );
+        reader.error_at_key("validation", "`stop_job` has no meaning for an on-demand view; no job writes it");
     }
     let deployment = Deployment {
-        placement: reader
-            .choice("placement", Placement::NAMES, Placement::from_name)
-            .unwrap_or_default(),
+        placement: reader.choice("placement", Placement::NAMES, Placement::from_name).unwrap_or_default(),
         online_history_us: reader.duration_us("online_history"),
-        partition: reader
-            .choice("partition", Partition::NAMES, Partition::from_name)
-            .unwrap_or_default(),
+        partition: reader.choice("partition", Partition::NAMES, Partition::from_name).unwrap_or_default(),
     };
     let about = read_about(&mut reader);
     Some(ViewDefinition {
@@ -723,10 +521,7 @@ fn parse_bind(reader: &mut TableReader<'_, '_>) -> BTreeMap<String, BindingDefin
             Some(binding) => {
                 bind.insert(input, binding);
             }
-            None => reader.error_at_key(
-                &format!("bind.{input}"),
-                format!("input `{input}`: {LITERAL_SHAPE}"),
-            ),
+            None => reader.error_at_key(&format!("bind.{input}"), format!("input `{input}`: {LITERAL_SHAPE}")),
         }
     }
     bind
@@ -739,20 +534,10 @@ fn parse_service(
     table: &DeTable<'_>,
     errors: &mut ErrorList,
 ) -> Option<ServiceDefinition> {
-    let mut reader = TableReader::new(
-        source,
-        format!("service {name}"),
-        at,
-        table,
-        SERVICE_KEYS,
-        errors,
-    );
+    let mut reader = TableReader::new(source, format!("service {name}"), at, table, SERVICE_KEYS, errors);
     let written = reader.texts("features");
     if written.is_empty() {
-        reader.error_at_key(
-            "features",
-            "a service lists at least one feature: `features = [\"view:feature\"]`",
-        );
+        reader.error_at_key("features", "a service lists at least one feature: `features = [\"view:feature\"]`");
     }
     let mut features = Vec::new();
     for (text, at) in written {
@@ -762,10 +547,5 @@ fn parse_service(
         }
     }
     let about = read_about(&mut reader);
-    Some(ServiceDefinition {
-        name: name.to_owned(),
-        features,
-        about,
-        places: reader.places,
-    })
+    Some(ServiceDefinition { name: name.to_owned(), features, about, places: reader.places })
 }

@@ -17,24 +17,14 @@ pub(super) struct SourceText<'a> {
 
 impl<'a> SourceText<'a> {
     pub(super) fn new(path: &str, text: &'a str) -> Self {
-        Self {
-            path: path.into(),
-            text,
-        }
+        Self { path: path.into(), text }
     }
 
     /// Where a span begins.
     pub(super) fn location(&self, span: Range<usize>) -> Location {
-        let before = self
-            .text
-            .as_bytes()
-            .get(..span.start.min(self.text.len()))
-            .unwrap_or_default();
+        let before = self.text.as_bytes().get(..span.start.min(self.text.len())).unwrap_or_default();
         let line_breaks = before.iter().filter(|byte| **byte == b'\n').count();
-        Location {
-            file: Arc::clone(&self.path),
-            line: u32::try_from(line_breaks + 1).unwrap_or(u32::MAX),
-        }
+        Location { file: Arc::clone(&self.path), line: u32::try_from(line_breaks + 1).unwrap_or(u32::MAX) }
     }
 }
 
@@ -66,25 +56,15 @@ impl<'a, 'i> TableReader<'a, 'i> {
             if !known.contains(&name) {
                 let nearest = did_you_mean(name, known.iter().copied());
                 let known_keys = known.join(", ");
-                errors.push(
-                    &at,
-                    format!("{subject}: unknown key `{name}`{nearest} (known: {known_keys})"),
-                );
+                errors.push(&at, format!("{subject}: unknown key `{name}`{nearest} (known: {known_keys})"));
             }
             places.record(name, at);
         }
-        Self {
-            source,
-            subject,
-            table,
-            places,
-            errors,
-        }
+        Self { source, subject, table, places, errors }
     }
 
     pub(super) fn error(&mut self, at: &Location, message: impl AsRef<str>) {
-        self.errors
-            .push(at, format!("{}: {}", self.subject, message.as_ref()));
+        self.errors.push(at, format!("{}: {}", self.subject, message.as_ref()));
     }
 
     pub(super) fn error_at_key(&mut self, key: &str, message: impl AsRef<str>) {
@@ -99,10 +79,7 @@ impl<'a, 'i> TableReader<'a, 'i> {
     fn wrong_type<T>(&mut self, key: &str, value: &TomlValue<'i>, expected: &str) -> Option<T> {
         let found = value.get_ref().type_str();
         let at = self.source.location(value.span());
-        self.error(
-            &at,
-            format!("`{key}` must be {expected}, found {}", with_article(found)),
-        );
+        self.error(&at, format!("`{key}` must be {expected}, found {}", with_article(found)));
         None
     }
 
@@ -154,9 +131,7 @@ impl<'a, 'i> TableReader<'a, 'i> {
         let mut texts = Vec::new();
         for item in items.iter() {
             match item.get_ref() {
-                DeValue::String(text) => {
-                    texts.push((text.as_ref().to_owned(), self.source.location(item.span())))
-                }
+                DeValue::String(text) => texts.push((text.as_ref().to_owned(), self.source.location(item.span()))),
                 _ => {
                     self.wrong_type::<()>(key, item, "a list of strings");
                 }
@@ -179,8 +154,7 @@ impl<'a, 'i> TableReader<'a, 'i> {
         let mut named = Vec::new();
         for (name, value) in entries {
             let text = name.get_ref().as_ref().to_owned();
-            self.places
-                .record(format!("{key}.{text}"), self.source.location(name.span()));
+            self.places.record(format!("{key}.{text}"), self.source.location(name.span()));
             named.push((text, value));
         }
         named
@@ -201,33 +175,18 @@ impl<'a, 'i> TableReader<'a, 'i> {
     }
 
     /// One of a fixed set of words.
-    pub(super) fn choice<T>(
-        &mut self,
-        key: &str,
-        names: &[&str],
-        read: impl Fn(&str) -> Option<T>,
-    ) -> Option<T> {
+    pub(super) fn choice<T>(&mut self, key: &str, names: &[&str], read: impl Fn(&str) -> Option<T>) -> Option<T> {
         let text = self.text(key)?;
         let choice = read(&text);
         if choice.is_none() {
             let nearest = did_you_mean(&text, names.iter().copied());
-            self.error_at_key(
-                key,
-                format!(
-                    "`{key}` must be one of {}, found `{text}`{nearest}",
-                    names.join(", ")
-                ),
-            );
+            self.error_at_key(key, format!("`{key}` must be one of {}, found `{text}`{nearest}", names.join(", ")));
         }
         choice
     }
 }
 
 fn with_article(type_name: &str) -> String {
-    let article = if type_name.starts_with(['a', 'e', 'i', 'o', 'u']) {
-        "an"
-    } else {
-        "a"
-    };
+    let article = if type_name.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
     format!("{article} {type_name}")
 }

@@ -1,0 +1,286 @@
+//! The canonical texts whose SHA-256 identifies versions. `DIGEST.md` specifies them; this is that page as code.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use eadem_values::{Digest, Field, Value, encode_values};
+
+use crate::model::{Binding, BoundTo, Entity, EventTime, KnownAt, ServiceEntry, Source, ViewRef, ViewVersion};
+
+/// The canonical text of a view version. `upstream_digest` answers for every view that a binding names.
+pub(crate) fn view_text(view: &ViewVersion, upstream_digest: impl Fn(&ViewRef) -> Digest) -> String {
+    let mut text = Text::default();
+    text.line("eadem view version 1");
+    text.line(&format!("view {}", quoted(&view.id.name)));
+    text.line(&format!("transform {}", view.transform));
+    if let Some(stored) = &view.stored {
+        write_entity(&mut text, &stored.entity);
+        write_source(&mut text, &stored.source, &relevant_parts(view));
+        let ttl = stored.ttl_us.map_or_else(|| "none".to_owned(), |us| us.to_string());
+        text.line(&format!("ttl {ttl}"));
+        if let Some(horizon_us) = stored.horizon_us {
+            text.line(&format!("horizon {horizon_us}"));
+        }
+    }
+    for binding in &view.bindings {
+        let declared = declared_field(&binding.input);
+        text.line(&format!("input {declared} {}", binding_text(binding, &upstream_digest)));
+    }
+    for output in &view.description.outputs {
+        text.line(&format!("output {}", declared_field(output)));
+    }
+    for (feature, value) in &view.defaults {
+        text.line(&format!("default {} {}", quoted(feature), value_hex(value)));
+    }
+    text.line(&format!("validation {}", view.validation));
+    text.0
+}
+
+/// The canonical text of a service version. `view_digest` answers for every view that an entry names.
+pub(crate) fn service_text(name: &str, entries: &[ServiceEntry], view_digest: impl Fn(&ViewRef) -> Digest) -> String {
+    let mut text = Text::default();
+    text.line("eadem service version 1");
+    text.line(&format!("service {}", quoted(name)));
+    for entry in entries {
+        let digest = view_digest(&entry.view);
+        let role = role_suffix(entry.role.as_deref());
+        text.line(&format!("entry {} {digest} {}{role}", quoted(&entry.output_name), quoted(&entry.feature)));
+    }
+    text.0
+}
+
+/// The digest of an entity's name and keys.
+pub(crate) fn entity_digest(entity: &Entity) -> Digest {
+    let mut text = Text::default();
+    text.line("eadem entity 1");
+    write_entity(&mut text, entity);
+    Digest::of(text.0.as_bytes())
+}
+
+/// The digest of a source's whole meaning.
+pub(crate) fn source_digest(source: &Source) -> Digest {
+    let mut text = Text::default();
+    text.line("eadem source 1");
+    write_source(&mut text, source, &Relevant::All);
+    Digest::of(text.0.as_bytes())
+}
+
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn line(&mut self, line: &str) {
+        self.0.push_str(line);
+        self.0.push('\n');
+    }
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn role_suffix(role: Option<&str>) -> String {
+    role.map(|role| format!(" for {}", quoted(role))).unwrap_or_default()
+}
+
+fn value_hex(value: &Value) -> String {
+    hex::encode(encode_values(std::slice::from_ref(value)))
+}
+
+fn declared_field(field: &Field) -> String {
+    let null = if field.nullable { "null" } else { "not-null" };
+    format!("{} {} {null}", quoted(&field.name), field.data_type)
+}
+
+fn binding_text(binding: &Binding, upstream_digest: &impl Fn(&ViewRef) -> Digest) -> String {
+    match &binding.from {
+        BoundTo::Column(name) => format!("column {}", quoted(name)),
+        BoundTo::Request(name) => format!("request {}", quoted(name)),
+        BoundTo::RequestTimestamp => "request-timestamp".to_owned(),
+        BoundTo::Literal(value) => format!("literal {}", value_hex(value)),
+        BoundTo::Feature(upstream) => {
+            let digest = upstream_digest(&upstream.view);
+            format!("feature {digest} {}{}", quoted(&upstream.feature), role_suffix(upstream.role.as_deref()))
+        }
+    }
+}
+
+fn write_entity(text: &mut Text, entity: &Entity) {
+    text.line(&format!("entity {}", quoted(&entity.name)));
+    for key in &entity.keys {
+        text.line(&format!("key {} {}", quoted(&key.name), key.key_type));
+    }
+}
+
+fn write_source(text: &mut Text, source: &Source, relevant: &Relevant) {
+    text.line(&format!("source {}", quoted(&source.name)));
+    let mut fields: Vec<_> = source.fields.iter().filter(|field| relevant.has_field(&field.name)).collect();
+    if matches!(relevant, Relevant::Only { .. }) {
+        fields.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+    for field in fields {
+        text.line(&format!("field {} {}", quoted(&field.name), field.data_type));
+    }
+    for (name, expression) in source.columns.iter().filter(|(name, _)| relevant.has_column(name)) {
+        text.line(&format!("column {} {}", quoted(name), quoted(expression)));
+    }
+    if let Some(filter) = &source.filter {
+        text.line(&format!("where {}", quoted(filter)));
+    }
+    if let Some(zone) = source.time_zone.as_deref().filter(|zone| *zone != "UTC") {
+        text.line(&format!("time_zone {}", quoted(zone)));
+    }
+    match &source.event_time {
+        EventTime::Column(name) => text.line(&format!("event_time column {}", quoted(name))),
+        EventTime::Literal(us) => text.line(&format!("event_time literal {us}")),
+    }
+    match &source.known_at {
+        KnownAt::EventTime => text.line("known_at event_time"),
+        KnownAt::Column(name) => text.line(&format!("known_at column {}", quoted(name))),
+        KnownAt::AfterUs(us) => text.line(&format!("known_at after {us}")),
+    }
+    if let Some(event_id) = &source.event_id {
+        text.line(&format!("event_id {}", quoted(event_id)));
+    }
+}
+
+/// Which declarations of a source a view depends on.
+enum Relevant {
+    All,
+    Only { columns: BTreeSet<String>, words: BTreeSet<String> },
+}
+
+impl Relevant {
+    fn has_column(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only { columns, .. } => columns.contains(name),
+        }
+    }
+
+    fn has_field(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only { words, .. } => words.contains(&name.to_lowercase()),
+        }
+    }
+}
+
+fn relevant_parts(view: &ViewVersion) -> Relevant {
+    let Some(stored) = &view.stored else { return Relevant::All };
+    let source = &stored.source;
+    let mut used: BTreeSet<String> = stored.entity.keys.iter().map(|key| key.name.clone()).collect();
+    used.extend(view.bindings.iter().filter_map(|binding| match &binding.from {
+        BoundTo::Column(name) => Some(name.clone()),
+        _ => None,
+    }));
+    if let EventTime::Column(name) = &source.event_time {
+        used.insert(name.clone());
+    }
+    if let KnownAt::Column(name) = &source.known_at {
+        used.insert(name.clone());
+    }
+    used.extend(source.event_id.clone());
+
+    let mut words = BTreeSet::new();
+    if let Some(filter) = &source.filter {
+        add_words(filter, &mut words);
+    }
+    let mut columns: BTreeSet<String> = BTreeSet::new();
+    loop {
+        let newly_relevant: Vec<(&String, &String)> = source
+            .columns
+            .iter()
+            .filter(|(name, _)| !columns.contains(*name))
+            .filter(|(name, _)| used.contains(*name) || words.contains(&name.to_lowercase()))
+            .collect();
+        if newly_relevant.is_empty() {
+            return Relevant::Only { columns, words };
+        }
+        for (name, expression) in newly_relevant {
+            columns.insert(name.clone());
+            add_words(expression, &mut words);
+        }
+    }
+}
+
+fn add_words(expression: &str, words: &mut BTreeSet<String>) {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    words.extend(expression.split(|c| !is_word(c)).filter(|word| !word.is_empty()).map(str::to_lowercase));
+}
+
+/// The parts of a view that its version stands for, as lines for people: what `plan` compares.
+pub(crate) fn explained(view: &ViewVersion) -> Vec<(String, String)> {
+    let mut parts: Vec<(String, String)> = Vec::new();
+    let mut add = |what: &str, value: String| parts.push((what.to_owned(), value));
+    add("transform", format!("{} ({})", view.description.name, view.transform.short()));
+    if let Some(stored) = &view.stored {
+        let keys: Vec<String> = stored.entity.keys.iter().map(|key| format!("{} {}", key.name, key.key_type)).collect();
+        add("entity", format!("{} ({})", stored.entity.name, keys.join(", ")));
+        let ttl = stored.ttl_us.map_or_else(|| "none".to_owned(), eadem_values::format_duration);
+        add("ttl", ttl);
+        if let Some(horizon_us) = stored.horizon_us {
+            add("horizon", eadem_values::format_duration(horizon_us));
+        }
+        add("source", stored.source.name.clone());
+        let Relevant::Only { columns, words } = relevant_parts(view) else { return parts };
+        for field in stored.source.fields.iter().filter(|field| words.contains(&field.name.to_lowercase())) {
+            add(&format!("source field {}", field.name), field.data_type.to_string());
+        }
+        for (name, expression) in stored.source.columns.iter().filter(|(name, _)| columns.contains(*name)) {
+            add(&format!("source column {name}"), expression.clone());
+        }
+        for (what, value) in source_times(&stored.source) {
+            add(what, value);
+        }
+    }
+    for binding in &view.bindings {
+        add(&format!("input {}", binding.input.name), bound_to_text(&binding.from));
+    }
+    for (feature, value) in &view.defaults {
+        add(&format!("default {feature}"), eadem_values::value_to_json(value).to_string());
+    }
+    add("validation", view.validation.to_string());
+    parts
+}
+
+/// What feeds an input, as written in definitions, with versions.
+pub(crate) fn bound_to_text(from: &BoundTo) -> String {
+    match from {
+        BoundTo::Column(name) => name.clone(),
+        BoundTo::Request(name) => format!("request.{name}"),
+        BoundTo::RequestTimestamp => "request.timestamp".to_owned(),
+        BoundTo::Literal(value) => eadem_values::value_to_json(value).to_string(),
+        BoundTo::Feature(upstream) => {
+            let mut text = format!("{}.{}", upstream.view, upstream.feature);
+            if let Some(role) = &upstream.role {
+                let _infallible = write!(text, " for {role}");
+            }
+            text
+        }
+    }
+}
+
+/// The statements of a source besides fields and columns, for people.
+pub(crate) fn source_times(source: &Source) -> Vec<(&'static str, String)> {
+    let mut parts = Vec::new();
+    if let Some(filter) = &source.filter {
+        parts.push(("where", filter.clone()));
+    }
+    if let Some(zone) = &source.time_zone {
+        parts.push(("time_zone", zone.clone()));
+    }
+    parts.push(match &source.event_time {
+        EventTime::Column(name) => ("event_time", name.clone()),
+        EventTime::Literal(us) => ("event_time", eadem_values::format_timestamp(*us)),
+    });
+    match &source.known_at {
+        KnownAt::EventTime => {}
+        KnownAt::Column(name) => parts.push(("known_at", name.clone())),
+        KnownAt::AfterUs(us) => parts.push(("known_at", format!("{} after", eadem_values::format_duration(*us)))),
+    }
+    if let Some(event_id) = &source.event_id {
+        parts.push(("event_id", event_id.clone()));
+    }
+    parts
+}

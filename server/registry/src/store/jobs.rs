@@ -1,0 +1,284 @@
+//! The ledger of jobs. What a job's documents say is its own business; the registry keeps them whole.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+use super::{Registry, read_name};
+use crate::error::{ObjectKind, RegistryError};
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// Running, or to be resumed.
+    Open,
+    /// Its result is committed.
+    Done,
+    /// It stopped with an error.
+    Failed,
+    /// It was given up on request.
+    Cancelled,
+}
+
+impl JobState {
+    /// As it stands in the database and in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        [Self::Open, Self::Done, Self::Failed, Self::Cancelled].into_iter().find(|state| state.as_str() == name)
+    }
+}
+
+/// A job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// Chosen by whoever creates it.
+    pub id: String,
+    /// `backfill`, `materialize`, `dataset`, …
+    pub kind: String,
+    /// How far it is.
+    pub state: JobState,
+    /// Somebody asked for it to stop.
+    pub cancel_asked: bool,
+    /// What it shall do.
+    pub spec: Json,
+    /// The last progress it told; null before the first.
+    pub progress: Json,
+    /// Its result or error; null while it is open.
+    pub outcome: Json,
+    /// µs since the epoch; also the arrival of the rows that it writes.
+    pub created_at_us: i64,
+    /// µs since the epoch.
+    pub changed_at_us: i64,
+}
+
+/// A part of a job that is done and need not be done again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobChunk {
+    /// Its name within the job.
+    pub chunk: String,
+    /// What it made.
+    pub result: Json,
+    /// µs since the epoch.
+    pub recorded_at_us: i64,
+}
+
+impl Registry {
+    /// Enters a new job.
+    ///
+    /// # Errors
+    /// A job of this id exists.
+    pub async fn create_job(&self, id: &str, kind: &str, spec: &Json, now_us: i64) -> Result<(), RegistryError> {
+        let mut change = self.change().await?;
+        let created = sqlx::query(
+            "INSERT INTO job (job_id, kind, state, spec, created_at_us, changed_at_us) VALUES (?, ?, 'open', ?, ?, ?)
+             ON CONFLICT (job_id) DO NOTHING",
+        )
+        .bind(id)
+        .bind(kind)
+        .bind(spec.to_string())
+        .bind(now_us)
+        .bind(now_us)
+        .execute(&mut *change)
+        .await?;
+        if created.rows_affected() == 0 {
+            return Err(RegistryError::Conflict(format!("job `{id}` exists already")));
+        }
+        change.commit_quietly().await
+    }
+
+    /// Records that a chunk is done. The first record of a chunk stays: `false` if there was one.
+    ///
+    /// # Errors
+    /// No such job, or one that is no longer open.
+    pub async fn record_chunk(&self, id: &str, chunk: &str, result: &Json, now_us: i64) -> Result<bool, RegistryError> {
+        let mut change = self.change().await?;
+        require_open(&mut change, id).await?;
+        let recorded = sqlx::query(
+            "INSERT INTO job_chunk (job_id, chunk, result, recorded_at_us) VALUES (?, ?, ?, ?)
+             ON CONFLICT (job_id, chunk) DO NOTHING",
+        )
+        .bind(id)
+        .bind(chunk)
+        .bind(result.to_string())
+        .bind(now_us)
+        .execute(&mut *change)
+        .await?;
+        change.commit_quietly().await?;
+        Ok(recorded.rows_affected() > 0)
+    }
+
+    /// The chunks that are done, by name.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn list_chunks(&self, id: &str) -> Result<Vec<JobChunk>, RegistryError> {
+        let rows = sqlx::query("SELECT chunk, result, recorded_at_us FROM job_chunk WHERE job_id = ? ORDER BY chunk")
+            .bind(id)
+            .fetch_all(self.readers())
+            .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(JobChunk {
+                    chunk: row.try_get("chunk")?,
+                    result: read_json(row, "result")?,
+                    recorded_at_us: row.try_get("recorded_at_us")?,
+                })
+            })
+            .collect()
+    }
+
+    /// Notes how far an open job is.
+    ///
+    /// # Errors
+    /// No such job, or one that is no longer open.
+    pub async fn set_job_progress(&self, id: &str, progress: &Json, now_us: i64) -> Result<(), RegistryError> {
+        let mut change = self.change().await?;
+        require_open(&mut change, id).await?;
+        sqlx::query("UPDATE job SET progress = ?, changed_at_us = ? WHERE job_id = ?")
+            .bind(progress.to_string())
+            .bind(now_us)
+            .bind(id)
+            .execute(&mut *change)
+            .await?;
+        change.commit_quietly().await
+    }
+
+    /// Closes an open job. Closing it again in the same state changes nothing.
+    ///
+    /// # Errors
+    /// No such job, one that was closed in another state, or `Open` as the state.
+    pub async fn finish_job(
+        &self,
+        id: &str,
+        state: JobState,
+        outcome: &Json,
+        now_us: i64,
+    ) -> Result<(), RegistryError> {
+        if state == JobState::Open {
+            return Err(RegistryError::Invalid(format!("job `{id}` cannot be finished as open")));
+        }
+        let mut change = self.change().await?;
+        let before = job_state(&mut change, id).await?;
+        if before == state {
+            return Ok(());
+        }
+        if before != JobState::Open {
+            return Err(closed(id, before));
+        }
+        sqlx::query("UPDATE job SET state = ?, outcome = ?, changed_at_us = ? WHERE job_id = ?")
+            .bind(state.as_str())
+            .bind(outcome.to_string())
+            .bind(now_us)
+            .bind(id)
+            .execute(&mut *change)
+            .await?;
+        change.commit_quietly().await
+    }
+
+    /// Asks an open job to stop. It stops, or has done its work, at its next step.
+    ///
+    /// # Errors
+    /// No such job, or one that is no longer open.
+    pub async fn ask_job_to_cancel(&self, id: &str, now_us: i64) -> Result<(), RegistryError> {
+        let mut change = self.change().await?;
+        require_open(&mut change, id).await?;
+        sqlx::query("UPDATE job SET cancel_asked = 1, changed_at_us = ? WHERE job_id = ?")
+            .bind(now_us)
+            .bind(id)
+            .execute(&mut *change)
+            .await?;
+        change.commit_quietly().await
+    }
+
+    /// A job by id.
+    ///
+    /// # Errors
+    /// No such job.
+    pub async fn job(&self, id: &str) -> Result<JobRecord, RegistryError> {
+        let row = sqlx::query(
+            "SELECT job_id, kind, state, cancel_asked, spec, progress, outcome, created_at_us, changed_at_us
+             FROM job WHERE job_id = ?",
+        )
+        .bind(id)
+        .fetch_optional(self.readers())
+        .await?;
+        read_job(&row.ok_or_else(|| unknown_job(id))?)
+    }
+
+    /// Jobs, newest first; all, or those in one state.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn jobs(&self, state: Option<JobState>) -> Result<Vec<JobRecord>, RegistryError> {
+        let rows = sqlx::query(
+            "SELECT job_id, kind, state, cancel_asked, spec, progress, outcome, created_at_us, changed_at_us
+             FROM job WHERE state = coalesce(?, state) ORDER BY created_at_us DESC, job_id DESC",
+        )
+        .bind(state.map(JobState::as_str))
+        .fetch_all(self.readers())
+        .await?;
+        rows.iter().map(read_job).collect()
+    }
+
+    /// Jobs to be resumed, oldest first. Their files are protected from vacuum.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn open_jobs(&self) -> Result<Vec<JobRecord>, RegistryError> {
+        let mut jobs = self.jobs(Some(JobState::Open)).await?;
+        jobs.reverse();
+        Ok(jobs)
+    }
+}
+
+fn unknown_job(id: &str) -> RegistryError {
+    RegistryError::not_found(ObjectKind::Job, id, "")
+}
+
+fn closed(id: &str, state: JobState) -> RegistryError {
+    RegistryError::Conflict(format!("job `{id}` is {} already", state.as_str()))
+}
+
+async fn job_state(connection: &mut SqliteConnection, id: &str) -> Result<JobState, RegistryError> {
+    let state: Option<String> =
+        sqlx::query_scalar("SELECT state FROM job WHERE job_id = ?").bind(id).fetch_optional(connection).await?;
+    read_name(&state.ok_or_else(|| unknown_job(id))?, JobState::from_name)
+}
+
+async fn require_open(connection: &mut SqliteConnection, id: &str) -> Result<(), RegistryError> {
+    match job_state(connection, id).await? {
+        JobState::Open => Ok(()),
+        state => Err(closed(id, state)),
+    }
+}
+
+fn read_json(row: &SqliteRow, column: &str) -> Result<Json, RegistryError> {
+    let text: Option<String> = row.try_get(column)?;
+    let Some(text) = text else { return Ok(Json::Null) };
+    serde_json::from_str(&text).map_err(|error| RegistryError::damaged(format!("{column} of a job: {error}")))
+}
+
+fn read_job(row: &SqliteRow) -> Result<JobRecord, RegistryError> {
+    let state: String = row.try_get("state")?;
+    Ok(JobRecord {
+        id: row.try_get("job_id")?,
+        kind: row.try_get("kind")?,
+        state: read_name(&state, JobState::from_name)?,
+        cancel_asked: row.try_get("cancel_asked")?,
+        spec: read_json(row, "spec")?,
+        progress: read_json(row, "progress")?,
+        outcome: read_json(row, "outcome")?,
+        created_at_us: row.try_get("created_at_us")?,
+        changed_at_us: row.try_get("changed_at_us")?,
+    })
+}

@@ -1,0 +1,306 @@
+//! The registry in SQLite: one file, any number of readers, one writer at a time.
+
+mod datasets;
+mod entities;
+mod epochs;
+mod erasures;
+mod jobs;
+mod services;
+mod sources;
+mod transforms;
+mod views;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use eadem_values::{Description, Digest};
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Row, Sqlite, SqliteConnection, SqlitePool, Transaction};
+use tokio::sync::watch;
+
+use crate::error::{AppliedChange, RegistryError};
+use crate::model::{About, ViewVersion};
+
+pub use datasets::{DatasetColumn, DatasetRecord};
+pub use epochs::{Epoch, EpochState};
+pub use erasures::Erasures;
+pub use jobs::{JobChunk, JobRecord, JobState};
+pub use services::ServiceSummary;
+pub use transforms::{Acceptance, TransformRecord};
+pub use views::ViewSummary;
+
+pub(crate) use services::{WrittenEntry, load_service_entries, load_service_head, load_written_entries};
+pub(crate) use views::VersionRow;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+const READERS: u32 = 4;
+/// How long a writer waits for another process's transaction.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The registry. Cheap to clone; all clones share connections, cache and subscribers.
+#[derive(Clone)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    readers: SqlitePool,
+    writer: SqlitePool,
+    announced: watch::Sender<u64>,
+    cache: Mutex<Cache>,
+}
+
+/// Objects as they stand at one revision.
+#[derive(Default)]
+struct Cache {
+    revision: u64,
+    view_versions: HashMap<i64, Arc<ViewVersion>>,
+    descriptions: HashMap<i64, (Digest, Arc<Description>)>,
+}
+
+/// One consistent view of the registry.
+pub(crate) struct Snapshot {
+    transaction: Transaction<'static, Sqlite>,
+    pub(crate) revision: u64,
+    pub(crate) definitions_revision: u64,
+    shared: Arc<Shared>,
+}
+
+impl std::ops::Deref for Snapshot {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        &self.transaction
+    }
+}
+
+impl std::ops::DerefMut for Snapshot {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        &mut self.transaction
+    }
+}
+
+/// One change of the registry, visible as a whole when it is committed.
+pub(crate) struct Change {
+    transaction: Transaction<'static, Sqlite>,
+    shared: Arc<Shared>,
+}
+
+impl std::ops::Deref for Change {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        &self.transaction
+    }
+}
+
+impl std::ops::DerefMut for Change {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        &mut self.transaction
+    }
+}
+
+impl Change {
+    /// Commits what servers must follow: the revision moves on, and subscribers hear of it.
+    pub(crate) async fn commit_and_announce(mut self) -> Result<u64, RegistryError> {
+        let row = sqlx::query("UPDATE registry_state SET revision = revision + 1 RETURNING revision")
+            .fetch_one(&mut *self.transaction)
+            .await?;
+        let revision: u64 = unsigned(row.try_get("revision")?)?;
+        self.transaction.commit().await?;
+        self.shared.announce(revision);
+        Ok(revision)
+    }
+
+    /// Commits what no server needs to follow.
+    pub(crate) async fn commit_quietly(self) -> Result<(), RegistryError> {
+        Ok(self.transaction.commit().await?)
+    }
+}
+
+impl Shared {
+    fn announce(&self, revision: u64) {
+        self.announced.send_if_modified(|last| {
+            let is_newer = revision > *last;
+            if is_newer {
+                *last = revision;
+            }
+            is_newer
+        });
+    }
+
+    fn with_cache<T>(&self, revision: u64, use_cache: impl FnOnce(&mut Cache) -> T) -> Option<T> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.revision > revision {
+            return None;
+        }
+        if cache.revision < revision {
+            *cache = Cache { revision, ..Cache::default() };
+        }
+        Some(use_cache(&mut cache))
+    }
+}
+
+impl Registry {
+    /// Opens the registry in this file, makes it if there is none, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// A file that is no registry, cannot be opened, or was written by a newer version.
+    pub async fn open(file: &Path) -> Result<Self, RegistryError> {
+        let options = SqliteConnectOptions::new()
+            .filename(file)
+            .create_if_missing(true)
+            .foreign_keys(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY_TIMEOUT);
+        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        MIGRATIONS.run(&writer).await.map_err(|error| match error {
+            MigrateError::VersionMissing(migration) => RegistryError::NewerSchema { migration },
+            other => RegistryError::Migration(other),
+        })?;
+        let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await?;
+        let (announced, _) = watch::channel(0);
+        let registry =
+            Self { shared: Arc::new(Shared { readers, writer, announced, cache: Mutex::new(Cache::default()) }) };
+        registry.revision().await?;
+        Ok(registry)
+    }
+
+    /// Closes all connections; what is committed is in the file.
+    pub async fn close(&self) {
+        self.shared.readers.close().await;
+        self.shared.writer.close().await;
+    }
+
+    /// The number of changes so far. Cheap: one row. Subscribers of [`Registry::changes`] hear of changes that other
+    /// processes made whenever somebody asks.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn revision(&self) -> Result<u64, RegistryError> {
+        let row = sqlx::query("SELECT revision FROM registry_state").fetch_one(&self.shared.readers).await?;
+        let revision = unsigned(row.try_get("revision")?)?;
+        self.shared.announce(revision);
+        Ok(revision)
+    }
+
+    /// The number of `apply`s so far: what a plan is made against.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn definitions_revision(&self) -> Result<u64, RegistryError> {
+        Ok(self.snapshot().await?.definitions_revision)
+    }
+
+    /// Follows the revision. The receiver holds the newest one; it wakes at each change made through this registry.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.announced.subscribe()
+    }
+
+    pub(crate) async fn snapshot(&self) -> Result<Snapshot, RegistryError> {
+        let mut transaction = self.shared.readers.begin().await?;
+        let row = sqlx::query("SELECT revision, definitions_revision FROM registry_state")
+            .fetch_one(&mut *transaction)
+            .await?;
+        Ok(Snapshot {
+            transaction,
+            revision: unsigned(row.try_get("revision")?)?,
+            definitions_revision: unsigned(row.try_get("definitions_revision")?)?,
+            shared: Arc::clone(&self.shared),
+        })
+    }
+
+    pub(crate) async fn change(&self) -> Result<Change, RegistryError> {
+        let transaction = self.shared.writer.begin_with("BEGIN IMMEDIATE").await?;
+        Ok(Change { transaction, shared: Arc::clone(&self.shared) })
+    }
+
+    pub(crate) fn readers(&self) -> &SqlitePool {
+        &self.shared.readers
+    }
+}
+
+pub(crate) async fn changes_since(
+    connection: &mut SqliteConnection,
+    definitions_revision: u64,
+) -> Result<Vec<AppliedChange>, RegistryError> {
+    const LISTED_MAX: i64 = 50;
+    let rows = sqlx::query(
+        "SELECT definitions_revision, at_us, object_kind, object_name, action FROM definition_change
+         WHERE definitions_revision > ? ORDER BY definitions_revision, position LIMIT ?",
+    )
+    .bind(signed(definitions_revision)?)
+    .bind(LISTED_MAX)
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(AppliedChange {
+                definitions_revision: unsigned(row.try_get("definitions_revision")?)?,
+                at_us: row.try_get("at_us")?,
+                object_kind: row.try_get("object_kind")?,
+                object_name: row.try_get("object_name")?,
+                action: row.try_get("action")?,
+            })
+        })
+        .collect()
+}
+
+pub(crate) async fn load_tags(
+    connection: &mut SqliteConnection,
+    kind: &str,
+    name: &str,
+) -> Result<Vec<String>, RegistryError> {
+    let tags = sqlx::query_scalar("SELECT tag FROM object_tag WHERE object_kind = ? AND object_name = ? ORDER BY tag")
+        .bind(kind)
+        .bind(name)
+        .fetch_all(connection)
+        .await?;
+    Ok(tags)
+}
+
+pub(crate) async fn save_tags(
+    connection: &mut SqliteConnection,
+    kind: &str,
+    name: &str,
+    about: &About,
+) -> Result<(), RegistryError> {
+    sqlx::query("DELETE FROM object_tag WHERE object_kind = ? AND object_name = ?")
+        .bind(kind)
+        .bind(name)
+        .execute(&mut *connection)
+        .await?;
+    for tag in &about.tags {
+        sqlx::query("INSERT INTO object_tag (object_kind, object_name, tag) VALUES (?, ?, ?)")
+            .bind(kind)
+            .bind(name)
+            .bind(tag)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// A count as SQL stores it.
+pub(crate) fn signed(count: u64) -> Result<i64, RegistryError> {
+    i64::try_from(count).map_err(|_| RegistryError::Invalid(format!("{count} is too large to be stored")))
+}
+
+/// A count as it was stored.
+pub(crate) fn unsigned<T: TryFrom<i64>>(stored: i64) -> Result<T, RegistryError> {
+    T::try_from(stored).map_err(|_| RegistryError::damaged(format!("{stored} stands where a count is expected")))
+}
+
+pub(crate) fn read_digest(stored: Vec<u8>) -> Result<Digest, RegistryError> {
+    let bytes: [u8; 32] = stored.try_into().map_err(|_| RegistryError::damaged("a digest has not 32 bytes"))?;
+    Ok(Digest::from_bytes(bytes))
+}
+
+pub(crate) fn read_name<T>(stored: &str, read: impl Fn(&str) -> Option<T>) -> Result<T, RegistryError> {
+    read(stored).ok_or_else(|| RegistryError::damaged(format!("unknown word `{stored}`")))
+}

@@ -1,0 +1,500 @@
+//! Views and their versions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use eadem_values::{Digest, Value, value_from_json, value_to_json};
+use serde::Serialize;
+use sqlx::{Row, SqliteConnection};
+
+use super::entities::{load_shape, save_shape};
+use super::sources::{load_meaning, save_meaning};
+use super::transforms::{load_description, transform_id};
+use super::{Registry, Snapshot, load_tags, read_digest, read_name, unsigned};
+use crate::definitions::did_you_mean;
+use crate::error::{ObjectKind, RegistryError};
+use crate::model::{
+    About, Binding, BoundTo, Deployment, Partition, Placement, StoredView, UpstreamFeature, ValidationPolicy, ViewRef,
+    ViewVersion,
+};
+
+/// A view with its newest version.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ViewSummary {
+    /// The newest version: what names without `@` stand for.
+    pub newest: Arc<ViewVersion>,
+    /// The numbers of all versions, ascending.
+    pub versions: Vec<u32>,
+}
+
+/// A version of a view, by the row that it is stored in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VersionRow {
+    pub(crate) view_version_id: i64,
+    pub(crate) version: u32,
+    pub(crate) digest: Digest,
+}
+
+impl Registry {
+    /// All views, by name.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn views(&self) -> Result<Vec<ViewSummary>, RegistryError> {
+        let mut snapshot = self.snapshot().await?;
+        let rows: Vec<(String, i64)> =
+            sqlx::query_as("SELECT name, head_version_id FROM view WHERE head_version_id IS NOT NULL ORDER BY name")
+                .fetch_all(&mut *snapshot)
+                .await?;
+        let mut summaries = Vec::with_capacity(rows.len());
+        for (name, head) in rows {
+            let newest = load_view_version(&mut snapshot, head).await?;
+            let versions = load_versions(&mut snapshot, &name).await?.into_iter().map(|row| row.version).collect();
+            summaries.push(ViewSummary { newest, versions });
+        }
+        Ok(summaries)
+    }
+
+    /// A view version; without number the newest.
+    ///
+    /// # Errors
+    /// No such view or version.
+    pub async fn view(&self, name: &str, version: Option<u32>) -> Result<Arc<ViewVersion>, RegistryError> {
+        let mut snapshot = self.snapshot().await?;
+        let id = require_view_version(&mut snapshot, name, version).await?;
+        load_view_version(&mut snapshot, id).await
+    }
+
+    /// The numbers of a view's versions, ascending.
+    ///
+    /// # Errors
+    /// No such view.
+    pub async fn view_versions(&self, name: &str) -> Result<Vec<u32>, RegistryError> {
+        let mut snapshot = self.snapshot().await?;
+        let versions = load_versions(&mut snapshot, name).await?;
+        if versions.is_empty() {
+            return Err(unknown_view(&mut snapshot, name).await?);
+        }
+        Ok(versions.into_iter().map(|row| row.version).collect())
+    }
+
+    /// Every version of every view that reads this source, by name and number: what a pushed row may concern.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn view_versions_of_source(&self, source: &str) -> Result<Vec<Arc<ViewVersion>>, RegistryError> {
+        let mut snapshot = self.snapshot().await?;
+        let ids: Vec<i64> = sqlx::query_scalar(
+            "SELECT view_version_id FROM view_version
+                 JOIN source_meaning USING (meaning_id) JOIN view USING (view_id)
+             WHERE source_meaning.name = ? ORDER BY view.name, version",
+        )
+        .bind(source)
+        .fetch_all(&mut *snapshot)
+        .await?;
+        let mut versions = Vec::with_capacity(ids.len());
+        for id in ids {
+            versions.push(load_view_version(&mut snapshot, id).await?);
+        }
+        Ok(versions)
+    }
+}
+
+pub(crate) async fn unknown_view(
+    connection: &mut SqliteConnection,
+    name: &str,
+) -> Result<RegistryError, RegistryError> {
+    let names: Vec<String> = sqlx::query_scalar("SELECT name FROM view").fetch_all(connection).await?;
+    let hint = did_you_mean(name, names.iter().map(String::as_str));
+    Ok(RegistryError::not_found(ObjectKind::View, name, hint))
+}
+
+/// The newest version's row; `None` for an unknown view.
+pub(crate) async fn head_version_id(
+    connection: &mut SqliteConnection,
+    name: &str,
+) -> Result<Option<i64>, RegistryError> {
+    let id: Option<Option<i64>> = sqlx::query_scalar("SELECT head_version_id FROM view WHERE name = ?")
+        .bind(name)
+        .fetch_optional(connection)
+        .await?;
+    Ok(id.flatten())
+}
+
+/// The row of a version, or an error that names what is missing.
+pub(crate) async fn require_view_version(
+    connection: &mut SqliteConnection,
+    name: &str,
+    version: Option<u32>,
+) -> Result<i64, RegistryError> {
+    let id = match version {
+        None => head_version_id(connection, name).await?,
+        Some(version) => view_version_id(connection, &ViewRef { name: name.to_owned(), version }).await?,
+    };
+    if let Some(id) = id {
+        return Ok(id);
+    }
+    let known: Vec<String> = load_versions(connection, name).await?.iter().map(|row| row.version.to_string()).collect();
+    match version {
+        Some(version) if !known.is_empty() => Err(RegistryError::not_found(
+            ObjectKind::View,
+            format!("{name}@{version}"),
+            format!("; versions are {}", known.join(", ")),
+        )),
+        _ => Err(unknown_view(connection, name).await?),
+    }
+}
+
+pub(crate) async fn view_version_id(
+    connection: &mut SqliteConnection,
+    view: &ViewRef,
+) -> Result<Option<i64>, RegistryError> {
+    let id = sqlx::query_scalar(
+        "SELECT view_version_id FROM view_version JOIN view USING (view_id) WHERE name = ? AND version = ?",
+    )
+    .bind(&view.name)
+    .bind(view.version)
+    .fetch_optional(connection)
+    .await?;
+    Ok(id)
+}
+
+/// The versions of a view, ascending; none for an unknown one.
+pub(crate) async fn load_versions(
+    connection: &mut SqliteConnection,
+    name: &str,
+) -> Result<Vec<VersionRow>, RegistryError> {
+    let rows = sqlx::query(
+        "SELECT view_version_id, version, digest FROM view_version JOIN view USING (view_id)
+         WHERE name = ? ORDER BY version",
+    )
+    .bind(name)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(VersionRow {
+                view_version_id: row.try_get("view_version_id")?,
+                version: unsigned(row.try_get("version")?)?,
+                digest: read_digest(row.try_get("digest")?)?,
+            })
+        })
+        .collect()
+}
+
+pub(crate) async fn load_view_version(snapshot: &mut Snapshot, id: i64) -> Result<Arc<ViewVersion>, RegistryError> {
+    let shared = Arc::clone(&snapshot.shared);
+    let revision = snapshot.revision;
+    if let Some(Some(cached)) = shared.with_cache(revision, |cache| cache.view_versions.get(&id).cloned()) {
+        return Ok(cached);
+    }
+    let row = sqlx::query(
+        "SELECT name, version, digest, transform_id, shape_id, meaning_id, ttl_us, horizon_us, validation,
+                created_at_us, doc, owner
+         FROM view_version JOIN view USING (view_id) WHERE view_version_id = ?",
+    )
+    .bind(id)
+    .fetch_one(&mut **snapshot)
+    .await?;
+    let name: String = row.try_get("name")?;
+    let (transform, description) = load_description(snapshot, row.try_get("transform_id")?).await?;
+    let stored = match (row.try_get("shape_id")?, row.try_get("meaning_id")?) {
+        (Some(shape_id), Some(meaning_id)) => Some(StoredView {
+            entity: load_shape(snapshot, shape_id).await?,
+            source: load_meaning(snapshot, meaning_id).await?,
+            ttl_us: row.try_get("ttl_us")?,
+            horizon_us: row.try_get("horizon_us")?,
+            deployment: load_deployment(snapshot, id).await?,
+        }),
+        _ => None,
+    };
+    let validation: String = row.try_get("validation")?;
+    let mut version = ViewVersion {
+        id: ViewRef { name: name.clone(), version: unsigned(row.try_get("version")?)? },
+        digest: read_digest(row.try_get("digest")?)?,
+        transform,
+        bindings: Vec::new(),
+        description,
+        stored,
+        defaults: BTreeMap::new(),
+        validation: read_name(&validation, ValidationPolicy::from_name)?,
+        about: About {
+            doc: row.try_get("doc")?,
+            owner: row.try_get("owner")?,
+            tags: load_tags(snapshot, "view", &name).await?,
+        },
+        created_at_us: row.try_get("created_at_us")?,
+    };
+    version.bindings = load_bindings(snapshot, id, &version).await?;
+    version.defaults = load_defaults(snapshot, id, &version).await?;
+    let version = Arc::new(version);
+    shared.with_cache(revision, |cache| cache.view_versions.insert(id, Arc::clone(&version)));
+    Ok(version)
+}
+
+async fn load_deployment(connection: &mut SqliteConnection, id: i64) -> Result<Deployment, RegistryError> {
+    let row =
+        sqlx::query("SELECT placement, online_history_us, partition_by FROM view_deployment WHERE view_version_id = ?")
+            .bind(id)
+            .fetch_one(connection)
+            .await?;
+    let placement: String = row.try_get("placement")?;
+    let partition: String = row.try_get("partition_by")?;
+    Ok(Deployment {
+        placement: read_name(&placement, Placement::from_name)?,
+        online_history_us: row.try_get("online_history_us")?,
+        partition: read_name(&partition, Partition::from_name)?,
+    })
+}
+
+async fn load_bindings(
+    connection: &mut SqliteConnection,
+    id: i64,
+    version: &ViewVersion,
+) -> Result<Vec<Binding>, RegistryError> {
+    let rows = sqlx::query(
+        "SELECT kind, binding.name, role, literal, upstream_view.name AS upstream_name, upstream.version AS upstream_version
+         FROM view_binding AS binding
+             LEFT JOIN view_version AS upstream ON upstream.view_version_id = upstream_version_id
+             LEFT JOIN view AS upstream_view ON upstream_view.view_id = upstream.view_id
+         WHERE binding.view_version_id = ? ORDER BY position",
+    )
+    .bind(id)
+    .fetch_all(connection)
+    .await?;
+    if rows.len() != version.description.inputs.len() {
+        return Err(RegistryError::damaged(format!("{} has not one binding for each input", version.id)));
+    }
+    let mut bindings = Vec::with_capacity(rows.len());
+    for (row, input) in rows.iter().zip(&version.description.inputs) {
+        let kind: String = row.try_get("kind")?;
+        let name = || row.try_get::<String, _>("name");
+        let from = match kind.as_str() {
+            "column" => BoundTo::Column(name()?),
+            "request" => BoundTo::Request(name()?),
+            "request_timestamp" => BoundTo::RequestTimestamp,
+            "literal" => BoundTo::Literal(read_value(input, row.try_get("literal")?)?),
+            "feature" => BoundTo::Feature(UpstreamFeature {
+                view: ViewRef {
+                    name: row.try_get("upstream_name")?,
+                    version: unsigned(row.try_get("upstream_version")?)?,
+                },
+                feature: name()?,
+                role: row.try_get("role")?,
+            }),
+            other => return Err(RegistryError::damaged(format!("unknown kind of binding `{other}`"))),
+        };
+        bindings.push(Binding { input: input.clone(), from });
+    }
+    Ok(bindings)
+}
+
+fn read_value(field: &eadem_values::Field, json: String) -> Result<Value, RegistryError> {
+    let damaged = |why: String| RegistryError::damaged(format!("the constant for `{}`: {why}", field.name));
+    let json: serde_json::Value = serde_json::from_str(&json).map_err(|error| damaged(error.to_string()))?;
+    value_from_json(field.data_type, &json).map_err(|error| damaged(error.to_string()))
+}
+
+async fn load_defaults(
+    connection: &mut SqliteConnection,
+    id: i64,
+    version: &ViewVersion,
+) -> Result<BTreeMap<String, Value>, RegistryError> {
+    let rows: Vec<(String, String)> =
+        sqlx::query_as("SELECT feature, value FROM view_default WHERE view_version_id = ?")
+            .bind(id)
+            .fetch_all(connection)
+            .await?;
+    let mut defaults = BTreeMap::new();
+    for (feature, json) in rows {
+        let field = version
+            .feature(&feature)
+            .ok_or_else(|| RegistryError::damaged(format!("{} has a default for no feature", version.id)))?;
+        let value = read_value(field, json)?;
+        defaults.insert(feature, value);
+    }
+    Ok(defaults)
+}
+
+/// The row of a view, made if it is new; its documentation becomes that of the definition.
+pub(crate) async fn save_view(
+    connection: &mut SqliteConnection,
+    name: &str,
+    about: &About,
+) -> Result<i64, RegistryError> {
+    let view_id = sqlx::query_scalar(
+        "INSERT INTO view (name, doc, owner) VALUES (?, ?, ?)
+         ON CONFLICT (name) DO UPDATE SET doc = excluded.doc, owner = excluded.owner RETURNING view_id",
+    )
+    .bind(name)
+    .bind(&about.doc)
+    .bind(&about.owner)
+    .fetch_one(&mut *connection)
+    .await?;
+    super::save_tags(connection, "view", name, about).await?;
+    Ok(view_id)
+}
+
+pub(crate) async fn set_head(
+    connection: &mut SqliteConnection,
+    view_id: i64,
+    view_version_id: i64,
+) -> Result<(), RegistryError> {
+    sqlx::query("UPDATE view SET head_version_id = ? WHERE view_id = ?")
+        .bind(view_version_id)
+        .bind(view_id)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+pub(crate) async fn save_deployment(
+    connection: &mut SqliteConnection,
+    view_version_id: i64,
+    deployment: &Deployment,
+) -> Result<(), RegistryError> {
+    sqlx::query(
+        "INSERT INTO view_deployment (view_version_id, placement, online_history_us, partition_by) VALUES (?, ?, ?, ?)
+         ON CONFLICT (view_version_id) DO UPDATE SET
+             placement = excluded.placement, online_history_us = excluded.online_history_us,
+             partition_by = excluded.partition_by",
+    )
+    .bind(view_version_id)
+    .bind(deployment.placement.as_str())
+    .bind(deployment.online_history_us)
+    .bind(deployment.partition.as_str())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Writes a version that is new. Its upstreams are there already.
+pub(crate) async fn insert_version(
+    connection: &mut SqliteConnection,
+    view_id: i64,
+    version: &ViewVersion,
+    now_us: i64,
+) -> Result<i64, RegistryError> {
+    let missing_transform = || RegistryError::damaged(format!("transform {} vanished", version.transform));
+    let transform = transform_id(connection, &version.transform).await?.ok_or_else(missing_transform)?;
+    let mut shape_id = None;
+    let mut meaning_id = None;
+    if let Some(stored) = &version.stored {
+        shape_id = Some(save_shape(connection, &stored.entity).await?);
+        meaning_id = Some(save_meaning(connection, &stored.source).await?);
+    }
+    let id = sqlx::query(
+        "INSERT INTO view_version (view_id, version, digest, transform_id, shape_id, meaning_id, ttl_us, horizon_us,
+                                   validation, created_at_us)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(view_id)
+    .bind(version.id.version)
+    .bind(version.digest.as_bytes().as_slice())
+    .bind(transform)
+    .bind(shape_id)
+    .bind(meaning_id)
+    .bind(version.stored.as_ref().and_then(|stored| stored.ttl_us))
+    .bind(version.stored.as_ref().and_then(|stored| stored.horizon_us))
+    .bind(version.validation.as_str())
+    .bind(now_us)
+    .execute(&mut *connection)
+    .await?
+    .last_insert_rowid();
+    for (position, binding) in (0_i64..).zip(&version.bindings) {
+        insert_binding(connection, id, position, binding).await?;
+    }
+    for (feature, value) in &version.defaults {
+        sqlx::query("INSERT INTO view_default (view_version_id, feature, value) VALUES (?, ?, ?)")
+            .bind(id)
+            .bind(feature)
+            .bind(value_to_json(value).to_string())
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(id)
+}
+
+async fn insert_binding(
+    connection: &mut SqliteConnection,
+    id: i64,
+    position: i64,
+    binding: &Binding,
+) -> Result<(), RegistryError> {
+    let mut name = None;
+    let mut upstream_version_id = None;
+    let mut role = None;
+    let mut literal = None;
+    let kind = match &binding.from {
+        BoundTo::Column(column) => {
+            name = Some(column);
+            "column"
+        }
+        BoundTo::Request(field) => {
+            name = Some(field);
+            "request"
+        }
+        BoundTo::RequestTimestamp => "request_timestamp",
+        BoundTo::Literal(value) => {
+            literal = Some(value_to_json(value).to_string());
+            "literal"
+        }
+        BoundTo::Feature(upstream) => {
+            name = Some(&upstream.feature);
+            role = upstream.role.as_ref();
+            let upstream_id = view_version_id(connection, &upstream.view).await?;
+            let vanished = || RegistryError::damaged(format!("upstream {} vanished", upstream.view));
+            upstream_version_id = Some(upstream_id.ok_or_else(vanished)?);
+            "feature"
+        }
+    };
+    sqlx::query(
+        "INSERT INTO view_binding (view_version_id, position, kind, name, upstream_version_id, role, literal)
+         VALUES (?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(id)
+    .bind(position)
+    .bind(kind)
+    .bind(name)
+    .bind(upstream_version_id)
+    .bind(role)
+    .bind(literal)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Remembers what the newest definition of a view names, as written: input → (view, version if one is written).
+pub(crate) async fn save_upstreams(
+    connection: &mut SqliteConnection,
+    view_id: i64,
+    upstreams: &BTreeMap<String, (String, Option<u32>)>,
+) -> Result<(), RegistryError> {
+    sqlx::query("DELETE FROM view_upstream WHERE view_id = ?").bind(view_id).execute(&mut *connection).await?;
+    for (input, (view, version)) in upstreams {
+        sqlx::query(
+            "INSERT INTO view_upstream (view_id, input, upstream_view_id, pinned_version)
+             SELECT ?, ?, view_id, ? FROM view WHERE name = ?",
+        )
+        .bind(view_id)
+        .bind(input)
+        .bind(version)
+        .bind(view)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// What [`save_upstreams`] remembered: input → pinned version.
+pub(crate) async fn load_upstream_pins(
+    connection: &mut SqliteConnection,
+    view: &str,
+) -> Result<BTreeMap<String, Option<u32>>, RegistryError> {
+    let rows: Vec<(String, Option<u32>)> =
+        sqlx::query_as("SELECT input, pinned_version FROM view_upstream JOIN view USING (view_id) WHERE view.name = ?")
+            .bind(view)
+            .fetch_all(connection)
+            .await?;
+    Ok(rows.into_iter().collect())
+}
