@@ -1,0 +1,616 @@
+//! One online table: a file of its own, a published snapshot for readers, and one thread that writes.
+//!
+//! All writes of a table go through its writer thread, which commits whatever waits as one transaction. A commit costs a
+//! sync of the file (milliseconds), and while it lasts the next group gathers, so many writers share each sync. Readers
+//! never wait for it: they use the snapshot of the last commit.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
+
+use eadem_semantics::{RowOrder, erased, is_candidate, trim_mask};
+use redb::{
+    Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use super::catalogue::{Catalogue, ViewErasures};
+use super::directory::failed;
+use super::keys;
+use super::load::LoadBuffer;
+use crate::{
+    Answer, Coverage, KeyBytes, LoadState, Merged, PointRead, Row, RowBody, ScanCursor, ScanPage, StoreError, TableId,
+    TableStatus, Trim, Winner,
+};
+
+/// Row key → encoded body.
+const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
+/// One entry, `table`: [`Meta`] as JSON.
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+const META_KEY: &str = "table";
+
+/// Requests that may wait for the writer; further ones wait to be queued.
+const QUEUED_WRITES_MAX: usize = 256;
+/// A commit takes no more waiting requests once it has this many bytes of rows.
+const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// How many row keys a trim looks at between two removals.
+const TRIM_STEP_ROWS: usize = 64 * 1024;
+
+type RowsSnapshot = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+/// What a table knows about itself; changed only together with its rows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Meta {
+    state: LoadState,
+    claims: Coverage,
+    trimmed_to_us: Option<i64>,
+}
+
+/// The table as of one commit.
+struct Snapshot {
+    rows: RowsSnapshot,
+    state: LoadState,
+    coverage: Coverage,
+}
+
+/// A row in the form in which it is stored.
+pub(super) struct EncodedRow {
+    pub(super) key: Vec<u8>,
+    pub(super) body: Vec<u8>,
+}
+
+impl EncodedRow {
+    pub(super) fn bytes(&self) -> usize {
+        self.key.len() + self.body.len()
+    }
+}
+
+/// Rows checked and encoded, in key order, which is the cheapest to write.
+pub(super) fn encode_rows(rows: &[Row]) -> Result<Vec<EncodedRow>, StoreError> {
+    rows.iter().try_for_each(Row::check_limits)?;
+    let encode = |row: &Row| EncodedRow { key: keys::row_key(&row.key, &row.order), body: row.body.encode() };
+    let mut encoded: Vec<EncodedRow> = rows.iter().map(encode).collect();
+    encoded.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    Ok(encoded)
+}
+
+/// A change of the table's own record.
+pub(super) enum MetaChange {
+    Claim(Coverage),
+    FinishLoad(Coverage),
+    TrimTo(i64),
+}
+
+enum Write {
+    /// Rows; `durable` before the answer, or with the next commit that is.
+    Rows {
+        rows: Vec<EncodedRow>,
+        durable: bool,
+    },
+    Meta(MetaChange),
+    Remove(Vec<Vec<u8>>),
+    Erase {
+        key: KeyBytes,
+        up_to_us: i64,
+    },
+}
+
+struct Request {
+    write: Write,
+    reply: oneshot::Sender<Result<Merged, StoreError>>,
+}
+
+/// What the writer thread and the readers share.
+struct Core {
+    id: TableId,
+    path: PathBuf,
+    catalogue: Arc<Catalogue>,
+    // Before `db`, so that it is dropped first: a snapshot is a reading transaction.
+    published: RwLock<Arc<Snapshot>>,
+    db: Database,
+}
+
+struct Writer {
+    requests: mpsc::Sender<Request>,
+    thread: JoinHandle<()>,
+}
+
+pub(super) struct Table {
+    core: Arc<Core>,
+    /// Started by the first write, because most tables of a server that only reads never have one.
+    writer: Mutex<Option<Writer>>,
+    pub(super) load: Mutex<LoadBuffer>,
+}
+
+impl Table {
+    /// Makes the file of a new table. Durable when it returns, except for the file's name in its folder.
+    pub(super) fn create(
+        id: TableId,
+        path: &Path,
+        cache_bytes: usize,
+        catalogue: Arc<Catalogue>,
+    ) -> Result<Self, StoreError> {
+        let create = || -> Result<Database, redb::Error> {
+            let db = Database::builder().set_cache_size(cache_bytes).create(path)?;
+            let txn = db.begin_write()?;
+            txn.open_table(ROWS)?;
+            let meta = Meta { state: LoadState::Loading, claims: Coverage::default(), trimmed_to_us: None };
+            write_meta(&txn, &meta)?;
+            txn.commit()?;
+            Ok(db)
+        };
+        let db = create().map_err(|error| failed("creating", path, error))?;
+        Self::with_database(id, path, db, catalogue)
+    }
+
+    /// Opens a table that is there. After a crash this takes time in proportion to the file, since the last commit is
+    /// checked.
+    pub(super) fn open(
+        id: TableId,
+        path: &Path,
+        cache_bytes: usize,
+        catalogue: Arc<Catalogue>,
+    ) -> Result<Self, StoreError> {
+        let db = Database::builder()
+            .set_cache_size(cache_bytes)
+            .open(path)
+            .map_err(|error| failed("opening", path, error))?;
+        Self::with_database(id, path, db, catalogue)
+    }
+
+    fn with_database(id: TableId, path: &Path, db: Database, catalogue: Arc<Catalogue>) -> Result<Self, StoreError> {
+        let snapshot = Snapshot::take(&db).map_err(|error| failed("reading", path, error))?;
+        let published = RwLock::new(Arc::new(snapshot));
+        let core = Arc::new(Core { id, path: path.to_owned(), catalogue, published, db });
+        Ok(Self { core, writer: Mutex::default(), load: Mutex::new(LoadBuffer::new(path)) })
+    }
+
+    pub(super) fn id(&self) -> TableId {
+        self.core.id
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.core.path
+    }
+
+    pub(super) async fn merge(&self, rows: Vec<EncodedRow>) -> Result<Merged, StoreError> {
+        self.write(Write::Rows { rows, durable: true }).await
+    }
+
+    pub(super) async fn change(&self, change: MetaChange) -> Result<(), StoreError> {
+        self.write(Write::Meta(change)).await.map(|_| ())
+    }
+
+    pub(super) async fn erase(&self, key: KeyBytes, up_to_us: i64) -> Result<u64, StoreError> {
+        Ok(self.write(Write::Erase { key, up_to_us }).await?.erased)
+    }
+
+    /// Rows of a load, from a thread that may block; durable with the next commit that is.
+    pub(super) fn load_blocking(&self, rows: Vec<EncodedRow>) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request { write: Write::Rows { rows, durable: false }, reply };
+        self.requests()?.blocking_send(request).map_err(|_| StoreError::Closed)?;
+        answer.blocking_recv().map_err(|_| StoreError::Closed)?.map(|_| ())
+    }
+
+    async fn write(&self, write: Write) -> Result<Merged, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests()?.send(Request { write, reply }).await.map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    fn requests(&self) -> Result<mpsc::Sender<Request>, StoreError> {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(writer) = writer.as_ref() {
+            return Ok(writer.requests.clone());
+        }
+        let (requests, queue) = mpsc::channel(QUEUED_WRITES_MAX);
+        let core = Arc::clone(&self.core);
+        let thread = thread::Builder::new()
+            .name("eadem-online".to_owned())
+            .spawn(move || write_until_closed(&core, queue))
+            .map_err(|error| StoreError::failed("starting the writer of an online table", error))?;
+        *writer = Some(Writer { requests: requests.clone(), thread });
+        Ok(requests)
+    }
+
+    pub(super) fn read(&self, reads: &[PointRead<'_>]) -> Result<Vec<Answer>, StoreError> {
+        let snapshot = self.core.snapshot();
+        if snapshot.state == LoadState::Loading {
+            return Err(StoreError::StillLoading(self.core.id));
+        }
+        let erasures = self.core.catalogue.erasures_of(self.core.id.view);
+        let mut range = KeyRange::default();
+        let mut answers = Vec::with_capacity(reads.len());
+        for read in reads {
+            let winner = self.core.winner(&snapshot, read, erasures, &mut range)?;
+            answers.push(Answer { winner, proved: snapshot.coverage.proves(read.at) });
+        }
+        Ok(answers)
+    }
+
+    /// A page of rows; blocks on the disk for as long as a page takes.
+    pub(super) fn scan(&self, cursor: Option<&ScanCursor>, page_bytes_max: usize) -> Result<ScanPage, StoreError> {
+        self.core.scan(cursor, page_bytes_max)
+    }
+
+    pub(super) fn status(&self) -> Result<TableStatus, StoreError> {
+        let snapshot = self.core.snapshot();
+        let path = &self.core.path;
+        let rows = snapshot.rows.len().map_err(|error| failed("reading", path, redb::Error::from(error)))?;
+        let bytes = std::fs::metadata(path).map_err(|error| failed("reading", path, error))?.len();
+        Ok(TableStatus { table: self.core.id, state: snapshot.state, coverage: snapshot.coverage.clone(), rows, bytes })
+    }
+
+    /// Raises `complete_since` first, so that no read is proved by rows that are about to go; then removes, step by step,
+    /// so that writers get their turn in between.
+    ///
+    /// What a step decides stays right whatever arrives meanwhile: a row is beaten by one that is there, and the one that
+    /// beats it goes only if itself beaten, erased or too old, and then the beaten row's event time is covered as well.
+    pub(super) async fn trim(self: &Arc<Self>, trim: Trim) -> Result<u64, StoreError> {
+        self.change(MetaChange::TrimTo(trim.complete_since_us)).await?;
+        let mut removed = 0;
+        let mut after = None;
+        loop {
+            let table = Arc::clone(self);
+            let look = move || table.core.trim_step(trim, after);
+            let (losers, next) = run_blocking(look).await?;
+            if !losers.is_empty() {
+                removed += self.write(Write::Remove(losers)).await?.erased;
+            }
+            match next {
+                Some(next) => after = Some(next),
+                None => return Ok(removed),
+            }
+        }
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Writer { requests, thread }) = writer else { return };
+        // Closes the queue; the writer finishes what is in it and leaves the file closed in good order.
+        drop(requests);
+        if thread.join().is_err() {
+            tracing::error!(table = %self.core.id, "the writer of an online table panicked");
+        }
+    }
+}
+
+/// Runs what blocks on the disk where it may.
+pub(super) async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(stopped) => Err(StoreError::failed("working on the online store", stopped)),
+    }
+}
+
+/// The bounds of one lookup; kept between lookups for their memory.
+#[derive(Default)]
+struct KeyRange {
+    first: Vec<u8>,
+    last: Vec<u8>,
+}
+
+impl Core {
+    fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.published.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn reading_failed(&self, error: impl Into<redb::Error>) -> StoreError {
+        failed("reading", &self.path, error.into())
+    }
+
+    fn damaged(&self, what: &str) -> StoreError {
+        StoreError::NotAStore { path: self.path.clone(), what: format!("{what}; load a new epoch of the view") }
+    }
+
+    /// Walks from the newest row with event time ≤ T towards older ones, past those not known by K.
+    fn winner(
+        &self,
+        snapshot: &Snapshot,
+        read: &PointRead<'_>,
+        erasures: Option<ViewErasures<'_>>,
+        range: &mut KeyRange,
+    ) -> Result<Option<Winner>, StoreError> {
+        keys::put_newest_at(&mut range.first, read.key, read.at.at_us);
+        keys::put_oldest(&mut range.last, read.key);
+        let bounds = range.first.as_slice()..=range.last.as_slice();
+        let candidates = snapshot.rows.range::<&[u8]>(bounds).map_err(|error| self.reading_failed(error))?;
+        for entry in candidates {
+            let (row_key, body) = entry.map_err(|error| self.reading_failed(error))?;
+            let (_, order) =
+                keys::parse_row_key(row_key.value()).ok_or_else(|| self.damaged("a row's key is damaged"))?;
+            if !is_candidate(&order, read.at) {
+                continue;
+            }
+            let erased_up_to_us = match erasures {
+                Some(erasures) => erasures.up_to_us(read.key.as_slice())?,
+                None => None,
+            };
+            if erased(order.event_time_us, erased_up_to_us) {
+                return Ok(None);
+            }
+            let body = RowBody::decode(body.value()).ok_or_else(|| self.damaged("a row is damaged"))?;
+            return Ok(Some(Winner { order, body }));
+        }
+        Ok(None)
+    }
+
+    fn scan(&self, cursor: Option<&ScanCursor>, page_bytes_max: usize) -> Result<ScanPage, StoreError> {
+        let snapshot = self.snapshot();
+        let mut erasures = ErasuresByEntity::new(self.catalogue.erasures_of(self.id.view));
+        let mut page = ScanPage { rows: Vec::new(), next: None };
+        let mut page_bytes = 0;
+        for entry in
+            rows_after(&snapshot.rows, cursor.map(|cursor| &cursor.0[..])).map_err(|e| self.reading_failed(e))?
+        {
+            let (row_key, body) = entry.map_err(|error| self.reading_failed(error))?;
+            if page_bytes >= page_bytes_max.max(1) {
+                let last = page.rows.last().map(|row: &Row| keys::row_key(&row.key, &row.order));
+                page.next = last.map(|key| ScanCursor(key.into()));
+                break;
+            }
+            let (key, order) =
+                keys::parse_row_key(row_key.value()).ok_or_else(|| self.damaged("a row's key is damaged"))?;
+            if erased(order.event_time_us, erasures.up_to_us(key)?) {
+                continue;
+            }
+            page_bytes += row_key.value().len() + body.value().len();
+            let body = RowBody::decode(body.value()).ok_or_else(|| self.damaged("a row is damaged"))?;
+            page.rows.push(Row { key: KeyBytes::new(key.to_vec()), order, body });
+        }
+        Ok(page)
+    }
+
+    /// The keys of rows to remove among the next entities, and where to go on.
+    fn trim_step(&self, trim: Trim, after: Option<Vec<u8>>) -> Result<(Vec<Vec<u8>>, Option<Vec<u8>>), StoreError> {
+        let snapshot = self.snapshot();
+        let mut erasures = ErasuresByEntity::new(self.catalogue.erasures_of(self.id.view));
+        let mut losers = Vec::new();
+        let mut entity: Vec<u8> = Vec::new();
+        let mut orders: Vec<RowOrder> = Vec::new();
+        let mut rows_seen = 0;
+        let mut end_of_step = None;
+        let mut last_key = Vec::new();
+        let mut judge = |entity: &[u8], orders: &mut Vec<RowOrder>| -> Result<(), StoreError> {
+            let erased_up_to_us = erasures.up_to_us(entity)?;
+            let wins = trim_mask(orders, trim.complete_since_us);
+            let entity = KeyBytes::new(entity.to_vec());
+            for (order, wins) in orders.drain(..).zip(wins) {
+                let too_old = trim.forget_up_to_us.is_some_and(|up_to_us| order.event_time_us <= up_to_us);
+                if !wins || too_old || erased(order.event_time_us, erased_up_to_us) {
+                    losers.push(keys::row_key(&entity, &order));
+                }
+            }
+            Ok(())
+        };
+        for entry in rows_after(&snapshot.rows, after.as_deref()).map_err(|error| self.reading_failed(error))? {
+            let (row_key, _) = entry.map_err(|error| self.reading_failed(error))?;
+            let (key, order) =
+                keys::parse_row_key(row_key.value()).ok_or_else(|| self.damaged("a row's key is damaged"))?;
+            if key != entity {
+                judge(&entity, &mut orders)?;
+                if rows_seen >= TRIM_STEP_ROWS {
+                    end_of_step = Some(last_key.clone());
+                    break;
+                }
+                entity = key.to_vec();
+            }
+            orders.push(order);
+            rows_seen += 1;
+            last_key.clear();
+            last_key.extend_from_slice(row_key.value());
+        }
+        judge(&entity, &mut orders)?;
+        Ok((losers, end_of_step))
+    }
+
+    /// Applies a group of writes as one transaction, and shows the result to readers.
+    fn commit(&self, writes: Vec<Write>) -> Result<Vec<Merged>, redb::Error> {
+        let durable = writes.iter().any(|write| !matches!(write, Write::Rows { durable: false, .. }));
+        let mut txn = self.db.begin_write()?;
+        if !durable {
+            txn.set_durability(Durability::None)?;
+        }
+        let mut outcomes = Vec::with_capacity(writes.len());
+        for write in writes {
+            outcomes.push(self.apply(&txn, write)?);
+        }
+        txn.commit()?;
+        let snapshot = Arc::new(Snapshot::take(&self.db)?);
+        *self.published.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
+        Ok(outcomes)
+    }
+
+    fn apply(&self, txn: &redb::WriteTransaction, write: Write) -> Result<Merged, redb::Error> {
+        match write {
+            Write::Rows { rows, .. } => self.insert(txn, rows),
+            Write::Meta(change) => apply_meta_change(txn, change).map(|()| Merged::default()),
+            Write::Remove(row_keys) => remove(txn, &row_keys),
+            Write::Erase { key, up_to_us } => erase(txn, &key, up_to_us),
+        }
+    }
+
+    fn insert(&self, txn: &redb::WriteTransaction, rows: Vec<EncodedRow>) -> Result<Merged, redb::Error> {
+        let mut erasures = ErasuresByEntity::new(self.catalogue.erasures_of(self.id.view));
+        let mut table = txn.open_table(ROWS)?;
+        let mut merged = Merged::default();
+        for EncodedRow { key, body } in rows {
+            if is_erased(&key, &mut erasures)? {
+                merged.erased += 1;
+                continue;
+            }
+            let stored_beats_it = {
+                let stored = table.insert(key.as_slice(), body.as_slice())?;
+                stored.map(|stored| stored.value().to_vec()).filter(|stored| beats(stored, &body))
+            };
+            if let Some(stored) = stored_beats_it {
+                table.insert(key.as_slice(), stored.as_slice())?;
+            }
+            merged.kept += 1;
+        }
+        Ok(merged)
+    }
+}
+
+/// Which of two bodies of one row stays; see [`RowBody::merge_order`].
+fn beats(stored: &[u8], arriving: &[u8]) -> bool {
+    if stored == arriving {
+        return false;
+    }
+    match (RowBody::decode(stored), RowBody::decode(arriving)) {
+        (Some(stored), Some(arriving)) => stored.merge_order(&arriving).is_gt(),
+        // A damaged body loses against a sound one.
+        (stored, _) => stored.is_some(),
+    }
+}
+
+fn is_erased(row_key: &[u8], erasures: &mut ErasuresByEntity<'_>) -> Result<bool, redb::Error> {
+    if erasures.view.is_none() {
+        return Ok(false);
+    }
+    let Some((key, order)) = keys::parse_row_key(row_key) else { return Ok(false) };
+    let up_to_us = erasures.up_to_us(key).map_err(|error| redb::Error::Io(std::io::Error::other(error)))?;
+    Ok(erased(order.event_time_us, up_to_us))
+}
+
+fn remove(txn: &redb::WriteTransaction, row_keys: &[Vec<u8>]) -> Result<Merged, redb::Error> {
+    let mut table = txn.open_table(ROWS)?;
+    let mut removed = Merged::default();
+    for key in row_keys {
+        if table.remove(key.as_slice())?.is_some() {
+            removed.erased += 1;
+        }
+    }
+    Ok(removed)
+}
+
+fn erase(txn: &redb::WriteTransaction, key: &KeyBytes, up_to_us: i64) -> Result<Merged, redb::Error> {
+    let mut table = txn.open_table(ROWS)?;
+    let mut range = KeyRange::default();
+    keys::put_newest_at(&mut range.first, key, up_to_us);
+    keys::put_oldest(&mut range.last, key);
+    let bounds = range.first.as_slice()..=range.last.as_slice();
+    let mut removed = Merged::default();
+    for entry in table.extract_from_if::<&[u8], _>(bounds, |_, _| true)? {
+        entry?;
+        removed.erased += 1;
+    }
+    Ok(removed)
+}
+
+fn apply_meta_change(txn: &redb::WriteTransaction, change: MetaChange) -> Result<(), redb::Error> {
+    let mut meta = {
+        let table = txn.open_table(META)?;
+        let stored = table.get(META_KEY)?;
+        parse_meta(stored.as_ref().map(|stored| stored.value()))?
+    };
+    match change {
+        MetaChange::Claim(claim) => meta.claims.merge(&claim),
+        MetaChange::FinishLoad(claim) => {
+            meta.claims.merge(&claim);
+            meta.state = LoadState::Ready;
+        }
+        MetaChange::TrimTo(complete_since_us) => {
+            meta.trimmed_to_us = meta.trimmed_to_us.max(Some(complete_since_us));
+        }
+    }
+    write_meta(txn, &meta)
+}
+
+fn write_meta(txn: &redb::WriteTransaction, meta: &Meta) -> Result<(), redb::Error> {
+    let text = serde_json::to_vec(meta).map_err(|error| redb::Error::Io(error.into()))?;
+    txn.open_table(META)?.insert(META_KEY, text.as_slice())?;
+    Ok(())
+}
+
+fn parse_meta(stored: Option<&[u8]>) -> Result<Meta, redb::Error> {
+    let text = stored.ok_or_else(|| redb::Error::Corrupted("the table's own record is missing".to_owned()))?;
+    serde_json::from_slice(text)
+        .map_err(|error| redb::Error::Corrupted(format!("the table's own record is unreadable: {error}")))
+}
+
+impl Snapshot {
+    fn take(db: &Database) -> Result<Self, redb::Error> {
+        let txn = db.begin_read()?;
+        let meta = txn.open_table(META)?;
+        let Meta { state, claims, trimmed_to_us } = parse_meta(meta.get(META_KEY)?.as_ref().map(|m| m.value()))?;
+        Ok(Self { rows: txn.open_table(ROWS)?, state, coverage: claims.after_trim(trimmed_to_us) })
+    }
+}
+
+type RowRange = redb::Range<'static, &'static [u8], &'static [u8]>;
+
+fn rows_after(rows: &RowsSnapshot, after: Option<&[u8]>) -> Result<RowRange, redb::StorageError> {
+    use std::ops::Bound::{Excluded, Unbounded};
+    match after {
+        Some(after) => rows.range::<&[u8]>((Excluded(after), Unbounded)),
+        None => rows.range::<&[u8]>(..),
+    }
+}
+
+/// Erasures of the entity at hand, looked up once for all its rows.
+struct ErasuresByEntity<'a> {
+    view: Option<ViewErasures<'a>>,
+    entity: Vec<u8>,
+    up_to_us: Option<i64>,
+    looked_up: bool,
+}
+
+impl<'a> ErasuresByEntity<'a> {
+    fn new(view: Option<ViewErasures<'a>>) -> Self {
+        Self { view, entity: Vec::new(), up_to_us: None, looked_up: false }
+    }
+
+    fn up_to_us(&mut self, entity: &[u8]) -> Result<Option<i64>, StoreError> {
+        let Some(view) = self.view else { return Ok(None) };
+        if !self.looked_up || self.entity != entity {
+            self.up_to_us = view.up_to_us(entity)?;
+            self.entity = entity.to_vec();
+            self.looked_up = true;
+        }
+        Ok(self.up_to_us)
+    }
+}
+
+/// The writer thread: takes what waits, commits it as one, answers.
+fn write_until_closed(core: &Core, mut queue: mpsc::Receiver<Request>) {
+    while let Some(first) = queue.blocking_recv() {
+        let mut group = vec![first];
+        let mut group_bytes = group[0].write.bytes();
+        while group_bytes < GROUP_BYTES_MAX
+            && group.len() < QUEUED_WRITES_MAX
+            && let Ok(next) = queue.try_recv()
+        {
+            group_bytes += next.write.bytes();
+            group.push(next);
+        }
+        let (writes, replies): (Vec<Write>, Vec<_>) =
+            group.into_iter().map(|request| (request.write, request.reply)).unzip();
+        // Whoever asked may have gone meanwhile; its write stands all the same.
+        match core.commit(writes) {
+            Ok(outcomes) => {
+                replies.into_iter().zip(outcomes).for_each(|(reply, outcome)| drop(reply.send(Ok(outcome))))
+            }
+            Err(error) => {
+                let error = failed("writing", &core.path, error);
+                replies.into_iter().for_each(|reply| drop(reply.send(Err(error.clone()))));
+            }
+        }
+    }
+}
+
+impl Write {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Rows { rows, .. } => rows.iter().map(EncodedRow::bytes).sum(),
+            Self::Remove(row_keys) => row_keys.iter().map(Vec::len).sum(),
+            Self::Meta(_) | Self::Erase { .. } => 0,
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The online store: rows by entity, read as of a time.
+//!
+//! [`OnlineStore`] is what the server, the materializer and the stream worker see. A store keeps rows as bytes with their
+//! [`RowOrder`](eadem_semantics::RowOrder); what the bytes mean, how long a row may be served and which epoch is current
+//! is other crates' business. [`EmbeddedStore`] is the default, in one directory and without a server; [`MemoryStore`]
+//! forgets everything. Every store passes the one suite in [`conformance`].
+
+mod embedded;
+mod error;
+mod memory;
+mod row;
+mod store;
+
+pub use embedded::{EmbeddedOptions, EmbeddedStore, LockInfo};
+pub use error::StoreError;
+pub use memory::MemoryStore;
+pub use row::{KEY_BYTES_MAX, KeyBytes, Origin, Row, RowBody, VALUE_BYTES_MAX};
+pub use store::{
+    Answer, Coverage, LoadState, Merged, OnlineStore, PointRead, Retention, ScanCursor, ScanPage, TableId, TableStatus,
+    Trim, Winner, scan_all,
+};
