@@ -89,9 +89,7 @@ pub fn build_components(crate_dirs: &[&Path], options: &BuildOptions) -> Result<
             metadata: &metadata,
         };
         let out_dir = options.out_dir.clone().unwrap_or_else(|| metadata.target_directory.join("components"));
-        let mut modules = wanted_modules(cargo::build(&job)?, &packages);
-        modules.sort_by_key(|(order, _)| *order);
-        for (_, module) in modules {
+        for module in in_order(cargo::build(&job)?, &packages) {
             built.push(write_component(&module, &out_dir, &toolchain)?);
         }
     }
@@ -171,15 +169,18 @@ fn flags(toolchain: &GuestToolchain, metadata: &Metadata, options: &BuildOptions
     flags
 }
 
-/// The modules of the packages asked for, each with its place: package order, then libraries before examples.
-fn wanted_modules(modules: Vec<CoreModule>, packages: &[&Package]) -> Vec<(usize, CoreModule)> {
+/// The modules of the packages asked for, in the order of the packages; of each the library first, then its examples.
+fn in_order(modules: Vec<CoreModule>, packages: &[&Package]) -> Vec<CoreModule> {
     let place: BTreeMap<&Path, usize> =
         packages.iter().enumerate().map(|(place, package)| (package.manifest_path.as_path(), place)).collect();
-    let with_place = modules.into_iter().filter_map(|module| {
-        let place = *place.get(module.manifest_path.as_path())?;
-        Some((place, module))
+    let mut wanted: Vec<(usize, CoreModule)> = modules
+        .into_iter()
+        .filter_map(|module| Some((*place.get(module.manifest_path.as_path())?, module)))
+        .collect();
+    wanted.sort_by(|(a_place, a), (b_place, b)| {
+        (a_place, a.is_example, &a.name).cmp(&(b_place, b.is_example, &b.name))
     });
-    with_place.collect()
+    wanted.into_iter().map(|(_, module)| module).collect()
 }
 
 fn write_component(

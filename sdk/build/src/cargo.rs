@@ -64,6 +64,8 @@ pub(crate) struct CoreModule {
     /// Name of the library or example, in snake case.
     pub(crate) name: String,
     pub(crate) path: PathBuf,
+    /// One of a family, beside the crate's library or instead of it.
+    pub(crate) is_example: bool,
 }
 
 impl Package {
@@ -81,11 +83,15 @@ impl Package {
 
     /// True where examples of type cdylib stand for a family of components.
     pub(crate) fn has_component_examples(&self) -> bool {
-        self.cdylibs().any(|target| target.kind.iter().any(|kind| kind == "example"))
+        self.cdylibs().any(Target::is_example)
     }
 }
 
 impl Target {
+    fn is_example(&self) -> bool {
+        self.kind.iter().any(|kind| kind == "example")
+    }
+
     fn is_cdylib(&self) -> bool {
         self.crate_types.iter().any(|crate_type| crate_type == "cdylib")
     }
@@ -201,5 +207,10 @@ fn core_module(message: Message) -> Option<CoreModule> {
     let target = message.target.filter(|target| message.reason == "compiler-artifact" && target.is_cdylib())?;
     let is_wasm = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "wasm");
     let path = message.filenames.into_iter().find(is_wasm)?;
-    Some(CoreModule { manifest_path: message.manifest_path, name: target.name.replace('-', "_"), path })
+    Some(CoreModule {
+        manifest_path: message.manifest_path,
+        name: target.name.replace('-', "_"),
+        path,
+        is_example: target.is_example(),
+    })
 }

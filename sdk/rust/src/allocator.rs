@@ -84,13 +84,10 @@ impl Heap {
         let missing = wanted_end - self.end;
         let in_advance = (self.end / 4).min(GROWTH_BYTES_MAX);
         let pages = |bytes: usize| bytes.div_ceil(PAGE_BYTES);
-        let added = match wasm32::memory_grow(0, pages(missing.max(in_advance))) {
-            usize::MAX => match wasm32::memory_grow(0, pages(missing)) {
-                usize::MAX => return false,
-                _ => pages(missing),
-            },
-            _ => pages(missing.max(in_advance)),
-        };
+        let added = pages(missing.max(in_advance));
+        if wasm32::memory_grow(0, added) == usize::MAX {
+            return false;
+        }
         self.end += added * PAGE_BYTES;
         true
     }

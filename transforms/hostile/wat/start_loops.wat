@@ -1,0 +1,8 @@
+;; A component whose start function never ends: it hangs before its first call.
+(module
+  (memory (export "memory") 1)
+  (func $never_ends (loop $again (br $again)))
+  (start $never_ends)
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) unreachable)
+  (func (export "eadem:transform/transform@0.1.0#describe") (result i32) i32.const 1024)
+  (func (export "eadem:transform/transform@0.1.0#apply") (param i32 i32 i32) (result i32) unreachable))
