@@ -55,6 +55,10 @@ impl Lifetime {
 
     /// The earliest event time that a read at `at_us` can still tell from none; for pruning files.
     pub fn oldest_readable_us(&self, at_us: i64) -> i64 {
-        self.readable_for_us().map_or(i64::MIN, |readable_us| at_us.saturating_sub(readable_us).saturating_add(1))
+        let Some(ttl_us) = self.ttl_us else { return i64::MIN };
+        let readable_us = i128::from(ttl_us) + i128::from(self.horizon_us.unwrap_or(ttl_us));
+        let oldest_us = i128::from(at_us) - readable_us + 1;
+        // Above i64's range only for a lifetime of nothing, whose rows no read can tell from none: then all may be pruned.
+        i64::try_from(oldest_us).unwrap_or(if oldest_us < 0 { i64::MIN } else { i64::MAX })
     }
 }

@@ -13,7 +13,8 @@ use proptest::sample::select;
 /// 2,000 cases, or 50,000 with `EADEM_SOAK=1`. proptest prints and keeps the seed of a case that fails.
 pub(crate) fn cases() -> ProptestConfig {
     let soak = std::env::var("EADEM_SOAK").is_ok_and(|value| value == "1");
-    ProptestConfig { cases: if soak { 50_000 } else { 2_000 }, ..ProptestConfig::default() }
+    let cases = if soak { 50_000 } else { 2_000 };
+    ProptestConfig { cases, max_global_rejects: cases, ..ProptestConfig::default() }
 }
 
 pub(crate) const ALL_TYPES: [DataType; 13] = [
