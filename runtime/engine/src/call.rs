@@ -100,11 +100,6 @@ impl Linked {
         }
     }
 
-    /// Asks a fresh instance what it is.
-    pub(crate) fn describe(&self, config: &EngineConfig, deadline: Duration) -> Result<DescribedResult, CallError> {
-        self.instantiate(config, deadline)?.describe(self, config)
-    }
-
     /// Applies a fresh instance to one batch.
     pub(crate) fn apply(
         &self,
@@ -120,7 +115,8 @@ impl Linked {
 impl Live {
     pub(crate) fn describe(&mut self, linked: &Linked, config: &EngineConfig) -> Result<DescribedResult, CallError> {
         let typed: wasmtime::Result<DescribeFunc> = self.instance.get_typed_func(&mut self.store, &linked.describe);
-        let called = typed.and_then(|describe| describe.call(&mut self.store, ()));
+        let describe = typed.map_err(other_world)?;
+        let called = describe.call(&mut self.store, ());
         called.map(|(description,)| description).map_err(|error| self.explain(error, config))
     }
 
@@ -131,8 +127,8 @@ impl Live {
         rows: u32,
         columns: &[ColumnParam<'_>],
     ) -> Result<Output, CallError> {
-        let typed = self.apply_func(linked);
-        let called = typed.and_then(|apply| apply.call(&mut self.store, (rows, columns)));
+        let apply = self.apply_func(linked).map_err(other_world)?;
+        let called = apply.call(&mut self.store, (rows, columns));
         match called {
             Ok((Ok(output),)) => Ok(output),
             Ok((Err(message),)) => {
@@ -170,6 +166,10 @@ impl Live {
         // export belongs to the component, not to its instances. The check costs more than the rest of a small call.
         Ok(unsafe { ApplyFunc::new_unchecked(apply) })
     }
+}
+
+fn other_world(error: wasmtime::Error) -> CallError {
+    Fault::Contract(format!("{error:#}")).into()
 }
 
 /// Ends the store's calls after `deadline`.

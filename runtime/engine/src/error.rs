@@ -16,6 +16,8 @@ pub enum Fault {
     Breach(Breach),
     /// It answered `err`.
     Declined(String),
+    /// Its exports have other types than the contract's.
+    Contract(String),
     /// It did not answer in time. Never a verdict on a row: wall time decides no data.
     Deadline {
         /// The deadline that passed.
@@ -68,6 +70,7 @@ impl fmt::Display for Fault {
             Self::Trap(trap) => trap.fmt(f),
             Self::Breach(breach) => write!(f, "the component breaks the contract: {breach}"),
             Self::Declined(message) => write!(f, "the component failed the call: {message}"),
+            Self::Contract(what) => write!(f, "the component is of another world: {what}"),
             Self::Deadline { after_ms } => write!(f, "no answer within {after_ms} ms"),
         }
     }
@@ -103,7 +106,7 @@ impl fmt::Display for Trap {
 }
 
 impl Fault {
-    /// A short stable word: `memory`, `table`, `output`, `stack`, `trap`, `breach`, `declined`, `deadline`.
+    /// A short stable word: `memory`, `table`, `output`, `stack`, `trap`, `breach`, `declined`, `contract`, `deadline`.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Limit(LimitHit::Memory { .. }) => "memory",
@@ -113,6 +116,7 @@ impl Fault {
             Self::Trap(_) => "trap",
             Self::Breach(_) => "breach",
             Self::Declined(_) => "declined",
+            Self::Contract(_) => "contract",
             Self::Deadline { .. } => "deadline",
         }
     }

@@ -8,7 +8,7 @@
 //! - **Row by row.** A call that fails is split until single rows fail, so that batching is never seen in a result.
 //! - **Contained.** Memory, stack, time and output are limited, and what comes out is hostile until it was checked.
 //!
-//! ```ignore
+//! ```no_run
 //! use eadem_engine::{CallClass, Engine, EngineConfig};
 //! # fn demo(wasm: Vec<u8>, columns: Vec<arrow_array::ArrayRef>) -> Result<(), Box<dyn std::error::Error>> {
 //! let engine = Engine::new(EngineConfig::with_artifacts_dir("data/artifacts"))?;
@@ -42,6 +42,7 @@ mod output;
 mod state;
 mod ticker;
 mod transform;
+mod upload;
 
 pub use compiler::CompileError;
 pub use config::{CompilerCommand, EngineConfig};
@@ -52,3 +53,6 @@ pub use error::{EngineError, Fault, LimitHit, Trap};
 pub use measure::Cost;
 pub use output::Breach;
 pub use transform::{Applied, CallClass, FailedRow, FailureKind, RowOutcomes, Transform};
+pub use upload::{
+    Accepted, CORPUS_VERSION, Evidence, Inspection, Law, Refusal, UploadOptions, Violation, generate_rows, inspect,
+};

@@ -37,6 +37,23 @@ pub enum CallClass {
     Batch,
 }
 
+/// As [`CallClass`], and the trials of an upload, where a missed deadline ends everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    Serving,
+    Batch,
+    Upload,
+}
+
+impl From<CallClass> for Class {
+    fn from(class: CallClass) -> Self {
+        match class {
+            CallClass::Serving => Self::Serving,
+            CallClass::Batch => Self::Batch,
+        }
+    }
+}
+
 /// What became of the rows passed to [`Transform::apply`].
 #[derive(Debug, Clone)]
 pub struct Applied {
@@ -104,7 +121,7 @@ impl From<&Fault> for FailureKind {
         match fault {
             Fault::Limit(_) => Self::Limit,
             Fault::Trap(_) => Self::Trap,
-            Fault::Breach(_) => Self::Breach,
+            Fault::Breach(_) | Fault::Contract(_) => Self::Breach,
             Fault::Declined(_) => Self::Declined,
             Fault::Deadline { .. } => Self::Deadline,
         }
@@ -117,6 +134,20 @@ impl std::fmt::Debug for Transform {
             .field("name", &self.0.description.name)
             .field("digest", &self.0.digest)
             .finish_non_exhaustive()
+    }
+}
+
+impl Applied {
+    /// One call's answer, with nulls where there is no result.
+    pub(crate) fn from_one_call(output: CheckedOutput) -> Self {
+        let (mut columns, dropped, failed) = output.into_parts();
+        if !dropped.is_empty() || !failed.is_empty() {
+            let without_result = dropped.iter().copied().chain(failed.iter().map(|(row, _)| *row));
+            columns = null_at(columns, without_result);
+        }
+        let kind = FailureKind::RowError;
+        let failed = failed.into_iter().map(|(row, message)| FailedRow { row, kind, message }).collect();
+        Self { columns, rows: RowOutcomes { dropped, failed } }
     }
 }
 
@@ -185,6 +216,14 @@ impl Transform {
     /// - [`EngineError::Deadline`]: in a batch, a row that never answers. Nothing was computed.
     /// - [`EngineError::Busy`]: all pooled instances are in use.
     pub fn apply(&self, rows: usize, columns: &[ArrayRef], class: CallClass) -> Result<Applied, EngineError> {
+        self.apply_as(rows, columns, class.into())
+    }
+
+    pub(crate) fn linked(&self) -> &Linked {
+        &self.0.linked
+    }
+
+    pub(crate) fn apply_as(&self, rows: usize, columns: &[ArrayRef], class: Class) -> Result<Applied, EngineError> {
         let mut splitter = Splitter::new(&self.0, class, rows)?;
         let rows_per_call = (self.0.engine.config().call_rows_max as usize).max(1);
         if rows <= rows_per_call {
@@ -218,7 +257,7 @@ fn slice(columns: &[ArrayRef], first_row: usize, rows: usize) -> Vec<ArrayRef> {
 struct Splitter<'a> {
     transform: &'a Inner,
     config: &'a EngineConfig,
-    class: CallClass,
+    class: Class,
     rows: usize,
     pieces: Vec<Vec<ArrayRef>>,
     outcomes: RowOutcomes,
@@ -227,7 +266,7 @@ struct Splitter<'a> {
 }
 
 impl<'a> Splitter<'a> {
-    fn new(transform: &'a Inner, class: CallClass, rows: usize) -> Result<Self, EngineError> {
+    fn new(transform: &'a Inner, class: Class, rows: usize) -> Result<Self, EngineError> {
         if u32::try_from(rows).is_err() {
             return Err(EngineError::Host(format!("{rows} rows are more than one call to apply can number")));
         }
@@ -252,6 +291,9 @@ impl<'a> Splitter<'a> {
                 Ok(())
             }
             Err(CallError::Engine(error)) => Err(error),
+            Err(CallError::Fault(Fault::Deadline { after_ms })) if self.class == Class::Upload => {
+                Err(self.never_answers(first_row, after_ms))
+            }
             Err(CallError::Fault(fault)) if rows == 1 => self.fail_single(&inputs, first_row, fault),
             Err(CallError::Fault(fault)) => {
                 self.note_deadline(&fault);
@@ -272,8 +314,9 @@ impl<'a> Splitter<'a> {
     /// The deadline of a first try with so many rows.
     fn deadline(&self, rows: usize) -> Duration {
         let (base_ms, per_row_us) = match self.class {
-            CallClass::Serving => (self.config.serving_deadline_base_ms, self.config.serving_deadline_per_row_us),
-            CallClass::Batch => (self.config.batch_deadline_base_ms, self.config.batch_deadline_per_row_us),
+            Class::Upload => (self.config.upload_deadline_ms, 0),
+            Class::Serving => (self.config.serving_deadline_base_ms, self.config.serving_deadline_per_row_us),
+            Class::Batch => (self.config.batch_deadline_base_ms, self.config.batch_deadline_per_row_us),
         };
         Duration::from_millis(base_ms) + Duration::from_micros(per_row_us.saturating_mul(rows as u64))
     }
@@ -281,7 +324,7 @@ impl<'a> Splitter<'a> {
     /// A single row failed. Only a deadline leaves something to try: in a batch, with more and more time.
     fn fail_single(&mut self, inputs: &Inputs<'_>, row: usize, fault: Fault) -> Result<(), EngineError> {
         let missed_deadline = matches!(fault, Fault::Deadline { .. });
-        if !missed_deadline || self.class == CallClass::Serving {
+        if !missed_deadline || self.class == Class::Serving {
             self.note_deadline(&fault);
             self.fail(row, 1, &fault);
             return Ok(());
@@ -303,16 +346,17 @@ impl<'a> Splitter<'a> {
                 }
             }
         }
-        Err(EngineError::Deadline {
-            transform: self.transform.description.name.clone(),
-            row: row as u32,
-            after_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
-        })
+        Err(self.never_answers(row, u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    fn never_answers(&self, row: usize, after_ms: u64) -> EngineError {
+        let transform = self.transform.description.name.clone();
+        EngineError::Deadline { transform, row: row as u32, after_ms }
     }
 
     fn note_deadline(&mut self, fault: &Fault) {
         let missed_deadline = matches!(fault, Fault::Deadline { .. });
-        if missed_deadline && self.class == CallClass::Serving && self.gives_up_at.is_none() {
+        if missed_deadline && self.class == Class::Serving && self.gives_up_at.is_none() {
             let in_all = Duration::from_millis(self.config.serving_deadline_total_ms);
             self.gives_up_at = Some(Instant::now() + in_all);
         }
@@ -325,20 +369,12 @@ impl<'a> Splitter<'a> {
     }
 
     fn keep(&mut self, output: CheckedOutput, first_row: usize) {
-        let (mut columns, dropped, failed) = output.into_parts();
-        if !dropped.is_empty() || !failed.is_empty() {
-            let without_result = dropped.iter().copied().chain(failed.iter().map(|(row, _)| *row));
-            columns = null_at(columns, without_result);
-        }
+        let applied = Applied::from_one_call(output);
         let number = |row: u32| first_row as u32 + row;
-        self.outcomes.dropped.extend(dropped.into_iter().map(number));
-        let failed = failed.into_iter().map(|(row, message)| FailedRow {
-            row: number(row),
-            kind: FailureKind::RowError,
-            message,
-        });
+        self.outcomes.dropped.extend(applied.rows.dropped.into_iter().map(number));
+        let failed = applied.rows.failed.into_iter().map(|failed| FailedRow { row: number(failed.row), ..failed });
         self.outcomes.failed.extend(failed);
-        self.pieces.push(columns);
+        self.pieces.push(applied.columns);
     }
 
     fn fail(&mut self, first_row: usize, rows: usize, fault: &Fault) {

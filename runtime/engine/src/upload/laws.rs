@@ -1,0 +1,430 @@
+//! The laws a transform must keep, checked on generated rows. "Accepted" means: no violation was found in them.
+
+use std::fmt;
+use std::time::Duration;
+
+use arrow_array::{Array, ArrayRef, UInt32Array};
+use eadem_values::{BatchEncoder, Description, Digest};
+
+use super::Refusal;
+use super::corpus::{Random, Rows};
+use crate::call::{CallError, Linked};
+use crate::engine::Engine;
+use crate::error::{EngineError, Fault};
+use crate::input::{Inputs, Nans};
+use crate::output::CheckedOutput;
+use crate::transform::{Applied, Class, FailureKind, Transform};
+
+/// What every transform must keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Law {
+    /// Every call ends.
+    Terminates,
+    /// Lengths, types, offsets, nulls and row lists are those of the contract and the description.
+    Contract,
+    /// A total transform has a result for every row.
+    Total,
+    /// A row's result does not depend on the rows that are computed with it, nor on how many they are.
+    RowByRow,
+    /// A row's result does not depend on its place.
+    Order,
+    /// The same call gives the same result.
+    Repeatable,
+    /// A call does not depend on an earlier one.
+    Memoryless,
+}
+
+impl Law {
+    /// A short stable word.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Terminates => "law_terminates",
+            Self::Contract => "law_contract",
+            Self::Total => "law_total",
+            Self::RowByRow => "law_row_by_row",
+            Self::Order => "law_order",
+            Self::Repeatable => "law_repeatable",
+            Self::Memoryless => "law_memoryless",
+        }
+    }
+
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::Terminates => "every call ends",
+            Self::Contract => "the answer is what the contract and the description say",
+            Self::Total => "a total transform has a result for every row",
+            Self::RowByRow => "a row's result does not depend on the rows computed with it",
+            Self::Order => "a row's result does not depend on its place among others",
+            Self::Repeatable => "the same call gives the same result",
+            Self::Memoryless => "a call does not depend on an earlier one",
+        }
+    }
+}
+
+/// A law was broken, and how to see it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which law.
+    pub law: Law,
+    /// Seed of the random rows.
+    pub seed: u64,
+    /// The first row where it shows, counted over the fixed corpus and the random rows.
+    pub row: Option<u32>,
+    /// What was seen.
+    pub what: String,
+    /// The inputs of that row.
+    pub inputs: String,
+}
+
+impl std::error::Error for Violation {}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "it breaks the law that {} ({}; seed {}", self.law.sentence(), self.law.code(), self.seed)?;
+        if let Some(row) = self.row {
+            write!(f, ", row {row}")?;
+        }
+        write!(f, "): {}", self.what)?;
+        if !self.inputs.is_empty() {
+            write!(f, "; inputs: {}", self.inputs)?;
+        }
+        Ok(())
+    }
+}
+
+/// A component on trial.
+pub(super) struct Subject {
+    pub(super) transform: Transform,
+}
+
+/// What the laws found out beside that they hold.
+pub(super) struct Finding {
+    pub(super) faulty_rows: u32,
+    pub(super) first_fault: Option<String>,
+    /// Generated rows that have a result: what cost is measured on.
+    pub(super) sound_rows: Vec<ArrayRef>,
+}
+
+impl Subject {
+    pub(super) fn new(
+        engine: &Engine,
+        digest: Digest,
+        description: &Description,
+        strict_nan: bool,
+        linked: Linked,
+    ) -> Self {
+        let transform = Transform::new(engine.clone(), digest, description.clone(), strict_nan, None, linked);
+        Self { transform }
+    }
+}
+
+/// What became of one row. Messages of traps are for people and may differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outcome {
+    Values(Vec<u8>),
+    Dropped,
+    RowError(String),
+    Failed(FailureKind),
+}
+
+/// Checks all laws, the telling ones first.
+pub(super) fn check(subject: &Subject, rows: &Rows) -> Result<Finding, Refusal> {
+    let trial = Trial { transform: &subject.transform, rows };
+    let (single, faults) = trial.row_by_row()?;
+    let all: Vec<u32> = (0..rows.count()).collect();
+    let whole = trial.outcomes(&all)?;
+    trial.compare(Law::RowByRow, &all, &single, &whole, "alone and with all others")?;
+    let again = trial.outcomes(&all)?;
+    trial.compare(Law::Repeatable, &all, &whole, &again, "in two calls")?;
+    trial.memoryless(&all, &whole)?;
+    trial.order(&single)?;
+    trial.splits(&single)?;
+    let sound: Vec<u32> =
+        all.iter().copied().filter(|row| matches!(single[*row as usize], Outcome::Values(_))).collect();
+    if sound.is_empty()
+        && let Some((row, message)) = faults.first()
+    {
+        // A partial transform may fail rows, but not by trapping on all of them.
+        return Err(trial
+            .violation(Law::Total, Some(*row), format!("no generated row has a result: {message}"))
+            .into());
+    }
+    Ok(Finding {
+        faulty_rows: u32::try_from(faults.len()).unwrap_or(u32::MAX),
+        first_fault: faults.first().map(|(row, message)| format!("row {row}: {message}")),
+        sound_rows: trial.take(&sound),
+    })
+}
+
+struct Trial<'a> {
+    transform: &'a Transform,
+    rows: &'a Rows,
+}
+
+impl Trial<'_> {
+    fn violation(&self, law: Law, row: Option<u32>, what: String) -> Violation {
+        let inputs = row.map_or(String::new(), |row| self.inputs(row));
+        Violation { law, seed: self.rows.seed, row, what, inputs }
+    }
+
+    /// The inputs of one row, as an author would write them down.
+    fn inputs(&self, row: u32) -> String {
+        const TEXT_BYTES_MAX: usize = 400;
+        let fields = &self.transform.description().inputs;
+        let values = fields.iter().zip(&self.rows.columns).map(|(field, column)| {
+            let value = eadem_values::value_at(column, row as usize);
+            let value = value.map_or_else(|error| error.to_string(), |value| format!("{value:?}"));
+            format!("{} = {}", field.name, crate::state::cut_to(&value, TEXT_BYTES_MAX))
+        });
+        values.collect::<Vec<_>>().join(", ")
+    }
+
+    fn take(&self, rows: &[u32]) -> Vec<ArrayRef> {
+        let indices = UInt32Array::from(rows.to_vec());
+        let columns =
+            self.rows.columns.iter().map(|column| {
+                arrow_select::take::take(column, &indices, None).unwrap_or_else(|_| ArrayRef::clone(column))
+            });
+        columns.collect()
+    }
+
+    fn apply(&self, rows: &[u32]) -> Result<Applied, Refusal> {
+        let in_row_order = rows.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+        let columns = match rows.first() {
+            Some(first) if in_row_order => {
+                self.rows.columns.iter().map(|column| column.slice(*first as usize, rows.len())).collect()
+            }
+            _ => self.take(rows),
+        };
+        match self.transform.apply_as(rows.len(), &columns, Class::Upload) {
+            Ok(applied) => Ok(applied),
+            Err(EngineError::Deadline { row, after_ms, .. }) => {
+                let row = rows.get(row as usize).copied();
+                let what = format!("no answer to a call with {} rows within {after_ms} ms", rows.len());
+                Err(self.violation(Law::Terminates, row, what).into())
+            }
+            Err(error) => Err(Refusal::Engine(error)),
+        }
+    }
+
+    fn outcomes(&self, rows: &[u32]) -> Result<Vec<Outcome>, Refusal> {
+        outcomes_of(&self.apply(rows)?, rows.len()).map_err(Refusal::Engine)
+    }
+
+    /// The meaning of the transform: its result on each row alone. Also the rows that failed as none may.
+    fn row_by_row(&self) -> Result<(Vec<Outcome>, Vec<(u32, String)>), Refusal> {
+        let mut outcomes = Vec::new();
+        let mut faults = Vec::new();
+        for row in 0..self.rows.count() {
+            let applied = self.apply(&[row])?;
+            if let Some(failed) = applied.rows.failed.first()
+                && failed.kind != FailureKind::RowError
+            {
+                self.judge(row, failed.kind, &failed.message)?;
+                faults.push((row, failed.message.clone()));
+            }
+            outcomes.extend(outcomes_of(&applied, 1).map_err(Refusal::Engine)?);
+        }
+        Ok((outcomes, faults))
+    }
+
+    /// No transform may break the contract, and a total one may not trap.
+    fn judge(&self, row: u32, kind: FailureKind, message: &str) -> Result<(), Violation> {
+        if kind == FailureKind::Breach {
+            return Err(self.violation(Law::Contract, Some(row), message.to_owned()));
+        }
+        if self.transform.description().total {
+            return Err(self.violation(Law::Total, Some(row), message.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn compare(
+        &self,
+        law: Law,
+        rows: &[u32],
+        expected: &[Outcome],
+        found: &[Outcome],
+        between: &str,
+    ) -> Result<(), Violation> {
+        let differing = expected.iter().zip(found).position(|(expected, found)| expected != found);
+        let Some(at) = differing else {
+            return Ok(());
+        };
+        let what = format!("{between} it is {} and {}", self.text(&expected[at]), self.text(&found[at]));
+        Err(self.violation(law, rows.get(at).copied(), what))
+    }
+
+    fn text(&self, outcome: &Outcome) -> String {
+        match outcome {
+            Outcome::Dropped => "dropped".to_owned(),
+            Outcome::RowError(message) => format!("the error `{message}`"),
+            Outcome::Failed(kind) => format!("a failure ({})", kind.as_str()),
+            Outcome::Values(encoded) => {
+                let types: Vec<_> = self.transform.description().outputs.iter().map(|field| field.data_type).collect();
+                let values = eadem_values::decode_row(&types, encoded);
+                values.map_or_else(
+                    |error| error.to_string(),
+                    |values| crate::state::cut_to(&format!("{values:?}"), 400).to_owned(),
+                )
+            }
+        }
+    }
+
+    /// Calls one instance twice, which production never does, and looks whether the first call is seen in the second.
+    fn memoryless(&self, rows: &[u32], whole: &[Outcome]) -> Result<(), Refusal> {
+        let Some(second) = self.second_call(&self.take(rows))? else {
+            // The batch as a whole fails; what it would remember cannot be seen.
+            return Ok(());
+        };
+        self.compare(Law::Memoryless, rows, whole, &second, "in a first and a second call of one instance")?;
+        Ok(())
+    }
+
+    fn second_call(&self, columns: &[ArrayRef]) -> Result<Option<Vec<Outcome>>, Refusal> {
+        let config = self.transform.engine().config();
+        let description = self.transform.description();
+        let rows = self.rows.count() as usize;
+        let inputs = Inputs::new(&description.inputs, rows, columns, Nans::Canonical)?;
+        let linked = self.transform.linked();
+        let deadline = Duration::from_millis(config.upload_deadline_ms);
+        let called = linked.instantiate(config, deadline).and_then(|mut instance| {
+            instance.apply(linked, config, self.rows.count(), &inputs.params())?;
+            instance.apply(linked, config, self.rows.count(), &inputs.params())
+        });
+        match called {
+            Ok(output) => {
+                let checked = CheckedOutput::check(output, rows, description, config);
+                let checked = checked.map_err(|breach| {
+                    self.violation(Law::Memoryless, None, format!("a second call of one instance: {breach}"))
+                })?;
+                let applied = Applied::from_one_call(checked);
+                Ok(Some(outcomes_of(&applied, rows)?))
+            }
+            Err(CallError::Fault(_)) => Ok(None),
+            Err(CallError::Engine(error)) => Err(Refusal::Engine(error)),
+        }
+    }
+
+    fn order(&self, single: &[Outcome]) -> Result<(), Refusal> {
+        let mut random = Random::new(self.rows.seed ^ 0x6f72_6465_7221);
+        let mut shuffled: Vec<u32> = (0..self.rows.count()).collect();
+        for last in (1..shuffled.len()).rev() {
+            shuffled.swap(last, random.below(last as u64 + 1) as usize);
+        }
+        self.expect(Law::Order, &shuffled, single, "alone and in a shuffled batch")
+    }
+
+    /// Cuts the rows at random places.
+    fn splits(&self, single: &[Outcome]) -> Result<(), Refusal> {
+        const SPLITS: usize = 8;
+        let mut random = Random::new(self.rows.seed ^ 0x0073_706c_6974);
+        for _ in 0..SPLITS {
+            let cut = random.below(u64::from(self.rows.count()) + 1) as u32;
+            let before: Vec<u32> = (0..cut).collect();
+            let after: Vec<u32> = (cut..self.rows.count()).collect();
+            self.expect(Law::RowByRow, &before, single, "alone and in a part of the batch")?;
+            self.expect(Law::RowByRow, &after, single, "alone and in a part of the batch")?;
+        }
+        Ok(())
+    }
+
+    fn expect(&self, law: Law, rows: &[u32], single: &[Outcome], between: &str) -> Result<(), Refusal> {
+        let expected: Vec<Outcome> = rows.iter().map(|row| single[*row as usize].clone()).collect();
+        let found = self.outcomes(rows)?;
+        self.compare(law, rows, &expected, &found, between)?;
+        Ok(())
+    }
+}
+
+fn outcomes_of(applied: &Applied, rows: usize) -> Result<Vec<Outcome>, EngineError> {
+    let encoder = BatchEncoder::try_new(&applied.columns).map_err(|error| EngineError::Host(error.to_string()))?;
+    let values = (0..rows).map(|row| {
+        let mut encoded = Vec::new();
+        encoder.encode_row(row, &mut encoded);
+        Outcome::Values(encoded)
+    });
+    let mut outcomes: Vec<Outcome> = values.collect();
+    for row in &applied.rows.dropped {
+        outcomes[*row as usize] = Outcome::Dropped;
+    }
+    for failed in &applied.rows.failed {
+        outcomes[failed.row as usize] = match failed.kind {
+            FailureKind::RowError => Outcome::RowError(failed.message.clone()),
+            kind => Outcome::Failed(kind),
+        };
+    }
+    Ok(outcomes)
+}
+
+/// The NaN law: whether outputs differ between arithmetic that makes every NaN canonical and arithmetic that leaves them
+/// as this processor does, over NaNs of both signs and several payloads. If so, the component looks at the bits of NaNs,
+/// and has to be compiled so that there is only one.
+pub(super) fn nan_bits_matter(
+    engine: &Engine,
+    description: &Description,
+    plain: &Linked,
+    strict: &Linked,
+    rows: &Rows,
+) -> Result<bool, Refusal> {
+    for nans in [Nans::Canonical, Nans::AsTheyAre] {
+        let law = NanLaw { engine, description, plain, strict, nans };
+        if law.differs(&rows.columns, rows.count() as usize)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+struct NanLaw<'a> {
+    engine: &'a Engine,
+    description: &'a Description,
+    plain: &'a Linked,
+    strict: &'a Linked,
+    nans: Nans,
+}
+
+impl NanLaw<'_> {
+    /// Batches that fail under either arithmetic are halved, so that one bad row does not hide the others.
+    fn differs(&self, columns: &[ArrayRef], rows: usize) -> Result<bool, Refusal> {
+        if rows == 0 {
+            return Ok(false);
+        }
+        let plain = self.outcomes(self.plain, columns, rows)?;
+        let strict = self.outcomes(self.strict, columns, rows)?;
+        match (plain, strict) {
+            (Ok(plain), Ok(strict)) => Ok(plain != strict),
+            (Err(Fault::Deadline { .. }), _) | (_, Err(Fault::Deadline { .. })) => Ok(false),
+            (plain, strict) if rows == 1 => Ok(plain.is_ok() != strict.is_ok()),
+            _ => {
+                let half = rows / 2;
+                let part = |from: usize, rows: usize| -> Vec<ArrayRef> {
+                    columns.iter().map(|column| column.slice(from, rows)).collect()
+                };
+                Ok(self.differs(&part(0, half), half)? || self.differs(&part(half, rows - half), rows - half)?)
+            }
+        }
+    }
+
+    fn outcomes(
+        &self,
+        linked: &Linked,
+        columns: &[ArrayRef],
+        rows: usize,
+    ) -> Result<Result<Vec<Outcome>, Fault>, Refusal> {
+        let config = self.engine.config();
+        let inputs = Inputs::new(&self.description.inputs, rows, columns, self.nans)?;
+        let deadline = Duration::from_millis(config.upload_deadline_ms);
+        let output = match linked.apply(config, deadline, rows as u32, &inputs.params()) {
+            Ok(output) => output,
+            Err(CallError::Fault(Fault::Contract(what))) => return Err(Refusal::Contract { what }),
+            Err(CallError::Fault(fault)) => return Ok(Err(fault)),
+            Err(CallError::Engine(error)) => return Err(Refusal::Engine(error)),
+        };
+        match CheckedOutput::check(output, rows, self.description, config) {
+            Ok(checked) => Ok(Ok(outcomes_of(&Applied::from_one_call(checked), rows)?)),
+            Err(breach) => Ok(Err(Fault::Breach(breach))),
+        }
+    }
+}
