@@ -9,9 +9,12 @@ pub mod definitions;
 mod digest;
 mod error;
 pub mod model;
+pub mod plan;
+mod resolve;
 mod store;
 
 pub use error::{AppliedChange, ObjectKind, RegistryError};
+pub use plan::{Applied, InspectError, Plan, PlanReport, SourceInspector};
 pub use store::{
     Acceptance, DatasetColumn, DatasetRecord, Epoch, EpochState, Erasures, JobChunk, JobRecord, JobState, Registry,
     ServiceSummary, TransformRecord, ViewSummary,

@@ -50,6 +50,17 @@ impl ErrorList {
         self.0.push(DefinitionError { at: at.clone(), message: message.into() });
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Takes the mistakes out that satisfy the condition.
+    pub(crate) fn take_if(&mut self, condition: impl Fn(&DefinitionError) -> bool) -> Vec<DefinitionError> {
+        let (taken, kept) = std::mem::take(&mut self.0).into_iter().partition(condition);
+        self.0 = kept;
+        taken
+    }
+
     pub(crate) fn into_result<T>(mut self, value: T) -> Result<T, DefinitionErrors> {
         if self.0.is_empty() {
             return Ok(value);

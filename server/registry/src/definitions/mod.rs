@@ -13,13 +13,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use eadem_values::Digest;
+use eadem_values::{Digest, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::model::{About, Deployment, Entity, Source, ValidationPolicy};
 
+pub(crate) use errors::ErrorList;
 pub use errors::{DefinitionError, DefinitionErrors, did_you_mean};
+pub(crate) use grammar::{BindingName, names_the_request, parse_binding_name, parse_versioned};
 pub use grammar::{FeatureName, ServiceEntryName, check_name, parse_feature_name, parse_service_entry};
+pub(crate) use parse::check_column_name;
 
 /// One file of definitions: what `plan` and `apply` receive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,6 +147,23 @@ pub enum LiteralText {
     Timestamp(i64),
     /// A list of constants.
     List(Vec<LiteralText>),
+    /// As the registry keeps it.
+    Json(serde_json::Value),
+}
+
+impl LiteralText {
+    /// The constant as the JSON mapping of values writes it, to be read with the type of what it feeds.
+    pub fn to_json(&self) -> serde_json::Value {
+        match self {
+            Self::Boolean(flag) => (*flag).into(),
+            Self::Integer(number) => (*number).into(),
+            Self::Float(number) => eadem_values::value_to_json(&Value::Float64(*number)),
+            Self::Text(text) => text.as_str().into(),
+            Self::Timestamp(us) => eadem_values::value_to_json(&Value::Timestamp(*us)),
+            Self::List(items) => items.iter().map(Self::to_json).collect(),
+            Self::Json(json) => json.clone(),
+        }
+    }
 }
 
 /// `[view.<name>]`

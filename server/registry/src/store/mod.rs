@@ -32,8 +32,28 @@ pub use services::ServiceSummary;
 pub use transforms::{Acceptance, TransformRecord};
 pub use views::ViewSummary;
 
-pub(crate) use services::{WrittenEntry, load_service_entries, load_service_head, load_written_entries};
-pub(crate) use views::VersionRow;
+/// What planning and resolving read.
+pub(crate) mod read {
+    pub(crate) use super::entities::load_entity;
+    pub(crate) use super::services::{
+        load_service_entries, load_service_head, load_service_versions, load_written_entries, require_service_version,
+    };
+    pub(crate) use super::sources::{load_columns, load_source};
+    pub(crate) use super::transforms::{load_description, transform_id};
+    pub(crate) use super::views::{
+        head_version_id, load_upstream_pins, load_versions, load_view_version, require_view_version,
+    };
+}
+
+/// What applying writes.
+pub(crate) mod write {
+    pub(crate) use super::entities::save_entity;
+    pub(crate) use super::services::{insert_service_version, save_service, set_service_head};
+    pub(crate) use super::sources::save_source;
+    pub(crate) use super::views::{insert_version, save_deployment, save_upstreams, save_view, set_head};
+}
+
+pub(crate) use services::WrittenEntry;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 

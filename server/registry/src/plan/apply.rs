@@ -1,0 +1,94 @@
+//! Writing a plan, in one transaction.
+
+use sqlx::Row;
+
+use super::{Applied, Plan, PlannedAction, ServiceWrite, ViewWrite};
+use crate::error::RegistryError;
+use crate::store::{Change, Registry, changes_since, signed, unsigned, write};
+
+pub(super) async fn apply(registry: &Registry, plan: &Plan, now_us: i64) -> Result<Applied, RegistryError> {
+    let mut change = registry.change().await?;
+    let row = sqlx::query("SELECT definitions_revision FROM registry_state").fetch_one(&mut *change).await?;
+    let current: u64 = unsigned(row.try_get("definitions_revision")?)?;
+    let planned = plan.definitions_revision();
+    if current != planned {
+        let changes = changes_since(&mut change, planned).await?;
+        return Err(RegistryError::Stale { planned, current, changes });
+    }
+    if plan.is_empty() {
+        return Ok(Applied { definitions_revision: current, changed: false });
+    }
+    for entity in &plan.writes.entities {
+        write::save_entity(&mut change, entity).await?;
+    }
+    for (source, columns) in &plan.writes.sources {
+        write::save_source(&mut change, source, columns).await?;
+    }
+    for view in &plan.writes.views {
+        write_view(&mut change, view, now_us).await?;
+    }
+    for service in &plan.writes.services {
+        write_service(&mut change, service, now_us).await?;
+    }
+    let revision = record_changes(&mut change, plan, now_us).await?;
+    change.commit_and_announce().await?;
+    Ok(Applied { definitions_revision: revision, changed: true })
+}
+
+async fn write_view(change: &mut Change, view: &ViewWrite, now_us: i64) -> Result<(), RegistryError> {
+    let version = &view.version;
+    let view_id = write::save_view(change, &version.id.name, &version.about).await?;
+    let version_id = match view.existing {
+        Some(id) => id,
+        None => write::insert_version(change, view_id, version, now_us).await?,
+    };
+    if let Some(stored) = &version.stored {
+        write::save_deployment(change, version_id, &stored.deployment).await?;
+    }
+    write::save_upstreams(change, view_id, &view.upstreams).await?;
+    write::set_head(change, view_id, version_id).await
+}
+
+async fn write_service(change: &mut Change, service: &ServiceWrite, now_us: i64) -> Result<(), RegistryError> {
+    let service_id = write::save_service(change, &service.name, &service.about, &service.written).await?;
+    let version_id = match service.existing {
+        Some(id) => id,
+        None => {
+            write::insert_service_version(
+                change,
+                service_id,
+                service.version,
+                &service.digest,
+                &service.entries,
+                now_us,
+            )
+            .await?
+        }
+    };
+    write::set_service_head(change, service_id, version_id).await
+}
+
+async fn record_changes(change: &mut Change, plan: &Plan, now_us: i64) -> Result<u64, RegistryError> {
+    let row = sqlx::query(
+        "UPDATE registry_state SET definitions_revision = definitions_revision + 1 RETURNING definitions_revision",
+    )
+    .fetch_one(&mut **change)
+    .await?;
+    let revision: u64 = unsigned(row.try_get("definitions_revision")?)?;
+    let changed = plan.report.changes.iter().filter(|planned| planned.action != PlannedAction::Unchanged);
+    for (position, planned) in (0_i64..).zip(changed) {
+        sqlx::query(
+            "INSERT INTO definition_change (definitions_revision, position, at_us, object_kind, object_name, action)
+             VALUES (?, ?, ?, ?, ?, ?)",
+        )
+        .bind(signed(revision)?)
+        .bind(position)
+        .bind(now_us)
+        .bind(planned.kind.as_str())
+        .bind(&planned.name)
+        .bind(planned.summary())
+        .execute(&mut **change)
+        .await?;
+    }
+    Ok(revision)
+}

@@ -1,0 +1,865 @@
+//! Comparing definitions with the registry.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use eadem_values::Digest;
+
+use super::report::{PlanReport, PlannedAction, PlannedChange};
+use super::{Plan, ServiceWrite, SourceInspector, Writes};
+use crate::definitions::{
+    BindingDefinition, BindingName, Definitions, ErrorList, LiteralText, Location, Places, ServiceDefinition,
+    TransformReference, ViewDefinition, check_column_name, did_you_mean, parse_binding_name,
+};
+use crate::digest::{entity_digest, service_text, source_digest, source_times};
+use crate::error::{ObjectKind, RegistryError};
+use crate::model::{
+    BoundTo, ColumnType, Entity, EventTime, KnownAt, RequestField, RequiredKey, ServiceEntry, Source, SourceColumn,
+    ViewRef, ViewVersion,
+};
+use crate::resolve::{ViewVersions, load_with_upstreams, required};
+use crate::store::{Registry, Snapshot, WrittenEntry, read};
+
+/// Where definitions that are only in the registry "stand".
+const REGISTRY_FILE: &str = "the registry";
+/// What every spine calls the instant of a row.
+const SPINE_TIMESTAMP: &str = "timestamp";
+
+pub(super) async fn plan(
+    registry: &Registry,
+    definitions: &Definitions,
+    transforms: &BTreeMap<TransformReference, Digest>,
+    inspector: &dyn SourceInspector,
+) -> Result<Plan, RegistryError> {
+    let snapshot = registry.snapshot().await?;
+    let mut planner = Planner {
+        report: PlanReport { definitions_revision: snapshot.definitions_revision, ..PlanReport::default() },
+        snapshot,
+        transforms,
+        errors: ErrorList::default(),
+        writes: Writes::default(),
+        entities: BTreeMap::new(),
+        sources: BTreeMap::new(),
+        view_definitions: definitions.views.clone(),
+        service_definitions: definitions.services.clone(),
+        newest: BTreeMap::new(),
+        failed_views: BTreeSet::new(),
+        versions: ViewVersions::new(),
+    };
+    planner.plan_entities(definitions).await?;
+    planner.plan_sources(definitions, inspector).await?;
+    planner.add_followers().await?;
+    for view in planner.view_order().await? {
+        planner.plan_view(&view).await?;
+    }
+    planner.report.changes.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+    planner.plan_services().await?;
+    planner.finish()
+}
+
+pub(super) struct Planner<'a> {
+    pub(super) snapshot: Snapshot,
+    pub(super) transforms: &'a BTreeMap<TransformReference, Digest>,
+    pub(super) errors: ErrorList,
+    pub(super) report: PlanReport,
+    pub(super) writes: Writes,
+    /// Entities as they will be.
+    pub(super) entities: BTreeMap<String, Entity>,
+    /// Sources as they will be.
+    pub(super) sources: BTreeMap<String, KnownSource>,
+    /// Views to plan: those defined, and those in the registry that follow them.
+    pub(super) view_definitions: BTreeMap<String, ViewDefinition>,
+    service_definitions: BTreeMap<String, ServiceDefinition>,
+    /// The newest version of each view, as it will be.
+    pub(super) newest: BTreeMap<String, Arc<ViewVersion>>,
+    pub(super) failed_views: BTreeSet<String>,
+    /// Every version that was looked at, upstreams included.
+    pub(super) versions: ViewVersions,
+}
+
+#[derive(Clone)]
+pub(super) struct KnownSource {
+    pub(super) source: Source,
+    /// `None` where they could not be found out, which is an error already.
+    pub(super) columns: Option<Vec<SourceColumn>>,
+}
+
+impl KnownSource {
+    pub(super) fn column(&self, name: &str) -> Option<&SourceColumn> {
+        self.columns.iter().flatten().find(|column| column.name == name)
+    }
+
+    pub(super) fn column_names(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().flatten().map(|column| column.name.as_str())
+    }
+}
+
+impl Planner<'_> {
+    async fn plan_entities(&mut self, definitions: &Definitions) -> Result<(), RegistryError> {
+        for (name, definition) in &definitions.entities {
+            let entity = &definition.entity;
+            let before = read::load_entity(&mut self.snapshot, name).await?;
+            let keys = key_list(entity);
+            let (action, details) = match &before {
+                None => (PlannedAction::Create, vec![format!("keys: {keys}")]),
+                Some(before) if entity_digest(before) != entity_digest(entity) => {
+                    (PlannedAction::Change, vec![format!("keys: {} → {keys}", key_list(before))])
+                }
+                Some(before) if before.about != entity.about => {
+                    (PlannedAction::Settings, vec!["documentation, owner or tags".to_owned()])
+                }
+                Some(_) => (PlannedAction::Unchanged, Vec::new()),
+            };
+            if action != PlannedAction::Unchanged {
+                self.writes.entities.push(entity.clone());
+            }
+            self.entities.insert(name.clone(), entity.clone());
+            self.report.changes.push(unversioned(ObjectKind::Entity, name, action, details));
+        }
+        Ok(())
+    }
+
+    async fn plan_sources(
+        &mut self,
+        definitions: &Definitions,
+        inspector: &dyn SourceInspector,
+    ) -> Result<(), RegistryError> {
+        for (name, definition) in &definitions.sources {
+            let source = &definition.source;
+            let columns = match inspector.columns(source).await {
+                Ok(columns) => Some(columns),
+                Err(error) => {
+                    let at = definition.places.of(&error.statement);
+                    self.errors.push(at, format!("source {name}: {}", error.message));
+                    None
+                }
+            };
+            let known = KnownSource { source: source.clone(), columns };
+            self.check_source(&known, &definition.places);
+            let before = read::load_source(&mut self.snapshot, name).await?;
+            let columns_before = read::load_columns(&mut self.snapshot, name).await?;
+            let (action, mut details) = source_difference(before.as_ref(), source);
+            let mut action = action;
+            if let Some(columns) = known.columns.as_ref().filter(|columns| **columns != columns_before) {
+                if before.is_some() {
+                    details.extend(column_differences(&columns_before, columns));
+                }
+                if action == PlannedAction::Unchanged {
+                    action = PlannedAction::Settings;
+                }
+            }
+            if action != PlannedAction::Unchanged {
+                self.writes.sources.push((source.clone(), known.columns.clone().unwrap_or_default()));
+            }
+            self.sources.insert(name.clone(), known);
+            self.report.changes.push(unversioned(ObjectKind::Source, name, action, details));
+        }
+        Ok(())
+    }
+
+    /// The columns that say when a row happened, when it was known, and which event it is.
+    fn check_source(&mut self, known: &KnownSource, places: &Places) {
+        if known.columns.is_none() {
+            return;
+        }
+        let source = &known.source;
+        if let EventTime::Column(column) = &source.event_time {
+            self.check_time_column(known, "event_time", column, places);
+        }
+        if let KnownAt::Column(column) = &source.known_at {
+            self.check_time_column(known, "known_at", column, places);
+        }
+        let Some(event_id) = &source.event_id else { return };
+        let at = places.of("event_id");
+        let Some(column) = known.column(event_id) else {
+            let nearest = did_you_mean(event_id, known.column_names());
+            self.errors.push(at, format!("source {}: `event_id` names no column: `{event_id}`{nearest}", source.name));
+            return;
+        };
+        let names_events = matches!(
+            column.column_type,
+            ColumnType::Known(
+                eadem_values::DataType::Utf8 | eadem_values::DataType::Int64 | eadem_values::DataType::Binary
+            )
+        );
+        if !names_events {
+            self.errors.push(
+                at,
+                format!(
+                    "source {}: `event_id` must be utf8, int64 or binary; column `{event_id}` is {}",
+                    source.name, column.column_type
+                ),
+            );
+        }
+    }
+
+    fn check_time_column(&mut self, known: &KnownSource, statement: &str, column: &str, places: &Places) {
+        let at = places.of(statement);
+        let source = &known.source.name;
+        let Some(found) = known.column(column) else {
+            let nearest = did_you_mean(column, known.column_names());
+            self.errors.push(at, format!("source {source}: `{statement}` names no column: `{column}`{nearest}"));
+            return;
+        };
+        if found.column_type != ColumnType::Known(eadem_values::DataType::Timestamp) {
+            self.errors.push(
+                at,
+                format!(
+                    "source {source}: `{statement}` must be a timestamp; column `{column}` is {}: convert it in \
+                     `columns`",
+                    found.column_type
+                ),
+            );
+        }
+    }
+
+    /// Adds views and services of the registry that are not defined here but follow what is.
+    async fn add_followers(&mut self) -> Result<(), RegistryError> {
+        let mut open: Vec<String> = self.view_definitions.keys().cloned().collect();
+        for kind in [ObjectKind::Entity, ObjectKind::Source] {
+            let changed: Vec<String> = self
+                .report
+                .changes
+                .iter()
+                .filter(|change| change.kind == kind && change.action == PlannedAction::Change)
+                .map(|change| change.name.clone())
+                .collect();
+            for name in changed {
+                let readers = self.views_reading(kind, &name).await?;
+                self.follow(readers, &mut open).await?;
+            }
+        }
+        while let Some(view) = open.pop() {
+            let readers: Vec<String> = sqlx::query_scalar(
+                "SELECT DISTINCT reader.name FROM view_upstream
+                     JOIN view AS reader USING (view_id)
+                     JOIN view AS upstream ON upstream.view_id = upstream_view_id
+                 WHERE upstream.name = ? AND pinned_version IS NULL ORDER BY reader.name",
+            )
+            .bind(&view)
+            .fetch_all(&mut *self.snapshot)
+            .await?;
+            self.follow(readers, &mut open).await?;
+            let services: Vec<String> = sqlx::query_scalar(
+                "SELECT DISTINCT service.name FROM service_written_entry
+                     JOIN service USING (service_id) JOIN view USING (view_id)
+                 WHERE view.name = ? AND pinned_version IS NULL ORDER BY service.name",
+            )
+            .bind(&view)
+            .fetch_all(&mut *self.snapshot)
+            .await?;
+            for service in services {
+                if !self.service_definitions.contains_key(&service) {
+                    let definition = self.service_as_defined(&service).await?;
+                    self.service_definitions.insert(service, definition);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn follow(&mut self, views: Vec<String>, open: &mut Vec<String>) -> Result<(), RegistryError> {
+        for view in views {
+            if self.view_definitions.contains_key(&view) {
+                continue;
+            }
+            let Some(definition) = self.view_as_defined(&view).await? else { continue };
+            self.view_definitions.insert(view.clone(), definition);
+            open.push(view);
+        }
+        Ok(())
+    }
+
+    async fn views_reading(&mut self, kind: ObjectKind, name: &str) -> Result<Vec<String>, RegistryError> {
+        let query = match kind {
+            ObjectKind::Entity => {
+                "SELECT view.name FROM view JOIN view_version ON view_version_id = head_version_id
+                     JOIN entity_shape USING (shape_id) WHERE entity_shape.name = ? ORDER BY view.name"
+            }
+            _ => {
+                "SELECT view.name FROM view JOIN view_version ON view_version_id = head_version_id
+                     JOIN source_meaning USING (meaning_id) WHERE source_meaning.name = ? ORDER BY view.name"
+            }
+        };
+        Ok(sqlx::query_scalar(query).bind(name).fetch_all(&mut *self.snapshot).await?)
+    }
+
+    /// The newest definition of a view that is only in the registry.
+    async fn view_as_defined(&mut self, name: &str) -> Result<Option<ViewDefinition>, RegistryError> {
+        let Some(id) = read::head_version_id(&mut self.snapshot, name).await? else { return Ok(None) };
+        let version = read::load_view_version(&mut self.snapshot, id).await?;
+        let pins = read::load_upstream_pins(&mut self.snapshot, name).await?;
+        let mut bind = BTreeMap::new();
+        for binding in &version.bindings {
+            let input = &binding.input.name;
+            let definition = match &binding.from {
+                BoundTo::Column(column) => BindingDefinition::Name(column.clone()),
+                BoundTo::Request(field) => BindingDefinition::Name(format!("request.{field}")),
+                BoundTo::RequestTimestamp => BindingDefinition::Name("request.timestamp".to_owned()),
+                BoundTo::Literal(value) => {
+                    BindingDefinition::Literal(LiteralText::Json(eadem_values::value_to_json(value)))
+                }
+                BoundTo::Feature(upstream) => {
+                    let pin = pins.get(input).copied().flatten().map(|pin| format!("@{pin}")).unwrap_or_default();
+                    let role = upstream.role.as_ref().map(|role| format!(" for {role}")).unwrap_or_default();
+                    BindingDefinition::Name(format!("{}{pin}.{}{role}", upstream.view.name, upstream.feature))
+                }
+            };
+            bind.insert(input.clone(), definition);
+        }
+        let defaults = version
+            .defaults
+            .iter()
+            .map(|(feature, value)| (feature.clone(), LiteralText::Json(eadem_values::value_to_json(value))))
+            .collect();
+        let stored = version.stored.as_ref();
+        Ok(Some(ViewDefinition {
+            name: name.to_owned(),
+            entity: stored.map(|stored| stored.entity.name.clone()),
+            source: stored.map(|stored| stored.source.name.clone()),
+            transform: TransformReference::Uploaded {
+                name: version.description.name.clone(),
+                digest: version.transform,
+            },
+            ttl_us: stored.and_then(|stored| stored.ttl_us),
+            horizon_us: stored.and_then(|stored| stored.horizon_us),
+            bind,
+            defaults,
+            validation: version.validation,
+            deployment: stored.map(|stored| stored.deployment.clone()).unwrap_or_default(),
+            about: version.about.clone(),
+            places: Places::new(registry_location()),
+        }))
+    }
+
+    async fn service_as_defined(&mut self, name: &str) -> Result<ServiceDefinition, RegistryError> {
+        let written = read::load_written_entries(&mut self.snapshot, name).await?;
+        let about = read::load_service_head(&mut self.snapshot, name).await?.map(|head| head.about);
+        Ok(ServiceDefinition {
+            name: name.to_owned(),
+            features: written.into_iter().map(|entry| (entry, registry_location())).collect(),
+            about: about.unwrap_or_default(),
+            places: Places::new(registry_location()),
+        })
+    }
+
+    /// The views to plan, upstreams first. Cycles are errors; their views are left out.
+    async fn view_order(&mut self) -> Result<Vec<String>, RegistryError> {
+        let mut upstreams: BTreeMap<String, Vec<(String, Location)>> = BTreeMap::new();
+        for (name, definition) in self.view_definitions.clone() {
+            let mut names = Vec::new();
+            for (view, version, at) in named_views(&definition) {
+                if !self.view_definitions.contains_key(&view) {
+                    continue;
+                }
+                let exists_already = match version {
+                    Some(version) => {
+                        let versions = read::load_versions(&mut self.snapshot, &view).await?;
+                        versions.iter().any(|row| row.version == version)
+                    }
+                    None => false,
+                };
+                if !exists_already {
+                    names.push((view, at));
+                }
+            }
+            upstreams.insert(name, names);
+        }
+        let mut search = OrderSearch { upstreams: &upstreams, path: Vec::new(), order: Vec::new(), cycles: Vec::new() };
+        for name in upstreams.keys() {
+            search.visit(name, None);
+        }
+        let OrderSearch { order, cycles, .. } = search;
+        for (path, at) in cycles {
+            let view = path.first().cloned().unwrap_or_default();
+            self.errors.push(&at, format!("view {view}: reads itself: {}", path.join(" → ")));
+            self.failed_views.extend(path);
+        }
+        Ok(order.into_iter().filter(|name| !self.failed_views.contains(name)).collect())
+    }
+
+    /// The version that a name stands for after this plan; `None` if there is none or its definition has an error.
+    pub(super) async fn version_named(
+        &mut self,
+        view: &str,
+        version: Option<u32>,
+    ) -> Result<Option<Arc<ViewVersion>>, RegistryError> {
+        if let Some(planned) = self.newest.get(view)
+            && version.is_none_or(|version| version == planned.id.version)
+        {
+            return Ok(Some(Arc::clone(planned)));
+        }
+        match read::require_view_version(&mut self.snapshot, view, version).await {
+            Ok(id) => Ok(Some(load_with_upstreams(&mut self.snapshot, id, &mut self.versions).await?)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Why a version that is named cannot be found.
+    pub(super) async fn missing_version(&mut self, view: &str, version: Option<u32>) -> Result<String, RegistryError> {
+        let mut versions: BTreeSet<u32> =
+            read::load_versions(&mut self.snapshot, view).await?.iter().map(|row| row.version).collect();
+        versions.extend(self.newest.get(view).map(|planned| planned.id.version));
+        if let Some(version) = version.filter(|_| !versions.is_empty()) {
+            let known: Vec<String> = versions.iter().map(u32::to_string).collect();
+            return Ok(format!("view {view} has no version {version}; it has {}", known.join(", ")));
+        }
+        let mut names: BTreeSet<String> = self.view_definitions.keys().cloned().collect();
+        let stored: Vec<String> = sqlx::query_scalar("SELECT name FROM view").fetch_all(&mut *self.snapshot).await?;
+        names.extend(stored);
+        Ok(format!("unknown view `{view}`{}", did_you_mean(view, names.iter().map(String::as_str))))
+    }
+
+    /// What reads this view by name, for people.
+    pub(super) fn readers_of(&self, view: &str) -> Vec<String> {
+        let reading_views = self.view_definitions.values().flat_map(|definition| {
+            let names = named_views(definition).into_iter().filter(|(named, _, _)| named == view);
+            names.map(|(_, version, _)| reader("view", &definition.name, version))
+        });
+        let services = self.service_definitions.values().flat_map(|definition| {
+            let names = definition.features.iter().filter(|(entry, _)| entry.view == view);
+            names.map(|(entry, _)| reader("service", &definition.name, entry.version))
+        });
+        let mut readers: Vec<String> = reading_views.chain(services).collect();
+        readers.sort();
+        readers.dedup();
+        readers
+    }
+
+    async fn plan_services(&mut self) -> Result<(), RegistryError> {
+        for (name, definition) in self.service_definitions.clone() {
+            self.plan_service(&name, &definition).await?;
+        }
+        Ok(())
+    }
+
+    async fn plan_service(&mut self, name: &str, definition: &ServiceDefinition) -> Result<(), RegistryError> {
+        let errors_before = self.errors.len();
+        let mut entries: Vec<ServiceEntry> = Vec::new();
+        let mut places: Vec<Location> = Vec::new();
+        let mut is_complete = true;
+        for (written, at) in &definition.features {
+            match self.expand_entry(name, written, at).await? {
+                Some(expanded) => {
+                    places.extend(expanded.iter().map(|_| at.clone()));
+                    entries.extend(expanded);
+                }
+                None => is_complete = false,
+            }
+        }
+        self.check_output_names(name, &entries, &places);
+        if self.errors.len() > errors_before || !is_complete {
+            return Ok(());
+        }
+        let needed = match required(&entries, &self.versions) {
+            Ok(needed) => needed,
+            Err(message) => {
+                self.errors.push(definition.places.of("features"), format!("service {name}: {message}"));
+                return Ok(());
+            }
+        };
+        self.check_against_spine(name, &entries, &places, &needed.keys, &needed.request_fields);
+        if self.errors.len() > errors_before {
+            return Ok(());
+        }
+        let digest_of = |view: &ViewRef| {
+            self.versions.get(view).map_or_else(|| Digest::of(view.to_string().as_bytes()), |version| version.digest)
+        };
+        let digest = Digest::of(service_text(name, &entries, digest_of).as_bytes());
+        let versions = read::load_service_versions(&mut self.snapshot, name).await?;
+        let head = read::load_service_head(&mut self.snapshot, name).await?;
+        let existing = versions.iter().find(|(_, _, known)| *known == digest).map(|(id, version, _)| (*id, *version));
+        let next = versions.iter().map(|(_, version, _)| version + 1).max().unwrap_or(1);
+        let version = existing.map_or(next, |(_, version)| version);
+
+        let written: Vec<WrittenEntry> = definition.features.iter().map(|(entry, _)| entry.clone()).collect();
+        let mut details = Vec::new();
+        let mut breaks = Vec::new();
+        let action = match &head {
+            None => {
+                details.push(format!("features: {}", output_names(&entries)));
+                details.push(format!("keys: {}", join_or_none(needed.keys.iter().map(|key| key.name.as_str()))));
+                if !needed.request_fields.is_empty() {
+                    let fields: Vec<String> = needed
+                        .request_fields
+                        .iter()
+                        .map(|field| format!("{} {}", field.name, field.data_type))
+                        .collect();
+                    details.push(format!("request: {}", fields.join(", ")));
+                }
+                PlannedAction::Create
+            }
+            Some(head) if head.digest == digest => {
+                let written_before = read::load_written_entries(&mut self.snapshot, name).await?;
+                if head.about != definition.about {
+                    details.push("documentation, owner or tags".to_owned());
+                }
+                if written_before != written {
+                    details.push("written differently, the same features".to_owned());
+                }
+                if details.is_empty() { PlannedAction::Unchanged } else { PlannedAction::Settings }
+            }
+            Some(head) => {
+                let entries_before = read::load_service_entries(&mut self.snapshot, head.service_version_id).await?;
+                for entry in &entries_before {
+                    let id = read::require_view_version(&mut self.snapshot, &entry.view.name, Some(entry.view.version))
+                        .await?;
+                    load_with_upstreams(&mut self.snapshot, id, &mut self.versions).await?;
+                }
+                let needed_before = required(&entries_before, &self.versions).unwrap_or_default();
+                details.extend(entry_differences(&entries_before, &entries));
+                breaks.extend(service_breaks(
+                    &entries_before,
+                    &entries,
+                    (&needed_before.keys, &needed.keys),
+                    (&needed_before.request_fields, &needed.request_fields),
+                ));
+                if existing.is_some() { PlannedAction::EarlierVersion } else { PlannedAction::NewVersion }
+            }
+        };
+        self.report.changes.push(PlannedChange {
+            kind: ObjectKind::Service,
+            name: name.to_owned(),
+            action,
+            version: Some(version),
+            version_before: head.map(|head| head.version),
+            details,
+            used_by: Vec::new(),
+            breaks,
+        });
+        if action != PlannedAction::Unchanged {
+            self.writes.services.push(ServiceWrite {
+                name: name.to_owned(),
+                version,
+                digest,
+                existing: existing.map(|(id, _)| id),
+                entries,
+                written,
+                about: definition.about.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The features that an entry stands for; `None` after an error, also one of the view itself.
+    async fn expand_entry(
+        &mut self,
+        service: &str,
+        written: &WrittenEntry,
+        at: &Location,
+    ) -> Result<Option<Vec<ServiceEntry>>, RegistryError> {
+        let is_planned = !self.failed_views.contains(&written.view);
+        if !is_planned && at.line > 0 {
+            return Ok(None);
+        }
+        let Some(view) = self.version_named(&written.view, written.version).await? else {
+            let message = self.missing_version(&written.view, written.version).await?;
+            self.errors.push(at, format!("service {service}: `{written}`: {message}"));
+            return Ok(None);
+        };
+        if written.role.is_some() && view.is_on_demand() {
+            self.errors.push(
+                at,
+                format!(
+                    "service {service}: `{written}`: {} is computed on demand and has no entity; give the role in its \
+                     bindings",
+                    written.view
+                ),
+            );
+            return Ok(None);
+        }
+        let fields: Vec<_> = match &written.feature {
+            None => view.description.outputs.iter().collect(),
+            Some(feature) => match view.feature(feature) {
+                Some(field) => vec![field],
+                None => {
+                    let features: Vec<&str> =
+                        view.description.outputs.iter().map(|output| output.name.as_str()).collect();
+                    let nearest = did_you_mean(feature, features.iter().copied());
+                    self.errors.push(
+                        at,
+                        format!(
+                            "service {service}: `{written}`: {} has no feature `{feature}`{nearest} (it has {})",
+                            view.id,
+                            features.join(", ")
+                        ),
+                    );
+                    return Ok(None);
+                }
+            },
+        };
+        let entries = fields.into_iter().map(|field| ServiceEntry {
+            output_name: output_name(written, &field.name),
+            view: view.id.clone(),
+            feature: field.name.clone(),
+            data_type: field.data_type,
+            role: written.role.clone(),
+        });
+        Ok(Some(entries.collect()))
+    }
+
+    fn check_output_names(&mut self, service: &str, entries: &[ServiceEntry], places: &[Location]) {
+        let mut seen: BTreeMap<&str, &ServiceEntry> = BTreeMap::new();
+        for (entry, at) in entries.iter().zip(places) {
+            if let Err(message) = check_column_name(&entry.output_name) {
+                self.errors.push(at, format!("service {service}: {message} (rename it with `as <alias>`)"));
+            }
+            if let Some(first) = seen.insert(&entry.output_name, entry) {
+                self.errors.push(
+                    at,
+                    format!(
+                        "service {service}: two features are called `{}`: {}:{} and {}:{}; rename one with `as <alias>`",
+                        entry.output_name, first.view.name, first.feature, entry.view.name, entry.feature
+                    ),
+                );
+            }
+        }
+    }
+
+    /// A dataset has the spine's columns and the features side by side, so no name may stand for both.
+    fn check_against_spine(
+        &mut self,
+        service: &str,
+        entries: &[ServiceEntry],
+        places: &[Location],
+        keys: &[RequiredKey],
+        fields: &[RequestField],
+    ) {
+        for (entry, at) in entries.iter().zip(places) {
+            let name = &entry.output_name;
+            let taken_by = if keys.iter().any(|key| &key.name == name) {
+                "a key"
+            } else if fields.iter().any(|field| &field.name == name) {
+                "a request field"
+            } else if name == SPINE_TIMESTAMP {
+                "the timestamp"
+            } else {
+                continue;
+            };
+            self.errors.push(
+                at,
+                format!(
+                    "service {service}: feature `{name}` has the name of {taken_by} that the service needs; rename it \
+                     with `as <alias>`"
+                ),
+            );
+        }
+    }
+
+    fn finish(mut self) -> Result<Plan, RegistryError> {
+        let of_followers = self.errors.take_if(|error| error.at.line == 0);
+        self.report.left_behind = of_followers.into_iter().map(|error| error.message).collect();
+        let plan = Plan { report: self.report, writes: self.writes };
+        Ok(self.errors.into_result(plan)?)
+    }
+}
+
+fn registry_location() -> Location {
+    Location { file: REGISTRY_FILE.into(), line: 0 }
+}
+
+fn unversioned(kind: ObjectKind, name: &str, action: PlannedAction, details: Vec<String>) -> PlannedChange {
+    PlannedChange {
+        kind,
+        name: name.to_owned(),
+        action,
+        version: None,
+        version_before: None,
+        details,
+        used_by: Vec::new(),
+        breaks: Vec::new(),
+    }
+}
+
+fn reader(kind: &str, name: &str, pinned: Option<u32>) -> String {
+    match pinned {
+        Some(version) => format!("{kind} {name} (stays at @{version})"),
+        None => format!("{kind} {name}"),
+    }
+}
+
+/// The views that a definition's bindings name: view, version if written, place.
+pub(super) fn named_views(definition: &ViewDefinition) -> Vec<(String, Option<u32>, Location)> {
+    if definition.source.is_some() {
+        return Vec::new();
+    }
+    let mut named = Vec::new();
+    for (input, binding) in &definition.bind {
+        let BindingDefinition::Name(text) = binding else { continue };
+        if let Ok(BindingName::Feature { view, version, .. }) = parse_binding_name(text) {
+            named.push((view, version, definition.places.of(&format!("bind.{input}")).clone()));
+        }
+    }
+    named
+}
+
+/// Depth-first search for an order in which upstreams come first.
+struct OrderSearch<'a> {
+    upstreams: &'a BTreeMap<String, Vec<(String, Location)>>,
+    path: Vec<String>,
+    order: Vec<String>,
+    cycles: Vec<(Vec<String>, Location)>,
+}
+
+impl OrderSearch<'_> {
+    fn visit(&mut self, name: &str, named_at: Option<&Location>) {
+        if let Some(start) = self.path.iter().position(|open| open == name) {
+            let mut cycle: Vec<String> = self.path.get(start..).unwrap_or_default().to_vec();
+            cycle.push(name.to_owned());
+            if let Some(at) = named_at {
+                self.cycles.push((cycle, at.clone()));
+            }
+            return;
+        }
+        if self.order.iter().any(|done| done == name) {
+            return;
+        }
+        self.path.push(name.to_owned());
+        let upstreams = self.upstreams;
+        for (upstream, at) in upstreams.get(name).into_iter().flatten() {
+            self.visit(upstream, Some(at));
+        }
+        self.path.pop();
+        self.order.push(name.to_owned());
+    }
+}
+
+fn key_list(entity: &Entity) -> String {
+    let keys: Vec<String> = entity.keys.iter().map(|key| format!("{} {}", key.name, key.key_type)).collect();
+    keys.join(", ")
+}
+
+fn source_difference(before: Option<&Source>, after: &Source) -> (PlannedAction, Vec<String>) {
+    let Some(before) = before else {
+        let details = source_times(after).into_iter().map(|(what, value)| format!("{what}: {value}"));
+        return (PlannedAction::Create, details.collect());
+    };
+    let mut details = differences(&source_parts(before), &source_parts(after));
+    let is_same_meaning = source_digest(before) == source_digest(after);
+    if before.files != after.files {
+        let path = |source: &Source| source.files.as_ref().map_or("none", |files| files.path.as_str()).to_owned();
+        details.push(format!("files: {} → {}", path(before), path(after)));
+    }
+    if before.push != after.push {
+        details.push(format!("push: {} → {}", before.push, after.push));
+    }
+    if before.max_ahead_us != after.max_ahead_us {
+        let text = eadem_values::format_duration;
+        details.push(format!("max_ahead: {} → {}", text(before.max_ahead_us), text(after.max_ahead_us)));
+    }
+    if before.about != after.about {
+        details.push("documentation, owner or tags".to_owned());
+    }
+    let action = match (is_same_meaning, before == after) {
+        (false, _) => PlannedAction::Change,
+        (true, false) => PlannedAction::Settings,
+        (true, true) => PlannedAction::Unchanged,
+    };
+    (action, details)
+}
+
+fn source_parts(source: &Source) -> Vec<(String, String)> {
+    let fields = source.fields.iter().map(|field| (format!("field {}", field.name), field.data_type.to_string()));
+    let columns = source.columns.iter().map(|(name, expression)| (format!("column {name}"), expression.clone()));
+    let times = source_times(source).into_iter().map(|(what, value)| (what.to_owned(), value));
+    fields.chain(columns).chain(times).collect()
+}
+
+fn column_differences(before: &[SourceColumn], after: &[SourceColumn]) -> Vec<String> {
+    let parts = |columns: &[SourceColumn]| -> Vec<(String, String)> {
+        columns.iter().map(|column| (format!("type of {}", column.name), column.column_type.to_string())).collect()
+    };
+    differences(&parts(before), &parts(after))
+}
+
+/// What was added (`+`), removed (`-`) or changed (`before → after`), in the order of the new state.
+pub(super) fn differences(before: &[(String, String)], after: &[(String, String)]) -> Vec<String> {
+    let old: BTreeMap<&str, &str> = before.iter().map(|(what, value)| (what.as_str(), value.as_str())).collect();
+    let new: BTreeMap<&str, &str> = after.iter().map(|(what, value)| (what.as_str(), value.as_str())).collect();
+    let mut lines = Vec::new();
+    for (what, value) in after {
+        match old.get(what.as_str()) {
+            None => lines.push(format!("+ {what}: {value}")),
+            Some(previous) if previous != value => lines.push(format!("{what}: {previous} → {value}")),
+            Some(_) => {}
+        }
+    }
+    for (what, value) in before.iter().filter(|(what, _)| !new.contains_key(what.as_str())) {
+        lines.push(format!("- {what}: {value}"));
+    }
+    lines
+}
+
+fn output_name(written: &WrittenEntry, feature: &str) -> String {
+    match (&written.alias, &written.role) {
+        (Some(alias), _) => alias.clone(),
+        (None, Some(role)) => format!("{role}_{feature}"),
+        (None, None) => feature.to_owned(),
+    }
+}
+
+fn output_names(entries: &[ServiceEntry]) -> String {
+    join_or_none(entries.iter().map(|entry| entry.output_name.as_str()))
+}
+
+fn join_or_none<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+fn entry_differences(before: &[ServiceEntry], after: &[ServiceEntry]) -> Vec<String> {
+    let parts = |entries: &[ServiceEntry]| -> Vec<(String, String)> {
+        entries
+            .iter()
+            .map(|entry| {
+                let role = entry.role.as_ref().map(|role| format!(" for {role}")).unwrap_or_default();
+                (entry.output_name.clone(), format!("{}:{}{role}", entry.view, entry.feature))
+            })
+            .collect()
+    };
+    let mut lines = differences(&parts(before), &parts(after));
+    if lines.is_empty() {
+        lines.push("order of the features".to_owned());
+    }
+    lines
+}
+
+fn service_breaks(
+    before: &[ServiceEntry],
+    after: &[ServiceEntry],
+    (keys_before, keys_after): (&[RequiredKey], &[RequiredKey]),
+    (fields_before, fields_after): (&[RequestField], &[RequestField]),
+) -> Vec<String> {
+    let mut breaks = Vec::new();
+    for entry in before {
+        match after.iter().find(|candidate| candidate.output_name == entry.output_name) {
+            None => breaks.push(format!("feature `{}` is gone", entry.output_name)),
+            Some(now) if now.data_type != entry.data_type => breaks
+                .push(format!("feature `{}` changes from {} to {}", entry.output_name, entry.data_type, now.data_type)),
+            Some(_) => {}
+        }
+    }
+    for key in keys_after {
+        let known = keys_before.iter().find(|candidate| candidate.name == key.name);
+        match known {
+            None => breaks.push(format!("callers must send key `{}`", key.name)),
+            Some(before) if before.key_type != key.key_type => {
+                breaks.push(format!("key `{}` changes from {} to {}", key.name, before.key_type, key.key_type));
+            }
+            Some(_) => {}
+        }
+    }
+    for field in fields_after {
+        let known = fields_before.iter().find(|candidate| candidate.name == field.name);
+        match known {
+            None if !field.nullable => breaks.push(format!("callers must send request field `{}`", field.name)),
+            Some(before) if before.data_type != field.data_type => breaks.push(format!(
+                "request field `{}` changes from {} to {}",
+                field.name, before.data_type, field.data_type
+            )),
+            _ => {}
+        }
+    }
+    breaks
+}

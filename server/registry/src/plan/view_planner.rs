@@ -1,0 +1,617 @@
+//! Planning one view: resolving its names, checking its types, finding its version.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use eadem_values::{Constraint, DataType, Description, Digest, Field, Value, value_from_json};
+
+use super::ViewWrite;
+use super::planner::{KnownSource, Planner, differences, named_views};
+use super::report::{PlannedAction, PlannedChange};
+use crate::definitions::{
+    BindingDefinition, BindingName, LiteralText, TransformReference, ViewDefinition, check_column_name, did_you_mean,
+    names_the_request, parse_binding_name,
+};
+use crate::digest::{explained, view_text};
+use crate::error::{ObjectKind, RegistryError};
+use crate::model::{
+    Binding, BoundTo, ColumnType, Entity, Placement, StoredView, UpstreamFeature, ValidationPolicy, ViewRef,
+    ViewVersion,
+};
+use crate::resolve::key_data_type;
+use crate::store::read;
+
+impl Planner<'_> {
+    pub(super) async fn plan_view(&mut self, name: &str) -> Result<(), RegistryError> {
+        let Some(definition) = self.view_definitions.get(name).cloned() else { return Ok(()) };
+        let reads_a_failed_view = named_views(&definition).iter().any(|(view, _, _)| self.failed_views.contains(view));
+        if reads_a_failed_view {
+            self.failed_views.insert(name.to_owned());
+            return Ok(());
+        }
+        let errors_before = self.errors.len();
+        let draft = self.draft_view(&definition).await?;
+        let Some(mut draft) = draft.filter(|_| self.errors.len() == errors_before) else {
+            self.failed_views.insert(name.to_owned());
+            return Ok(());
+        };
+        draft.digest = self.digest_of(&draft);
+        let rows = read::load_versions(&mut self.snapshot, name).await?;
+        let existing = rows.iter().find(|row| row.digest == draft.digest);
+        let next = rows.iter().map(|row| row.version + 1).max().unwrap_or(1);
+        draft.id.version = existing.map_or(next, |row| row.version);
+        let before = match read::head_version_id(&mut self.snapshot, name).await? {
+            Some(id) => Some(read::load_view_version(&mut self.snapshot, id).await?),
+            None => None,
+        };
+        let pins_before = read::load_upstream_pins(&mut self.snapshot, name).await?;
+        let upstreams = written_upstreams(&definition);
+        let pins: BTreeMap<String, Option<u32>> =
+            upstreams.iter().map(|(input, (_, version))| (input.clone(), *version)).collect();
+
+        let mut details = Vec::new();
+        let mut breaks = Vec::new();
+        let action = match &before {
+            None => {
+                details.extend(new_view_details(&draft));
+                PlannedAction::Create
+            }
+            Some(before) if before.digest == draft.digest => {
+                details.extend(settings_differences(before, &draft));
+                if pins_before != pins {
+                    details.push("versions of upstream views written differently, the same versions".to_owned());
+                }
+                if details.is_empty() { PlannedAction::Unchanged } else { PlannedAction::Settings }
+            }
+            Some(before) => {
+                details.extend(differences(&explained(before), &explained(&draft)));
+                let outputs = output_differences(&before.description, &draft.description);
+                details.extend(outputs.lines);
+                breaks.extend(outputs.breaks);
+                details.extend(settings_differences(before, &draft));
+                if existing.is_some() { PlannedAction::EarlierVersion } else { PlannedAction::NewVersion }
+            }
+        };
+        self.report.changes.push(PlannedChange {
+            kind: ObjectKind::View,
+            name: name.to_owned(),
+            action,
+            version: Some(draft.id.version),
+            version_before: before.as_ref().map(|before| before.id.version),
+            details,
+            used_by: self.readers_of(name),
+            breaks,
+        });
+        let existing = existing.map(|row| row.view_version_id);
+        if action != PlannedAction::Unchanged {
+            self.writes.views.push(ViewWrite { version: draft.clone(), existing, upstreams });
+        }
+        let planned = Arc::new(draft);
+        self.versions.insert(planned.id.clone(), Arc::clone(&planned));
+        self.newest.insert(name.to_owned(), planned);
+        Ok(())
+    }
+
+    fn digest_of(&self, draft: &ViewVersion) -> Digest {
+        let upstream_digest = |view: &ViewRef| {
+            self.versions.get(view).map_or_else(|| Digest::of(view.to_string().as_bytes()), |version| version.digest)
+        };
+        Digest::of(view_text(draft, upstream_digest).as_bytes())
+    }
+
+    /// The version that a definition describes, without number and digest. `None` only after an error.
+    async fn draft_view(&mut self, definition: &ViewDefinition) -> Result<Option<ViewVersion>, RegistryError> {
+        let Some((transform, description)) = self.find_transform(definition).await? else { return Ok(None) };
+        let entity = match &definition.entity {
+            Some(name) => self.find_entity(definition, name).await?,
+            None => None,
+        };
+        let source = match &definition.source {
+            Some(name) => self.find_source(definition, name).await?,
+            None => None,
+        };
+        let is_on_demand = definition.source.is_none();
+        if !is_on_demand && (entity.is_none() || source.is_none()) {
+            return Ok(None);
+        }
+        self.check_outputs(definition, &description, entity.as_ref());
+        if let (Some(entity), Some(source)) = (&entity, &source) {
+            self.check_keys(definition, entity, source);
+        }
+        self.check_placement(definition, &description);
+        let bindings = self.bind_inputs(definition, &description, source.as_ref()).await?;
+        let defaults = self.read_defaults(definition, &description);
+        let stored = match (entity, source) {
+            (Some(entity), Some(known)) => Some(StoredView {
+                entity,
+                source: known.source,
+                ttl_us: definition.ttl_us,
+                horizon_us: definition.ttl_us.map(|ttl_us| definition.horizon_us.unwrap_or(ttl_us)),
+                deployment: definition.deployment.clone(),
+            }),
+            _ => None,
+        };
+        Ok(Some(ViewVersion {
+            id: ViewRef { name: definition.name.clone(), version: 0 },
+            digest: transform,
+            transform,
+            description,
+            bindings,
+            stored,
+            defaults,
+            validation: definition.validation,
+            about: definition.about.clone(),
+            created_at_us: 0,
+        }))
+    }
+
+    fn view_error(&mut self, definition: &ViewDefinition, statement: &str, message: impl AsRef<str>) {
+        let message = format!("view {}: {}", definition.name, message.as_ref());
+        self.errors.push(definition.places.of(statement), message);
+    }
+
+    async fn find_transform(
+        &mut self,
+        definition: &ViewDefinition,
+    ) -> Result<Option<(Digest, Arc<Description>)>, RegistryError> {
+        let reference = &definition.transform;
+        let digest = match (reference, self.transforms.get(reference)) {
+            (_, Some(digest)) => *digest,
+            (TransformReference::Uploaded { digest, .. }, None) => *digest,
+            (_, None) => {
+                let message =
+                    format!("transform `{reference}` was not uploaded; upload it with `eadem push {reference}`");
+                self.view_error(definition, "transform", message);
+                return Ok(None);
+            }
+        };
+        let Some(id) = read::transform_id(&mut self.snapshot, &digest).await? else {
+            let message =
+                format!("transform `{reference}` ({digest}) is not in the registry; upload it with `eadem push`");
+            self.view_error(definition, "transform", message);
+            return Ok(None);
+        };
+        let (digest, description) = read::load_description(&mut self.snapshot, id).await?;
+        if let TransformReference::Uploaded { name, .. } = reference
+            && *name != description.name
+        {
+            let message = format!("transform {digest} calls itself `{}`, not `{name}`", description.name);
+            self.view_error(definition, "transform", message);
+            return Ok(None);
+        }
+        Ok(Some((digest, description)))
+    }
+
+    async fn find_entity(&mut self, definition: &ViewDefinition, name: &str) -> Result<Option<Entity>, RegistryError> {
+        if let Some(entity) = self.entities.get(name) {
+            return Ok(Some(entity.clone()));
+        }
+        if let Some(entity) = read::load_entity(&mut self.snapshot, name).await? {
+            self.entities.insert(name.to_owned(), entity.clone());
+            return Ok(Some(entity));
+        }
+        let mut known: Vec<String> =
+            sqlx::query_scalar("SELECT name FROM entity").fetch_all(&mut *self.snapshot).await?;
+        known.extend(self.entities.keys().cloned());
+        let nearest = did_you_mean(name, known.iter().map(String::as_str));
+        self.view_error(definition, "entity", format!("unknown entity `{name}`{nearest}"));
+        Ok(None)
+    }
+
+    async fn find_source(
+        &mut self,
+        definition: &ViewDefinition,
+        name: &str,
+    ) -> Result<Option<KnownSource>, RegistryError> {
+        if let Some(known) = self.sources.get(name) {
+            return Ok(Some(known.clone()));
+        }
+        if let Some(source) = read::load_source(&mut self.snapshot, name).await? {
+            let columns = Some(read::load_columns(&mut self.snapshot, name).await?);
+            let known = KnownSource { source, columns };
+            self.sources.insert(name.to_owned(), known.clone());
+            return Ok(Some(known));
+        }
+        let mut names: Vec<String> =
+            sqlx::query_scalar("SELECT name FROM source").fetch_all(&mut *self.snapshot).await?;
+        names.extend(self.sources.keys().cloned());
+        let nearest = did_you_mean(name, names.iter().map(String::as_str));
+        self.view_error(definition, "source", format!("unknown source `{name}`{nearest}"));
+        Ok(None)
+    }
+
+    /// Features become columns beside the join keys and the store's own.
+    fn check_outputs(&mut self, definition: &ViewDefinition, description: &Description, entity: Option<&Entity>) {
+        let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+        for output in &description.outputs {
+            if let Err(message) = check_column_name(&output.name) {
+                self.view_error(definition, "transform", format!("output of {}: {message}", description.name));
+            }
+            let is_key = entity.is_some_and(|entity| entity.keys.iter().any(|key| key.name == output.name));
+            if is_key {
+                let message = format!("output `{}` of {} has the name of a join key", output.name, description.name);
+                self.view_error(definition, "transform", message);
+            }
+            if let Some(first) = seen.insert(output.name.to_lowercase(), &output.name) {
+                let message = format!(
+                    "outputs `{first}` and `{}` of {} differ only in upper and lower case",
+                    output.name, description.name
+                );
+                self.view_error(definition, "transform", message);
+            }
+        }
+    }
+
+    fn check_keys(&mut self, definition: &ViewDefinition, entity: &Entity, source: &KnownSource) {
+        if source.columns.is_none() {
+            return;
+        }
+        let source_name = &source.source.name;
+        for key in &entity.keys {
+            let Some(column) = source.column(&key.name) else {
+                let nearest = did_you_mean(&key.name, source.column_names());
+                let message = format!(
+                    "source {source_name} has no column `{}`, the join key of entity {}{nearest}; add it to the \
+                     source's `columns`",
+                    key.name, entity.name
+                );
+                self.view_error(definition, "source", message);
+                continue;
+            };
+            let expected = key_data_type(key.key_type);
+            if column.column_type != ColumnType::Known(expected) {
+                let message = format!(
+                    "join key `{}` of entity {} is {expected}, but column `{}` of source {source_name} is {}; cast it \
+                     in the source's `columns`",
+                    key.name, entity.name, key.name, column.column_type
+                );
+                self.view_error(definition, "source", message);
+            }
+        }
+    }
+
+    fn check_placement(&mut self, definition: &ViewDefinition, description: &Description) {
+        if definition.deployment.placement != Placement::OnRead {
+            return;
+        }
+        if !description.total {
+            let message = format!(
+                "cannot be placed on_read: transform {} may drop or fail rows, and such a row must be known before it \
+                 is stored",
+                description.name
+            );
+            self.view_error(definition, "placement", message);
+        }
+        let repairs = matches!(definition.validation, ValidationPolicy::NullValue | ValidationPolicy::Clamp);
+        if !repairs {
+            let message = format!(
+                "cannot be placed on_read with validation `{}`: a refused row must be known before it is stored; use \
+                 null_value or clamp",
+                definition.validation
+            );
+            self.view_error(definition, "placement", message);
+        }
+    }
+
+    async fn bind_inputs(
+        &mut self,
+        definition: &ViewDefinition,
+        description: &Description,
+        source: Option<&KnownSource>,
+    ) -> Result<Vec<Binding>, RegistryError> {
+        let inputs: Vec<&str> = description.inputs.iter().map(|input| input.name.as_str()).collect();
+        for name in definition.bind.keys().filter(|name| !inputs.contains(&name.as_str())) {
+            let nearest = did_you_mean(name, inputs.iter().copied());
+            let message =
+                format!("transform {} has no input `{name}`{nearest} (it has {})", description.name, inputs.join(", "));
+            self.view_error(definition, &format!("bind.{name}"), message);
+        }
+        let mut bindings = Vec::with_capacity(description.inputs.len());
+        for input in &description.inputs {
+            if let Some(from) = self.bind_input(definition, input, source).await? {
+                bindings.push(Binding { input: input.clone(), from });
+            }
+        }
+        Ok(bindings)
+    }
+
+    async fn bind_input(
+        &mut self,
+        definition: &ViewDefinition,
+        input: &Field,
+        source: Option<&KnownSource>,
+    ) -> Result<Option<BoundTo>, RegistryError> {
+        let statement = format!("bind.{}", input.name);
+        match (definition.bind.get(&input.name), source) {
+            (Some(BindingDefinition::Literal(literal)), _) => {
+                Ok(self.bind_literal(definition, &statement, input, literal).map(BoundTo::Literal))
+            }
+            (Some(BindingDefinition::Name(name)), Some(source)) => {
+                Ok(self.bind_column(definition, &statement, input, name, source))
+            }
+            (None, Some(source)) => Ok(self.bind_column(definition, &statement, input, &input.name, source)),
+            (Some(BindingDefinition::Name(name)), None) => {
+                self.bind_on_demand(definition, &statement, input, name).await
+            }
+            (None, None) => {
+                let message = format!(
+                    "input `{}` ({}) is not bound; bind it to `request.{}`, to another view's feature, or to a constant",
+                    input.name, input.data_type, input.name
+                );
+                self.view_error(definition, "bind", message);
+                Ok(None)
+            }
+        }
+    }
+
+    fn bind_literal(
+        &mut self,
+        definition: &ViewDefinition,
+        statement: &str,
+        input: &Field,
+        literal: &LiteralText,
+    ) -> Option<Value> {
+        match value_from_json(input.data_type, &literal.to_json()) {
+            Ok(value) => Some(value.canonical()),
+            Err(error) => {
+                self.view_error(definition, statement, format!("constant for input `{}`: {error}", input.name));
+                None
+            }
+        }
+    }
+
+    fn bind_column(
+        &mut self,
+        definition: &ViewDefinition,
+        statement: &str,
+        input: &Field,
+        column: &str,
+        source: &KnownSource,
+    ) -> Option<BoundTo> {
+        source.columns.as_ref()?;
+        let source_name = &source.source.name;
+        let Some(found) = source.column(column) else {
+            let message = if names_the_request(column) {
+                format!(
+                    "input `{}` is bound to `{column}`, but a view with a source is computed before any request; \
+                     leave out `entity` and `source` to make it an on-demand view",
+                    input.name
+                )
+            } else {
+                let nearest = did_you_mean(column, source.column_names());
+                let origin = if definition.bind.contains_key(&input.name) { "" } else { " (bound by its name)" };
+                format!("input `{}`{origin}: source {source_name} has no column `{column}`{nearest}", input.name)
+            };
+            self.view_error(definition, statement, message);
+            return None;
+        };
+        if found.column_type != ColumnType::Known(input.data_type) {
+            let message = format!(
+                "input `{}` is {}, but column `{column}` of source {source_name} is {}; cast it in the source's \
+                 `columns`{}",
+                input.name,
+                input.data_type,
+                found.column_type,
+                cast_example(column, input.data_type)
+            );
+            self.view_error(definition, statement, message);
+            return None;
+        }
+        Some(BoundTo::Column(column.to_owned()))
+    }
+
+    async fn bind_on_demand(
+        &mut self,
+        definition: &ViewDefinition,
+        statement: &str,
+        input: &Field,
+        name: &str,
+    ) -> Result<Option<BoundTo>, RegistryError> {
+        let parsed = match parse_binding_name(name) {
+            Ok(parsed) => parsed,
+            Err(message) => {
+                self.view_error(definition, statement, format!("input `{}`: {message}", input.name));
+                return Ok(None);
+            }
+        };
+        match parsed {
+            BindingName::Request(field) => Ok(Some(BoundTo::Request(field))),
+            BindingName::RequestTimestamp if input.data_type == DataType::Timestamp => {
+                Ok(Some(BoundTo::RequestTimestamp))
+            }
+            BindingName::RequestTimestamp => {
+                let message =
+                    format!("input `{}` is {}, but request.timestamp is timestamp", input.name, input.data_type);
+                self.view_error(definition, statement, message);
+                Ok(None)
+            }
+            BindingName::Plain(name) => {
+                let message = format!(
+                    "input `{}`: `{name}` is a column, but an on-demand view has no source; write `request.{name}`, \
+                     `view.feature`, or `{{ literal = \"{name}\" }}`",
+                    input.name
+                );
+                self.view_error(definition, statement, message);
+                Ok(None)
+            }
+            BindingName::Feature { view, version, feature, role } => {
+                let upstream = self.version_named(&view, version).await?;
+                let Some(upstream) = upstream else {
+                    let why = self.missing_version(&view, version).await?;
+                    self.view_error(definition, statement, format!("input `{}`: {why}", input.name));
+                    return Ok(None);
+                };
+                Ok(self.bind_feature(definition, statement, input, &upstream, feature, role))
+            }
+        }
+    }
+
+    fn bind_feature(
+        &mut self,
+        definition: &ViewDefinition,
+        statement: &str,
+        input: &Field,
+        upstream: &ViewVersion,
+        feature: String,
+        role: Option<String>,
+    ) -> Option<BoundTo> {
+        let Some(output) = upstream.feature(&feature) else {
+            let features: Vec<&str> = upstream.description.outputs.iter().map(|output| output.name.as_str()).collect();
+            let nearest = did_you_mean(&feature, features.iter().copied());
+            let message = format!(
+                "input `{}`: {} has no feature `{feature}`{nearest} (it has {})",
+                input.name,
+                upstream.id,
+                features.join(", ")
+            );
+            self.view_error(definition, statement, message);
+            return None;
+        };
+        if output.data_type != input.data_type {
+            let message = format!(
+                "input `{}` is {}, but feature `{feature}` of {} is {}",
+                input.name, input.data_type, upstream.id, output.data_type
+            );
+            self.view_error(definition, statement, message);
+            return None;
+        }
+        if role.is_some() && upstream.is_on_demand() {
+            let message = format!(
+                "input `{}`: {} is computed on demand and has no entity, so it takes no role; give the role in its own \
+                 bindings",
+                input.name, upstream.id
+            );
+            self.view_error(definition, statement, message);
+            return None;
+        }
+        Some(BoundTo::Feature(UpstreamFeature { view: upstream.id.clone(), feature, role }))
+    }
+
+    fn read_defaults(&mut self, definition: &ViewDefinition, description: &Description) -> BTreeMap<String, Value> {
+        let mut defaults = BTreeMap::new();
+        for (feature, literal) in &definition.defaults {
+            let statement = format!("defaults.{feature}");
+            let Some(field) = description.outputs.iter().find(|output| output.name == *feature) else {
+                let features: Vec<&str> = description.outputs.iter().map(|output| output.name.as_str()).collect();
+                let nearest = did_you_mean(feature, features.iter().copied());
+                let message = format!("a default is given for no feature: `{feature}`{nearest}");
+                self.view_error(definition, &statement, message);
+                continue;
+            };
+            match value_from_json(field.data_type, &literal.to_json()) {
+                Ok(value) => {
+                    defaults.insert(feature.clone(), value.canonical());
+                }
+                Err(error) => self.view_error(definition, &statement, format!("default of `{feature}`: {error}")),
+            }
+        }
+        defaults
+    }
+}
+
+/// Input → (view, version if written), for the inputs that read other views.
+fn written_upstreams(definition: &ViewDefinition) -> BTreeMap<String, (String, Option<u32>)> {
+    let mut upstreams = BTreeMap::new();
+    if definition.source.is_some() {
+        return upstreams;
+    }
+    for (input, binding) in &definition.bind {
+        let BindingDefinition::Name(text) = binding else { continue };
+        if let Ok(BindingName::Feature { view, version, .. }) = parse_binding_name(text) {
+            upstreams.insert(input.clone(), (view, version));
+        }
+    }
+    upstreams
+}
+
+/// How the cast is written, for types that SQL can name.
+fn cast_example(column: &str, data_type: DataType) -> String {
+    let sql_type = match data_type {
+        DataType::Boolean => "boolean",
+        DataType::Int64 => "bigint",
+        DataType::Float32 => "real",
+        DataType::Float64 => "double",
+        DataType::Utf8 => "varchar",
+        _ => return String::new(),
+    };
+    format!(": `{column} = \"cast({column} as {sql_type})\"`")
+}
+
+fn new_view_details(draft: &ViewVersion) -> Vec<String> {
+    let outputs: Vec<String> =
+        draft.description.outputs.iter().map(|output| format!("{} {}", output.name, output.data_type)).collect();
+    let mut details = vec![format!("transform: {} ({})", draft.description.name, draft.transform.short())];
+    match &draft.stored {
+        Some(stored) => {
+            details.push(format!("entity {}, source {}", stored.entity.name, stored.source.name));
+            let ttl = stored.ttl_us.map_or_else(|| "none".to_owned(), eadem_values::format_duration);
+            details.push(format!("ttl: {ttl}, placement: {}", stored.deployment.placement));
+        }
+        None => details.push("on demand".to_owned()),
+    }
+    details.push(format!("features: {}", outputs.join(", ")));
+    details
+}
+
+fn settings_differences(before: &ViewVersion, after: &ViewVersion) -> Vec<String> {
+    let parts = |version: &ViewVersion| -> Vec<(String, String)> {
+        let Some(stored) = &version.stored else { return Vec::new() };
+        let history =
+            stored.deployment.online_history_us.map_or_else(|| "none".to_owned(), eadem_values::format_duration);
+        vec![
+            ("placement".to_owned(), stored.deployment.placement.to_string()),
+            ("online_history".to_owned(), history),
+            ("partition".to_owned(), stored.deployment.partition.to_string()),
+        ]
+    };
+    let mut lines = differences(&parts(before), &parts(after));
+    if before.about != after.about {
+        lines.push("documentation, owner or tags".to_owned());
+    }
+    lines
+}
+
+struct OutputDifferences {
+    lines: Vec<String>,
+    breaks: Vec<String>,
+}
+
+fn output_differences(before: &Description, after: &Description) -> OutputDifferences {
+    let shape = |field: &Field| {
+        let null = if field.accepts_null() { "" } else { " not null" };
+        format!("{}{null}", field.data_type)
+    };
+    let parts = |description: &Description| -> Vec<(String, String)> {
+        description.outputs.iter().map(|output| (format!("feature {}", output.name), shape(output))).collect()
+    };
+    let mut breaks = Vec::new();
+    for output in &before.outputs {
+        match after.outputs.iter().find(|candidate| candidate.name == output.name) {
+            None => breaks.push(format!("feature `{}` is gone", output.name)),
+            Some(now) if now.data_type != output.data_type => {
+                breaks
+                    .push(format!("feature `{}` changes from {} to {}", output.name, output.data_type, now.data_type));
+            }
+            Some(now) if now.accepts_null() && !output.accepts_null() => {
+                breaks.push(format!("feature `{}` may now be null", output.name));
+            }
+            Some(now) if unit(now) != unit(output) => {
+                breaks.push(format!(
+                    "feature `{}` changes its unit from {} to {}",
+                    output.name,
+                    unit(output).unwrap_or("none"),
+                    unit(now).unwrap_or("none")
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    OutputDifferences { lines: differences(&parts(before), &parts(after)), breaks }
+}
+
+fn unit(field: &Field) -> Option<&str> {
+    field.constraints.iter().find_map(|constraint| match constraint {
+        Constraint::Unit(unit) => Some(unit.as_str()),
+        _ => None,
+    })
+}
