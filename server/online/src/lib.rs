@@ -5,6 +5,7 @@
 //! is other crates' business. [`EmbeddedStore`] is the default, in one directory and without a server; [`MemoryStore`]
 //! forgets everything. Every store passes the one suite in [`conformance`].
 
+pub mod conformance;
 mod embedded;
 mod error;
 mod memory;

@@ -1,1 +1,7 @@
+//! The conformance suite on both stores, and what only the embedded store promises.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod conformance;
+mod directory;
+mod kill;

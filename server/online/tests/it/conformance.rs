@@ -1,0 +1,68 @@
+//! Every store passes the one suite.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use eadem_online::conformance::{CASES, Subject, Violation, run_all};
+use eadem_online::{EmbeddedOptions, EmbeddedStore, MemoryStore, OnlineStore};
+use tempfile::TempDir;
+
+/// Read from `EADEM_SEED`, so that a failure can be repeated.
+fn seed() -> u64 {
+    std::env::var("EADEM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_130_101)
+}
+
+struct Memory(Arc<MemoryStore>);
+
+#[async_trait]
+impl Subject for Memory {
+    fn store(&self) -> Arc<dyn OnlineStore> {
+        self.0.clone()
+    }
+
+    async fn restart(&mut self) -> Result<(), Violation> {
+        Ok(())
+    }
+}
+
+struct Embedded {
+    folder: TempDir,
+    store: Option<Arc<EmbeddedStore>>,
+}
+
+impl Embedded {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Some(Arc::new(EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap()));
+        Self { folder, store }
+    }
+}
+
+#[async_trait]
+impl Subject for Embedded {
+    fn store(&self) -> Arc<dyn OnlineStore> {
+        self.store.clone().unwrap()
+    }
+
+    async fn restart(&mut self) -> Result<(), Violation> {
+        let store = Arc::into_inner(self.store.take().unwrap());
+        drop(store.ok_or_else(|| Violation::new("the suite still holds the store"))?);
+        self.store = Some(Arc::new(EmbeddedStore::open(self.folder.path(), EmbeddedOptions::default())?));
+        Ok(())
+    }
+}
+
+fn report(violations: Vec<Violation>) {
+    let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
+    assert!(lines.is_empty(), "{} of {} cases, seed {}:\n{}", lines.len(), CASES.len(), seed(), lines.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_store_in_memory_conforms() {
+    report(run_all(seed(), async || Ok(Memory(Arc::default()))).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_embedded_store_conforms() {
+    report(run_all(seed(), async || Ok(Embedded::new())).await);
+}
