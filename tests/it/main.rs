@@ -1,0 +1,9 @@
+//! What must hold for the whole: the direction of dependencies, licences, the contract's version, and what no file may say.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod architecture;
+mod contract;
+mod dependencies;
+mod spdx;
+mod text;
+mod workspace;
