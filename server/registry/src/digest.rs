@@ -284,3 +284,166 @@ pub(crate) fn source_times(source: &Source) -> Vec<(&'static str, String)> {
     }
     parts
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use eadem_values::{DataType, Description, KeyType};
+
+    use super::*;
+    use crate::model::{About, Deployment, JoinKey, SourceField, StoredView, UpstreamFeature, ValidationPolicy};
+
+    fn description() -> Description {
+        Description {
+            name: "weather".into(),
+            doc: String::new(),
+            owner: String::new(),
+            total: true,
+            inputs: vec![Field::new("visib", DataType::Float64, true), Field::new("limit", DataType::Float64, false)],
+            outputs: vec![
+                Field::new("gusty", DataType::Boolean, false),
+                Field::new("embedding", DataType::Vector(8), true),
+            ],
+        }
+    }
+
+    fn view(bindings: Vec<BoundTo>, stored: Option<StoredView>) -> ViewVersion {
+        let description = description();
+        let bindings = description.inputs.iter().cloned().zip(bindings);
+        ViewVersion {
+            id: ViewRef { name: "airport_weather".into(), version: 7 },
+            digest: Digest::of(b"not read"),
+            transform: Digest::of(b"component"),
+            bindings: bindings.map(|(input, from)| Binding { input, from }).collect(),
+            description: Arc::new(description),
+            stored,
+            defaults: BTreeMap::from([("gusty".to_owned(), Value::Boolean(false))]),
+            validation: ValidationPolicy::Clamp,
+            about: About { doc: "never read".into(), ..About::default() },
+            created_at_us: 99,
+        }
+    }
+
+    fn stored() -> StoredView {
+        StoredView {
+            entity: Entity {
+                name: "airport".into(),
+                keys: vec![JoinKey { name: "airport".into(), key_type: KeyType::Utf8 }],
+                about: About::default(),
+            },
+            source: Source {
+                name: "observations".into(),
+                files: None,
+                push: true,
+                fields: ["zulu", "speed", "unseen"]
+                    .map(|name| SourceField { name: name.into(), data_type: DataType::Int64 })
+                    .into(),
+                columns: [("visib", "cast(Speed as double) / \"a\\b\""), ("speed_ok", "zulu > 1"), ("never", "unseen")]
+                    .map(|(name, text)| (name.to_owned(), text.to_owned()))
+                    .into(),
+                filter: Some("speed_ok".into()),
+                time_zone: Some("America/New_York".into()),
+                event_time: EventTime::Column("at".into()),
+                known_at: KnownAt::AfterUs(5),
+                event_id: Some("id".into()),
+                max_ahead_us: 1,
+                about: About::default(),
+            },
+            ttl_us: Some(10),
+            horizon_us: Some(20),
+            deployment: Deployment::default(),
+        }
+    }
+
+    const STORED: &str = r#"eadem view version 1
+view "airport_weather"
+transform sha256:9bf4c18f77e71bafec37b41da911b4a9b4a67e9dc3f37c6b6d0dc4b55c2e0e5b
+entity "airport"
+key "airport" utf8
+source "observations"
+field "speed" int64
+field "zulu" int64
+column "speed_ok" "zulu > 1"
+column "visib" "cast(Speed as double) / \"a\\b\""
+where "speed_ok"
+time_zone "America/New_York"
+event_time column "at"
+known_at after 5
+event_id "id"
+ttl 10
+horizon 20
+input "visib" float64 null column "visib"
+input "limit" float64 not-null literal LITERAL
+output "gusty" boolean not-null
+output "embedding" vector(8) null
+default "gusty" DEFAULT
+validation clamp
+"#;
+
+    #[test]
+    fn text_of_a_stored_view() {
+        let limit = Value::Float64(-0.0);
+        let view = view(vec![BoundTo::Column("visib".into()), BoundTo::Literal(limit.clone())], Some(stored()));
+        let text = view_text(&view, |_| Digest::of(b""));
+        let expected = STORED
+            .replace("LITERAL", &hex::encode(encode_values(&[limit])))
+            .replace("DEFAULT", &hex::encode(encode_values(&[Value::Boolean(false)])))
+            .replace(
+                "sha256:9bf4c18f77e71bafec37b41da911b4a9b4a67e9dc3f37c6b6d0dc4b55c2e0e5b",
+                &view.transform.to_string(),
+            );
+        assert_eq!(text, expected);
+        assert_eq!(Digest::of(text.as_bytes()).to_string(), "GOLDEN_STORED");
+    }
+
+    #[test]
+    fn text_of_an_on_demand_view() {
+        let upstream = UpstreamFeature {
+            view: ViewRef { name: "planes".into(), version: 3 },
+            feature: "age".into(),
+            role: Some("origin".into()),
+        };
+        let view = view(vec![BoundTo::Feature(upstream), BoundTo::Request("limit".into())], None);
+        let text = view_text(&view, |view| Digest::of(view.to_string().as_bytes()));
+        assert_eq!(Digest::of(text.as_bytes()).to_string(), "GOLDEN_DEMAND", "{text}");
+    }
+
+    #[test]
+    fn texts_of_services_entities_and_sources() {
+        let entry = |name: &str, role: Option<&str>| ServiceEntry {
+            output_name: name.into(),
+            view: ViewRef { name: "planes".into(), version: 3 },
+            feature: "age".into(),
+            data_type: DataType::Int64,
+            role: role.map(str::to_owned),
+        };
+        let entries = [entry("age", None), entry("origin_age", Some("origin"))];
+        let text = service_text("delay", &entries, |view| Digest::of(view.to_string().as_bytes()));
+        let planes = Digest::of(b"planes@3");
+        let expected = format!(
+            "eadem service version 1\nservice \"delay\"\nentry \"age\" {planes} \"age\"\n\
+             entry \"origin_age\" {planes} \"age\" for \"origin\"\n"
+        );
+        assert_eq!(text, expected);
+        let stored = stored();
+        assert_eq!(entity_digest(&stored.entity).to_string(), "GOLDEN_ENTITY");
+        assert_eq!(source_digest(&stored.source).to_string(), "GOLDEN_SOURCE");
+    }
+
+    #[test]
+    fn deployment_and_documentation_are_not_in_the_text() {
+        let bindings = || vec![BoundTo::Column("visib".into()), BoundTo::Literal(Value::Float64(1.0))];
+        let text = view_text(&view(bindings(), Some(stored())), |_| Digest::of(b""));
+        let mut moved = stored();
+        moved.source.push = false;
+        moved.source.max_ahead_us = 77;
+        moved.source.columns.insert("never".into(), "unseen + 1".into());
+        moved.deployment.online_history_us = Some(5);
+        assert_eq!(view_text(&view(bindings(), Some(moved)), |_| Digest::of(b"")), text);
+        let mut changed = stored();
+        changed.source.columns.insert("speed_ok".into(), "zulu > 2".into());
+        assert_ne!(view_text(&view(bindings(), Some(changed)), |_| Digest::of(b"")), text);
+    }
+}

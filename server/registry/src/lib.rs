@@ -8,12 +8,14 @@
 pub mod definitions;
 mod digest;
 mod error;
+mod lineage;
 pub mod model;
 pub mod plan;
 mod resolve;
 mod store;
 
 pub use error::{AppliedChange, ObjectKind, RegistryError};
+pub use lineage::{Lineage, LineageDirection, LineageEdge, LineageKind, LineageNode};
 pub use plan::{Applied, InspectError, Plan, PlanReport, SourceInspector};
 pub use store::{
     Acceptance, DatasetColumn, DatasetRecord, Epoch, EpochState, Erasures, JobChunk, JobRecord, JobState, Registry,

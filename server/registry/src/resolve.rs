@@ -227,6 +227,18 @@ fn unknown_feature(name: &str, view: &ViewVersion) -> RegistryError {
     RegistryError::not_found(ObjectKind::Feature, name, hint)
 }
 
+/// The view version that has this feature.
+pub(crate) async fn view_of_feature(
+    snapshot: &mut Snapshot,
+    name: &FeatureName,
+) -> Result<Arc<ViewVersion>, RegistryError> {
+    let view = resolve_feature(snapshot, name, None, &mut ViewVersions::new()).await?;
+    match view.feature(&name.feature) {
+        Some(_) => Ok(view),
+        None => Err(unknown_feature(&name.to_string(), &view)),
+    }
+}
+
 async fn resolve_feature(
     snapshot: &mut Snapshot,
     name: &FeatureName,

@@ -34,6 +34,7 @@ pub use views::ViewSummary;
 
 /// What planning and resolving read.
 pub(crate) mod read {
+    pub(crate) use super::datasets::require_dataset_id;
     pub(crate) use super::entities::load_entity;
     pub(crate) use super::services::{
         load_service_entries, load_service_head, load_service_versions, load_written_entries, require_service_version,

@@ -1,1 +1,9 @@
 //! What callers of the registry see.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod definitions;
+mod lineage;
+mod plan;
+mod resolve;
+mod store;
+mod support;

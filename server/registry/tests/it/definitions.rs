@@ -1,0 +1,150 @@
+//! Mistakes that are found without a registry.
+
+use eadem_registry::definitions::Definitions;
+use eadem_registry::model::{EventTime, KnownAt, Placement, ValidationPolicy};
+
+use crate::support::{FEATURES, PROJECT, company, files, parse};
+
+fn errors(texts: &[(&str, &str)]) -> String {
+    parse(texts).expect_err("these definitions have mistakes").to_string()
+}
+
+#[test]
+fn definitions_are_read_as_written() {
+    let definitions = company();
+    let legs = &definitions.views["aircraft_legs"];
+    assert_eq!(legs.ttl_us, Some(172_800_000_000));
+    assert_eq!(legs.horizon_us, None);
+    assert_eq!(legs.validation, ValidationPolicy::RefuseRow);
+    assert_eq!(legs.deployment.placement, Placement::OnWrite);
+    assert_eq!(legs.about.tags, ["aircraft", "delay"]);
+    assert_eq!(legs.places.of("ttl").to_string(), "features/all.toml:6");
+    assert_eq!(legs.places.of("horizon").to_string(), "features/all.toml:2");
+
+    let landings = &definitions.sources["landings"].source;
+    assert_eq!(landings.event_time, EventTime::Column("landed_at".into()));
+    assert_eq!(landings.known_at, KnownAt::EventTime, "the same column means the same");
+    assert_eq!(landings.max_ahead_us, 3_600_000_000);
+    let observations = &definitions.sources["observations"].source;
+    assert_eq!(observations.known_at, KnownAt::AfterUs(21_600_000_000));
+    assert_eq!(observations.max_ahead_us, 7_200_000_000);
+
+    let service = &definitions.services["departure_delay"];
+    assert_eq!(service.features[2].0.to_string(), "airport_weather:visibility_km for dest as dest_visibility");
+    assert_eq!(service.features[2].1.to_string(), "features/all.toml:32");
+}
+
+#[test]
+fn keys_keep_their_declared_order() {
+    let definitions =
+        parse(&[("eadem.toml", "[entity.leg]\nkeys = { tailnum = 'utf8', day = 'int64', hour = 'int64' }")]);
+    let keys: Vec<String> =
+        definitions.unwrap().entities["leg"].entity.keys.iter().map(|key| key.name.clone()).collect();
+    assert_eq!(keys, ["tailnum", "day", "hour"]);
+}
+
+#[test]
+fn event_time_may_be_a_literal() {
+    for literal in ["2013-01-01T00:00:00Z", "'2013-01-01T00:00:00Z'", "{ literal = '2013-01-01T00:00:00Z' }"] {
+        let text = format!("[source.planes]\nparquet = 'p'\nevent_time = {literal}");
+        let definitions = parse(&[("eadem.toml", &text)]).unwrap();
+        let source = &definitions.sources["planes"].source;
+        assert_eq!(source.event_time, EventTime::Literal(1_356_998_400_000_000), "{literal}");
+    }
+}
+
+#[test]
+fn unknown_tables_and_keys() {
+    insta::assert_snapshot!(errors(&[
+        ("eadem.toml", "[enity.aircraft]\nkeys = { tailnum = 'utf8' }\n[servr]\nport = 1\n[entity]\nx = 1"),
+        ("features/a.toml", "[server]\nlisten = 'x'\n\n[view.legs]\ntransform = 't'\ntll = '2d'\nqqqqqq = 1"),
+        ("features/b.toml", "[source.s]\nparquet = 'x'\nevent_tiem = 'a'\n[service.s]\nfeature = ['a:b']"),
+    ]));
+}
+
+#[test]
+fn values_of_the_wrong_type() {
+    insta::assert_snapshot!(errors(&[(
+        "eadem.toml",
+        "[entity.a]\nkeys = { id = 'string', n = 5 }\n\n[entity.b]\nkeys = {}\n\n[entity.c]\nkeys = 'x'\n
+[source.s]\nparquet = 3\npush = 'yes'\nevent_time = 7\nknown_at = { before = '6h' }\nfields = { x = 'int32' }\n
+[view.v]\ntransform = 5\nentity = 'a'\nsource = 's'\nttl = 48\nplacement = 'on_raed'\nvalidation = 'refuse'
+bind = { x = { y = 1 } }\ntags = 'one'\n
+[service.s]\nfeatures = 'a:b'\n[service.t]\nfeatures = [1]",
+    )]));
+}
+
+#[test]
+fn durations() {
+    insta::assert_snapshot!(errors(&[(
+        "eadem.toml",
+        "[view.v]\ntransform = 't'\nentity = 'e'\nsource = 's'\nttl = '2 fortnights'\n
+[view.w]\ntransform = 't'\nentity = 'e'\nsource = 's'\nttl = '0s'\n
+[view.x]\ntransform = 't'\nentity = 'e'\nsource = 's'\nhorizon = '1d'\n
+[view.y]\ntransform = 't'\nentity = 'e'\nsource = 's'\nttl = '150000000d'\n
+[source.s]\nparquet = 'p'\nevent_time = 't'\nknown_at = { after = '-6h' }\nmax_ahead = 'later'",
+    )]));
+}
+
+#[test]
+fn feature_references() {
+    insta::assert_snapshot!(errors(&[(
+        "features/service.toml",
+        "[service.s]\nfeatures = [\n  'legs',\n  'legs:',\n  'legs@0:delay',\n  'legs@x:delay',\n  'legs:delay for',
+  'legs:delay as a for b',\n  'legs:* as a',\n  'Legs:delay',\n  '',\n]",
+    )]));
+}
+
+#[test]
+fn duplicates_name_both_places() {
+    insta::assert_snapshot!(errors(&[
+        ("eadem.toml", PROJECT),
+        ("features/all.toml", FEATURES),
+        (
+            "features/more.toml",
+            "\n\n[view.aircraft_legs]\ntransform = 't'\n\n[entity.aircraft]\nkeys = { id = 'int64' }"
+        ),
+        ("features/twice.toml", "[service.a]\nfeatures = ['a:b']\n[service.a]\nfeatures = ['a:c']"),
+    ]));
+}
+
+#[test]
+fn names_and_reserved_names() {
+    insta::assert_snapshot!(errors(&[(
+        "eadem.toml",
+        "[entity.Aircraft]\nkeys = { id = 'utf8' }\n[entity.e]\nkeys = { _id = 'utf8', event_time = 'utf8' }\n
+[view.request]\ntransform = 't'\n[source.'a-b']\nparquet = 'x'\nevent_time = 't'",
+    )]));
+}
+
+#[test]
+fn sources_that_say_too_little_or_too_much() {
+    insta::assert_snapshot!(errors(&[(
+        "eadem.toml",
+        "[source.nowhere]\nevent_time = 't'\n[source.later]\nkafka = 'topic'\nevent_time = 't'\n
+[source.pushed]\npush = true\nevent_time = 't'\n[source.undated]\nparquet = 'p'\n
+[source.fields]\nparquet = 'p'\nfields = { t = 'timestamp' }\nevent_time = 't'
+[source.old]\nparquet = 'p'\nevent_time = 1812-06-24T00:00:00Z\n[source.local]\nparquet = 'p'\nevent_time = 2013-01-01",
+    )]));
+}
+
+#[test]
+fn views_that_are_neither_stored_nor_on_demand() {
+    insta::assert_snapshot!(errors(&[(
+        "eadem.toml",
+        "[view.half]\ntransform = 't'\nentity = 'e'\n[view.other]\ntransform = 't'\nsource = 's'\n
+[view.demand]\ntransform = 't'\nttl = '1d'\nplacement = 'on_read'\nonline_history = '1d'\nvalidation = 'stop_job'
+[view.digest]\ntransform = 'weather@sha256:12'\n[view.none]\nttl = 'none'",
+    )]));
+}
+
+#[test]
+fn text_that_is_not_toml() {
+    insta::assert_snapshot!(errors(&[("eadem.toml", "[entity.a]\nkeys = { id = 'utf8'\n[entity.b]\n")]));
+}
+
+#[test]
+fn every_definition_stands_on_its_own_line() {
+    let definitions = Definitions::parse(&files(&[("a.toml", "\n\r\n[entity.a]\r\nkeys = { id = 'utf8' }")]), &[]);
+    assert_eq!(definitions.unwrap().entities["a"].places.header().to_string(), "a.toml:3");
+}

@@ -1,0 +1,335 @@
+//! What `plan` shows and `apply` does.
+
+use eadem_registry::model::{ColumnType, SourceColumn};
+use eadem_registry::{Registry, RegistryError};
+use eadem_values::{Constraint, DataType, Field};
+
+use crate::support::{
+    Company, FEATURES, NOW_US, PROJECT, column, company, company_with, context_transform, legs_transform, parse,
+    weather_transform,
+};
+
+#[tokio::test]
+async fn a_first_plan_creates_everything() {
+    let registry = Company::found().await;
+    let plan = registry.plan(&company()).await.unwrap();
+    insta::assert_snapshot!(plan.report());
+}
+
+#[tokio::test]
+async fn applying_again_changes_nothing() {
+    let registry = Company::found().await;
+    let first = registry.apply(&company()).await;
+    assert!(first.changed);
+    let plan = registry.plan(&company()).await.unwrap();
+    assert_eq!(plan.report().to_string(), "0 new, 0 changed, 8 unchanged, 0 breaking");
+    let second = registry.registry.apply(&plan, NOW_US).await.unwrap();
+    assert_eq!((second.changed, second.definitions_revision), (false, first.definitions_revision));
+}
+
+#[tokio::test]
+async fn meaning_makes_versions_and_followers_move() {
+    let registry = Company::found().await;
+    registry.apply(&company()).await;
+    let changed = company_with(&FEATURES.replace("ttl = \"2d\"", "ttl = \"3d\""));
+    let plan = registry.plan(&changed).await.unwrap();
+    insta::assert_snapshot!(plan.report());
+    registry.registry.apply(&plan, NOW_US).await.unwrap();
+    let old = registry.registry.view("aircraft_legs", Some(1)).await.unwrap();
+    let new = registry.registry.view("aircraft_legs", None).await.unwrap();
+    assert_eq!(old.stored.as_ref().unwrap().ttl_us, Some(172_800_000_000));
+    assert_eq!((new.id.version, new.stored.as_ref().unwrap().ttl_us), (2, Some(259_200_000_000)));
+    assert_eq!(registry.registry.resolve_service("departure_delay@1").await.unwrap().version, Some(1));
+    assert_eq!(registry.registry.resolve_service("departure_delay").await.unwrap().version, Some(2));
+
+    let back = registry.plan(&company()).await.unwrap();
+    insta::assert_snapshot!("back_to_an_earlier_version", back.report());
+    registry.registry.apply(&back, NOW_US).await.unwrap();
+    assert_eq!(registry.registry.view("aircraft_legs", None).await.unwrap().id.version, 1);
+    assert_eq!(registry.registry.view_versions("aircraft_legs").await.unwrap(), [1, 2]);
+    assert_eq!(registry.registry.resolve_service("departure_delay").await.unwrap().version, Some(1));
+}
+
+#[tokio::test]
+async fn followers_move_even_when_their_files_are_elsewhere() {
+    let registry = Company::found().await;
+    registry.apply(&company()).await;
+    let mut only_legs = company_with(&FEATURES.replace("ttl = \"2d\"", "ttl = \"3d\""));
+    only_legs.entities.clear();
+    only_legs.sources.clear();
+    only_legs.services.clear();
+    only_legs.views.retain(|name, _| name == "aircraft_legs");
+    let plan = registry.plan(&only_legs).await.unwrap();
+    insta::assert_snapshot!(plan.report());
+    registry.registry.apply(&plan, NOW_US).await.unwrap();
+    let whole = registry.plan(&company_with(&FEATURES.replace("ttl = \"2d\"", "ttl = \"3d\""))).await.unwrap();
+    assert!(whole.is_empty(), "the same state as applying all files: {}", whole.report());
+}
+
+#[tokio::test]
+async fn followers_that_cannot_follow_are_left_as_they_are() {
+    let mut registry = Company::found().await;
+    registry.apply(&company()).await;
+    let mut legs = legs_transform();
+    legs.outputs = vec![Field::new("last_delay", DataType::Float64, true)];
+    registry.upload(&legs).await;
+    let mut only_legs = company();
+    only_legs.services.clear();
+    only_legs.views.retain(|name, _| name == "aircraft_legs");
+    let plan = registry.plan(&only_legs).await.unwrap();
+    insta::assert_snapshot!(plan.report());
+    registry.registry.apply(&plan, NOW_US).await.unwrap();
+    let service = registry.registry.resolve_service("departure_delay").await.unwrap();
+    assert_eq!(service.version, Some(1));
+    assert!(service.entries.iter().any(|entry| entry.output_name == "last_landed_at"));
+
+    let whole = registry.plan_errors(&company()).await;
+    insta::assert_snapshot!("a_feature_that_is_gone", whole);
+}
+
+#[tokio::test]
+async fn pinned_names_stay() {
+    let registry = Company::found().await;
+    let pinned = FEATURES
+        .replace("\"aircraft_legs.last_landed_at\"", "\"aircraft_legs@1.last_landed_at\"")
+        .replace("\"aircraft_legs:*\"", "\"aircraft_legs@1:*\"");
+    registry.apply(&company_with(&pinned)).await;
+    let plan = registry.plan(&company_with(&pinned.replace("ttl = \"2d\"", "ttl = \"3d\""))).await.unwrap();
+    insta::assert_snapshot!(plan.report());
+}
+
+#[tokio::test]
+async fn deployment_makes_no_version() {
+    let registry = Company::found().await;
+    registry.apply(&company()).await;
+    let project = PROJECT.replace("data/flights/", "s3://flights/").replace("max_ahead = \"2h\"", "max_ahead = \"3h\"");
+    let features = FEATURES
+        .replace("ttl = \"2d\"", "ttl = \"2d\"\nonline_history = \"7d\"\npartition = \"hour\"\nvalidation = \"clamp\"")
+        .replace("tags = [\"delay\", \"aircraft\"]", "tags = [\"delay\"]\ndoc = \"Legs.\"");
+    let with_clamp = parse(&[("eadem.toml", &project), ("features/all.toml", &features)]).unwrap();
+    registry.apply(&with_clamp).await;
+    let features = features.replace("online_history = \"7d\"", "placement = \"on_read\"");
+    let on_read = parse(&[("eadem.toml", &project), ("features/all.toml", &features)]).unwrap();
+    let plan = registry.plan(&on_read).await.unwrap();
+    insta::assert_snapshot!(plan.report());
+    registry.registry.apply(&plan, NOW_US).await.unwrap();
+    let view = registry.registry.view("aircraft_legs", None).await.unwrap();
+    assert_eq!(view.id.version, 2, "the policy made a version, placement did not");
+    assert_eq!(view.stored.as_ref().unwrap().source.files.as_ref().unwrap().path, "s3://flights/");
+    assert_eq!(view.about.doc, "Legs.");
+}
+
+#[tokio::test]
+async fn columns_that_a_view_never_sees_make_no_version_of_it() {
+    let registry = Company::found().await;
+    registry.apply(&company()).await;
+    let unrelated = PROJECT.replace("unused = \"hour + 1\"", "other = \"hour + 2\"");
+    let plan =
+        registry.plan(&parse(&[("eadem.toml", &unrelated), ("features/all.toml", FEATURES)]).unwrap()).await.unwrap();
+    insta::assert_snapshot!("unrelated_column", plan.report());
+    let related = PROJECT.replace("arr_time is not null", "arr_time is not null and unused > 1");
+    let plan =
+        registry.plan(&parse(&[("eadem.toml", &related), ("features/all.toml", FEATURES)]).unwrap()).await.unwrap();
+    insta::assert_snapshot!("related_column", plan.report());
+}
+
+#[tokio::test]
+async fn breaking_changes_are_marked() {
+    let mut registry = Company::found().await;
+    registry.apply(&company()).await;
+    let mut weather = weather_transform();
+    weather.outputs[0].constraints = vec![Constraint::Unit("miles".into())];
+    weather.outputs[1] = Field::new("gusty", DataType::Int64, true);
+    weather.outputs.remove(2);
+    registry.upload(&weather).await;
+    let features = FEATURES
+        .replace("defaults = { gusty = false, codes = [\"none\"] }", "")
+        .replace("    \"airport_weather:visibility_km for dest as dest_visibility\",\n", "")
+        .replace("\"request.scheduled_at\"", "\"request.departs_at\"");
+    let plan = registry.plan(&company_with(&features)).await.unwrap();
+    insta::assert_snapshot!(plan.report());
+}
+
+#[tokio::test]
+async fn stale_plans_are_refused_with_what_changed() {
+    let registry = Company::found().await;
+    let slow = registry.plan(&company()).await.unwrap();
+    registry.apply(&company_with(&FEATURES.replace("ttl = \"2d\"", "ttl = \"3d\""))).await;
+    let error = registry.registry.apply(&slow, NOW_US).await.unwrap_err();
+    assert!(matches!(&error, RegistryError::Stale { planned: 0, current: 1, changes } if changes.len() == 8));
+    insta::assert_snapshot!(error);
+    assert_eq!(registry.registry.view_versions("aircraft_legs").await.unwrap(), [1], "nothing of it was written");
+}
+
+#[tokio::test]
+async fn a_registry_opens_again_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("registry.db");
+    let first = Registry::open(&file).await.unwrap();
+    let component = b"component";
+    first.put_transform(component, &weather_transform(), &Default::default(), NOW_US).await.unwrap();
+    let revision = first.revision().await.unwrap();
+    first.close().await;
+    let second = Registry::open(&file).await.unwrap();
+    assert_eq!(second.revision().await.unwrap(), revision);
+    let records = second.transforms(Some("airport_weather")).await.unwrap();
+    assert_eq!(*records[0].description, weather_transform());
+    assert_eq!(second.component(&records[0].digest).await.unwrap(), component);
+}
+
+#[tokio::test]
+async fn unknown_names_and_columns() {
+    let registry = Company::found().await;
+    let features = FEATURES
+        .replace("entity = \"aircraft\"", "entity = \"aircrafts\"")
+        .replace("source = \"observations\"", "source = \"observation\"")
+        .replace("aircraft_legs:*", "aircraft_leg:*");
+    insta::assert_snapshot!("unknown_names", registry.plan_errors(&company_with(&features)).await);
+    let features = FEATURES
+        .replace(
+            "bind = { gust_limit = 25 }",
+            "bind = { gust_limt = 25, gust_limit = \"wind_gusts\", visib = \"request.x\" }",
+        )
+        .replace("airport_weather.visibility_km for origin", "airport_weather.visibility for origin")
+        .replace("gusty = false", "gustyy = false");
+    insta::assert_snapshot!("unknown_columns", registry.plan_errors(&company_with(&features)).await);
+    let project = PROJECT
+        .replace("event_time = \"landed_at\"", "event_time = \"landed\"")
+        .replace("event_id = \"airport\"", "event_id = \"visib\"");
+    let definitions = parse(&[("eadem.toml", &project)]).unwrap();
+    insta::assert_snapshot!("unknown_times", registry.plan_errors(&definitions).await);
+}
+
+#[tokio::test]
+async fn wrong_types() {
+    let mut registry = Company::found().await;
+    let landings = registry.inspector.0.get_mut("landings").unwrap();
+    landings[0] = column("tailnum", DataType::Int64);
+    landings[1] =
+        SourceColumn { name: "landed_at".into(), column_type: ColumnType::Other("Timestamp(Nanosecond, None)".into()) };
+    landings[2] = column("arr_delay", DataType::Float32);
+    let features = FEATURES
+        .replace("bind = { gust_limit = 25 }", "bind = { gust_limit = { literal = 'fast' } }")
+        .replace("gusty = false", "gusty = 1")
+        .replace("bind.asked_at = \"request.timestamp\"", "bind.asked_at = \"airport_weather.gusty for origin\"")
+        .replace("bind.max_gap_h = 12", "bind.max_gap_h = \"request.timestamp\"");
+    insta::assert_snapshot!(registry.plan_errors(&company_with(&features)).await);
+    let other_features = FEATURES
+        .replace("bind.asked_at = \"request.timestamp\"", "bind.asked_at = \"airport_weather.gusty for origin\"")
+        .replace("bind.max_gap_h = 12", "bind.max_gap_h = \"request.timestamp\"");
+    registry.inspector = crate::support::inspector();
+    insta::assert_snapshot!("wrong_types_on_demand", registry.plan_errors(&company_with(&other_features)).await);
+}
+
+#[tokio::test]
+async fn unbound_inputs_of_on_demand_views_and_roles_without_entity() {
+    let registry = Company::found().await;
+    let features = FEATURES
+        .replace("bind.max_gap_h = 12\n", "")
+        .replace("bind.scheduled_at = \"request.scheduled_at\"", "bind.scheduled_at = \"scheduled_at\"");
+    insta::assert_snapshot!("unbound", registry.plan_errors(&company_with(&features)).await);
+    let features = FEATURES
+        .replace("\"departure_context:turnaround_minutes\"", "\"departure_context:turnaround_minutes for origin\"");
+    insta::assert_snapshot!("role_without_entity", registry.plan_errors(&company_with(&features)).await);
+}
+
+#[tokio::test]
+async fn cycles() {
+    let mut registry = Company::found().await;
+    let mut context = context_transform();
+    context.outputs.push(Field::new("again", DataType::Float64, true));
+    registry.upload(&context).await;
+    let features = FEATURES
+        .replace(
+            "[service.departure_delay]",
+            "[view.second]\ntransform = \"transforms/departure_context\"
+bind.scheduled_at = \"request.scheduled_at\"\nbind.asked_at = \"request.timestamp\"
+bind.last_landed_at = \"aircraft_legs.last_landed_at\"\nbind.visibility = \"departure_context.turnaround_minutes\"
+bind.max_gap_h = 12\n\n[service.departure_delay]",
+        )
+        .replace("airport_weather.visibility_km for origin", "second.turnaround_minutes");
+    insta::assert_snapshot!(registry.plan_errors(&company_with(&features)).await);
+}
+
+#[tokio::test]
+async fn names_that_collide() {
+    let mut registry = Company::found().await;
+    let features = FEATURES.replace(
+        "    \"departure_context:turnaround_minutes\",",
+        "    \"airport_weather:visibility_km for origin\",\n    \"airport_weather:gusty for dest as last_delay\",
+    \"aircraft_legs:last_delay as tailnum\",\n    \"departure_context:turnaround_minutes as scheduled_at\",
+    \"airport_weather:gusty for dest as event_time\",",
+    );
+    insta::assert_snapshot!("names_in_a_service", registry.plan_errors(&company_with(&features)).await);
+    let features = FEATURES.replace("dest as dest_visibility", "dest as tailnum").replace(
+        "\"departure_context:turnaround_minutes\"",
+        "\"departure_context:turnaround_minutes as scheduled_at\"",
+    );
+    insta::assert_snapshot!("names_of_the_spine", registry.plan_errors(&company_with(&features)).await);
+    let mut legs = legs_transform();
+    legs.outputs = vec![
+        Field::new("tailnum", DataType::Utf8, true),
+        Field::new("_seq", DataType::Int64, true),
+        Field::new("delay", DataType::Int64, true),
+        Field::new("Delay", DataType::Int64, true),
+        Field::new("known_at", DataType::Int64, true),
+        Field::new("delay__status", DataType::Int64, true),
+    ];
+    registry.upload(&legs).await;
+    let mut only_legs = company();
+    only_legs.services.clear();
+    only_legs.views.retain(|name, _| name == "aircraft_legs");
+    insta::assert_snapshot!("names_of_outputs", registry.plan_errors(&only_legs).await);
+}
+
+#[tokio::test]
+async fn placements_that_could_change_a_value_are_refused() {
+    let registry = Company::found().await;
+    let features = FEATURES
+        .replace("ttl = \"2d\"", "ttl = \"2d\"\nplacement = \"on_read\"")
+        .replace("ttl = \"3h\"", "ttl = \"3h\"\nplacement = \"on_read\"");
+    insta::assert_snapshot!(registry.plan_errors(&company_with(&features)).await);
+}
+
+#[tokio::test]
+async fn transforms_and_sources_that_are_not_there() {
+    let mut registry = Company::found().await;
+    registry.transforms.clear();
+    registry.inspector.0.remove("landings");
+    insta::assert_snapshot!(registry.plan_errors(&company()).await);
+}
+
+#[tokio::test]
+async fn transforms_by_digest_are_checked_by_name() {
+    let registry = Company::found().await;
+    let digest = registry.registry.transforms(Some("aircraft_legs")).await.unwrap()[0].digest;
+    let by_digest = |name: &str| FEATURES.replace("\"transforms/aircraft_legs\"", &format!("\"{name}@{digest}\""));
+    let errors = registry.plan_errors(&company_with(&by_digest("legs"))).await;
+    assert!(errors.ends_with("calls itself `aircraft_legs`, not `legs`"), "{errors}");
+    registry.apply(&company_with(&by_digest("aircraft_legs"))).await;
+    assert!(registry.plan(&company()).await.unwrap().is_empty(), "folder and digest name the same component");
+}
+
+#[tokio::test]
+async fn entity_keys_are_meaning() {
+    let registry = Company::found().await;
+    registry.apply(&company()).await;
+    let project =
+        PROJECT.replace("keys = { tailnum = \"utf8\" }", "keys = { tailnum = \"utf8\", distance = \"int64\" }");
+    let only_project = parse(&[("eadem.toml", &project)]).unwrap();
+    let plan = registry.plan(&only_project).await.unwrap();
+    insta::assert_snapshot!(plan.report());
+    registry.registry.apply(&plan, NOW_US).await.unwrap();
+    let keys: Vec<String> = registry
+        .registry
+        .resolve_service("departure_delay")
+        .await
+        .unwrap()
+        .keys
+        .into_iter()
+        .map(|key| key.name)
+        .collect();
+    assert_eq!(keys, ["dest", "distance", "origin", "tailnum"]);
+    let old = registry.registry.view("aircraft_legs", Some(1)).await.unwrap();
+    assert_eq!(old.stored.as_ref().unwrap().entity.keys.len(), 1, "versions keep the keys they were made with");
+}

@@ -1,0 +1,193 @@
+//! Transforms, jobs, epochs, datasets, erasures, and the revision that servers follow.
+
+use eadem_registry::model::{Placement, ViewRef};
+use eadem_registry::{Acceptance, DatasetRecord, EpochState, JobState, Registry, RegistryError};
+use eadem_values::{Digest, EntityKey, KeyValue};
+use serde_json::json;
+
+use crate::support::{Company, NOW_US, company, weather_transform};
+
+#[tokio::test]
+async fn a_component_is_stored_once() {
+    let registry = Company::found().await.registry;
+    let acceptance = Acceptance {
+        strict_nan: true,
+        laws_seed: u64::MAX,
+        laws_rows: 1000,
+        fuel_per_row: Some(42),
+        nanoseconds_per_row: None,
+        memory_bytes: Some(1 << 20),
+    };
+    let (digest, is_new) = registry.put_transform(b"bytes", &weather_transform(), &acceptance, NOW_US).await.unwrap();
+    assert!(is_new);
+    assert_eq!(digest, Digest::of(b"bytes"));
+    let again = registry.put_transform(b"bytes", &weather_transform(), &Acceptance::default(), 7).await.unwrap();
+    assert_eq!(again, (digest, false));
+    let record = registry.transform(&digest).await.unwrap();
+    assert_eq!(record.acceptance, acceptance, "the first verdict stays");
+    assert_eq!((record.component_bytes, record.uploaded_at_us), (5, NOW_US));
+    assert_eq!(*record.description, weather_transform(), "every constraint comes back as it was");
+    assert!(registry.component(&Digest::of(b"other")).await.unwrap_err().is_not_found());
+}
+
+#[tokio::test]
+async fn jobs_keep_what_is_done() {
+    let registry = Company::found().await.registry;
+    registry.create_job("j1", "backfill", &json!({ "view": "a" }), 10).await.unwrap();
+    registry.create_job("j2", "dataset", &json!({}), 20).await.unwrap();
+    let twice = registry.create_job("j1", "backfill", &json!({}), 30).await.unwrap_err();
+    assert!(matches!(twice, RegistryError::Conflict(_)));
+    assert!(registry.record_chunk("j1", "0002", &json!({ "rows": 2 }), 11).await.unwrap());
+    assert!(registry.record_chunk("j1", "0001", &json!({ "rows": 1 }), 12).await.unwrap());
+    assert!(!registry.record_chunk("j1", "0001", &json!({ "rows": 9 }), 13).await.unwrap());
+    let chunks = registry.list_chunks("j1").await.unwrap();
+    assert_eq!(chunks.iter().map(|chunk| chunk.chunk.as_str()).collect::<Vec<_>>(), ["0001", "0002"]);
+    assert_eq!(chunks[0].result, json!({ "rows": 1 }), "the first record stays");
+    registry.set_job_progress("j1", &json!({ "done": 2 }), 14).await.unwrap();
+    assert_eq!(registry.open_jobs().await.unwrap().iter().map(|job| job.id.as_str()).collect::<Vec<_>>(), ["j1", "j2"]);
+    registry.ask_job_to_cancel("j2", 21).await.unwrap();
+    assert!(registry.job("j2").await.unwrap().cancel_asked);
+    registry.finish_job("j2", JobState::Cancelled, &json!(null), 22).await.unwrap();
+    registry.finish_job("j1", JobState::Done, &json!({ "rows": 3 }), 15).await.unwrap();
+    registry.finish_job("j1", JobState::Done, &json!({ "rows": 0 }), 16).await.unwrap();
+    let job = registry.job("j1").await.unwrap();
+    assert_eq!((job.state, job.outcome, job.changed_at_us), (JobState::Done, json!({ "rows": 3 }), 15));
+    assert_eq!((job.progress, job.created_at_us), (json!({ "done": 2 }), 10));
+    for refused in [
+        registry.finish_job("j1", JobState::Failed, &json!("late"), 17).await.unwrap_err(),
+        registry.record_chunk("j1", "0003", &json!({}), 17).await.unwrap_err(),
+        registry.ask_job_to_cancel("j1", 17).await.unwrap_err(),
+        registry.set_job_progress("j1", &json!({}), 17).await.unwrap_err(),
+    ] {
+        assert_eq!(refused.to_string(), "job `j1` is done already");
+    }
+    assert!(registry.open_jobs().await.unwrap().is_empty());
+    assert_eq!(registry.jobs(None).await.unwrap().len(), 2);
+    assert!(registry.job("j9").await.unwrap_err().is_not_found());
+}
+
+#[tokio::test]
+async fn epochs_switch_whole() {
+    let company_registry = Company::found().await;
+    company_registry.apply(&company()).await;
+    let registry = &company_registry.registry;
+    let view = ViewRef { name: "aircraft_legs".into(), version: 1 };
+    assert_eq!(registry.current_epoch(&view).await.unwrap(), None);
+    let first = registry.create_epoch(&view, Placement::OnWrite, 1).await.unwrap();
+    let second = registry.create_epoch(&view, Placement::OnRead, 2).await.unwrap();
+    assert_eq!((first.epoch, second.epoch), (1, 2));
+    registry.make_epoch_current(&view, 1, 3).await.unwrap();
+    registry.make_epoch_current(&view, 1, 3).await.unwrap();
+    assert_eq!(registry.current_epoch(&view).await.unwrap().unwrap().epoch, 1);
+    registry.make_epoch_current(&view, 2, 4).await.unwrap();
+    let current = registry.current_epoch(&view).await.unwrap().unwrap();
+    assert_eq!((current.epoch, current.placement), (2, Placement::OnRead));
+    let states: Vec<EpochState> =
+        registry.epochs(Some(&view)).await.unwrap().into_iter().map(|epoch| epoch.state).collect();
+    assert_eq!(states, [EpochState::Retired, EpochState::Current]);
+    assert!(matches!(registry.make_epoch_current(&view, 1, 5).await.unwrap_err(), RegistryError::Conflict(_)));
+    assert!(matches!(registry.retire_epoch(&view, 2, 5).await.unwrap_err(), RegistryError::Conflict(_)));
+    assert!(registry.make_epoch_current(&view, 9, 5).await.unwrap_err().is_not_found());
+    registry.forget_epoch(&view, 1).await.unwrap();
+    registry.forget_epoch(&view, 2).await.unwrap();
+    assert_eq!(registry.epochs(None).await.unwrap().len(), 1, "only a retired epoch is forgotten");
+    assert_eq!(registry.create_epoch(&view, Placement::OnWrite, 6).await.unwrap().epoch, 3);
+    let unknown = ViewRef { name: "aircraft_legs".into(), version: 9 };
+    assert!(registry.create_epoch(&unknown, Placement::OnWrite, 6).await.unwrap_err().is_not_found());
+}
+
+#[tokio::test]
+async fn erasures_merge_by_maximum() {
+    let registry = Company::found().await.registry;
+    let key = EntityKey(vec![KeyValue::Utf8("N14228".into())]);
+    assert!(registry.erasures().await.unwrap().is_empty());
+    registry.record_erasure("aircraft", &key, 100, 1).await.unwrap();
+    registry.record_erasure("aircraft", &key, 50, 2).await.unwrap();
+    let erasures = registry.erasures().await.unwrap();
+    assert_eq!(erasures.up_to_us("aircraft", &key), Some(100));
+    assert_eq!(erasures.up_to_us("airport", &key), None);
+    assert_eq!(erasures.up_to_us("aircraft", &EntityKey(vec![KeyValue::Utf8("N1".into())])), None);
+}
+
+#[tokio::test]
+async fn datasets_are_saved_once() {
+    let company_registry = Company::found().await;
+    company_registry.apply(&company()).await;
+    let registry = &company_registry.registry;
+    let dataset = DatasetRecord {
+        id: "d".into(),
+        name: "training".into(),
+        service: Some(("departure_delay".into(), 1)),
+        rows: 5,
+        content_digest: Digest::of(b"content"),
+        recipe: json!({ "files": ["a", "b"] }),
+        columns: Vec::new(),
+        created_at_us: NOW_US,
+    };
+    registry.record_dataset(&dataset).await.unwrap();
+    registry.record_dataset(&dataset).await.unwrap();
+    assert_eq!(registry.dataset("d").await.unwrap(), dataset);
+    assert_eq!(registry.dataset("training").await.unwrap(), dataset);
+    let other = DatasetRecord { content_digest: Digest::of(b"other"), ..dataset.clone() };
+    assert!(matches!(registry.record_dataset(&other).await.unwrap_err(), RegistryError::Conflict(_)));
+    let unknown = DatasetRecord { id: "e".into(), service: Some(("departure_delay".into(), 2)), ..dataset };
+    assert!(registry.record_dataset(&unknown).await.unwrap_err().is_not_found());
+    assert_eq!(registry.datasets().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn subscribers_hear_of_every_change() {
+    let company_registry = Company::found().await;
+    let registry = &company_registry.registry;
+    let mut changes = registry.changes();
+    let before = *changes.borrow_and_update();
+    company_registry.apply(&company()).await;
+    assert!(changes.has_changed().unwrap());
+    let after = *changes.borrow_and_update();
+    assert_eq!(after, before + 1);
+    assert_eq!(registry.revision().await.unwrap(), after);
+    registry.create_job("j", "backfill", &json!({}), 1).await.unwrap();
+    assert!(!changes.has_changed().unwrap(), "servers need not follow jobs");
+}
+
+#[tokio::test]
+async fn a_second_process_sees_what_the_first_applied() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("registry.db");
+    let writer = Registry::open(&file).await.unwrap();
+    let reader = Registry::open(&file).await.unwrap();
+    let mut heard = reader.changes();
+    heard.borrow_and_update();
+    writer.put_transform(b"bytes", &weather_transform(), &Acceptance::default(), NOW_US).await.unwrap();
+    assert_eq!(reader.transforms(None).await.unwrap().len(), 1);
+    assert_eq!(reader.revision().await.unwrap(), writer.revision().await.unwrap());
+    assert!(heard.has_changed().unwrap(), "asking for the revision tells subscribers");
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("registry.db");
+    Registry::open(&file).await.unwrap().close().await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file);
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9999, 'later', 1, x'00', 0)",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    pool.close().await;
+    let error = Registry::open(&file).await.err().unwrap();
+    assert!(matches!(error, RegistryError::NewerSchema { migration: 9999 }), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_registry_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("registry.db");
+    std::fs::write(&file, "this is a text and certainly no database of any kind".repeat(40)).unwrap();
+    let error = Registry::open(&file).await.err().unwrap();
+    assert!(!error.is_callers_fault(), "{error}");
+}
