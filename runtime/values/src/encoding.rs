@@ -55,7 +55,7 @@ impl<'a> BatchEncoder<'a> {
     /// A column whose Arrow type the contract does not have; a null element inside a vector or list.
     pub fn try_new(columns: &'a [ArrayRef]) -> Result<Self, ValueError> {
         columns.iter().try_for_each(|column| refuse_null_elements(column.as_ref()))?;
-        columns.iter().map(|column| Column::of(column)).collect::<Result<_, _>>().map(|columns| Self { columns })
+        columns.iter().map(Column::of).collect::<Result<_, _>>().map(|columns| Self { columns })
     }
 
     /// Appends the canonical encoding of one row to `bytes`.

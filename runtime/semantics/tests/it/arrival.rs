@@ -32,7 +32,7 @@ proptest! {
         event_us in any_instant(), known_us in any_instant(), arrival_us in any_instant(),
         max_ahead_us in prop_oneof![Just(MAX_AHEAD_DEFAULT_US), 0_i64..4, Just(i64::MAX)],
     ) {
-        let in_range = |us: i64| us >= FIRST_OF_1900_US && us < FIRST_OF_2200_US;
+        let in_range = |us: i64| (FIRST_OF_1900_US..FIRST_OF_2200_US).contains(&us);
         let too_far = i128::from(event_us) - i128::from(arrival_us) > i128::from(max_ahead_us);
         let expected = in_range(event_us) && in_range(known_us) && !too_far;
         prop_assert_eq!(accept_event_time(event_us, known_us, arrival_us, max_ahead_us).is_ok(), expected);
