@@ -173,13 +173,10 @@ fn flags(toolchain: &GuestToolchain, metadata: &Metadata, options: &BuildOptions
 fn in_order(modules: Vec<CoreModule>, packages: &[&Package]) -> Vec<CoreModule> {
     let place: BTreeMap<&Path, usize> =
         packages.iter().enumerate().map(|(place, package)| (package.manifest_path.as_path(), place)).collect();
-    let mut wanted: Vec<(usize, CoreModule)> = modules
-        .into_iter()
-        .filter_map(|module| Some((*place.get(module.manifest_path.as_path())?, module)))
-        .collect();
-    wanted.sort_by(|(a_place, a), (b_place, b)| {
-        (a_place, a.is_example, &a.name).cmp(&(b_place, b.is_example, &b.name))
-    });
+    let mut wanted: Vec<(usize, CoreModule)> =
+        modules.into_iter().filter_map(|module| Some((*place.get(module.manifest_path.as_path())?, module))).collect();
+    wanted
+        .sort_by(|(a_place, a), (b_place, b)| (a_place, a.is_example, &a.name).cmp(&(b_place, b.is_example, &b.name)));
     wanted.into_iter().map(|(_, module)| module).collect()
 }
 
