@@ -6,11 +6,12 @@
 
 mod backfill;
 mod bind;
-mod dataset;
+//mod dataset;
 mod error;
 mod expression;
 mod ledger;
 mod location;
+mod object_file;
 mod partition;
 mod quarantine;
 mod read;
@@ -20,10 +21,10 @@ mod spec;
 mod table;
 
 pub use backfill::{Backfill, BackfillOptions, BackfillReport, Cancel, Progress, ProgressSink, run_backfill};
-pub use dataset::{
-    DatasetFeature, DatasetReport, DatasetSpec, OnDemandBinding, OnDemandView, Recipe, SpineColumns, StoredView,
-    ViewOfService, create_dataset, rebuild_dataset,
-};
+//pub use dataset::{
+//    DatasetFeature, DatasetReport, DatasetSpec, OnDemandBinding, OnDemandView, Recipe, SpineColumns, StoredView,
+//    ViewOfService, create_dataset, rebuild_dataset,
+//};
 pub use error::OfflineError;
 pub use expression::EXPRESSION_FUNCTIONS;
 pub use ledger::{ChunkOutcome, JobLedger, JobPlan, LedgerError, MemoryLedger, PlannedChunk, PlannedFile};

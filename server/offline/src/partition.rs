@@ -1,0 +1,203 @@
+//! Writing data files: one per partition, named by the digest of its bytes, so that writing a chunk again writes the same
+//! files again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{Array, RecordBatch};
+use arrow_schema::SchemaRef;
+use chrono::DateTime;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::OfflineError;
+use crate::schema::{COLUMN_EVENT_DATE, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_SEQUENCE, COLUMN_TIE};
+
+const DAY_US: i64 = 86_400_000_000;
+
+/// How data files are written; a recipe keeps it.
+pub(crate) const WRITER_SETTINGS: &str = "parquet 59, zstd 1, row groups of 1048576 rows";
+
+/// Collects the rows of a chunk and writes them by date.
+#[derive(Debug)]
+pub(crate) struct PartitionWriter {
+    store: Arc<dyn ObjectStore>,
+    schema: SchemaRef,
+    partitioned: bool,
+    buffered: Vec<RecordBatch>,
+    buffered_bytes: usize,
+    buffered_bytes_max: usize,
+    adds: Vec<serde_json::Value>,
+}
+
+impl PartitionWriter {
+    /// A writer into the table that `store` is rooted at. Batches have `schema`; a `partitioned` one has event times.
+    pub(crate) fn new(
+        store: Arc<dyn ObjectStore>,
+        schema: SchemaRef,
+        partitioned: bool,
+        buffered_bytes_max: usize,
+    ) -> Self {
+        Self {
+            store,
+            schema,
+            partitioned,
+            buffered: Vec::new(),
+            buffered_bytes: 0,
+            buffered_bytes_max,
+            adds: Vec::new(),
+        }
+    }
+
+    pub(crate) async fn write(&mut self, batch: RecordBatch) -> Result<(), OfflineError> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        self.buffered_bytes += batch.get_array_memory_size();
+        self.buffered.push(batch);
+        if self.buffered_bytes >= self.buffered_bytes_max { self.flush().await } else { Ok(()) }
+    }
+
+    /// Writes what is left; gives the add actions of all files.
+    pub(crate) async fn finish(mut self) -> Result<Vec<serde_json::Value>, OfflineError> {
+        self.flush().await?;
+        Ok(self.adds)
+    }
+
+    async fn flush(&mut self) -> Result<(), OfflineError> {
+        let batches = std::mem::take(&mut self.buffered);
+        self.buffered_bytes = 0;
+        if batches.is_empty() {
+            return Ok(());
+        }
+        if !self.partitioned {
+            let whole = arrow_select::concat::concat_batches(&self.schema, &batches)?;
+            return self.put(whole, None).await;
+        }
+        for (day, picks) in rows_by_day(&batches) {
+            let rows = gather(&self.schema, &batches, &picks)?;
+            self.put(rows, Some(date_text(day))).await?;
+        }
+        Ok(())
+    }
+
+    async fn put(&mut self, rows: RecordBatch, date: Option<String>) -> Result<(), OfflineError> {
+        let bytes = encode(&rows)?;
+        let name = format!("{}.zstd.parquet", hex::encode(Sha256::digest(&bytes)));
+        let path = match &date {
+            Some(date) => format!("{COLUMN_EVENT_DATE}={date}/{name}"),
+            None => name,
+        };
+        let size = bytes.len();
+        self.store.put(&Path::from(path.as_str()), PutPayload::from(bytes)).await?;
+        let partition_values = match &date {
+            Some(date) => serde_json::json!({ COLUMN_EVENT_DATE: date }),
+            None => serde_json::json!({}),
+        };
+        self.adds.push(serde_json::json!({
+            "path": path,
+            "partitionValues": partition_values,
+            "size": size,
+            // Not the clock: a chunk written twice must leave the same action behind.
+            "modificationTime": 0,
+            "dataChange": true,
+            "stats": stats(&rows).to_string(),
+        }));
+        Ok(())
+    }
+}
+
+/// For every UTC day, the (batch, row) pairs of its rows, in their order.
+fn rows_by_day(batches: &[RecordBatch]) -> BTreeMap<i64, Vec<(usize, usize)>> {
+    let mut days: BTreeMap<i64, Vec<(usize, usize)>> = BTreeMap::new();
+    for (number, batch) in batches.iter().enumerate() {
+        let Some(times) = batch.column_by_name(COLUMN_EVENT_TIME) else { continue };
+        let times = times.as_primitive::<TimestampMicrosecondType>().values();
+        let mut row = 0;
+        while row < times.len() {
+            // Rows often come in order of time, so runs of one day are long.
+            let day = times[row].div_euclid(DAY_US);
+            let end = row + times[row..].iter().take_while(|time| time.div_euclid(DAY_US) == day).count();
+            days.entry(day).or_default().extend((row..end).map(|row| (number, row)));
+            row = end;
+        }
+    }
+    days
+}
+
+fn gather(schema: &SchemaRef, batches: &[RecordBatch], picks: &[(usize, usize)]) -> Result<RecordBatch, OfflineError> {
+    let columns = (0..schema.fields().len())
+        .map(|column| {
+            let sources: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(column).as_ref()).collect();
+            arrow_select::interleave::interleave(&sources, picks)
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(RecordBatch::try_new(schema.clone(), columns)?)
+}
+
+fn date_text(day: i64) -> String {
+    let date = DateTime::from_timestamp_micros(day.saturating_mul(DAY_US)).unwrap_or_default();
+    date.format("%Y-%m-%d").to_string()
+}
+
+fn encode(rows: &RecordBatch) -> Result<Vec<u8>, OfflineError> {
+    let schema = rows.schema();
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_created_by("eadem".to_owned());
+    for name in [COLUMN_TIE, COLUMN_SEQUENCE] {
+        // Every value differs: a dictionary would be built only to be thrown away.
+        properties = properties.set_column_dictionary_enabled(ColumnPath::from(name), false);
+    }
+    properties = properties.set_column_statistics_enabled(ColumnPath::from(COLUMN_TIE), EnabledStatistics::None);
+    properties = properties.set_column_encoding(ColumnPath::from(COLUMN_SEQUENCE), Encoding::DELTA_BINARY_PACKED);
+    let options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new_with_options(&mut bytes, schema, options)?;
+    writer.write(rows)?;
+    writer.close()?;
+    Ok(bytes)
+}
+
+/// Row count and time range. The log keeps milliseconds: the range is widened, never narrowed.
+fn stats(rows: &RecordBatch) -> serde_json::Value {
+    let mut min = serde_json::Map::new();
+    let mut max = serde_json::Map::new();
+    let mut null_count = serde_json::Map::new();
+    for name in [COLUMN_EVENT_TIME, COLUMN_KNOWN_AT] {
+        let Some(column) = rows.column_by_name(name) else { continue };
+        let times = column.as_primitive::<TimestampMicrosecondType>().values();
+        let (Some(earliest), Some(latest)) = (times.iter().min(), times.iter().max()) else { continue };
+        min.insert(name.to_owned(), millis_text(earliest.div_euclid(1_000)).into());
+        max.insert(name.to_owned(), millis_text(-(-latest).div_euclid(1_000)).into());
+        null_count.insert(name.to_owned(), 0.into());
+    }
+    serde_json::json!({
+        "numRecords": rows.num_rows(), "minValues": min, "maxValues": max, "nullCount": null_count,
+    })
+}
+
+fn millis_text(millis: i64) -> String {
+    let time = DateTime::from_timestamp_millis(millis).unwrap_or_default();
+    time.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
+}
+
+/// The range of event times that a file's statistics admit, in microseconds; `None` without statistics.
+pub(crate) fn event_time_range(stats: &str) -> Option<(i64, i64)> {
+    let stats: serde_json::Value = serde_json::from_str(stats).ok()?;
+    let time = |which: &str| {
+        let text = stats.get(which)?.get(COLUMN_EVENT_TIME)?.as_str()?;
+        eadem_values::parse_timestamp(text).ok()
+    };
+    // Other writers truncate the maximum to milliseconds.
+    Some((time("minValues")?, time("maxValues")?.saturating_add(999)))
+}
