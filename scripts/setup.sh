@@ -83,6 +83,10 @@ has_guest_toolchain() {
 
 check_guest_toolchain() {
   has_guest_toolchain && return
+  if [[ -n ${EADEM_GUEST_RUSTC:-} ]]; then
+    fail "EADEM_GUEST_RUSTC names $EADEM_GUEST_RUSTC, which cannot compile for $GUEST_TARGET:" \
+      "it needs Rust 1.$RUSTC_MIN_MINOR or newer with that target, or with the library sources and a linker (rust-lld or wasm-ld)"
+  fi
   if has rustup; then
     say "adding $GUEST_TARGET with rustup"
     timeout 300 rustup target add "$GUEST_TARGET" >/dev/null 2>&1 || say "rustup cannot reach its server"
