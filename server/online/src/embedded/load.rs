@@ -13,10 +13,8 @@ use super::directory::failed;
 use super::table::{EncodedRow, Table};
 use crate::StoreError;
 
-/// How much a table's load holds in memory before it spills a run.
-pub(super) const RUN_BYTES: usize = 96 * 1024 * 1024;
 /// How much goes to the table in one transaction: long enough to be cheap, short enough for other writers to wait.
-const CHUNK_BYTES: usize = 4 * 1024 * 1024;
+const CHUNK_BYTES: usize = 16 * 1024 * 1024;
 /// What a row takes in memory beside its bytes, about.
 const ROW_OVERHEAD_BYTES: usize = 64;
 
@@ -25,6 +23,7 @@ pub(super) struct LoadBuffer {
     table_path: PathBuf,
     rows: Vec<EncodedRow>,
     bytes: usize,
+    bytes_max: usize,
     runs: Vec<Run>,
     runs_started: u64,
 }
@@ -53,15 +52,17 @@ pub(super) struct Gathered {
 }
 
 impl LoadBuffer {
-    pub(super) fn new(table_path: &Path) -> Self {
-        Self { table_path: table_path.to_owned(), rows: Vec::new(), bytes: 0, runs: Vec::new(), runs_started: 0 }
+    /// Holds at most about `bytes_max` in memory.
+    pub(super) fn new(table_path: &Path, bytes_max: usize) -> Self {
+        let table_path = table_path.to_owned();
+        Self { table_path, rows: Vec::new(), bytes: 0, bytes_max, runs: Vec::new(), runs_started: 0 }
     }
 
     /// Takes rows in; gives back a full buffer to be spilled.
     pub(super) fn push(&mut self, rows: Vec<EncodedRow>) -> Option<Spill> {
         self.bytes += rows.iter().map(|row| row.bytes() + ROW_OVERHEAD_BYTES).sum::<usize>();
         self.rows.extend(rows);
-        if self.bytes < RUN_BYTES {
+        if self.bytes < self.bytes_max {
             return None;
         }
         self.bytes = 0;
@@ -125,8 +126,9 @@ impl Gathered {
     }
 }
 
+/// Each call's rows come sorted; the stable sort makes use of that.
 fn sort(rows: &mut [EncodedRow]) {
-    rows.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    rows.sort_by(|a, b| a.key.cmp(&b.key));
 }
 
 /// Sorted rows, from a run or from memory.

@@ -21,7 +21,7 @@
 //! half of a call. Opening after a crash checks the last commit, in time proportional to the file (about 2 s per GB).
 //!
 //! **Memory.** [`EmbeddedOptions::table_cache_bytes`] per table, filled as needed, the operating system's page cache behind
-//! it, and while a table is loaded 96 MiB for sorting.
+//! it, and while a table is loaded [`EmbeddedOptions::load_memory_bytes`] for sorting.
 
 mod catalogue;
 mod directory;
@@ -51,11 +51,13 @@ use table::{MetaChange, Table, encode_rows, run_blocking};
 pub struct EmbeddedOptions {
     /// The most memory that one table's cache of pages takes.
     pub table_cache_bytes: usize,
+    /// How much memory a bulk load of one table takes for sorting before it spills to disk.
+    pub load_memory_bytes: usize,
 }
 
 impl Default for EmbeddedOptions {
     fn default() -> Self {
-        Self { table_cache_bytes: 128 * 1024 * 1024 }
+        Self { table_cache_bytes: 128 * 1024 * 1024, load_memory_bytes: 96 * 1024 * 1024 }
     }
 }
 
@@ -104,7 +106,7 @@ impl EmbeddedStore {
         let mut tables = BTreeMap::new();
         for (id, file_id) in listed {
             let path = directory.table_path(file_id);
-            let table = Table::open(id, &path, options.table_cache_bytes, Arc::clone(&catalogue))?;
+            let table = Table::open(id, &path, &options, Arc::clone(&catalogue))?;
             tables.insert(id, Arc::new(table));
         }
         let tables = RwLock::new(tables);
@@ -153,7 +155,7 @@ impl Inner {
         let path = self.directory.table_path(file_id);
         // Left by an attempt that failed before it was entered.
         remove_file_if_there(&path)?;
-        let table = Table::create(id, &path, self.options.table_cache_bytes, Arc::clone(&self.catalogue))?;
+        let table = Table::create(id, &path, &self.options, Arc::clone(&self.catalogue))?;
         self.sync_tables_folder()?;
         self.catalogue.add_table(id, file_id)?;
         self.tables.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::new(table));

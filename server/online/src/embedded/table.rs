@@ -15,6 +15,7 @@ use redb::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
+use super::EmbeddedOptions;
 use super::catalogue::{Catalogue, ViewErasures};
 use super::directory::failed;
 use super::keys;
@@ -96,6 +97,14 @@ enum Write {
     },
 }
 
+/// A part of a trim.
+struct TrimStep {
+    /// Keys of rows to remove.
+    losers: Vec<Vec<u8>>,
+    /// The row key to go on after; `None`: the table is done.
+    next: Option<Vec<u8>>,
+}
+
 struct Request {
     write: Write,
     reply: oneshot::Sender<Result<Merged, StoreError>>,
@@ -128,11 +137,11 @@ impl Table {
     pub(super) fn create(
         id: TableId,
         path: &Path,
-        cache_bytes: usize,
+        options: &EmbeddedOptions,
         catalogue: Arc<Catalogue>,
     ) -> Result<Self, StoreError> {
         let create = || -> Result<Database, redb::Error> {
-            let db = Database::builder().set_cache_size(cache_bytes).create(path)?;
+            let db = Database::builder().set_cache_size(options.table_cache_bytes).create(path)?;
             let txn = db.begin_write()?;
             txn.open_table(ROWS)?;
             let meta = Meta { state: LoadState::Loading, claims: Coverage::default(), trimmed_to_us: None };
@@ -141,7 +150,7 @@ impl Table {
             Ok(db)
         };
         let db = create().map_err(|error| failed("creating", path, error))?;
-        Self::with_database(id, path, db, catalogue)
+        Self::with_database(id, path, db, options, catalogue)
     }
 
     /// Opens a table that is there. After a crash this takes time in proportion to the file, since the last commit is
@@ -149,21 +158,28 @@ impl Table {
     pub(super) fn open(
         id: TableId,
         path: &Path,
-        cache_bytes: usize,
+        options: &EmbeddedOptions,
         catalogue: Arc<Catalogue>,
     ) -> Result<Self, StoreError> {
         let db = Database::builder()
-            .set_cache_size(cache_bytes)
+            .set_cache_size(options.table_cache_bytes)
             .open(path)
             .map_err(|error| failed("opening", path, error))?;
-        Self::with_database(id, path, db, catalogue)
+        Self::with_database(id, path, db, options, catalogue)
     }
 
-    fn with_database(id: TableId, path: &Path, db: Database, catalogue: Arc<Catalogue>) -> Result<Self, StoreError> {
+    fn with_database(
+        id: TableId,
+        path: &Path,
+        db: Database,
+        options: &EmbeddedOptions,
+        catalogue: Arc<Catalogue>,
+    ) -> Result<Self, StoreError> {
         let snapshot = Snapshot::take(&db).map_err(|error| failed("reading", path, error))?;
         let published = RwLock::new(Arc::new(snapshot));
         let core = Arc::new(Core { id, path: path.to_owned(), catalogue, published, db });
-        Ok(Self { core, writer: Mutex::default(), load: Mutex::new(LoadBuffer::new(path)) })
+        let load = LoadBuffer::new(path, options.load_memory_bytes);
+        Ok(Self { core, writer: Mutex::default(), load: Mutex::new(load) })
     }
 
     pub(super) fn id(&self) -> TableId {
@@ -255,7 +271,7 @@ impl Table {
         loop {
             let table = Arc::clone(self);
             let look = move || table.core.trim_step(trim, after);
-            let (losers, next) = run_blocking(look).await?;
+            let TrimStep { losers, next } = run_blocking(look).await?;
             if !losers.is_empty() {
                 removed += self.write(Write::Remove(losers)).await?.erased;
             }
@@ -367,8 +383,8 @@ impl Core {
         Ok(page)
     }
 
-    /// The keys of rows to remove among the next entities, and where to go on.
-    fn trim_step(&self, trim: Trim, after: Option<Vec<u8>>) -> Result<(Vec<Vec<u8>>, Option<Vec<u8>>), StoreError> {
+    /// What to remove among the next entities.
+    fn trim_step(&self, trim: Trim, after: Option<Vec<u8>>) -> Result<TrimStep, StoreError> {
         let snapshot = self.snapshot();
         let mut erasures = ErasuresByEntity::new(self.catalogue.erasures_of(self.id.view));
         let mut losers = Vec::new();
@@ -407,7 +423,7 @@ impl Core {
             last_key.extend_from_slice(row_key.value());
         }
         judge(&entity, &mut orders)?;
-        Ok((losers, end_of_step))
+        Ok(TrimStep { losers, next: end_of_step })
     }
 
     /// Applies a group of writes as one transaction, and shows the result to readers.

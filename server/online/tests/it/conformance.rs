@@ -28,13 +28,14 @@ impl Subject for Memory {
 struct Embedded {
     folder: TempDir,
     store: Option<Arc<EmbeddedStore>>,
+    options: EmbeddedOptions,
 }
 
 impl Embedded {
-    fn new() -> Self {
+    fn new(options: EmbeddedOptions) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Some(Arc::new(EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap()));
-        Self { folder, store }
+        let store = Some(Arc::new(EmbeddedStore::open(folder.path(), options).unwrap()));
+        Self { folder, store, options }
     }
 }
 
@@ -47,7 +48,7 @@ impl Subject for Embedded {
     async fn restart(&mut self) -> Result<(), Violation> {
         let store = Arc::into_inner(self.store.take().unwrap());
         drop(store.ok_or_else(|| Violation::new("the suite still holds the store"))?);
-        self.store = Some(Arc::new(EmbeddedStore::open(self.folder.path(), EmbeddedOptions::default())?));
+        self.store = Some(Arc::new(EmbeddedStore::open(self.folder.path(), self.options)?));
         Ok(())
     }
 }
@@ -64,5 +65,12 @@ async fn the_store_in_memory_conforms() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_embedded_store_conforms() {
-    report(run_all(seed(), async || Ok(Embedded::new())).await);
+    report(run_all(seed(), async || Ok(Embedded::new(EmbeddedOptions::default()))).await);
+}
+
+/// With so little memory that every load spills, and nearly every read misses the cache.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_embedded_store_conforms_with_little_memory() {
+    let options = EmbeddedOptions { table_cache_bytes: 64 * 1024, load_memory_bytes: 2_000 };
+    report(run_all(seed(), async || Ok(Embedded::new(options))).await);
 }

@@ -4,4 +4,5 @@
 
 mod conformance;
 mod directory;
+mod full_disk;
 mod kill;
