@@ -34,11 +34,7 @@ pub fn null_rows(column: &ArrayRef, keep: &BooleanBuffer) -> Result<ArrayRef, Qu
 ///
 /// # Errors
 /// More positions than the column has rows.
-pub fn scatter_rows(
-    column: &ArrayRef,
-    rows_in: &[u32],
-    rows: usize,
-) -> Result<ArrayRef, QueryError> {
+pub fn scatter_rows(column: &ArrayRef, rows_in: &[u32], rows: usize) -> Result<ArrayRef, QueryError> {
     let mut positions = vec![0_u32; rows];
     let mut present = BooleanBufferBuilder::new(rows);
     present.append_n(rows, false);

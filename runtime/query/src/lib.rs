@@ -19,10 +19,9 @@ pub use gather::{null_rows, scatter_rows};
 pub use on_demand::{OnDemandInput, OnDemandOutput, evaluate_on_demand};
 pub use point_in_time::{HistoryRows, PartialWinners, SpineIndex, Winners};
 pub use point_in_time_exec::{HistoryColumns, PointInTimeJoin, PointInTimeJoinExec};
-pub use project::{ReadRows, apply_default, project_feature, status_dictionary};
+pub use project::{ReadRows, apply_default, compute_on_read, project_feature, status_dictionary};
 pub use transform::{
-    AppliedRows, BATCH_ROWS, FailedRow, RowTransform, TransformFailure, TransformedRows,
-    run_transform,
+    AppliedRows, BATCH_ROWS, FailedRow, RowTransform, TransformFailure, TransformedRows, run_transform,
 };
 pub use transform_exec::{DROPPED_COLUMN, FAILURE_COLUMN, TransformExec};
 pub use validate::{RefusedValue, ValidationPolicy, validate_outputs};

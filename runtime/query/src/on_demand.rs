@@ -50,16 +50,8 @@ pub fn evaluate_on_demand(
     }
     let mut row_status = vec![Status::Present; rows];
     for (field, input) in description.inputs.iter().zip(inputs) {
-        if input.values.len() != rows
-            || input
-                .statuses
-                .as_ref()
-                .is_some_and(|statuses| statuses.len() != rows)
-        {
-            return Err(QueryError::Shape(format!(
-                "input `{}` has not {rows} rows",
-                field.name
-            )));
+        if input.values.len() != rows || input.statuses.as_ref().is_some_and(|statuses| statuses.len() != rows) {
+            return Err(QueryError::Shape(format!("input `{}` has not {rows} rows", field.name)));
         }
         if field.accepts_null() || input.values.null_count() == 0 {
             continue;
@@ -68,10 +60,8 @@ pub fn evaluate_on_demand(
             row_status[row] = Status::worst([row_status[row], status_of_null(input, row)]);
         }
     }
-    let computed: Vec<u32> = (0..rows)
-        .filter(|row| row_status[*row] == Status::Present)
-        .map(|row| row as u32)
-        .collect();
+    let computed: Vec<u32> =
+        (0..rows).filter(|row| row_status[*row] == Status::Present).map(|row| row as u32).collect();
 
     // A refused value of an on-demand row is an error of that row: there is no job to stop and no row to leave out.
     let row_policy = match policy {
@@ -96,21 +86,11 @@ pub fn evaluate_on_demand(
         let result = run_transform(transform, row_policy, computed.len(), &columns)?;
         mark(&result, &computed, &mut row_status);
         let errors = errors_of(&result, &computed);
-        let spread = result
-            .columns
-            .iter()
-            .map(|column| scatter_rows(column, &computed, rows));
+        let spread = result.columns.iter().map(|column| scatter_rows(column, &computed, rows));
         (spread.collect::<Result<Vec<_>, _>>()?, errors)
     };
-    let statuses = columns
-        .iter()
-        .map(|column| output_statuses(column, &row_status))
-        .collect();
-    Ok(OnDemandOutput {
-        columns,
-        statuses,
-        errors,
-    })
+    let statuses = columns.iter().map(|column| output_statuses(column, &row_status)).collect();
+    Ok(OnDemandOutput { columns, statuses, errors })
 }
 
 fn status_of_null(input: &OnDemandInput, row: usize) -> Status {
@@ -133,18 +113,10 @@ fn mark(result: &crate::TransformedRows, computed: &[u32], row_status: &mut [Sta
 }
 
 fn errors_of(result: &crate::TransformedRows, computed: &[u32]) -> Vec<(usize, String)> {
-    let failed = result
-        .failed
-        .iter()
-        .map(|failure| (failure.row as usize, failure.message.clone()));
-    let refused = result
-        .refused
-        .iter()
-        .map(|refused| (refused.row, refused.reason.clone()));
-    let mut errors: Vec<(usize, String)> = failed
-        .chain(refused)
-        .map(|(row, message)| (computed[row] as usize, message))
-        .collect();
+    let failed = result.failed.iter().map(|failure| (failure.row as usize, failure.message.clone()));
+    let refused = result.refused.iter().map(|refused| (refused.row, refused.reason.clone()));
+    let mut errors: Vec<(usize, String)> =
+        failed.chain(refused).map(|(row, message)| (computed[row] as usize, message)).collect();
     errors.sort_by_key(|(row, _)| *row);
     errors
 }

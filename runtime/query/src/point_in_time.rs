@@ -60,11 +60,7 @@ struct Best {
 }
 
 const NOTHING: Best = Best {
-    order: RowOrder {
-        event_time_us: i64::MIN,
-        known_at_us: i64::MIN,
-        tie: TieDigest::from_bytes([0; 16]),
-    },
+    order: RowOrder { event_time_us: i64::MIN, known_at_us: i64::MIN, tie: TieDigest::from_bytes([0; 16]) },
     batch: NO_BATCH,
     row: 0,
 };
@@ -107,9 +103,7 @@ impl SpineIndex {
     pub fn try_new(keys: &[ArrayRef], times_us: &[i64]) -> Result<Self, QueryError> {
         let rows = times_us.len();
         if rows >= NO_SLOT as usize {
-            return Err(QueryError::Shape(format!(
-                "a spine of {rows} rows is too large for one join; split it"
-            )));
+            return Err(QueryError::Shape(format!("a spine of {rows} rows is too large for one join; split it")));
         }
         let mut entities: HashMap<Box<[u8]>, u32> = HashMap::new();
         let mut entity_of_row = vec![NO_SLOT; rows];
@@ -128,9 +122,7 @@ impl SpineIndex {
                 }
             };
         }
-        let mut by_slot: Vec<u32> = (0..rows as u32)
-            .filter(|row| entity_of_row[*row as usize] != NO_SLOT)
-            .collect();
+        let mut by_slot: Vec<u32> = (0..rows as u32).filter(|row| entity_of_row[*row as usize] != NO_SLOT).collect();
         by_slot.sort_unstable_by_key(|row| (entity_of_row[*row as usize], times_us[*row as usize]));
 
         let mut slots_from = Vec::with_capacity(entities.len() + 1);
@@ -149,12 +141,7 @@ impl SpineIndex {
             previous = Some(place);
         }
         slots_from.push(slot_times_us.len() as u32);
-        Ok(Self {
-            entities,
-            slots_from,
-            slot_times_us,
-            slot_of_row,
-        })
+        Ok(Self { entities, slots_from, slot_times_us, slot_of_row })
     }
 
     /// The earliest and the latest time of the spine; `None` if no row has an entity.
@@ -184,12 +171,8 @@ impl SpineIndex {
     /// The first slot of the entity at or after `from_us`.
     fn first_slot(&self, key: &[u8], from_us: i64) -> Option<usize> {
         let entity = *self.entities.get(key)? as usize;
-        let (start, end) = (
-            self.slots_from[entity] as usize,
-            self.slots_from[entity + 1] as usize,
-        );
-        let slot =
-            start + self.slot_times_us[start..end].partition_point(|time_us| *time_us < from_us);
+        let (start, end) = (self.slots_from[entity] as usize, self.slots_from[entity + 1] as usize);
+        let slot = start + self.slot_times_us[start..end].partition_point(|time_us| *time_us < from_us);
         (slot < end).then_some(slot)
     }
 
@@ -197,11 +180,7 @@ impl SpineIndex {
     ///
     /// # Errors
     /// Parts started from another index.
-    pub fn finish(
-        self,
-        parts: Vec<PartialWinners>,
-        payload_schema: SchemaRef,
-    ) -> Result<Winners, QueryError> {
+    pub fn finish(self, parts: Vec<PartialWinners>, payload_schema: SchemaRef) -> Result<Winners, QueryError> {
         let mut best = vec![NOTHING; self.slots()];
         let mut kept = Vec::new();
         for part in parts {
@@ -211,10 +190,7 @@ impl SpineIndex {
             let shift = kept.len() as u32;
             for (ours, theirs) in best.iter_mut().zip(&part.best) {
                 if theirs.beats(ours) {
-                    *ours = Best {
-                        batch: theirs.batch + shift,
-                        ..*theirs
-                    };
+                    *ours = Best { batch: theirs.batch + shift, ..*theirs };
                 }
             }
             kept.extend(part.kept);
@@ -228,12 +204,7 @@ impl SpineIndex {
                 so_far = *slot;
             }
         }
-        Ok(Winners {
-            kept,
-            best,
-            slot_of_row: self.slot_of_row,
-            payload_schema,
-        })
+        Ok(Winners { kept, best, slot_of_row: self.slot_of_row, payload_schema })
     }
 }
 
@@ -242,19 +213,10 @@ impl PartialWinners {
     ///
     /// # Errors
     /// Columns of other types or lengths than declared.
-    pub fn absorb(
-        &mut self,
-        index: &SpineIndex,
-        history: &HistoryRows<'_>,
-    ) -> Result<(), QueryError> {
+    pub fn absorb(&mut self, index: &SpineIndex, history: &HistoryRows<'_>) -> Result<(), QueryError> {
         let rows = history.event_times_us.len();
-        if history.known_at_us.len() != rows
-            || history.ties.len() != rows
-            || history.payload.num_rows() != rows
-        {
-            return Err(QueryError::Shape(
-                "history columns differ in length".to_owned(),
-            ));
+        if history.known_at_us.len() != rows || history.ties.len() != rows || history.payload.num_rows() != rows {
+            return Err(QueryError::Shape("history columns differ in length".to_owned()));
         }
         let reader = KeyReader::try_new(history.keys, rows)?;
         let batch = self.kept.len() as u32;
@@ -280,11 +242,7 @@ impl PartialWinners {
             if order.event_time_us < self.lifetime.oldest_readable_us(index.slot_times_us[slot]) {
                 continue;
             }
-            let candidate = Best {
-                order,
-                batch,
-                row: row as u32,
-            };
+            let candidate = Best { order, batch, row: row as u32 };
             if candidate.beats(&self.best[slot]) {
                 self.best[slot] = candidate;
                 touched.push(slot as u32);
@@ -295,60 +253,32 @@ impl PartialWinners {
     }
 
     /// Copies the payload of the rows that still win, so that the batch itself can go.
-    fn keep_winners(
-        &mut self,
-        mut touched: Vec<u32>,
-        batch: u32,
-        payload: &RecordBatch,
-    ) -> Result<(), QueryError> {
+    fn keep_winners(&mut self, mut touched: Vec<u32>, batch: u32, payload: &RecordBatch) -> Result<(), QueryError> {
         touched.sort_unstable();
         touched.dedup();
         if touched.is_empty() {
             return Ok(());
         }
-        let rows: Vec<u32> = touched
-            .iter()
-            .map(|slot| self.best[*slot as usize].row)
-            .collect();
+        let rows: Vec<u32> = touched.iter().map(|slot| self.best[*slot as usize].row).collect();
         for (position, slot) in touched.iter().enumerate() {
-            self.best[*slot as usize] = Best {
-                row: position as u32,
-                batch,
-                ..self.best[*slot as usize]
-            };
+            self.best[*slot as usize] = Best { row: position as u32, batch, ..self.best[*slot as usize] };
         }
         self.kept_rows += rows.len();
-        self.kept.push(arrow_select::take::take_record_batch(
-            payload,
-            &UInt32Array::from(rows),
-        )?);
+        self.kept.push(arrow_select::take::take_record_batch(payload, &UInt32Array::from(rows))?);
         let live = self.best.iter().filter(|best| best.is_row()).count();
-        if self.kept_rows > 2 * live + SLACK_ROWS {
-            self.pack()
-        } else {
-            Ok(())
-        }
+        if self.kept_rows > 2 * live + SLACK_ROWS { self.pack() } else { Ok(()) }
     }
 
     /// Leaves only rows that still win.
     fn pack(&mut self) -> Result<(), QueryError> {
-        let live: Vec<usize> = (0..self.best.len())
-            .filter(|slot| self.best[*slot].is_row())
-            .collect();
+        let live: Vec<usize> = (0..self.best.len()).filter(|slot| self.best[*slot].is_row()).collect();
         let Some(schema) = self.kept.first().map(RecordBatch::schema) else {
             return Ok(());
         };
         let mut packed = Vec::with_capacity(live.len().div_ceil(PACKED_ROWS));
         for slots in live.chunks(PACKED_ROWS) {
-            let picks: Vec<(usize, usize)> = slots
-                .iter()
-                .map(|slot| {
-                    (
-                        self.best[*slot].batch as usize,
-                        self.best[*slot].row as usize,
-                    )
-                })
-                .collect();
+            let picks: Vec<(usize, usize)> =
+                slots.iter().map(|slot| (self.best[*slot].batch as usize, self.best[*slot].row as usize)).collect();
             packed.push(interleave(&self.kept, &schema, &picks)?);
         }
         for (position, slot) in live.iter().enumerate() {
@@ -369,21 +299,13 @@ impl Winners {
     pub fn payload(&self, rows: Range<usize>) -> Result<RecordBatch, QueryError> {
         let nothing = RecordBatch::try_new(
             self.payload_schema.clone(),
-            self.payload_schema
-                .fields()
-                .iter()
-                .map(|field| new_null_array(field.data_type(), 1))
-                .collect(),
+            self.payload_schema.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect(),
         )?;
         let mut sources = self.kept.clone();
         sources.push(nothing);
         let absent = (sources.len() - 1, 0);
-        let picks: Vec<(usize, usize)> = rows
-            .map(|row| {
-                self.best_of(row)
-                    .map_or(absent, |best| (best.batch as usize, best.row as usize))
-            })
-            .collect();
+        let picks: Vec<(usize, usize)> =
+            rows.map(|row| self.best_of(row).map_or(absent, |best| (best.batch as usize, best.row as usize))).collect();
         interleave(&sources, &self.payload_schema, &picks)
     }
 
@@ -405,30 +327,18 @@ fn interleave(
 ) -> Result<RecordBatch, QueryError> {
     let columns = (0..schema.fields().len())
         .map(|column| {
-            let sources: Vec<&dyn Array> = batches
-                .iter()
-                .map(|batch| batch.column(column).as_ref())
-                .collect();
+            let sources: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(column).as_ref()).collect();
             arrow_select::interleave::interleave(&sources, picks)
         })
         .collect::<Result<Vec<_>, _>>()?;
     let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(picks.len()));
-    Ok(RecordBatch::try_new_with_options(
-        Arc::clone(schema),
-        columns,
-        &options,
-    )?)
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
 }
 
 fn tie_at(ties: &BinaryArray, row: usize) -> Result<TieDigest, QueryError> {
-    <[u8; 16]>::try_from(ties.value(row))
-        .map(TieDigest::from_bytes)
-        .map_err(|_| {
-            QueryError::Shape(format!(
-                "row {row}: a tie digest has 16 bytes, found {}",
-                ties.value(row).len()
-            ))
-        })
+    <[u8; 16]>::try_from(ties.value(row)).map(TieDigest::from_bytes).map_err(|_| {
+        QueryError::Shape(format!("row {row}: a tie digest has 16 bytes, found {}", ties.value(row).len()))
+    })
 }
 
 /// Reads the key of a row as bytes: injective within one list of key types, and without allocation.
@@ -446,15 +356,12 @@ impl<'a> KeyReader<'a> {
         let columns = keys
             .iter()
             .map(|key| match key.data_type() {
-                _ if key.len() != rows => Err(QueryError::Shape(format!(
-                    "a key column has {} rows, not {rows}",
-                    key.len()
-                ))),
+                _ if key.len() != rows => {
+                    Err(QueryError::Shape(format!("a key column has {} rows, not {rows}", key.len())))
+                }
                 ArrowType::Utf8 => Ok(KeyColumn::Utf8(key.as_string::<i32>())),
                 ArrowType::Int64 => Ok(KeyColumn::Int64(key.as_primitive::<Int64Type>())),
-                other => Err(QueryError::Shape(format!(
-                    "a join key is utf8 or int64, not {other}"
-                ))),
+                other => Err(QueryError::Shape(format!("a join key is utf8 or int64, not {other}"))),
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { columns })

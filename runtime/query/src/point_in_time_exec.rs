@@ -80,64 +80,36 @@ impl PointInTimeJoinExec {
             .history
             .payload
             .iter()
-            .map(|(column, name)| {
-                Field::new(
-                    name,
-                    history_schema.field(*column).data_type().clone(),
-                    true,
-                )
-            })
+            .map(|(column, name)| Field::new(name, history_schema.field(*column).data_type().clone(), true))
             .collect();
         let payload_schema = Arc::new(Schema::new(payload));
         let spine_schema = spine.schema();
-        let fields: Vec<_> = spine_schema
-            .fields()
-            .iter()
-            .chain(payload_schema.fields())
-            .cloned()
-            .collect();
+        let fields: Vec<_> = spine_schema.fields().iter().chain(payload_schema.fields()).cloned().collect();
         let properties = PlanProperties::new(
             EquivalenceProperties::new(Arc::new(Schema::new(fields))),
             Partitioning::UnknownPartitioning(1),
             EmissionType::Final,
             Boundedness::Bounded,
         );
-        Ok(Self {
-            spine,
-            history,
-            join,
-            payload_schema,
-            properties: Arc::new(properties),
-        })
+        Ok(Self { spine, history, join, payload_schema, properties: Arc::new(properties) })
     }
 }
 
 fn check_columns(spine: &Schema, history: &Schema, join: &PointInTimeJoin) -> Result<()> {
-    let is_time =
-        |data_type: &ArrowType| matches!(data_type, ArrowType::Timestamp(TimeUnit::Microsecond, _));
+    let is_time = |data_type: &ArrowType| matches!(data_type, ArrowType::Timestamp(TimeUnit::Microsecond, _));
     let is_key = |data_type: &ArrowType| matches!(data_type, ArrowType::Utf8 | ArrowType::Int64);
     let history_columns = &join.history;
     if join.spine_keys.len() != history_columns.keys.len() || join.spine_keys.is_empty() {
-        return plan_error(
-            "the spine and the history need the same number of join keys, at least one".to_owned(),
-        );
+        return plan_error("the spine and the history need the same number of join keys, at least one".to_owned());
     }
     let spine_columns = join.spine_keys.iter().chain([&join.spine_time]);
     let history_indices = history_columns
         .keys
         .iter()
-        .chain([
-            &history_columns.event_time,
-            &history_columns.known_at,
-            &history_columns.tie,
-        ])
+        .chain([&history_columns.event_time, &history_columns.known_at, &history_columns.tie])
         .chain(history_columns.payload.iter().map(|(column, _)| column));
-    if spine_columns
-        .into_iter()
-        .any(|column| *column >= spine.fields().len())
-        || history_indices
-            .into_iter()
-            .any(|column| *column >= history.fields().len())
+    if spine_columns.into_iter().any(|column| *column >= spine.fields().len())
+        || history_indices.into_iter().any(|column| *column >= history.fields().len())
     {
         return plan_error("a column of the point-in-time join does not exist".to_owned());
     }
@@ -158,11 +130,7 @@ fn check_columns(spine: &Schema, history: &Schema, join: &PointInTimeJoin) -> Re
         history.field(history_columns.known_at),
     ];
     if let Some(field) = times.into_iter().find(|field| !is_time(field.data_type())) {
-        return plan_error(format!(
-            "`{}` is {}, not a timestamp in microseconds",
-            field.name(),
-            field.data_type()
-        ));
+        return plan_error(format!("`{}` is {}, not a timestamp in microseconds", field.name(), field.data_type()));
     }
     if history.field(history_columns.tie).data_type() != &ArrowType::Binary {
         return plan_error("tie digests must be binary".to_owned());
@@ -177,12 +145,7 @@ fn plan_error<T>(message: String) -> Result<T> {
 impl DisplayAs for PointInTimeJoinExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let spine = self.spine.schema();
-        let keys: Vec<&str> = self
-            .join
-            .spine_keys
-            .iter()
-            .map(|key| spine.field(*key).name().as_str())
-            .collect();
+        let keys: Vec<&str> = self.join.spine_keys.iter().map(|key| spine.field(*key).name().as_str()).collect();
         write!(
             f,
             "PointInTimeJoinExec: keys=[{}], time={}, known_at_cut={}",
@@ -203,10 +166,7 @@ impl ExecutionPlan for PointInTimeJoinExec {
     }
 
     fn input_distribution_requirements(&self) -> InputDistributionRequirements {
-        InputDistributionRequirements::new(vec![
-            Distribution::SinglePartition,
-            Distribution::UnspecifiedDistribution,
-        ])
+        InputDistributionRequirements::new(vec![Distribution::SinglePartition, Distribution::UnspecifiedDistribution])
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
@@ -225,31 +185,18 @@ impl ExecutionPlan for PointInTimeJoinExec {
         children: Vec<Arc<dyn ExecutionPlan>>,
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let [spine, history] = <[Arc<dyn ExecutionPlan>; 2]>::try_from(children).map_err(|_| {
-            DataFusionError::Plan("a point-in-time join has two children".to_owned())
-        })?;
+        let [spine, history] = <[Arc<dyn ExecutionPlan>; 2]>::try_from(children)
+            .map_err(|_| DataFusionError::Plan("a point-in-time join has two children".to_owned()))?;
         Ok(Arc::new(Self::try_new(spine, history, self.join.clone())?))
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.replace_children(
-            children,
-            ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
-        )
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
     }
 
-    fn execute(
-        &self,
-        partition: usize,
-        context: Arc<TaskContext>,
-    ) -> Result<SendableRecordBatchStream> {
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         if partition != 0 {
-            return Err(DataFusionError::Internal(format!(
-                "a point-in-time join has no partition {partition}"
-            )));
+            return Err(DataFusionError::Internal(format!("a point-in-time join has no partition {partition}")));
         }
         let schema = self.schema();
         let node = self.clone();
@@ -275,12 +222,7 @@ impl Joined {
     fn batch(&self, rows: std::ops::Range<usize>, schema: &SchemaRef) -> Result<RecordBatch> {
         let spine = self.spine.slice(rows.start, rows.len());
         let payload = self.winners.payload(rows).map_err(external)?;
-        let columns = spine
-            .columns()
-            .iter()
-            .chain(payload.columns())
-            .cloned()
-            .collect();
+        let columns = spine.columns().iter().chain(payload.columns()).cloned().collect();
         Ok(RecordBatch::try_new(schema.clone(), columns)?)
     }
 }
@@ -292,35 +234,22 @@ fn external(error: crate::QueryError) -> DataFusionError {
 impl PointInTimeJoinExec {
     async fn join_all(&self, context: Arc<TaskContext>) -> Result<Joined> {
         let spine = collect_one(&self.spine, &context).await?;
-        let keys: Vec<ArrayRef> = self
-            .join
-            .spine_keys
-            .iter()
-            .map(|key| spine.column(*key).clone())
-            .collect();
+        let keys: Vec<ArrayRef> = self.join.spine_keys.iter().map(|key| spine.column(*key).clone()).collect();
         let times = times_us(spine.column(self.join.spine_time), "the spine's timestamp")?;
         let index = Arc::new(SpineIndex::try_new(&keys, &times).map_err(external)?);
 
         let mut tasks = tokio::task::JoinSet::new();
         for partition in 0..self.history.output_partitioning().partition_count() {
             let stream = self.history.execute(partition, context.clone())?;
-            tasks.spawn(absorb_stream(
-                stream,
-                index.clone(),
-                self.join.clone(),
-                self.payload_schema.clone(),
-            ));
+            tasks.spawn(absorb_stream(stream, index.clone(), self.join.clone(), self.payload_schema.clone()));
         }
         let mut parts = Vec::with_capacity(tasks.len());
         while let Some(part) = tasks.join_next().await {
             parts.push(part.map_err(|error| DataFusionError::ExecutionJoin(Box::new(error)))??);
         }
-        let index = Arc::into_inner(index).ok_or_else(|| {
-            DataFusionError::Internal("the spine's index is still shared".to_owned())
-        })?;
-        let winners = index
-            .finish(parts, self.payload_schema.clone())
-            .map_err(external)?;
+        let index = Arc::into_inner(index)
+            .ok_or_else(|| DataFusionError::Internal("the spine's index is still shared".to_owned()))?;
+        let winners = index.finish(parts, self.payload_schema.clone()).map_err(external)?;
         Ok(Joined { spine, winners })
     }
 }
@@ -335,16 +264,8 @@ async fn absorb_stream(
     let columns = &join.history;
     while let Some(batch) = stream.next().await {
         let batch = batch?;
-        let keys: Vec<ArrayRef> = columns
-            .keys
-            .iter()
-            .map(|key| batch.column(*key).clone())
-            .collect();
-        let payload = columns
-            .payload
-            .iter()
-            .map(|(column, _)| batch.column(*column).clone())
-            .collect();
+        let keys: Vec<ArrayRef> = columns.keys.iter().map(|key| batch.column(*key).clone()).collect();
+        let payload = columns.payload.iter().map(|(column, _)| batch.column(*column).clone()).collect();
         let payload = RecordBatch::try_new_with_options(
             payload_schema.clone(),
             payload,
@@ -352,10 +273,7 @@ async fn absorb_stream(
         )?;
         let rows = HistoryRows {
             keys: &keys,
-            event_times_us: &times_us(
-                batch.column(columns.event_time),
-                "an event time of the history",
-            )?,
+            event_times_us: &times_us(batch.column(columns.event_time), "an event time of the history")?,
             known_at_us: &times_us(batch.column(columns.known_at), "a known-at of the history")?,
             ties: batch.column(columns.tie).as_binary::<i32>(),
             payload: &payload,
@@ -365,18 +283,11 @@ async fn absorb_stream(
     Ok(part)
 }
 
-async fn collect_one(
-    plan: &Arc<dyn ExecutionPlan>,
-    context: &Arc<TaskContext>,
-) -> Result<RecordBatch> {
+async fn collect_one(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Result<RecordBatch> {
     let schema = plan.schema();
     let mut batches = Vec::new();
     for partition in 0..plan.output_partitioning().partition_count() {
-        batches.extend(
-            plan.execute(partition, context.clone())?
-                .try_collect::<Vec<_>>()
-                .await?,
-        );
+        batches.extend(plan.execute(partition, context.clone())?.try_collect::<Vec<_>>().await?);
     }
     Ok(arrow_select::concat::concat_batches(&schema, &batches)?)
 }
@@ -385,8 +296,5 @@ fn times_us(column: &ArrayRef, what: &str) -> Result<arrow_buffer::ScalarBuffer<
     if column.null_count() > 0 {
         return Err(DataFusionError::Execution(format!("{what} is null")));
     }
-    Ok(column
-        .as_primitive::<TimestampMicrosecondType>()
-        .values()
-        .clone())
+    Ok(column.as_primitive::<TimestampMicrosecondType>().values().clone())
 }

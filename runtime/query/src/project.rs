@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use arrow_array::types::Int8Type;
-use arrow_array::{Array, ArrayRef, DictionaryArray, Int8Array, StringArray};
+use arrow_array::{Array, ArrayRef, DictionaryArray, Int8Array, StringArray, UInt32Array};
 use arrow_buffer::BooleanBuffer;
 use eadem_semantics::{Lifetime, RowOrder, Status, resolve_status};
 use eadem_values::{DataType, Value, array_from_values};
 
-use crate::{QueryError, gather};
+use crate::{QueryError, RowTransform, ValidationPolicy, gather, run_transform};
 
 /// The rows that won a set of reads, one entry per read.
 #[derive(Debug, Clone, Default)]
@@ -34,13 +34,7 @@ impl ReadRows {
 
     /// Whether the row of read `read` is served: it exists, is fresh, and its transform did not fail.
     pub fn is_served(&self, read: usize, lifetime: Lifetime) -> bool {
-        let status = resolve_status(
-            self.orders[read].as_ref(),
-            self.failed[read],
-            false,
-            lifetime,
-            self.at_us[read],
-        );
+        let status = resolve_status(self.orders[read].as_ref(), self.failed[read], false, lifetime, self.at_us[read]);
         status == Status::Present
     }
 }
@@ -56,26 +50,15 @@ pub fn project_feature(
     lifetime: Lifetime,
 ) -> Result<(ArrayRef, Vec<Status>), QueryError> {
     if values.len() != reads.len() {
-        return Err(QueryError::Shape(format!(
-            "{} values for {} reads",
-            values.len(),
-            reads.len()
-        )));
+        return Err(QueryError::Shape(format!("{} values for {} reads", values.len(), reads.len())));
     }
     let statuses: Vec<Status> = (0..reads.len())
         .map(|read| {
             let order = reads.orders[read].as_ref();
-            resolve_status(
-                order,
-                reads.failed[read],
-                values.is_null(read),
-                lifetime,
-                reads.at_us[read],
-            )
+            resolve_status(order, reads.failed[read], values.is_null(read), lifetime, reads.at_us[read])
         })
         .collect();
-    let present =
-        BooleanBuffer::collect_bool(statuses.len(), |read| statuses[read] == Status::Present);
+    let present = BooleanBuffer::collect_bool(statuses.len(), |read| statuses[read] == Status::Present);
     Ok((gather::null_rows(values, &present)?, statuses))
 }
 
@@ -83,49 +66,26 @@ pub fn project_feature(
 ///
 /// # Errors
 /// A default of another type than the column.
-pub fn apply_default(
-    values: &ArrayRef,
-    statuses: &[Status],
-    default: &Value,
-) -> Result<ArrayRef, QueryError> {
+pub fn apply_default(values: &ArrayRef, statuses: &[Status], default: &Value) -> Result<ArrayRef, QueryError> {
     if statuses.iter().all(|status| *status == Status::Present) {
         return Ok(values.clone());
     }
-    let data_type = DataType::from_arrow(values.data_type()).ok_or_else(|| {
-        QueryError::Shape(format!("no feature has the type {}", values.data_type()))
-    })?;
+    let data_type = DataType::from_arrow(values.data_type())
+        .ok_or_else(|| QueryError::Shape(format!("no feature has the type {}", values.data_type())))?;
     let default = array_from_values(data_type, [default])?;
     let picks: Vec<(usize, usize)> = statuses
         .iter()
         .enumerate()
-        .map(|(row, status)| {
-            if *status == Status::Present {
-                (0, row)
-            } else {
-                (1, 0)
-            }
-        })
+        .map(|(row, status)| if *status == Status::Present { (0, row) } else { (1, 0) })
         .collect();
-    let picked =
-        arrow_select::interleave::interleave(&[values.as_ref(), default.as_ref()], &picks)?;
+    let picked = arrow_select::interleave::interleave(&[values.as_ref(), default.as_ref()], &picks)?;
     Ok(eadem_values::canonicalize(&picked)?)
 }
 
 /// Statuses as the dictionary column that training sets carry. The dictionary always lists all five, in one order.
 pub fn status_dictionary(statuses: &[Status]) -> ArrayRef {
-    const NAMES: [Status; 5] = [
-        Status::Present,
-        Status::Missing,
-        Status::Expired,
-        Status::Null,
-        Status::Error,
-    ];
-    let position = |status: &Status| {
-        NAMES
-            .iter()
-            .position(|name| name == status)
-            .unwrap_or_default() as i8
-    };
+    const NAMES: [Status; 5] = [Status::Present, Status::Missing, Status::Expired, Status::Null, Status::Error];
+    let position = |status: &Status| NAMES.iter().position(|name| name == status).unwrap_or_default() as i8;
     let keys: Int8Array = statuses.iter().map(position).collect::<Vec<i8>>().into();
     let names = StringArray::from_iter_values(NAMES.iter().map(|status| status.to_string()));
     // The keys are positions in `names`, so the checked constructor has nothing left to find.
@@ -136,4 +96,35 @@ pub fn status_dictionary(statuses: &[Status]) -> ArrayRef {
             Box::new(arrow_schema::DataType::Utf8),
         )),
     }
+}
+
+/// The features of a view that is computed when read: runs the transform over the stored inputs of the rows that are
+/// served, and marks in `reads` those on which it failed. `inputs` hold the winners' bound inputs, one entry per read; in
+/// the answer, reads that serve no row are null.
+///
+/// # Errors
+/// A transform that could not run at all.
+pub fn compute_on_read(
+    transform: &dyn RowTransform,
+    policy: ValidationPolicy,
+    inputs: &[ArrayRef],
+    reads: &mut ReadRows,
+    lifetime: Lifetime,
+) -> Result<Vec<ArrayRef>, QueryError> {
+    let rows = reads.len();
+    let served: Vec<u32> = (0..rows).filter(|read| reads.is_served(*read, lifetime)).map(|read| read as u32).collect();
+    let indices = UInt32Array::from(served.clone());
+    let inputs = inputs
+        .iter()
+        .map(|input| Ok(eadem_values::canonicalize(&arrow_select::take::take(input.as_ref(), &indices, None)?)?))
+        .collect::<Result<Vec<ArrayRef>, QueryError>>()?;
+    let result = run_transform(transform, policy, served.len(), &inputs)?;
+    // Only total transforms are computed on read: a row they drop, fail or cannot validate is an error of that row.
+    let dropped = result.dropped.iter().copied();
+    let failed = result.failed.iter().map(|failure| failure.row);
+    let refused = result.refused.iter().map(|value| value.row as u32);
+    for row in dropped.chain(failed).chain(refused) {
+        reads.failed[served[row as usize] as usize] = true;
+    }
+    result.columns.iter().map(|column| gather::scatter_rows(column, &served, rows)).collect()
 }

@@ -91,21 +91,14 @@ pub fn run_transform(
     let mut start = 0;
     while start < rows {
         let length = BATCH_ROWS.min(rows - start);
-        let slice: Vec<ArrayRef> = inputs
-            .iter()
-            .map(|input| input.slice(start, length))
-            .collect();
+        let slice: Vec<ArrayRef> = inputs.iter().map(|input| input.slice(start, length)).collect();
         parts.push((start, run_batch(transform, policy, length, &slice)?));
         start += length;
     }
     concat_parts(&parts)
 }
 
-fn check_inputs(
-    description: &Description,
-    rows: usize,
-    inputs: &[ArrayRef],
-) -> Result<(), QueryError> {
+fn check_inputs(description: &Description, rows: usize, inputs: &[ArrayRef]) -> Result<(), QueryError> {
     if inputs.len() != description.inputs.len() {
         return Err(QueryError::Shape(format!(
             "transform {} declares {} inputs, {} columns were bound",
@@ -139,69 +132,39 @@ fn run_batch(
             .outputs
             .iter()
             .map(|field| arrow_array::new_empty_array(&field.data_type.to_arrow()));
-        return Ok(TransformedRows {
-            columns: columns.collect(),
-            ..TransformedRows::default()
-        });
+        return Ok(TransformedRows { columns: columns.collect(), ..TransformedRows::default() });
     }
     let applied = transform.apply(rows, inputs)?;
     let mut columns = applied.columns;
     if !applied.dropped.is_empty() || !applied.failed.is_empty() {
-        let without_result = applied
-            .dropped
-            .iter()
-            .copied()
-            .chain(applied.failed.iter().map(|failure| failure.row));
+        let without_result = applied.dropped.iter().copied().chain(applied.failed.iter().map(|failure| failure.row));
         let keep = gather::all_but(rows, without_result);
-        columns = columns
-            .iter()
-            .map(|column| gather::null_rows(column, &keep))
-            .collect::<Result<_, _>>()?;
+        columns = columns.iter().map(|column| gather::null_rows(column, &keep)).collect::<Result<_, _>>()?;
     }
     let absent = |row: usize| {
         let row = row as u32;
         applied.dropped.binary_search(&row).is_ok()
-            || applied
-                .failed
-                .binary_search_by_key(&row, |failure| failure.row)
-                .is_ok()
+            || applied.failed.binary_search_by_key(&row, |failure| failure.row).is_ok()
     };
-    let (columns, refused) =
-        validate_outputs(&transform.description().outputs, columns, policy, &absent)?;
-    Ok(TransformedRows {
-        columns,
-        dropped: applied.dropped,
-        failed: applied.failed,
-        refused,
-    })
+    let (columns, refused) = validate_outputs(&transform.description().outputs, columns, policy, &absent)?;
+    Ok(TransformedRows { columns, dropped: applied.dropped, failed: applied.failed, refused })
 }
 
 fn concat_parts(parts: &[(usize, TransformedRows)]) -> Result<TransformedRows, QueryError> {
     let mut whole = TransformedRows::default();
     for (start, part) in parts {
         let shift = *start as u32;
-        whole
-            .dropped
-            .extend(part.dropped.iter().map(|row| row + shift));
-        whole
-            .failed
-            .extend(part.failed.iter().map(|failure| FailedRow {
-                row: failure.row + shift,
-                message: failure.message.clone(),
-            }));
+        whole.dropped.extend(part.dropped.iter().map(|row| row + shift));
+        whole.failed.extend(
+            part.failed.iter().map(|failure| FailedRow { row: failure.row + shift, message: failure.message.clone() }),
+        );
         whole
             .refused
-            .extend(part.refused.iter().map(|refused| RefusedValue {
-                row: refused.row + start,
-                ..refused.clone()
-            }));
+            .extend(part.refused.iter().map(|refused| RefusedValue { row: refused.row + start, ..refused.clone() }));
     }
     let width = parts.first().map_or(0, |(_, part)| part.columns.len());
     for column in 0..width {
-        let pieces: Vec<&dyn Array> = parts
-            .iter()
-            .map(|(_, part)| part.columns[column].as_ref())
-            .collect();
+        let pieces: Vec<&dyn Array> = parts.iter().map(|(_, part)| part.columns[column].as_ref()).collect();
         whole.columns.push(arrow_select::concat::concat(&pieces)?);
     }
     Ok(whole)

@@ -12,8 +12,8 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
-    PlanProperties, ReplaceChildrenOptions,
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
+    ReplaceChildrenOptions,
 };
 use eadem_values::DataType;
 use futures::StreamExt;
@@ -60,10 +60,7 @@ impl TransformExec {
             )));
         }
         for (field, column) in description.inputs.iter().zip(&inputs) {
-            let found = schema
-                .fields()
-                .get(*column)
-                .and_then(|column| DataType::from_arrow(column.data_type()));
+            let found = schema.fields().get(*column).and_then(|column| DataType::from_arrow(column.data_type()));
             if found != Some(field.data_type) {
                 return Err(DataFusionError::Plan(format!(
                     "input `{}` of transform {} is {}; the bound column is not",
@@ -72,48 +69,27 @@ impl TransformExec {
             }
         }
         // A row without a result has nulls, whatever the declaration says.
-        let outputs = description
-            .outputs
-            .iter()
-            .map(|field| Field::new(&field.name, field.data_type.to_arrow(), true));
-        let outcome = [
-            Field::new(DROPPED_COLUMN, ArrowType::Boolean, false),
-            Field::new(FAILURE_COLUMN, ArrowType::Utf8, true),
-        ];
+        let outputs = description.outputs.iter().map(|field| Field::new(&field.name, field.data_type.to_arrow(), true));
+        let outcome =
+            [Field::new(DROPPED_COLUMN, ArrowType::Boolean, false), Field::new(FAILURE_COLUMN, ArrowType::Utf8, true)];
         let passed = schema.fields().iter().map(|field| field.as_ref().clone());
-        let output_schema = Arc::new(Schema::new(
-            passed.chain(outputs).chain(outcome).collect::<Vec<_>>(),
-        ));
+        let output_schema = Arc::new(Schema::new(passed.chain(outputs).chain(outcome).collect::<Vec<_>>()));
         let properties = PlanProperties::new(
             EquivalenceProperties::new(output_schema),
             child.output_partitioning().clone(),
             child.pipeline_behavior(),
             child.boundedness(),
         );
-        Ok(Self {
-            child,
-            transform,
-            policy,
-            inputs,
-            properties: Arc::new(properties),
-        })
+        Ok(Self { child, transform, policy, inputs, properties: Arc::new(properties) })
     }
 }
 
 impl DisplayAs for TransformExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let schema = self.child.schema();
-        let inputs: Vec<&str> = self
-            .inputs
-            .iter()
-            .map(|input| schema.field(*input).name().as_str())
-            .collect();
+        let inputs: Vec<&str> = self.inputs.iter().map(|input| schema.field(*input).name().as_str()).collect();
         let description = self.transform.description();
-        let outputs: Vec<&str> = description
-            .outputs
-            .iter()
-            .map(|field| field.name.as_str())
-            .collect();
+        let outputs: Vec<&str> = description.outputs.iter().map(|field| field.name.as_str()).collect();
         write!(
             f,
             "TransformExec: {}@{}, inputs=[{}], outputs=[{}]",
@@ -155,36 +131,21 @@ impl ExecutionPlan for TransformExec {
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let child = children.pop().filter(|_| children.is_empty());
-        let child =
-            child.ok_or_else(|| DataFusionError::Plan("a transform has one child".to_owned()))?;
-        Ok(Arc::new(Self::try_new(
-            child,
-            self.transform.clone(),
-            self.policy,
-            self.inputs.clone(),
-        )?))
+        let child = child.ok_or_else(|| DataFusionError::Plan("a transform has one child".to_owned()))?;
+        Ok(Arc::new(Self::try_new(child, self.transform.clone(), self.policy, self.inputs.clone())?))
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.replace_children(
-            children,
-            ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
-        )
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
     }
 
-    fn execute(
-        &self,
-        partition: usize,
-        context: Arc<TaskContext>,
-    ) -> Result<SendableRecordBatchStream> {
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let schema = self.schema();
         let node = self.clone();
-        let batches = self.child.execute(partition, context)?.map(move |batch| {
-            node.transform_batch(&batch?, &node.properties.eq_properties.schema().clone())
-        });
+        let batches = self
+            .child
+            .execute(partition, context)?
+            .map(move |batch| node.transform_batch(&batch?, &node.properties.eq_properties.schema().clone()));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
     }
 }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{
-    ArrowPrimitiveType, Float32Type, Float64Type, Int64Type, TimestampMicrosecondType,
-};
+use arrow_array::types::{ArrowPrimitiveType, Float32Type, Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, PrimitiveArray};
 use eadem_values::{Constraint, DataType, Field, Literal, Value};
 use serde::{Deserialize, Serialize};
@@ -60,20 +58,11 @@ pub fn validate_outputs(
     refused.sort_by_key(|value| value.row);
     if policy == ValidationPolicy::StopJob {
         let first = &refused[0];
-        return Err(QueryError::Stopped {
-            row: first.row,
-            reason: first.reason.clone(),
-        });
+        return Err(QueryError::Stopped { row: first.row, reason: first.reason.clone() });
     }
     refused.dedup_by_key(|value| value.row);
-    let keep = gather::all_but(
-        checked.first().map_or(0, |column| column.len()),
-        refused.iter().map(|r| r.row as u32),
-    );
-    let checked = checked
-        .iter()
-        .map(|column| gather::null_rows(column, &keep))
-        .collect::<Result<_, _>>()?;
+    let keep = gather::all_but(checked.first().map_or(0, |column| column.len()), refused.iter().map(|r| r.row as u32));
+    let checked = checked.iter().map(|column| gather::null_rows(column, &keep)).collect::<Result<_, _>>()?;
     Ok((checked, refused))
 }
 
@@ -92,9 +81,7 @@ fn validate_field(
         }
         let can_be_null = field.accepts_null() && *constraint != Constraint::NotNull;
         match policy {
-            ValidationPolicy::Clamp
-                if matches!(constraint, Constraint::Min(_) | Constraint::Max(_)) =>
-            {
+            ValidationPolicy::Clamp if matches!(constraint, Constraint::Min(_) | Constraint::Max(_)) => {
                 let (clamped, left) = clamp(field, constraint, &column, &broken)?;
                 column = clamped;
                 if left.is_empty() {
@@ -106,9 +93,7 @@ fn validate_field(
                     refuse(field, constraint, &column, &left, refused);
                 }
             }
-            ValidationPolicy::NullValue | ValidationPolicy::Clamp if can_be_null => {
-                column = null_at(&column, &broken)?
-            }
+            ValidationPolicy::NullValue | ValidationPolicy::Clamp if can_be_null => column = null_at(&column, &broken)?,
             _ => refuse(field, constraint, &column, &broken, refused),
         }
     }
@@ -116,29 +101,14 @@ fn validate_field(
 }
 
 fn null_at(column: &ArrayRef, rows: &[usize]) -> Result<ArrayRef, QueryError> {
-    gather::null_rows(
-        column,
-        &gather::all_but(column.len(), rows.iter().map(|row| *row as u32)),
-    )
+    gather::null_rows(column, &gather::all_but(column.len(), rows.iter().map(|row| *row as u32)))
 }
 
-fn refuse(
-    field: &Field,
-    constraint: &Constraint,
-    column: &ArrayRef,
-    rows: &[usize],
-    refused: &mut Vec<RefusedValue>,
-) {
+fn refuse(field: &Field, constraint: &Constraint, column: &ArrayRef, rows: &[usize], refused: &mut Vec<RefusedValue>) {
     for row in rows {
-        let shown = eadem_values::value_at(column.as_ref(), *row)
-            .map(|value| show(&value))
-            .unwrap_or_default();
+        let shown = eadem_values::value_at(column.as_ref(), *row).map(|value| show(&value)).unwrap_or_default();
         let reason = format!("`{}` = {shown} breaks {}", field.name, describe(constraint));
-        refused.push(RefusedValue {
-            row: *row,
-            field: field.name.clone(),
-            reason,
-        });
+        refused.push(RefusedValue { row: *row, field: field.name.clone(), reason });
     }
 }
 
@@ -162,10 +132,7 @@ fn describe(constraint: &Constraint) -> String {
         Constraint::Min(limit) => format!("min = {}", literal(limit)),
         Constraint::Max(limit) => format!("max = {}", literal(limit)),
         Constraint::Allowed(values) => {
-            format!(
-                "allowed = [{}]",
-                values.iter().map(literal).collect::<Vec<_>>().join(", ")
-            )
+            format!("allowed = [{}]", values.iter().map(literal).collect::<Vec<_>>().join(", "))
         }
         Constraint::NotNull => "not_null".to_owned(),
         Constraint::Length { min, max } => format!("length = {min}..={max}"),
@@ -183,9 +150,7 @@ fn broken_rows(
         Constraint::Unit(_) => return Ok(Vec::new()),
         Constraint::NotNull => {
             return Ok(column.nulls().map_or_else(Vec::new, |nulls| {
-                (0..column.len())
-                    .filter(|row| nulls.is_null(*row) && !absent(*row))
-                    .collect()
+                (0..column.len()).filter(|row| nulls.is_null(*row) && !absent(*row)).collect()
             }));
         }
         Constraint::Min(limit) => beyond_limit(field, column, limit, false)?,
@@ -205,29 +170,14 @@ fn misfit(field: &Field, constraint: &str) -> QueryError {
 }
 
 fn limit_value(field: &Field, limit: &Literal, upper: bool) -> Result<Value, QueryError> {
-    limit
-        .to_value(field.data_type)
-        .ok_or_else(|| misfit(field, if upper { "max" } else { "min" }))
+    limit.to_value(field.data_type).ok_or_else(|| misfit(field, if upper { "max" } else { "min" }))
 }
 
 /// Rows whose value is not within the limit. A NaN is within none.
-fn beyond_limit(
-    field: &Field,
-    column: &ArrayRef,
-    limit: &Literal,
-    upper: bool,
-) -> Result<Vec<usize>, QueryError> {
-    fn scan<T: ArrowPrimitiveType>(
-        column: &ArrayRef,
-        within: impl Fn(T::Native) -> bool,
-    ) -> Vec<usize> {
+fn beyond_limit(field: &Field, column: &ArrayRef, limit: &Literal, upper: bool) -> Result<Vec<usize>, QueryError> {
+    fn scan<T: ArrowPrimitiveType>(column: &ArrayRef, within: impl Fn(T::Native) -> bool) -> Vec<usize> {
         let values = column.as_primitive::<T>().values();
-        values
-            .iter()
-            .enumerate()
-            .filter(|(_, value)| !within(**value))
-            .map(|(row, _)| row)
-            .collect()
+        values.iter().enumerate().filter(|(_, value)| !within(**value)).map(|(row, _)| row).collect()
     }
     macro_rules! within {
         ($type:ty, $limit:expr) => {
@@ -247,29 +197,16 @@ fn beyond_limit(
     })
 }
 
-fn not_among(
-    field: &Field,
-    column: &ArrayRef,
-    allowed: &[Literal],
-) -> Result<Vec<usize>, QueryError> {
+fn not_among(field: &Field, column: &ArrayRef, allowed: &[Literal]) -> Result<Vec<usize>, QueryError> {
     let allowed: Vec<Value> = allowed
         .iter()
-        .map(|literal| {
-            literal
-                .to_value(field.data_type)
-                .ok_or_else(|| misfit(field, "allowed"))
-        })
+        .map(|literal| literal.to_value(field.data_type).ok_or_else(|| misfit(field, "allowed")))
         .collect::<Result<_, _>>()?;
     if field.data_type == DataType::Utf8 {
         let texts = column.as_string::<i32>();
-        let is_allowed = |text: &str| {
-            allowed
-                .iter()
-                .any(|value| matches!(value, Value::Utf8(allowed) if allowed == text))
-        };
-        return Ok((0..column.len())
-            .filter(|row| !is_allowed(texts.value(*row)))
-            .collect());
+        let is_allowed =
+            |text: &str| allowed.iter().any(|value| matches!(value, Value::Utf8(allowed) if allowed == text));
+        return Ok((0..column.len()).filter(|row| !is_allowed(texts.value(*row))).collect());
     }
     let mut rows = Vec::new();
     for row in 0..column.len() {
@@ -281,26 +218,15 @@ fn not_among(
     Ok(rows)
 }
 
-fn outside_length(
-    field: &Field,
-    column: &ArrayRef,
-    min: u32,
-    max: u32,
-) -> Result<Vec<usize>, QueryError> {
+fn outside_length(field: &Field, column: &ArrayRef, min: u32, max: u32) -> Result<Vec<usize>, QueryError> {
     let offsets = match field.data_type {
         DataType::Utf8 => column.as_string::<i32>().offsets(),
         DataType::Binary => column.as_binary::<i32>().offsets(),
         DataType::List(_) => column.as_list::<i32>().offsets(),
         _ => return Err(misfit(field, "length")),
     };
-    let within =
-        |length: i32| u32::try_from(length).is_ok_and(|length| (min..=max).contains(&length));
-    Ok(offsets
-        .windows(2)
-        .enumerate()
-        .filter(|(_, pair)| !within(pair[1] - pair[0]))
-        .map(|(row, _)| row)
-        .collect())
+    let within = |length: i32| u32::try_from(length).is_ok_and(|length| (min..=max).contains(&length));
+    Ok(offsets.windows(2).enumerate().filter(|(_, pair)| !within(pair[1] - pair[0])).map(|(row, _)| row).collect())
 }
 
 /// Moves the values at `rows` to the limit; gives back the rows that have no place to move to (NaN).
@@ -320,14 +246,10 @@ fn clamp(
         let mut values = column.values().to_vec();
         let mut left = Vec::new();
         for row in rows {
-            if is_nan(values[*row]) {
-                left.push(*row)
-            } else {
-                values[*row] = limit
-            }
+            if is_nan(values[*row]) { left.push(*row) } else { values[*row] = limit }
         }
-        let clamped = PrimitiveArray::<T>::new(values.into(), column.nulls().cloned())
-            .with_data_type(column.data_type().clone());
+        let clamped =
+            PrimitiveArray::<T>::new(values.into(), column.nulls().cloned()).with_data_type(column.data_type().clone());
         (Arc::new(clamped), left)
     }
     let (limit, upper) = match constraint {

@@ -6,9 +6,10 @@
 
 mod backfill;
 mod bind;
-//mod dataset;
+mod dataset;
 mod error;
 mod expression;
+mod history_exec;
 mod ledger;
 mod location;
 mod object_file;
@@ -18,13 +19,14 @@ mod read;
 mod schema;
 mod source;
 mod spec;
+mod spine;
 mod table;
 
 pub use backfill::{Backfill, BackfillOptions, BackfillReport, Cancel, Progress, ProgressSink, run_backfill};
-//pub use dataset::{
-//    DatasetFeature, DatasetReport, DatasetSpec, OnDemandBinding, OnDemandView, Recipe, SpineColumns, StoredView,
-//    ViewOfService, create_dataset, rebuild_dataset,
-//};
+pub use dataset::{
+    DatasetFeature, DatasetReport, DatasetSpec, OnDemandBinding, OnDemandView, Recipe, RecipeFile, RecipeView,
+    SpineColumns, StoredView, ViewOfService, create_dataset, rebuild_dataset,
+};
 pub use error::OfflineError;
 pub use expression::EXPRESSION_FUNCTIONS;
 pub use ledger::{ChunkOutcome, JobLedger, JobPlan, LedgerError, MemoryLedger, PlannedChunk, PlannedFile};

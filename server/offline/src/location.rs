@@ -112,7 +112,11 @@ impl OfflineStore {
         self.root.below(&format!("quarantine/{view}/v{version}"))
     }
 
-    pub(crate) fn spine_location(&self, digest_hex: &str) -> Result<Location, OfflineError> {
-        self.root.below(&format!("spines/{digest_hex}.parquet"))
+    pub(crate) fn spine_location(&self, file: &str) -> Result<Location, OfflineError> {
+        self.root.below(&format!("spines/{file}"))
+    }
+
+    pub(crate) fn recipe_location(&self, digest_hex: &str) -> Result<Location, OfflineError> {
+        self.root.below(&format!("recipes/{digest_hex}.json"))
     }
 }

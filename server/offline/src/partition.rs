@@ -23,9 +23,6 @@ use crate::schema::{COLUMN_EVENT_DATE, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUM
 
 const DAY_US: i64 = 86_400_000_000;
 
-/// How data files are written; a recipe keeps it.
-pub(crate) const WRITER_SETTINGS: &str = "parquet 59, zstd 1, row groups of 1048576 rows";
-
 /// Collects the rows of a chunk and writes them by date.
 #[derive(Debug)]
 pub(crate) struct PartitionWriter {

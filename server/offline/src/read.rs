@@ -1,5 +1,7 @@
 //! Reading a view's table: whole, by time range, or for one entity.
 
+use std::sync::Arc;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
@@ -40,7 +42,7 @@ impl ScanRange {
         Self { from_us: lifetime.oldest_readable_us(earliest_read_us), to_us: latest_read_us }
     }
 
-    fn meets(&self, file: &DataFile) -> bool {
+    pub(crate) fn meets(&self, file: &DataFile) -> bool {
         file.event_time_us.is_none_or(|(earliest, latest)| earliest <= self.to_us && self.from_us <= latest)
     }
 }
@@ -97,6 +99,11 @@ impl HistoryBatch {
             known_at_us: self.known_at.as_primitive::<TimestampMicrosecondType>().value(row),
             tie: TieDigest::from_bytes(tie),
         }
+    }
+
+    /// Event time, known-at, tie digest and error, as columns.
+    pub(crate) fn order_columns(&self) -> [ArrayRef; 4] {
+        [self.event_time.clone(), self.known_at.clone(), Arc::new(self.tie.clone()), Arc::new(self.error.clone())]
     }
 
     /// The ordered input that a row came from.
@@ -189,7 +196,7 @@ impl ViewTable {
         Ok(Some(EntityRead { version, order, values, error: batch.error(row).map(str::to_owned) }))
     }
 
-    async fn read_file(
+    pub(crate) async fn read_file(
         &self,
         file: DataFile,
         range: ScanRange,

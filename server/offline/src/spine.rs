@@ -1,0 +1,131 @@
+//! The spine of a training set: reading it, and its columns in the types of the contract.
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, RecordBatch, TimestampMicrosecondArray};
+use arrow_csv::ReaderBuilder;
+use arrow_csv::reader::Format;
+use arrow_schema::{DataType as ArrowType, Field, Schema};
+use bytes::Bytes;
+use eadem_values::{DataType, Digest, parse_timestamp};
+use object_store::ObjectStoreExt;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::error::OfflineError;
+use crate::location::Location;
+use crate::source::to_canonical;
+
+/// A spine in memory, in the order of its file.
+#[derive(Debug)]
+pub(crate) struct Spine {
+    /// The file's bytes, as they were.
+    pub(crate) bytes: Bytes,
+    /// Their digest.
+    pub(crate) digest: Digest,
+    /// `parquet` or `csv`.
+    pub(crate) format: &'static str,
+    pub(crate) rows: RecordBatch,
+}
+
+impl Spine {
+    /// Reads a Parquet or CSV file. `wanted` gives the types of columns that a CSV file cannot give by itself.
+    pub(crate) async fn read(location: &str, wanted: &BTreeMap<String, DataType>) -> Result<Self, OfflineError> {
+        let place = Location::parse(location)?;
+        let failed = |reason: String| OfflineError::File { file: place.url.to_string(), reason };
+        let object = place.store.get(&place.path).await.map_err(|error| failed(error.to_string()))?;
+        let bytes = object.bytes().await.map_err(|error| failed(error.to_string()))?;
+        let format = match place.path.as_ref().rsplit('.').next() {
+            Some("parquet") => "parquet",
+            Some("csv") => "csv",
+            _ => return Err(failed("a spine is a .parquet or a .csv file".to_owned())),
+        };
+        let rows = match format {
+            "parquet" => read_parquet(bytes.clone()),
+            _ => read_csv(&bytes, wanted),
+        }
+        .map_err(|reason| failed(format!("cannot be read as {format}: {reason}")))?;
+        let digest = Digest::of(&bytes);
+        Ok(Self { bytes, digest, format, rows })
+    }
+
+    /// A column as `data_type`, one entry per row.
+    pub(crate) fn column(&self, name: &str, data_type: DataType) -> Result<ArrayRef, OfflineError> {
+        let column = self.rows.column_by_name(name).ok_or_else(|| {
+            let schema = self.rows.schema();
+            let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+            OfflineError::Dataset(format!("the spine has no column `{name}`; its columns are {}", names.join(", ")))
+        })?;
+        let wrong = |reason: String| OfflineError::Dataset(format!("the spine's column `{name}`: {reason}"));
+        if data_type == DataType::Timestamp && is_text(column.data_type()) {
+            return timestamps(column).map_err(wrong);
+        }
+        if matches!(column.data_type(), ArrowType::Timestamp(_, None)) {
+            return Err(wrong("has no time zone; write it in UTC".to_owned()));
+        }
+        let canonical = to_canonical(column).map_err(wrong)?;
+        if canonical.data_type() != &data_type.to_arrow() {
+            return Err(wrong(format!("is {}, expected {data_type}", column.data_type())));
+        }
+        Ok(canonical)
+    }
+}
+
+fn is_text(data_type: &ArrowType) -> bool {
+    matches!(data_type, ArrowType::Utf8 | ArrowType::LargeUtf8 | ArrowType::Utf8View)
+}
+
+fn timestamps(column: &ArrayRef) -> Result<ArrayRef, String> {
+    let texts = arrow_cast::cast(column, &ArrowType::Utf8).map_err(|error| error.to_string())?;
+    let texts = texts.as_string::<i32>();
+    let times = (0..texts.len())
+        .map(|row| {
+            if texts.is_null(row) || texts.value(row).is_empty() {
+                return Ok(None);
+            }
+            parse_timestamp(texts.value(row)).map(Some).map_err(|error| format!("row {row}: {error}"))
+        })
+        .collect::<Result<Vec<Option<i64>>, String>>()?;
+    Ok(Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")))
+}
+
+fn read_parquet(bytes: Bytes) -> Result<RecordBatch, String> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| error.to_string())?;
+    let schema = builder.schema().clone();
+    let reader = builder.build().map_err(|error| error.to_string())?;
+    let batches: Vec<RecordBatch> = reader.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    arrow_select::concat::concat_batches(&schema, &batches).map_err(|error| error.to_string())
+}
+
+fn read_csv(bytes: &Bytes, wanted: &BTreeMap<String, DataType>) -> Result<RecordBatch, String> {
+    let format = Format::default().with_header(true);
+    let (inferred, _) = format.infer_schema(Cursor::new(bytes), None).map_err(|error| error.to_string())?;
+    let fields: Vec<Field> = inferred
+        .fields()
+        .iter()
+        .map(|field| Field::new(field.name(), csv_type(wanted.get(field.name()), field.data_type()), true))
+        .collect();
+    let schema = Arc::new(Schema::new(fields));
+    let reader = ReaderBuilder::new(schema.clone())
+        .with_format(format)
+        .build(Cursor::new(bytes))
+        .map_err(|error| error.to_string())?;
+    let batches: Vec<RecordBatch> = reader.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    arrow_select::concat::concat_batches(&schema, &batches).map_err(|error| error.to_string())
+}
+
+/// The type in which a CSV column is read: the one that is needed of it; else what its values look like. Times stay text,
+/// because only RFC 3339 says which instant is meant.
+fn csv_type(wanted: Option<&DataType>, inferred: &ArrowType) -> ArrowType {
+    match (wanted, inferred) {
+        (Some(DataType::Int64), _) => ArrowType::Int64,
+        (Some(DataType::Float64), _) => ArrowType::Float64,
+        (Some(DataType::Float32), _) => ArrowType::Float32,
+        (Some(DataType::Boolean), _) => ArrowType::Boolean,
+        (Some(_), _) => ArrowType::Utf8,
+        (None, ArrowType::Int64 | ArrowType::Float64 | ArrowType::Boolean) => inferred.clone(),
+        (None, _) => ArrowType::Utf8,
+    }
+}
