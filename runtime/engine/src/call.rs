@@ -145,10 +145,6 @@ impl Live {
         Metered { fuel: fuel_given.saturating_sub(left), memory_bytes: self.store.data().memory_bytes() }
     }
 
-    pub(crate) fn memory_bytes(&self) -> u64 {
-        self.store.data().memory_bytes()
-    }
-
     fn explain(&mut self, error: wasmtime::Error, config: &EngineConfig) -> CallError {
         explain(error, &mut self.store, config, self.deadline)
     }

@@ -30,6 +30,8 @@ pub struct Inspection {
     pub memories: u32,
     /// Memory it starts with, all memories together.
     pub memory_bytes_min: u64,
+    /// Elements of the tables it starts with, all tables together.
+    pub table_elements_min: u64,
     /// The imports that carry types and nothing else.
     type_imports: Vec<String>,
 }
@@ -55,6 +57,7 @@ pub fn inspect(component: &[u8]) -> Result<Inspection, Refusal> {
         contract_version: None,
         memories: 0,
         memory_bytes_min: 0,
+        table_elements_min: 0,
         type_imports: Vec::new(),
     };
     inspection.read(component, types.as_ref()).map_err(malformed)?;
@@ -74,6 +77,11 @@ impl Inspection {
                         self.memories += 1;
                         let bytes = memory?.initial.saturating_mul(WASM_PAGE_BYTES);
                         self.memory_bytes_min = self.memory_bytes_min.saturating_add(bytes);
+                    }
+                }
+                Payload::TableSection(tables) => {
+                    for table in tables {
+                        self.table_elements_min = self.table_elements_min.saturating_add(table?.ty.initial);
                     }
                 }
                 Payload::ComponentImportSection(imports) if depth == 0 => {
@@ -125,6 +133,10 @@ impl Inspection {
         let allowed_bytes = config.memory_bytes_max_in_pages();
         if self.memory_bytes_min > allowed_bytes {
             return Err(Refusal::Memory { asked_bytes: self.memory_bytes_min, allowed_bytes });
+        }
+        let allowed_elements = u64::from(config.table_elements_max);
+        if self.table_elements_min > allowed_elements {
+            return Err(Refusal::Table { asked_elements: self.table_elements_min, allowed_elements });
         }
         Ok(())
     }

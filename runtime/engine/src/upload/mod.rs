@@ -119,6 +119,14 @@ pub enum Refusal {
         /// `memory_bytes_max`.
         allowed_bytes: u64,
     },
+    /// It starts with a larger table than an instance may have.
+    #[error("it starts with a table of {asked_elements} elements, {allowed_elements} are allowed (table_elements_max)")]
+    Table {
+        /// All its tables together.
+        asked_elements: u64,
+        /// `table_elements_max`.
+        allowed_elements: u64,
+    },
     /// It has more than one memory.
     #[error("it has {0} memories; a transform has one")]
     Memories(u32),
@@ -162,6 +170,7 @@ impl Refusal {
             Self::Import { .. } => "import",
             Self::Contract { .. } => "contract",
             Self::Memory { .. } => "memory",
+            Self::Table { .. } => "table",
             Self::Memories(_) => "memories",
             Self::Compile(CompileError::Time { .. }) => "compile_time",
             Self::Compile(CompileError::Memory { .. }) => "compile_memory",

@@ -1,1 +1,11 @@
-//! t
+//! The engine at its boundary: columns in, columns or errors out.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod artifacts;
+mod breaches;
+mod concurrency;
+mod hostile;
+mod identity;
+mod support;
+mod upload;
