@@ -28,7 +28,7 @@ components: build ## Compile the transforms to components, into target/component
 	@scripts/components.sh
 
 .PHONY: demo
-demo: components ## Show the whole loop on the 2013 New York flights; leaves eadem-demo/ (DEMO_DIR=…, DEMO_FLAGS=--plant)
+demo: build ## Show the whole loop on the 2013 New York flights; leaves eadem-demo/ (DEMO_DIR=…, DEMO_FLAGS=--plant)
 	$(EADEM) demo --dir $(DEMO_DIR) $(DEMO_FLAGS)
 
 .PHONY: test
