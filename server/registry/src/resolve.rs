@@ -27,7 +27,7 @@ pub(crate) struct Required {
 /// # Errors
 /// One name that would have to have two types.
 pub(crate) fn required(entries: &[ServiceEntry], views: &ViewVersions) -> Result<Required, String> {
-    let mut collector = Collector { views, keys: BTreeSet::new(), fields: BTreeMap::new() };
+    let mut collector = Collector { views, seen: BTreeSet::new(), keys: BTreeSet::new(), fields: BTreeMap::new() };
     for entry in entries {
         collector.add_view(&entry.view, entry.role.as_deref())?;
     }
@@ -36,12 +36,17 @@ pub(crate) fn required(entries: &[ServiceEntry], views: &ViewVersions) -> Result
 
 struct Collector<'a> {
     views: &'a ViewVersions,
+    /// On-demand views share upstreams: each is looked at once.
+    seen: BTreeSet<(ViewRef, Option<String>)>,
     keys: BTreeSet<RequiredKey>,
     fields: BTreeMap<String, RequestField>,
 }
 
 impl Collector<'_> {
     fn add_view(&mut self, view: &ViewRef, role: Option<&str>) -> Result<(), String> {
+        if !self.seen.insert((view.clone(), role.map(str::to_owned))) {
+            return Ok(());
+        }
         let Some(version) = self.views.get(view).cloned() else {
             return Err(format!("view {view} is not known"));
         };
@@ -195,7 +200,7 @@ impl Registry {
                 && stored.entity.name != entity
             {
                 return Err(RegistryError::Invalid(format!(
-                    "feature `{asked}` describes a {}, not a {entity}; ask for it with `entity={}`",
+                    "feature `{asked}` belongs to entity {}, not {entity}; ask for it with `entity={}`",
                     stored.entity.name, stored.entity.name
                 )));
             }
@@ -282,7 +287,7 @@ async fn find_bare_feature(snapshot: &mut Snapshot, feature: &str, entity: Optio
             .fetch_all(&mut **snapshot)
             .await?;
             let hint = match rows.first() {
-                Some((_, view, _)) => format!("; {view}:{feature} describes another entity"),
+                Some((_, view, _)) => format!("; {view}:{feature} belongs to another entity"),
                 None => did_you_mean(feature, known.iter().map(String::as_str)),
             };
             Err(RegistryError::not_found(ObjectKind::Feature, feature, hint))

@@ -185,7 +185,7 @@ fn parse_entity(
     table: &DeTable<'_>,
     errors: &mut ErrorList,
 ) -> Option<EntityDefinition> {
-    let mut reader = TableReader::new(source, format!("entity {name}"), at, table, ENTITY_KEYS, errors);
+    let mut reader = TableReader::new(source, format!("entity {name}"), at, table, (ENTITY_KEYS, &[]), errors);
     let mut keys = Vec::new();
     for (key, type_name) in reader.text_entries("keys") {
         let place = format!("keys.{key}");
@@ -245,8 +245,8 @@ fn parse_source(
     table: &DeTable<'_>,
     errors: &mut ErrorList,
 ) -> Option<SourceDefinition> {
-    let known: Vec<&str> = SOURCE_KEYS.iter().chain(LATER_SOURCE_KEYS).copied().collect();
-    let mut reader = TableReader::new(source, format!("source {name}"), at, table, &known, errors);
+    let mut reader =
+        TableReader::new(source, format!("source {name}"), at, table, (SOURCE_KEYS, LATER_SOURCE_KEYS), errors);
     for later in LATER_SOURCE_KEYS {
         if reader.value(later).is_some() {
             reader.error_at_key(later, format!("`{later}` sources are not supported yet; use `parquet` or `push`"));
@@ -431,7 +431,7 @@ fn parse_view(
     table: &DeTable<'_>,
     errors: &mut ErrorList,
 ) -> Option<ViewDefinition> {
-    let mut reader = TableReader::new(source, format!("view {name}"), at, table, VIEW_KEYS, errors);
+    let mut reader = TableReader::new(source, format!("view {name}"), at, table, (VIEW_KEYS, &[]), errors);
     if RESERVED_VIEW_NAMES.contains(&name) {
         let header = reader.places.header().clone();
         reader
@@ -534,7 +534,7 @@ fn parse_service(
     table: &DeTable<'_>,
     errors: &mut ErrorList,
 ) -> Option<ServiceDefinition> {
-    let mut reader = TableReader::new(source, format!("service {name}"), at, table, SERVICE_KEYS, errors);
+    let mut reader = TableReader::new(source, format!("service {name}"), at, table, (SERVICE_KEYS, &[]), errors);
     let written = reader.texts("features");
     if written.is_empty() {
         reader.error_at_key("features", "a service lists at least one feature: `features = [\"view:feature\"]`");

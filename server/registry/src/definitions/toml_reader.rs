@@ -40,20 +40,21 @@ pub(super) struct TableReader<'a, 'i> {
 }
 
 impl<'a, 'i> TableReader<'a, 'i> {
-    /// Refuses keys that are not among `known`, and notes where the others stand.
+    /// Refuses keys that are neither among `known` nor `hidden`, and notes where the others stand. Hidden keys are not
+    /// offered in messages.
     pub(super) fn new(
         source: &'a SourceText<'a>,
         subject: String,
         header: Location,
         table: &'a DeTable<'i>,
-        known: &[&str],
+        (known, hidden): (&[&str], &[&str]),
         errors: &'a mut ErrorList,
     ) -> Self {
         let mut places = Places::new(header);
         for key in table.keys() {
             let at = source.location(key.span());
             let name = key.get_ref().as_ref();
-            if !known.contains(&name) {
+            if !known.contains(&name) && !hidden.contains(&name) {
                 let nearest = did_you_mean(name, known.iter().copied());
                 let known_keys = known.join(", ");
                 errors.push(&at, format!("{subject}: unknown key `{name}`{nearest} (known: {known_keys})"));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use eadem_values::Digest;
 
 use super::report::{PlanReport, PlannedAction, PlannedChange};
-use super::{Plan, ServiceWrite, SourceInspector, Writes};
+use super::{InspectError, Plan, ServiceWrite, SourceInspector, Writes};
 use crate::definitions::{
     BindingDefinition, BindingName, Definitions, ErrorList, LiteralText, Location, Places, ServiceDefinition,
     TransformReference, ViewDefinition, check_column_name, did_you_mean, parse_binding_name,
@@ -31,6 +31,11 @@ pub(super) async fn plan(
     transforms: &BTreeMap<TransformReference, Digest>,
     inspector: &dyn SourceInspector,
 ) -> Result<Plan, RegistryError> {
+    // Files may be far away, and nothing of the registry is needed to look at them.
+    let mut inspected = BTreeMap::new();
+    for (name, definition) in &definitions.sources {
+        inspected.insert(name.as_str(), inspector.columns(&definition.source).await);
+    }
     let snapshot = registry.snapshot().await?;
     let mut planner = Planner {
         report: PlanReport { definitions_revision: snapshot.definitions_revision, ..PlanReport::default() },
@@ -44,11 +49,13 @@ pub(super) async fn plan(
         service_definitions: definitions.services.clone(),
         newest: BTreeMap::new(),
         failed_views: BTreeSet::new(),
+        readers: BTreeMap::new(),
         versions: ViewVersions::new(),
     };
     planner.plan_entities(definitions).await?;
-    planner.plan_sources(definitions, inspector).await?;
+    planner.plan_sources(definitions, inspected).await?;
     planner.add_followers().await?;
+    planner.note_readers();
     for view in planner.view_order().await? {
         planner.plan_view(&view).await?;
     }
@@ -73,6 +80,8 @@ pub(super) struct Planner<'a> {
     /// The newest version of each view, as it will be.
     pub(super) newest: BTreeMap<String, Arc<ViewVersion>>,
     pub(super) failed_views: BTreeSet<String>,
+    /// View → what reads it by name, for people.
+    readers: BTreeMap<String, BTreeSet<String>>,
     /// Every version that was looked at, upstreams included.
     pub(super) versions: ViewVersions,
 }
@@ -122,13 +131,14 @@ impl Planner<'_> {
     async fn plan_sources(
         &mut self,
         definitions: &Definitions,
-        inspector: &dyn SourceInspector,
+        mut inspected: BTreeMap<&str, Result<Vec<SourceColumn>, InspectError>>,
     ) -> Result<(), RegistryError> {
         for (name, definition) in &definitions.sources {
             let source = &definition.source;
-            let columns = match inspector.columns(source).await {
-                Ok(columns) => Some(columns),
-                Err(error) => {
+            let columns = match inspected.remove(name.as_str()) {
+                Some(Ok(columns)) => Some(columns),
+                None => None,
+                Some(Err(error)) => {
                     let at = definition.places.of(&error.statement);
                     self.errors.push(at, format!("source {name}: {}", error.message));
                     None
@@ -343,7 +353,7 @@ impl Planner<'_> {
         })
     }
 
-    /// The views to plan, upstreams first. Cycles are errors; their views are left out.
+    /// The views to plan, upstreams first. Cycles and long chains are errors; their views are left out.
     async fn view_order(&mut self) -> Result<Vec<String>, RegistryError> {
         let mut upstreams: BTreeMap<String, Vec<(String, Location)>> = BTreeMap::new();
         for (name, definition) in self.view_definitions.clone() {
@@ -365,14 +375,20 @@ impl Planner<'_> {
             }
             upstreams.insert(name, names);
         }
-        let mut search = OrderSearch { upstreams: &upstreams, path: Vec::new(), order: Vec::new(), cycles: Vec::new() };
+        let mut search = OrderSearch {
+            upstreams: &upstreams,
+            path: Vec::new(),
+            done: BTreeSet::new(),
+            order: Vec::new(),
+            faults: Vec::new(),
+        };
         for name in upstreams.keys() {
             search.visit(name, None);
         }
-        let OrderSearch { order, cycles, .. } = search;
-        for (path, at) in cycles {
+        let OrderSearch { order, faults, .. } = search;
+        for (path, at, fault) in faults {
             let view = path.first().cloned().unwrap_or_default();
-            self.errors.push(&at, format!("view {view}: reads itself: {}", path.join(" → ")));
+            self.errors.push(&at, format!("view {view}: {fault}: {}", path.join(" → ")));
             self.failed_views.extend(path);
         }
         Ok(order.into_iter().filter(|name| !self.failed_views.contains(name)).collect())
@@ -411,20 +427,25 @@ impl Planner<'_> {
         Ok(format!("unknown view `{view}`{}", did_you_mean(view, names.iter().map(String::as_str))))
     }
 
-    /// What reads this view by name, for people.
+    /// Notes what reads each view by name, for people.
+    fn note_readers(&mut self) {
+        let mut readers: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for definition in self.service_definitions.values() {
+            for (entry, _) in &definition.features {
+                let text = reader("service", &definition.name, entry.version);
+                readers.entry(entry.view.clone()).or_default().insert(text);
+            }
+        }
+        for definition in self.view_definitions.values() {
+            for (view, version, _) in named_views(definition) {
+                readers.entry(view).or_default().insert(reader("view", &definition.name, version));
+            }
+        }
+        self.readers = readers;
+    }
+
     pub(super) fn readers_of(&self, view: &str) -> Vec<String> {
-        let reading_views = self.view_definitions.values().flat_map(|definition| {
-            let names = named_views(definition).into_iter().filter(|(named, _, _)| named == view);
-            names.map(|(_, version, _)| reader("view", &definition.name, version))
-        });
-        let services = self.service_definitions.values().flat_map(|definition| {
-            let names = definition.features.iter().filter(|(entry, _)| entry.view == view);
-            names.map(|(entry, _)| reader("service", &definition.name, entry.version))
-        });
-        let mut readers: Vec<String> = reading_views.chain(services).collect();
-        readers.sort();
-        readers.dedup();
-        readers
+        self.readers.get(view).into_iter().flatten().cloned().collect()
     }
 
     async fn plan_services(&mut self) -> Result<(), RegistryError> {
@@ -694,12 +715,17 @@ pub(super) fn named_views(definition: &ViewDefinition) -> Vec<(String, Option<u3
     named
 }
 
+/// How many on-demand views may stand in a row, each reading the next. It bounds the work of a request.
+const CHAIN_MAX: usize = 32;
+
 /// Depth-first search for an order in which upstreams come first.
 struct OrderSearch<'a> {
     upstreams: &'a BTreeMap<String, Vec<(String, Location)>>,
     path: Vec<String>,
+    done: BTreeSet<String>,
     order: Vec<String>,
-    cycles: Vec<(Vec<String>, Location)>,
+    /// Views that cannot be ordered, where the last step is written, and why.
+    faults: Vec<(Vec<String>, Location, &'static str)>,
 }
 
 impl OrderSearch<'_> {
@@ -707,12 +733,15 @@ impl OrderSearch<'_> {
         if let Some(start) = self.path.iter().position(|open| open == name) {
             let mut cycle: Vec<String> = self.path.get(start..).unwrap_or_default().to_vec();
             cycle.push(name.to_owned());
-            if let Some(at) = named_at {
-                self.cycles.push((cycle, at.clone()));
-            }
+            self.faults.extend(named_at.map(|at| (cycle, at.clone(), "reads itself")));
             return;
         }
-        if self.order.iter().any(|done| done == name) {
+        if self.done.contains(name) {
+            return;
+        }
+        if self.path.len() >= CHAIN_MAX {
+            let chain = self.path.clone();
+            self.faults.extend(named_at.map(|at| (chain, at.clone(), "reads through too many views in a row")));
             return;
         }
         self.path.push(name.to_owned());
@@ -721,6 +750,7 @@ impl OrderSearch<'_> {
             self.visit(upstream, Some(at));
         }
         self.path.pop();
+        self.done.insert(name.to_owned());
         self.order.push(name.to_owned());
     }
 }

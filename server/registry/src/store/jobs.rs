@@ -185,6 +185,27 @@ impl Registry {
         change.commit_quietly().await
     }
 
+    /// Opens a job again that failed or was cancelled, so that it can go on where it stopped. Its chunks stay.
+    ///
+    /// # Errors
+    /// No such job, or one that is done.
+    pub async fn reopen_job(&self, id: &str, now_us: i64) -> Result<(), RegistryError> {
+        let mut change = self.change().await?;
+        match job_state(&mut change, id).await? {
+            JobState::Open => return Ok(()),
+            JobState::Done => return Err(closed(id, JobState::Done)),
+            JobState::Failed | JobState::Cancelled => {}
+        }
+        sqlx::query(
+            "UPDATE job SET state = 'open', cancel_asked = 0, outcome = NULL, changed_at_us = ? WHERE job_id = ?",
+        )
+        .bind(now_us)
+        .bind(id)
+        .execute(&mut *change)
+        .await?;
+        change.commit_quietly().await
+    }
+
     /// Asks an open job to stop. It stops, or has done its work, at its next step.
     ///
     /// # Errors

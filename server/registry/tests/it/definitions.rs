@@ -31,7 +31,7 @@ fn definitions_are_read_as_written() {
 
     let service = &definitions.services["departure_delay"];
     assert_eq!(service.features[2].0.to_string(), "airport_weather:visibility_km for dest as dest_visibility");
-    assert_eq!(service.features[2].1.to_string(), "features/all.toml:32");
+    assert_eq!(service.features[2].1.to_string(), "features/all.toml:31");
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn durations() {
         "[view.v]\ntransform = 't'\nentity = 'e'\nsource = 's'\nttl = '2 fortnights'\n
 [view.w]\ntransform = 't'\nentity = 'e'\nsource = 's'\nttl = '0s'\n
 [view.x]\ntransform = 't'\nentity = 'e'\nsource = 's'\nhorizon = '1d'\n
-[view.y]\ntransform = 't'\nentity = 'e'\nsource = 's'\nttl = '150000000d'\n
+[view.y]\ntransform = 't'\nentity = 'e'\nsource = 's'\nttl = '60000000d'\n
 [source.s]\nparquet = 'p'\nevent_time = 't'\nknown_at = { after = '-6h' }\nmax_ahead = 'later'",
     )]));
 }

@@ -80,8 +80,11 @@ async fn followers_that_cannot_follow_are_left_as_they_are() {
     insta::assert_snapshot!(plan.report());
     registry.registry.apply(&plan, NOW_US).await.unwrap();
     let service = registry.registry.resolve_service("departure_delay").await.unwrap();
-    assert_eq!(service.version, Some(1));
-    assert!(service.entries.iter().any(|entry| entry.output_name == "last_landed_at"));
+    let outputs: Vec<&str> = service.entries.iter().map(|entry| entry.output_name.as_str()).collect();
+    let expected = ["last_delay", "origin_visibility_km", "dest_visibility", "turnaround_minutes"];
+    assert_eq!(outputs, expected, "`*` is expanded again, the on-demand view keeps what it reads");
+    let views: Vec<String> = service.views.keys().map(ToString::to_string).collect();
+    assert_eq!(views, ["aircraft_legs@1", "aircraft_legs@2", "airport_weather@1", "departure_context@1"]);
 
     let whole = registry.plan_errors(&company()).await;
     insta::assert_snapshot!("a_feature_that_is_gone", whole);
@@ -332,4 +335,35 @@ async fn entity_keys_are_meaning() {
     assert_eq!(keys, ["dest", "distance", "origin", "tailnum"]);
     let old = registry.registry.view("aircraft_legs", Some(1)).await.unwrap();
     assert_eq!(old.stored.as_ref().unwrap().entity.keys.len(), 1, "versions keep the keys they were made with");
+}
+
+#[tokio::test]
+async fn chains_of_views_are_bounded() {
+    let mut registry = Company::found().await;
+    let next = eadem_values::Description {
+        name: "next".into(),
+        doc: String::new(),
+        owner: String::new(),
+        total: true,
+        inputs: vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Int64, true)],
+        outputs: vec![Field::new("x", DataType::Int64, true)],
+    };
+    registry.upload(&next).await;
+    let chain = |length: usize| {
+        let mut text =
+            "[view.v0]\ntransform = 'transforms/next'\nbind = { a = 'request.a', b = 'request.b' }\n".to_owned();
+        for view in 1..length {
+            let upstream = view - 1;
+            text.push_str(&format!(
+                "[view.v{view}]\ntransform = 'transforms/next'\nbind = {{ a = 'v{upstream}.x', b = 'v{upstream}.x' }}\n"
+            ));
+        }
+        text.push_str(&format!("[service.s]\nfeatures = ['v{}:x']\n", length - 1));
+        parse(&[("features/chain.toml", &text)]).unwrap()
+    };
+    registry.apply(&chain(32)).await;
+    let service = registry.registry.resolve_service("s").await.unwrap();
+    assert_eq!((service.views.len(), service.request_fields.len()), (32, 2));
+    let errors = registry.plan_errors(&chain(400)).await;
+    assert!(errors.contains("reads through too many views in a row"), "{errors}");
 }

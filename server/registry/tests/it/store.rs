@@ -9,7 +9,8 @@ use crate::support::{Company, NOW_US, company, weather_transform};
 
 #[tokio::test]
 async fn a_component_is_stored_once() {
-    let registry = Company::found().await.registry;
+    let company_registry = Company::found().await;
+    let registry = &company_registry.registry;
     let acceptance = Acceptance {
         strict_nan: true,
         laws_seed: u64::MAX,
@@ -32,7 +33,8 @@ async fn a_component_is_stored_once() {
 
 #[tokio::test]
 async fn jobs_keep_what_is_done() {
-    let registry = Company::found().await.registry;
+    let company_registry = Company::found().await;
+    let registry = &company_registry.registry;
     registry.create_job("j1", "backfill", &json!({ "view": "a" }), 10).await.unwrap();
     registry.create_job("j2", "dataset", &json!({}), 20).await.unwrap();
     let twice = registry.create_job("j1", "backfill", &json!({}), 30).await.unwrap_err();
@@ -98,7 +100,8 @@ async fn epochs_switch_whole() {
 
 #[tokio::test]
 async fn erasures_merge_by_maximum() {
-    let registry = Company::found().await.registry;
+    let company_registry = Company::found().await;
+    let registry = &company_registry.registry;
     let key = EntityKey(vec![KeyValue::Utf8("N14228".into())]);
     assert!(registry.erasures().await.unwrap().is_empty());
     registry.record_erasure("aircraft", &key, 100, 1).await.unwrap();
