@@ -330,7 +330,7 @@ async fn load_fields(connection: &mut SqliteConnection, id: i64, direction: &str
     .bind(direction)
     .fetch_all(&mut *connection)
     .await?;
-    for rows in constraints.chunk_by(|a, b| same_constraint(a, b)) {
+    for rows in constraints.chunk_by(same_constraint) {
         let Some(first) = rows.first() else { continue };
         let position: usize = unsigned(first.try_get("field_position")?)?;
         let field = fields.get_mut(position).ok_or_else(|| RegistryError::damaged("a constraint has no field"))?;

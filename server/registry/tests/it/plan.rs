@@ -367,3 +367,37 @@ async fn chains_of_views_are_bounded() {
     let errors = registry.plan_errors(&chain(400)).await;
     assert!(errors.contains("reads through too many views in a row"), "{errors}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_applies_lose_nothing() {
+    const APPLIERS: u32 = 8;
+    let mut registry = Company::found().await;
+    registry.apply(&company()).await;
+    registry.second_process().await;
+    let registry = std::sync::Arc::new(registry);
+    let mut appliers = tokio::task::JoinSet::new();
+    for number in 0..APPLIERS {
+        let registry = std::sync::Arc::clone(&registry);
+        appliers.spawn(async move {
+            let own_view = format!(
+                "[view.own_{number}]\nentity = 'aircraft'\nsource = 'landings'\n\
+                 transform = 'transforms/aircraft_legs'\nttl = '{}d'",
+                number + 1
+            );
+            let definitions = parse(&[("features/own.toml", &own_view)]).unwrap();
+            let through = if number % 2 == 0 { &registry.registry } else { registry.second.as_ref().unwrap() };
+            loop {
+                let plan = through.plan(&definitions, &registry.transforms, &registry.inspector).await.unwrap();
+                match through.apply(&plan, NOW_US).await {
+                    Ok(applied) => return applied.definitions_revision,
+                    Err(RegistryError::Stale { .. }) => {}
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+        });
+    }
+    let mut revisions = appliers.join_all().await;
+    revisions.sort_unstable();
+    assert_eq!(revisions, (2..2 + u64::from(APPLIERS)).collect::<Vec<_>>(), "one history, one step each");
+    assert_eq!(registry.registry.views().await.unwrap().len(), 3 + APPLIERS as usize);
+}

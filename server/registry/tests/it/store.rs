@@ -64,6 +64,10 @@ async fn jobs_keep_what_is_done() {
         assert_eq!(refused.to_string(), "job `j1` is done already");
     }
     assert!(registry.open_jobs().await.unwrap().is_empty());
+    assert_eq!(registry.reopen_job("j1", 18).await.unwrap_err().to_string(), "job `j1` is done already");
+    registry.reopen_job("j2", 23).await.unwrap();
+    let reopened = registry.job("j2").await.unwrap();
+    assert_eq!((reopened.state, reopened.cancel_asked, reopened.outcome), (JobState::Open, false, json!(null)));
     assert_eq!(registry.jobs(None).await.unwrap().len(), 2);
     assert!(registry.job("j9").await.unwrap_err().is_not_found());
 }

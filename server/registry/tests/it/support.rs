@@ -194,7 +194,9 @@ pub(crate) struct Company {
     pub(crate) registry: Registry,
     pub(crate) transforms: BTreeMap<TransformReference, Digest>,
     pub(crate) inspector: FixedColumns,
-    _folder: TempDir,
+    /// The same registry as another process sees it.
+    pub(crate) second: Option<Registry>,
+    folder: TempDir,
 }
 
 impl Company {
@@ -202,11 +204,15 @@ impl Company {
     pub(crate) async fn found() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let registry = Registry::open(&folder.path().join("registry.db")).await.unwrap();
-        let mut company = Self { registry, transforms: BTreeMap::new(), inspector: inspector(), _folder: folder };
+        let mut company = Self { registry, transforms: BTreeMap::new(), inspector: inspector(), second: None, folder };
         for description in [legs_transform(), weather_transform(), context_transform()] {
             company.upload(&description).await;
         }
         company
+    }
+
+    pub(crate) async fn second_process(&mut self) {
+        self.second = Some(Registry::open(&self.folder.path().join("registry.db")).await.unwrap());
     }
 
     /// Uploads a component whose bytes are those of its description, and points its folder at it.
