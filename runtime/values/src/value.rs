@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow_array::builder::{
-    BinaryBuilder, BooleanBuilder, FixedSizeListBuilder, Float32Builder, Float64Builder, Int64Builder, ListBuilder,
-    StringBuilder,
+    ArrayBuilder, BinaryBuilder, BooleanBuilder, FixedSizeListBuilder, Float32Builder, Float64Builder, Int64Builder,
+    ListBuilder, StringBuilder,
 };
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type, Int64Type, TimestampMicrosecondType};
@@ -152,13 +152,17 @@ fn wrong_type(data_type: DataType, value: &Value) -> ValueError {
     ValueError::WrongType { expected: data_type.to_string(), found: value.type_name() }
 }
 
+/// Appends what one row adds, or says why it cannot.
+type Append<B, V> = fn(&mut B, &V) -> Result<(), ValueError>;
+
 macro_rules! build_simple {
     ($data_type:expr, $values:expr, $builder:expr, $variant:ident, $append:expr) => {{
         let mut builder = $builder;
+        let append: Append<_, _> = $append;
         for value in $values {
             match value {
                 Value::Null => builder.append_null(),
-                Value::$variant(value) => ($append)(&mut builder, value),
+                Value::$variant(value) => append(&mut builder, value)?,
                 other => return Err(wrong_type($data_type, other)),
             }
         }
@@ -170,12 +174,14 @@ macro_rules! build_list {
     ($data_type:expr, $values:expr, $element:expr, $builder:expr, $variant:ident, $append:expr) => {{
         let item = Arc::new(ArrowField::new("item", $element.to_arrow(), false));
         let mut builder = ListBuilder::new($builder).with_field(item);
+        let append: Append<_, _> = $append;
         for value in $values {
             match value {
                 Value::Null => builder.append(false),
                 Value::$variant(elements) => {
+                    require_room(builder.values().len(), elements.len(), $data_type)?;
                     for element in elements {
-                        ($append)(builder.values(), element);
+                        append(builder.values(), element)?;
                     }
                     builder.append(true);
                 }
@@ -186,39 +192,62 @@ macro_rules! build_list {
     }};
 }
 
+macro_rules! append_number {
+    ($builder:ty) => {
+        |builder: &mut $builder, value| {
+            builder.append_value(*value);
+            Ok(())
+        }
+    };
+}
+
+/// Arrow's offsets are 32 bits wide: a column holds fewer than 2 GiB of text or bytes, and fewer than 2³¹ elements.
+fn require_room(used: usize, more: usize, data_type: DataType) -> Result<(), ValueError> {
+    let total = used.saturating_add(more);
+    if i32::try_from(total).is_ok() {
+        return Ok(());
+    }
+    Err(ValueError::OutOfRange {
+        value: format!("{total} bytes or elements"),
+        data_type: format!("one column of {data_type}"),
+    })
+}
+
+fn append_text(builder: &mut StringBuilder, text: &String) -> Result<(), ValueError> {
+    require_room(builder.values_slice().len(), text.len(), DataType::Utf8)?;
+    builder.append_value(text);
+    Ok(())
+}
+
+fn append_bytes(builder: &mut BinaryBuilder, bytes: &Vec<u8>) -> Result<(), ValueError> {
+    require_room(builder.values_slice().len(), bytes.len(), DataType::Binary)?;
+    builder.append_value(bytes);
+    Ok(())
+}
+
 /// A column of these values.
 ///
 /// # Errors
-/// A value of another type, a vector of another number of dimensions.
+/// A value of another type, a vector of another number of dimensions, more than one column holds.
 pub fn array_from_values<'a>(
     data_type: DataType,
     values: impl IntoIterator<Item = &'a Value>,
 ) -> Result<ArrayRef, ValueError> {
     match data_type {
         DataType::Boolean => {
-            build_simple!(data_type, values, BooleanBuilder::new(), Boolean, |b: &mut BooleanBuilder, v: &bool| b
-                .append_value(*v))
+            build_simple!(data_type, values, BooleanBuilder::new(), Boolean, append_number!(BooleanBuilder))
         }
         DataType::Int64 => {
-            build_simple!(data_type, values, Int64Builder::new(), Int64, |b: &mut Int64Builder, v: &i64| b
-                .append_value(*v))
+            build_simple!(data_type, values, Int64Builder::new(), Int64, append_number!(Int64Builder))
         }
         DataType::Float32 => {
-            build_simple!(data_type, values, Float32Builder::new(), Float32, |b: &mut Float32Builder, v: &f32| b
-                .append_value(*v))
+            build_simple!(data_type, values, Float32Builder::new(), Float32, append_number!(Float32Builder))
         }
         DataType::Float64 => {
-            build_simple!(data_type, values, Float64Builder::new(), Float64, |b: &mut Float64Builder, v: &f64| b
-                .append_value(*v))
+            build_simple!(data_type, values, Float64Builder::new(), Float64, append_number!(Float64Builder))
         }
-        DataType::Utf8 => {
-            build_simple!(data_type, values, StringBuilder::new(), Utf8, |b: &mut StringBuilder, v: &String| b
-                .append_value(v))
-        }
-        DataType::Binary => {
-            build_simple!(data_type, values, BinaryBuilder::new(), Binary, |b: &mut BinaryBuilder, v: &Vec<u8>| b
-                .append_value(v))
-        }
+        DataType::Utf8 => build_simple!(data_type, values, StringBuilder::new(), Utf8, append_text),
+        DataType::Binary => build_simple!(data_type, values, BinaryBuilder::new(), Binary, append_bytes),
         DataType::Timestamp => {
             let instants = values.into_iter().map(|value| match value {
                 Value::Null => Ok(None),
@@ -230,28 +259,13 @@ pub fn array_from_values<'a>(
         }
         DataType::Vector(dimensions) => vector_array(data_type, dimensions, values),
         DataType::List(element @ ElementType::Int64) => {
-            build_list!(data_type, values, element, Int64Builder::new(), ListInt64, |b: &mut Int64Builder, v: &i64| b
-                .append_value(*v))
+            build_list!(data_type, values, element, Int64Builder::new(), ListInt64, append_number!(Int64Builder))
         }
         DataType::List(element @ ElementType::Float64) => {
-            build_list!(
-                data_type,
-                values,
-                element,
-                Float64Builder::new(),
-                ListFloat64,
-                |b: &mut Float64Builder, v: &f64| b.append_value(*v)
-            )
+            build_list!(data_type, values, element, Float64Builder::new(), ListFloat64, append_number!(Float64Builder))
         }
         DataType::List(element @ ElementType::Utf8) => {
-            build_list!(
-                data_type,
-                values,
-                element,
-                StringBuilder::new(),
-                ListUtf8,
-                |b: &mut StringBuilder, v: &String| b.append_value(v)
-            )
+            build_list!(data_type, values, element, StringBuilder::new(), ListUtf8, append_text)
         }
     }
 }
@@ -281,4 +295,21 @@ fn vector_array<'a>(
         }
     }
     Ok(Arc::new(builder.finish()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn offsets_of_32_bits_set_the_limit() {
+        let most = i32::MAX as usize;
+        assert_eq!(require_room(0, most, DataType::Utf8), Ok(()));
+        assert_eq!(require_room(most, 0, DataType::Utf8), Ok(()));
+        let message = require_room(most, 1, DataType::Utf8).unwrap_err().to_string();
+        assert_eq!(message, "2147483648 bytes or elements does not fit into one column of utf8");
+        assert!(require_room(1, usize::MAX, DataType::Binary).is_err());
+    }
 }
