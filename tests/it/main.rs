@@ -4,6 +4,7 @@
 mod architecture;
 mod contract;
 mod dependencies;
+mod docs;
 mod spdx;
 mod text;
 mod workspace;
