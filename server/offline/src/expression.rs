@@ -11,6 +11,8 @@ use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_plan::PhysicalExpr;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
@@ -90,6 +92,8 @@ pub(crate) struct Expression {
     pub(crate) data_type: ArrowType,
     /// Columns that it reads.
     pub(crate) columns: Vec<String>,
+    /// Whether it turns an instant into the reading of a local clock, which is no instant any more.
+    pub(crate) tells_local_time: bool,
 }
 
 /// Plans expressions. Names are taken as written, functions in lower case.
@@ -112,10 +116,15 @@ impl Planner {
         check_allowed(&expression)?;
         let mut columns: Vec<String> = expression.column_refs().into_iter().map(|column| column.name.clone()).collect();
         columns.sort();
+        let tells_local_time = calls(&expression, "to_local_time");
+        let expression = simplify(expression, &df_schema).map_err(|error| explain(&error, schema))?;
         let physical =
             self.context.create_physical_expr(expression, &df_schema).map_err(|error| explain(&error, schema))?;
         let data_type = physical.data_type(schema).map_err(|error| sentence(&error))?;
-        Ok(Expression { physical, data_type, columns })
+        // What cannot be evaluated at all should fail here, with its place, and not in a job.
+        let no_rows = RecordBatch::new_empty(Arc::new(schema.clone()));
+        physical.evaluate(&no_rows).map_err(|error| sentence(&error))?;
+        Ok(Expression { physical, data_type, columns, tells_local_time })
     }
 }
 
@@ -125,6 +134,19 @@ impl Expression {
         let value = self.physical.evaluate(batch).map_err(|error| sentence(&error))?;
         value.into_array(batch.num_rows()).map_err(|error| sentence(&error))
     }
+}
+
+/// Some functions (`coalesce`, `arrow_cast`, `nvl`) exist only until the planner has rewritten them.
+fn simplify(expression: Expr, schema: &DFSchema) -> Result<Expr, DataFusionError> {
+    let context = SimplifyContext::builder().with_schema(Arc::new(schema.clone())).build();
+    let simplifier = ExprSimplifier::new(context);
+    let expression = simplifier.coerce(expression, schema)?;
+    simplifier.simplify(expression)
+}
+
+fn calls(expression: &Expr, function: &str) -> bool {
+    let is_call = |node: &Expr| Ok(matches!(node, Expr::ScalarFunction(call) if call.func.name() == function));
+    expression.exists(is_call).unwrap_or_default()
 }
 
 fn check_allowed(expression: &Expr) -> Result<(), String> {

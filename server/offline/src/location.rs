@@ -1,6 +1,6 @@
 //! Where tables and files are.
 
-use std::path::{Path as FilePath, PathBuf};
+use std::path::{Component, Path as FilePath, PathBuf};
 use std::sync::Arc;
 
 use object_store::local::LocalFileSystem;
@@ -67,8 +67,25 @@ impl Location {
     }
 }
 
+/// Absolute and without `..`, which object stores do not know.
 fn absolute(path: &FilePath) -> std::io::Result<PathBuf> {
-    std::path::absolute(path)
+    let path = std::path::absolute(path)?;
+    if !path.components().any(|part| part == Component::ParentDir) {
+        return Ok(path);
+    }
+    if let Ok(real) = path.canonicalize() {
+        return Ok(real);
+    }
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            other => plain.push(other),
+        }
+    }
+    Ok(plain)
 }
 
 /// The root of all offline tables.

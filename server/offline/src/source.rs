@@ -129,11 +129,12 @@ fn inspected(name: &str, arrow_type: &ArrowType, naive_is_local: bool) -> Inspec
 }
 
 /// A computed timestamp without a zone is in UTC, as the functions that make one say, unless it comes from a column that
-/// has none: then nobody has said where its clock stood.
+/// has none, or is the reading of a local clock: then nobody has said where that clock stood.
 fn reads_naive_time(expression: &Expression, file: &Schema) -> bool {
-    expression.columns.iter().any(|name| {
-        file.field_with_name(name).is_ok_and(|field| matches!(field.data_type(), ArrowType::Timestamp(_, None)))
-    })
+    expression.tells_local_time
+        || expression.columns.iter().any(|name| {
+            file.field_with_name(name).is_ok_and(|field| matches!(field.data_type(), ArrowType::Timestamp(_, None)))
+        })
 }
 
 /// The type in which a column reaches a transform, or what to do instead.

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::fs::File;
-use std::path::Path;
+use std::path::Path as FilePath;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use arrow_array::{ArrayRef, RecordBatch};
 use eadem_offline::{
@@ -16,6 +17,13 @@ use eadem_values::{
     DataType, Description, Digest, Field, KeyType, Value, array_from_values, parse_timestamp, value_at,
 };
 use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult,
+};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 
@@ -107,7 +115,7 @@ pub fn double_amount() -> Arc<dyn RowTransform> {
     )
 }
 
-pub fn write_parquet(path: &Path, batch: &RecordBatch, row_group_rows: usize) {
+pub fn write_parquet(path: &FilePath, batch: &RecordBatch, row_group_rows: usize) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let properties = WriterProperties::builder().set_max_row_group_row_count(Some(row_group_rows)).build();
     let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
@@ -121,7 +129,7 @@ pub fn at(text: &str) -> i64 {
 
 pub const NOW: &str = "2024-01-01T00:00:00Z";
 
-pub fn source(name: &str, location: &Path) -> SourceSpec {
+pub fn source(name: &str, location: &FilePath) -> SourceSpec {
     SourceSpec {
         name: name.to_owned(),
         locations: vec![location.to_str().unwrap().to_owned()],
@@ -195,4 +203,68 @@ pub async fn stored_rows(store: &OfflineStore, view: &ViewSpec) -> Vec<Row> {
     let mut rows: Vec<Row> = batches.iter().flat_map(rows_of).collect();
     rows.sort_by(|a, b| (&a.lane, a.sequence).cmp(&(&b.lane, b.sequence)));
     rows
+}
+
+/// A local disk that has room for so many writes.
+#[derive(Debug)]
+pub struct FullDisk {
+    pub inner: LocalFileSystem,
+    pub writes_left: AtomicI64,
+}
+
+impl fmt::Display for FullDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a disk that fills up")
+    }
+}
+
+impl FullDisk {
+    fn take_room(&self) -> object_store::Result<()> {
+        if self.writes_left.fetch_sub(1, Ordering::SeqCst) > 0 {
+            return Ok(());
+        }
+        let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        Err(object_store::Error::Generic { store: "disk", source: format!("No space left on device: {source}").into() })
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for FullDisk {
+    async fn put_opts(&self, at: &Path, bytes: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
+        self.take_room()?;
+        self.inner.put_opts(at, bytes, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        at: &Path,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.take_room()?;
+        self.inner.put_multipart_opts(at, options).await
+    }
+
+    async fn get_opts(&self, at: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        self.inner.get_opts(at, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        at: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        self.inner.delete_stream(at)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
+        self.take_room()?;
+        self.inner.copy_opts(from, to, options).await
+    }
 }

@@ -1,0 +1,472 @@
+//! Training sets against a naive oracle that shares no code with the join.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int8Type;
+use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use eadem_offline::{
+    DatasetFeature, DatasetSpec, KnownAt, MemoryLedger, OfflineStore, OnDemandBinding, OnDemandView, Placement,
+    SpineColumns, StoredView, ViewOfService, ViewSpec, create_dataset, rebuild_dataset, run_backfill,
+};
+use eadem_query::{RowTransform, ValidationPolicy};
+use eadem_semantics::{KnownAtCut, Lifetime, ReadAt};
+use eadem_values::{DataType, EntityKey, Field, KeyValue, Literal, Value, value_at};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::support::{NativeTransform, Outcome, Row, at, backfill, source, stored_rows, view, write_parquet};
+
+const SECOND_US: i64 = 1_000_000;
+
+/// `value` doubled; null for nulls; fails on 7.
+fn doubler() -> Arc<dyn RowTransform> {
+    NativeTransform::new(
+        "doubler",
+        true,
+        vec![Field::new("value", DataType::Float64, true)],
+        vec![Field::new("doubled", DataType::Float64, true), Field::new("text", DataType::Utf8, true)],
+        |input| match &input[0] {
+            Value::Float64(value) if *value == 7.0 => Outcome::Fail("seven".to_owned()),
+            Value::Float64(value) => Outcome::Row(vec![Value::Float64(value * 2.0), Value::Utf8(format!("<{value}>"))]),
+            _ => Outcome::Row(vec![Value::Null, Value::Null]),
+        },
+    )
+}
+
+fn keys(entities: &[u8]) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(entities.iter().map(|entity| format!("card{entity}"))))
+}
+
+fn times(times_us: &[i64]) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from(times_us.to_vec()).with_timezone("UTC"))
+}
+
+/// History with many ties, late knowledge, corrections, nulls and repeated rows.
+fn history(random: &mut StdRng, rows: usize) -> RecordBatch {
+    let start = at("2023-01-01T00:00:00Z");
+    let mut columns: (Vec<u8>, Vec<i64>, Vec<i64>, Vec<Option<f64>>) = Default::default();
+    for _ in 0..rows {
+        let event_us = start + random.random_range(0..40) * SECOND_US;
+        columns.0.push(random.random_range(0..5));
+        columns.1.push(event_us);
+        columns.2.push(event_us + random.random_range(-3..6) * SECOND_US);
+        columns.3.push((random.random_range(0..6) > 0).then(|| f64::from(random.random_range(0..9_i32))));
+    }
+    RecordBatch::try_from_iter_with_nullable([
+        ("card", keys(&columns.0), true),
+        ("at", times(&columns.1), true),
+        ("known", times(&columns.2), true),
+        ("value", Arc::new(Float64Array::from(columns.3)) as ArrayRef, true),
+    ])
+    .unwrap()
+}
+
+fn spine(random: &mut StdRng, rows: usize) -> RecordBatch {
+    let start = at("2023-01-01T00:00:00Z");
+    let entities: Vec<u8> = (0..rows).map(|_| random.random_range(0..7)).collect();
+    // On the second, and a microsecond to either side: where candidates and TTLs begin and end.
+    let at_us: Vec<i64> =
+        (0..rows).map(|_| start + random.random_range(-2..70) * SECOND_US + random.random_range(-1..2)).collect();
+    RecordBatch::try_from_iter([
+        ("card", keys(&entities)),
+        ("seen_at", times(&at_us)),
+        ("label", Arc::new(Int64Array::from_iter_values(0..rows as i64)) as ArrayRef),
+    ])
+    .unwrap()
+}
+
+/// The winner of a spine row, by looking at every row of the history.
+fn oracle<'a>(rows: &'a [Row], card: &str, at_us: i64, cut: KnownAtCut) -> Option<&'a Row> {
+    let mut best: Option<&Row> = None;
+    for row in rows {
+        let known_by_us = match cut {
+            KnownAtCut::Spine => at_us,
+            KnownAtCut::Fixed(known_by_us) => known_by_us,
+            KnownAtCut::None => i64::MAX,
+        };
+        if row.key != card || row.order.event_time_us > at_us || row.order.known_at_us > known_by_us {
+            continue;
+        }
+        let place = |row: &Row| (row.order.event_time_us, row.order.known_at_us, *row.order.tie.as_bytes());
+        if best.is_none_or(|best| place(row) > place(best)) {
+            best = Some(row);
+        }
+    }
+    best
+}
+
+fn oracle_value(row: Option<&Row>, feature: usize, at_us: i64, ttl_us: Option<i64>) -> (Value, &'static str) {
+    let Some(row) = row else { return (Value::Null, "missing") };
+    let age_us = at_us - row.order.event_time_us;
+    if let Some(ttl_us) = ttl_us {
+        if age_us >= 2 * ttl_us {
+            return (Value::Null, "missing");
+        }
+        if age_us >= ttl_us {
+            return (Value::Null, "expired");
+        }
+    }
+    if row.error.is_some() {
+        return (Value::Null, "error");
+    }
+    match &row.values[feature] {
+        Value::Null => (Value::Null, "null"),
+        value => (value.clone(), "present"),
+    }
+}
+
+fn dataset(spine: &Path, views: Vec<ViewOfService>, features: &[(&str, usize, &str)]) -> DatasetSpec {
+    DatasetSpec {
+        service: "service@1".into(),
+        service_digest: "digest of the service".into(),
+        spine: spine.to_str().unwrap().into(),
+        columns: SpineColumns { timestamp: "seen_at".into(), renamed: BTreeMap::new() },
+        views,
+        features: features
+            .iter()
+            .map(|(name, view, feature)| DatasetFeature {
+                name: (*name).into(),
+                view: *view,
+                feature: (*feature).into(),
+                default: None,
+            })
+            .collect(),
+        cut: KnownAtCut::Spine,
+        with_status: true,
+        engine_fingerprint: "native".into(),
+        workers: 2,
+    }
+}
+
+fn stored(view: &ViewSpec, key: &str) -> ViewOfService {
+    ViewOfService::Stored(Box::new(StoredView { view: view.clone(), keys: vec![key.into()], version: None }))
+}
+
+fn read_back(path: &Path) -> RecordBatch {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(path).unwrap()).unwrap();
+    let schema = reader.schema().clone();
+    let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+    arrow_select::concat::concat_batches(&schema, &batches).unwrap()
+}
+
+fn value(rows: &RecordBatch, column: &str, row: usize) -> Value {
+    value_at(rows.column_by_name(column).unwrap().as_ref(), row).unwrap()
+}
+
+fn status(rows: &RecordBatch, column: &str, row: usize) -> String {
+    let column = rows.column_by_name(&format!("{column}__status")).unwrap();
+    let statuses = column.as_dictionary::<Int8Type>();
+    let names = statuses.values().as_string::<i32>();
+    names.value(statuses.keys().value(row) as usize).to_owned()
+}
+
+async fn loaded(folder: &Path, mut view: ViewSpec, batch: &RecordBatch) -> (OfflineStore, ViewSpec) {
+    write_parquet(&folder.join(format!("in-{}/h.parquet", view.name)), batch, 64);
+    view.source.locations = vec![folder.join(format!("in-{}", view.name)).to_str().unwrap().into()];
+    view.source.known_at = KnownAt::Column("known".into());
+    let store = OfflineStore::open(folder.join("out").to_str().unwrap()).unwrap();
+    run_backfill(backfill(&format!("job-{}", view.name), &view, &store, Arc::new(MemoryLedger::default())))
+        .await
+        .unwrap();
+    (store, view)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_training_set_is_what_the_oracle_finds() {
+    let seed: u64 = std::env::var("EADEM_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_130_101);
+    println!("EADEM_TEST_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let ttls = [None, Some(5 * SECOND_US), Some(1)];
+    let start = at("2023-01-01T00:00:00Z");
+    let cuts = [KnownAtCut::Spine, KnownAtCut::None, KnownAtCut::Fixed(start + 20 * SECOND_US)];
+    for (round, ttl_us) in ttls.into_iter().enumerate() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let mut plain = view("plain", source("h", folder), doubler());
+        plain.lifetime = Lifetime { ttl_us, horizon_us: None };
+        let history = history(&mut random, 150);
+        let (store, plain) = loaded(folder, plain, &history).await;
+        let on_read = ViewSpec {
+            name: "on_read".into(),
+            digest: "digest of on_read".into(),
+            placement: Placement::OnRead,
+            policy: ValidationPolicy::NullValue,
+            ..plain.clone()
+        };
+        let (_, on_read) = loaded(folder, on_read, &history).await;
+        let rows = stored_rows(&store, &plain).await;
+        assert_eq!(rows.len(), 150);
+        let spine = spine(&mut random, 120);
+        let spine_path = folder.join("spine.parquet");
+        write_parquet(&spine_path, &spine, 50);
+
+        for cut in cuts {
+            let features =
+                [("doubled", 0, "doubled"), ("text", 0, "text"), ("r_doubled", 1, "doubled"), ("r_text", 1, "text")];
+            let views = vec![stored(&plain, "card"), stored(&on_read, "card")];
+            let spec = DatasetSpec { cut, ..dataset(&spine_path, views, &features) };
+            let out = folder.join(format!("set-{round}.parquet"));
+            let report = create_dataset(&store, &spec, out.to_str().unwrap()).await.unwrap();
+            assert!(report.plans[0].contains("PointInTimeJoinExec"), "{}", report.plans[0]);
+            let set = read_back(&out);
+            assert_eq!(set.num_rows(), spine.num_rows());
+            for row in 0..set.num_rows() {
+                assert_eq!(value(&set, "label", row), Value::Int64(row as i64), "the spine's order is kept");
+                let (Value::Utf8(card), Value::Timestamp(at_us)) =
+                    (value(&set, "card", row), value(&set, "seen_at", row))
+                else {
+                    panic!("the spine's columns have changed")
+                };
+                let winner = oracle(&rows, &card, at_us, cut);
+                for (feature, name) in ["doubled", "text"].into_iter().enumerate() {
+                    let (expected, expected_status) = oracle_value(winner, feature, at_us, ttl_us);
+                    let at_row = format!("row {row}, {name}, cut {cut}, ttl {ttl_us:?}");
+                    assert!(value(&set, name, row).bits_eq(&expected), "{at_row}");
+                    assert_eq!(status(&set, name, row), expected_status, "{at_row}");
+                    let on_read = format!("r_{name}");
+                    assert!(value(&set, &on_read, row).bits_eq(&expected), "on read: {at_row}");
+                    assert_eq!(status(&set, &on_read, row), expected_status, "on read: {at_row}");
+                }
+                if cut == KnownAtCut::Spine {
+                    let key = EntityKey(vec![KeyValue::Utf8(card)]);
+                    let read = ReadAt::as_known_then(at_us);
+                    let found =
+                        store.table(&plain).unwrap().read_entity(&key, read, plain.lifetime, None).await.unwrap();
+                    let (_, served_status) = oracle_value(winner, 0, at_us, ttl_us);
+                    match found {
+                        Some(found) => assert_eq!(Some(found.order), winner.map(|row| row.order)),
+                        None => assert_eq!(served_status, "missing", "row {row}: a readable row was not found"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// How long after `last_seen` the request comes, in seconds, plus the request's own `extra`.
+fn gap() -> Arc<dyn RowTransform> {
+    NativeTransform::new(
+        "gap",
+        false,
+        vec![
+            Field::new("doubled", DataType::Float64, false),
+            Field::new("note", DataType::Utf8, true),
+            Field::new("extra", DataType::Int64, false),
+            Field::new("now", DataType::Timestamp, false),
+            Field::new("factor", DataType::Float64, false),
+        ],
+        vec![Field::new("gap", DataType::Float64, true), Field::new("noted", DataType::Boolean, false)],
+        |input| {
+            let (Value::Float64(doubled), Value::Int64(extra)) = (&input[0], &input[2]) else {
+                panic!("a null reached an input that does not accept one")
+            };
+            assert_eq!(input[4], Value::Float64(10.0));
+            assert!(matches!(input[3], Value::Timestamp(_)));
+            match extra {
+                3 => Outcome::Drop,
+                4 => Outcome::Fail("four".to_owned()),
+                _ => Outcome::Row(vec![
+                    Value::Float64(doubled * 10.0 + *extra as f64),
+                    Value::Boolean(!input[1].is_null()),
+                ]),
+            }
+        },
+    )
+}
+
+async fn roles_example(folder: &Path) -> (OfflineStore, DatasetSpec) {
+    let start = at("2023-01-01T00:00:00Z");
+    let history = RecordBatch::try_from_iter_with_nullable([
+        ("card", keys(&[0, 1, 2]), true),
+        ("at", times(&[start, start, start]), true),
+        ("known", times(&[start, start, start]), true),
+        ("value", Arc::new(Float64Array::from(vec![Some(1.5), None, Some(7.0)])) as ArrayRef, true),
+    ])
+    .unwrap();
+    let plain = view("plain", source("h", folder), doubler());
+    let (store, plain) = loaded(folder, plain, &history).await;
+    let at_us = start + 10 * SECOND_US;
+    let spine = RecordBatch::try_from_iter_with_nullable([
+        ("seen_at", times(&[at_us; 8]), false),
+        ("payer", keys(&[0, 1, 2, 3, 0, 0, 0, 0]), true),
+        ("payee", keys(&[1, 0, 0, 0, 2, 3, 0, 0]), true),
+        (
+            "more",
+            Arc::new(Int64Array::from(vec![Some(1), Some(1), Some(1), Some(1), Some(3), Some(4), None, Some(2)])),
+            true,
+        ),
+    ])
+    .unwrap();
+    write_parquet(&folder.join("spine.parquet"), &spine, 50);
+    let on_demand = OnDemandView {
+        id: "gap@1".into(),
+        digest: "digest of gap".into(),
+        transform: gap(),
+        policy: ValidationPolicy::NullValue,
+        bindings: vec![
+            OnDemandBinding::Feature { view: 0, feature: "doubled".into() },
+            OnDemandBinding::Feature { view: 1, feature: "text".into() },
+            OnDemandBinding::Request("extra".into()),
+            OnDemandBinding::RequestTimestamp,
+            OnDemandBinding::Literal(Literal::Int64(10)),
+        ],
+    };
+    let views = vec![stored(&plain, "payer"), stored(&plain, "to"), ViewOfService::OnDemand(on_demand)];
+    let features =
+        [("payer_doubled", 0, "doubled"), ("payee_doubled", 1, "doubled"), ("gap", 2, "gap"), ("noted", 2, "noted")];
+    let mut spec = dataset(&folder.join("spine.parquet"), views, &features);
+    spec.columns.renamed = BTreeMap::from([("to".into(), "payee".into()), ("extra".into(), "more".into())]);
+    spec.features[0].default = Some(Value::Float64(-1.0));
+    (store, spec)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_demand_views_follow_the_join_and_pass_the_worst_status_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, spec) = roles_example(folder.path()).await;
+    let out = folder.path().join("set.parquet");
+    let report = create_dataset(&store, &spec, out.to_str().unwrap()).await.unwrap();
+    let set = read_back(&out);
+    let column = |name: &str| -> Vec<(Value, String)> {
+        (0..set.num_rows()).map(|row| (value(&set, name, row), status(&set, name, row))).collect()
+    };
+    let of = |value: Value, status: &str| (value, status.to_owned());
+    let float = Value::Float64;
+    assert_eq!(
+        column("payer_doubled"),
+        [
+            of(float(3.0), "present"),
+            of(float(-1.0), "null"),
+            of(float(-1.0), "error"),
+            of(float(-1.0), "missing"),
+            of(float(3.0), "present"),
+            of(float(3.0), "present"),
+            of(float(3.0), "present"),
+            of(float(3.0), "present"),
+        ]
+    );
+    // The default is for readers of the feature; on-demand views see the status.
+    assert_eq!(
+        column("gap"),
+        [
+            of(float(31.0), "present"),
+            of(Value::Null, "null"),
+            of(Value::Null, "error"),
+            of(Value::Null, "missing"),
+            of(Value::Null, "null"),
+            of(Value::Null, "error"),
+            of(Value::Null, "null"),
+            of(float(32.0), "present"),
+        ]
+    );
+    assert_eq!(column("noted")[0], of(Value::Boolean(false), "present"));
+    assert_eq!(column("noted")[7], of(Value::Boolean(true), "present"));
+    assert_eq!(
+        report.statuses["gap"],
+        BTreeMap::from([("present".into(), 2), ("null".into(), 3), ("error".into(), 2), ("missing".into(), 1)])
+    );
+    assert_eq!(report.errors, [("gap@1".to_owned(), 5, "four".to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recipe_makes_the_same_bytes_again_or_says_why_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, spec) = roles_example(folder.path()).await;
+    let (first, second) = (folder.path().join("first.parquet"), folder.path().join("second.parquet"));
+    let report = create_dataset(&store, &spec, first.to_str().unwrap()).await.unwrap();
+    let recipe = store.recipe(&report.content_digest).await.unwrap().unwrap();
+    assert_eq!(recipe, report.recipe);
+
+    // New rows and a new spine at the old place change nothing: the recipe names a version and keeps the spine.
+    let ViewOfService::Stored(plain) = &spec.views[0] else { panic!("the first view is stored") };
+    let start = at("2023-01-01T00:00:05Z");
+    let later = RecordBatch::try_from_iter_with_nullable([
+        ("card", keys(&[0]), true),
+        ("at", times(&[start]), true),
+        ("known", times(&[start]), true),
+        ("value", Arc::new(Float64Array::from(vec![Some(99.0)])) as ArrayRef, true),
+    ])
+    .unwrap();
+    write_parquet(&folder.path().join("in-plain/later.parquet"), &later, 10);
+    run_backfill(backfill("later", &plain.view, &store, Arc::new(MemoryLedger::default()))).await.unwrap();
+    std::fs::remove_file(folder.path().join("spine.parquet")).unwrap();
+    let again = rebuild_dataset(&store, &recipe, &spec, second.to_str().unwrap()).await.unwrap();
+    assert_eq!(again.content_digest, report.content_digest);
+    assert_eq!(std::fs::read(&first).unwrap(), std::fs::read(&second).unwrap());
+
+    let other_engine = DatasetSpec { engine_fingerprint: "another".into(), ..spec.clone() };
+    let error = rebuild_dataset(&store, &recipe, &other_engine, second.to_str().unwrap()).await.unwrap_err();
+    assert!(error.to_string().contains("use that build"), "{error}");
+
+    let table = folder.path().join("out/views/plain/v1").join(&recipe.views[0].files[0].path);
+    let mut bytes = std::fs::read(&table).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&table, bytes).unwrap();
+    let error = rebuild_dataset(&store, &recipe, &spec, second.to_str().unwrap()).await.unwrap_err();
+    assert!(error.to_string().contains("has changed"), "{error}");
+    std::fs::remove_file(&table).unwrap();
+    let error = rebuild_dataset(&store, &recipe, &spec, second.to_str().unwrap()).await.unwrap_err();
+    assert!(error.to_string().contains("is gone"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_csv_spine_gives_the_same_features() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, mut spec) = roles_example(folder.path()).await;
+    let out = folder.path().join("set.parquet");
+    create_dataset(&store, &spec, out.to_str().unwrap()).await.unwrap();
+    let from_parquet = read_back(&out);
+    let mut csv = "seen_at,payer,payee,more\n".to_owned();
+    for row in 0..from_parquet.num_rows() {
+        let text = |name: &str| match value(&from_parquet, name, row) {
+            Value::Utf8(text) => text,
+            Value::Int64(number) => number.to_string(),
+            Value::Timestamp(at_us) => eadem_values::format_timestamp(at_us),
+            _ => String::new(),
+        };
+        csv.push_str(&format!("{},{},{},{}\n", text("seen_at"), text("payer"), text("payee"), text("more")));
+    }
+    std::fs::write(folder.path().join("spine.csv"), csv).unwrap();
+    spec.spine = folder.path().join("spine.csv").to_str().unwrap().into();
+    create_dataset(&store, &spec, out.to_str().unwrap()).await.unwrap();
+    let from_csv = read_back(&out);
+    for name in ["payer_doubled", "payee_doubled", "gap", "noted"] {
+        for row in 0..from_parquet.num_rows() {
+            assert!(value(&from_csv, name, row).bits_eq(&value(&from_parquet, name, row)), "{name}, row {row}");
+            assert_eq!(status(&from_csv, name, row), status(&from_parquet, name, row));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spine_that_does_not_fit_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, spec) = roles_example(folder.path()).await;
+    let out = folder.path().join("set.parquet");
+    let error_of =
+        async |spec: &DatasetSpec| create_dataset(&store, spec, out.to_str().unwrap()).await.unwrap_err().to_string();
+    let mut wrong = spec.clone();
+    wrong.columns.timestamp = "nowhen".into();
+    assert_eq!(error_of(&wrong).await, "the spine has no column `nowhen`; its columns are seen_at, payer, payee, more");
+    let mut wrong = spec.clone();
+    wrong.columns.renamed.insert("to".into(), "more".into());
+    assert_eq!(error_of(&wrong).await, "the spine's column `more`: is Int64, expected utf8");
+    let mut wrong = spec.clone();
+    wrong.features[1].name = "payer".into();
+    assert!(error_of(&wrong).await.contains("column `payer` would occur twice"));
+    let mut wrong = spec.clone();
+    wrong.features[1].feature = "tripled".into();
+    assert!(error_of(&wrong).await.contains("no feature `tripled`"));
+    let mut wrong = spec.clone();
+    wrong.spine = folder.path().join("spine.csv").to_str().unwrap().into();
+    std::fs::write(&wrong.spine, "seen_at,payer,payee,more\nyesterday,a,b,1\n").unwrap();
+    assert!(error_of(&wrong).await.contains("column `seen_at`: row 0:"));
+    std::fs::write(&wrong.spine, "seen_at,payer,payee,more\n,a,b,1\n").unwrap();
+    assert!(error_of(&wrong).await.contains("row 0 of the spine has no time"));
+    assert!(!out.exists(), "a dataset that failed has left a file");
+}
