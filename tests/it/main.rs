@@ -5,6 +5,7 @@ mod architecture;
 mod contract;
 mod dependencies;
 mod docs;
+mod scenario;
 mod spdx;
 mod text;
 mod workspace;

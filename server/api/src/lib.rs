@@ -1,0 +1,20 @@
+//! Routes, serving plans and the OpenAPI document.
+//!
+//! The crate moves values between requests and stores and computes none: the as-of choice, statuses and transforms live in
+//! `runtime/`. What it needs and does not have (jobs, history, the state of the stores) is a trait of its own that the
+//! binary implements.
+
+mod clock;
+mod jobs;
+mod limits;
+mod problem;
+mod routes;
+pub mod serving;
+mod state;
+
+pub use clock::{Clock, FixedClock, SystemClock};
+pub use jobs::{Job, JobKind, JobProgress, JobState, Jobs};
+pub use limits::Limits;
+pub use problem::Problem;
+pub use routes::{openapi, router};
+pub use state::{ApiState, PlanCache, StoreStatus};

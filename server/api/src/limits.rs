@@ -1,0 +1,37 @@
+//! What one request may ask for. Every limit has its documented answer: 413, 414, 422 or 503.
+
+use serde::{Deserialize, Serialize};
+
+/// Limits on requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Bytes of a request's body, components excepted; over it: 413.
+    pub body_bytes_max: usize,
+    /// Bytes of an uploaded component; over it: 413.
+    pub component_bytes_max: usize,
+    /// Entities in one batch; over it: 413.
+    pub entities_max: usize,
+    /// Features in one request; over it: 413.
+    pub features_max: usize,
+    /// Bytes of an entity id in a path or query; over it: 414.
+    pub key_bytes_max_in_path: usize,
+    /// Bytes of a key in a body; over it: 422.
+    pub key_bytes_max_in_body: usize,
+    /// Requests served at once; over it: 503 with Retry-After.
+    pub requests_in_flight_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: 8 << 20,
+            component_bytes_max: 32 << 20,
+            entities_max: 10_000,
+            features_max: 2_000,
+            key_bytes_max_in_path: 1 << 10,
+            key_bytes_max_in_body: 8 << 10,
+            requests_in_flight_max: 1_024,
+        }
+    }
+}

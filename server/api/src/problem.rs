@@ -1,0 +1,95 @@
+//! Errors as RFC 9457 problem documents: a stable code, what was wrong, and what to do.
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+/// A problem document. `docs/errors.md` has a paragraph for every code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{detail}")]
+pub struct Problem {
+    /// `urn:eadem:problem:<code>`.
+    #[serde(rename = "type")]
+    pub type_uri: String,
+    /// The status's own text.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// Stable, for programs: `unknown_feature`.
+    pub code: String,
+    /// For people: what was wrong, where, and what to do.
+    pub detail: String,
+    /// Several mistakes, where one answer names them all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<String>,
+    /// Seconds after which to try again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_s: Option<u32>,
+}
+
+impl Problem {
+    /// A problem of this status and code.
+    pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+        Self {
+            type_uri: format!("urn:eadem:problem:{code}"),
+            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: status.as_u16(),
+            code: code.to_owned(),
+            detail: detail.into(),
+            errors: Vec::new(),
+            retry_after_s: None,
+        }
+    }
+
+    /// 400: the request is not what the route takes.
+    pub fn bad_request(code: &str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    /// 404: a name that nothing has.
+    pub fn not_found(code: &str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, detail)
+    }
+
+    /// 409: the request meets another state than it expects.
+    pub fn conflict(code: &str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, code, detail)
+    }
+
+    /// 422: well-formed, and refused.
+    pub fn refused(code: &str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
+    }
+
+    /// 413: over a limit.
+    pub fn too_large(code: &str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, code, detail)
+    }
+
+    /// 500: ours. The cause goes to the log; the reply says only what failed.
+    pub fn internal(what: &str, cause: impl std::fmt::Display) -> Self {
+        tracing::error!(%cause, "{what}");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", format!("{what}: {cause}"))
+    }
+
+    /// Adds the single mistakes.
+    #[must_use]
+    pub fn with_errors(mut self, errors: impl IntoIterator<Item = String>) -> Self {
+        self.errors = errors.into_iter().collect();
+        self
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let retry_after = self.retry_after_s.map(|seconds| HeaderValue::from(seconds));
+        let content_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        let mut response = (status, [content_type], body).into_response();
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(HeaderName::from_static("retry-after"), seconds);
+        }
+        response
+    }
+}

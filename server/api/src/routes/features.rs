@@ -1,0 +1,212 @@
+//! `/features`: one entity by GET, many by POST.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Uri, header};
+use axum::response::{IntoResponse, Response};
+use eadem_registry::model::ResolvedService;
+use eadem_values::{EntityKey, KeyType};
+use serde::Deserialize;
+use serde_json::{Map, Value as Json, json};
+
+use super::body::read_body;
+use super::query::RawQuery;
+use crate::problem::Problem;
+use crate::serving::{self, EntityRows, ServingPlan};
+use crate::serving::{reply, request};
+use crate::state::{ApiState, Wanted};
+
+const GET_PARAMETERS: &[&str] = &["features", "service", "entity", "timestamp", "include"];
+const GET_PARAMETERS_WITH_ID: &[&str] = &["entity_id", "features", "service", "entity", "timestamp", "include"];
+const REQUEST_PREFIX: &str = "request.";
+
+/// The body of `POST /features/batch`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BatchRequest {
+    service: Option<String>,
+    features: Option<Vec<String>>,
+    entities: Vec<Map<String, Json>>,
+    #[serde(default)]
+    request: Vec<Map<String, Json>>,
+    timestamp: Option<String>,
+    timestamps: Option<Vec<String>>,
+}
+
+/// `GET /features/{entity_id}`
+pub(super) async fn by_path(State(state): State<Arc<ApiState>>, headers: HeaderMap, uri: Uri) -> Result<Response, Problem> {
+    // Not through the router's decoding: a composite id is split at its commas before it is decoded.
+    let segment = uri.path().strip_prefix("/features/").unwrap_or_default();
+    let query = RawQuery::parse(uri.query())?;
+    query.check(GET_PARAMETERS, Some(REQUEST_PREFIX))?;
+    answer_one(&state, &headers, segment, &query).await
+}
+
+/// `GET /features?entity_id=`
+pub(super) async fn by_query(State(state): State<Arc<ApiState>>, headers: HeaderMap, uri: Uri) -> Result<Response, Problem> {
+    let query = RawQuery::parse(uri.query())?;
+    query.check(GET_PARAMETERS_WITH_ID, Some(REQUEST_PREFIX))?;
+    let entity_id = query.raw("entity_id");
+    let segment = entity_id.ok_or_else(|| Problem::bad_request("missing_key", "say which entity: entity_id=…"))?;
+    answer_one(&state, &headers, segment, &query).await
+}
+
+async fn answer_one(state: &ApiState, headers: &HeaderMap, segment: &str, query: &RawQuery) -> Result<Response, Problem> {
+    let with_metadata = include_metadata(query)?;
+    let wanted = wanted_by_query(query)?;
+    let plan = state.plans.plan(&state.registry, &wanted).await?;
+    check_features(&plan, state)?;
+    let service = &plan.service;
+    let entity_id = one_entity(service, segment, state)?;
+    let mut fields = Map::new();
+    for (name, text) in query.with_prefix(REQUEST_PREFIX)? {
+        let value = match service.request_fields.iter().find(|field| field.name == name) {
+            Some(field) => request::request_field_from_text(field, &text)?,
+            None => Json::from(text),
+        };
+        fields.insert(name, value);
+    }
+    let timestamp = query.get("timestamp")?;
+    let rows = EntityRows {
+        at_us: request::row_times(timestamp.as_deref(), None, 1, state.clock.now_us())?,
+        keys: keys_in_service_order(service, &entity_id),
+        request: request::request_columns(service, &[fields], 1)?,
+    };
+    let answer = serve(state, &plan, &rows).await?;
+    if wants_arrow(headers) {
+        return Ok(arrow_response(reply::arrow_stream(&plan, &rows, &answer)?));
+    }
+    let mut body = Map::new();
+    body.insert("entity_id".to_owned(), entity_id_json(&entity_id));
+    body.extend(reply::row_reply(&plan, &answer, 0, with_metadata)?);
+    Ok(axum::Json(body).into_response())
+}
+
+fn wanted_by_query(query: &RawQuery) -> Result<Wanted, Problem> {
+    let entity = query.get("entity")?;
+    match (query.get("features")?, query.get("service")?) {
+        (Some(_), Some(_)) => Err(Problem::bad_request("malformed_request", "name either `features` or a `service`, not both")),
+        (None, Some(service)) => Ok(Wanted::Service(service)),
+        (Some(features), None) => {
+            let names: Vec<String> = features.split(',').map(|name| name.trim().to_owned()).collect();
+            if names.iter().any(String::is_empty) {
+                return Err(Problem::bad_request("malformed_request", format!("`features={features}` has an empty name")));
+            }
+            Ok(Wanted::Features { names, entity })
+        }
+        (None, None) => Ok(Wanted::Entity(entity)),
+    }
+}
+
+/// The key of a GET request: it serves one entity without roles.
+fn one_entity(service: &ResolvedService, segment: &str, state: &ApiState) -> Result<EntityKey, Problem> {
+    let mut entities: Vec<&str> = service.keys.iter().map(|key| key.entity.as_str()).collect();
+    entities.sort_unstable();
+    entities.dedup();
+    let has_roles = service.keys.iter().any(|key| key.role.is_some());
+    if entities.len() > 1 || has_roles {
+        let names: Vec<&str> = service.keys.iter().map(|key| key.name.as_str()).collect();
+        let detail = format!(
+            "what was asked for needs the keys {}; GET serves one entity without roles: use POST /features/batch",
+            names.join(", ")
+        );
+        return Err(Problem::bad_request("needs_batch", detail));
+    }
+    request::path_key(&declared_keys(service), segment, &state.limits)
+}
+
+/// The keys of the one entity in the order in which it declares them.
+fn declared_keys(service: &ResolvedService) -> Vec<(String, KeyType)> {
+    let stored = service.views.values().find_map(|view| view.stored.as_ref());
+    match stored {
+        Some(stored) => stored.entity.keys.iter().map(|key| (key.name.clone(), key.key_type)).collect(),
+        None => Vec::new(),
+    }
+}
+
+fn keys_in_service_order(service: &ResolvedService, key: &EntityKey) -> Vec<Vec<eadem_values::KeyValue>> {
+    let declared = declared_keys(service);
+    let position = |name: &str| declared.iter().position(|(declared, _)| declared == name);
+    service.keys.iter().filter_map(|needed| Some(vec![key.0[position(&needed.join_key)?].clone()])).collect()
+}
+
+fn entity_id_json(key: &EntityKey) -> Json {
+    match key.0.as_slice() {
+        [only] => only.to_json(),
+        _ => Json::from(key.to_path()),
+    }
+}
+
+/// `POST /features/batch`
+pub(super) async fn batch(
+    State(state): State<Arc<ApiState>>,
+    headers: HeaderMap,
+    uri: Uri,
+    request: Request,
+) -> Result<Response, Problem> {
+    let query = RawQuery::parse(uri.query())?;
+    query.check(&["include"], None)?;
+    let with_metadata = include_metadata(&query)?;
+    let body = read_body(request, &state).await?;
+    let asked: BatchRequest = serde_json::from_slice(&body).map_err(|error| {
+        Problem::bad_request("malformed_json", format!("the body is not what this route takes: {error}"))
+    })?;
+    let wanted = match (asked.service, asked.features) {
+        (Some(service), None) => Wanted::Service(service),
+        (None, Some(names)) => Wanted::Features { names, entity: None },
+        _ => return Err(Problem::bad_request("malformed_request", "name either a `service` or a list of `features`")),
+    };
+    let plan = state.plans.plan(&state.registry, &wanted).await?;
+    check_features(&plan, &state)?;
+    let times = request::row_times(
+        asked.timestamp.as_deref(),
+        asked.timestamps.as_deref(),
+        asked.entities.len(),
+        state.clock.now_us(),
+    )?;
+    let rows = request::entity_rows(&plan.service, &asked.entities, &asked.request, times, &state.limits)?;
+    let answer = serve(&state, &plan, &rows).await?;
+    if wants_arrow(&headers) {
+        return Ok(arrow_response(reply::arrow_stream(&plan, &rows, &answer)?));
+    }
+    let mut results = Vec::with_capacity(rows.at_us.len());
+    for row in 0..rows.at_us.len() {
+        let mut result = Map::new();
+        result.insert("entity".to_owned(), reply::entity_json(&plan.service, &rows, row));
+        result.extend(reply::row_reply(&plan, &answer, row, with_metadata)?);
+        results.push(Json::Object(result));
+    }
+    Ok(axum::Json(json!({ "results": results })).into_response())
+}
+
+async fn serve(state: &ApiState, plan: &ServingPlan, rows: &EntityRows) -> Result<serving::Answer, Problem> {
+    serving::serve(plan, rows, state.rows.as_ref(), state.transforms.as_ref())
+        .await
+        .map_err(|error| Problem::internal("the request could not be answered", error))
+}
+
+fn check_features(plan: &ServingPlan, state: &ApiState) -> Result<(), Problem> {
+    let count = plan.service.entries.len();
+    if count > state.limits.features_max {
+        let detail = format!("{count} features in one request; at most {} are taken", state.limits.features_max);
+        return Err(Problem::too_large("too_many_features", detail));
+    }
+    Ok(())
+}
+
+fn include_metadata(query: &RawQuery) -> Result<bool, Problem> {
+    match query.get("include")?.as_deref() {
+        None => Ok(false),
+        Some("metadata") => Ok(true),
+        Some(other) => Err(Problem::bad_request("unknown_parameter", format!("include={other}: only `metadata` can be included"))),
+    }
+}
+
+fn wants_arrow(headers: &HeaderMap) -> bool {
+    reply::accepts_arrow(headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()))
+}
+
+fn arrow_response(stream: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, reply::ARROW_STREAM)], stream).into_response()
+}

@@ -1,0 +1,71 @@
+//! `/jobs`
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use futures::{Stream, StreamExt};
+use serde_json::Value;
+use tokio_stream::wrappers::WatchStream;
+
+use crate::jobs::{Job, JobKind};
+use crate::problem::Problem;
+use crate::routes::body::JsonBody;
+use crate::state::ApiState;
+
+pub(super) async fn start(
+    State(state): State<Arc<ApiState>>,
+    Path(kind): Path<String>,
+    JsonBody(spec): JsonBody<Value>,
+) -> Result<(StatusCode, Json<Job>), Problem> {
+    let kind = JobKind::from_name(&kind).ok_or_else(|| {
+        Problem::not_found("unknown_job_kind", format!("no job of kind `{kind}`; kinds are backfill, materialize, dataset"))
+    })?;
+    let job = state.jobs.start(kind, spec).await?;
+    Ok((StatusCode::ACCEPTED, Json(job)))
+}
+
+pub(super) async fn list(State(state): State<Arc<ApiState>>) -> Result<Json<Value>, Problem> {
+    let jobs = state.jobs.list().await?;
+    Ok(Json(serde_json::json!({ "jobs": jobs })))
+}
+
+pub(super) async fn get(State(state): State<Arc<ApiState>>, Path(id): Path<String>) -> Result<Json<Job>, Problem> {
+    state.jobs.get(&id).await.map(Json)
+}
+
+pub(super) async fn cancel(State(state): State<Arc<ApiState>>, Path(id): Path<String>) -> Result<Json<Job>, Problem> {
+    state.jobs.cancel(&id).await.map(Json)
+}
+
+pub(super) async fn resume(
+    State(state): State<Arc<ApiState>>,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<Job>), Problem> {
+    let job = state.jobs.resume(&id).await?;
+    Ok((StatusCode::ACCEPTED, Json(job)))
+}
+
+/// The job at every change, the last time when it has ended.
+pub(super) async fn events(
+    State(state): State<Arc<ApiState>>,
+    Path(id): Path<String>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    let changes = WatchStream::new(state.jobs.watch(&id).await?);
+    let until_the_end = changes.scan(false, |ended, job| {
+        if *ended {
+            return futures::future::ready(None);
+        }
+        *ended = job.state.is_final();
+        futures::future::ready(Some(job))
+    });
+    let events = until_the_end.map(|job| {
+        let name = if job.state.is_final() { "end" } else { "progress" };
+        let data = serde_json::to_string(&job).unwrap_or_default();
+        Ok(Event::default().event(name).data(data))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+}

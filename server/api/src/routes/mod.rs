@@ -1,0 +1,213 @@
+//! The routes. [`ROUTES`] lists them all; the router and the OpenAPI document are made from it.
+
+mod body;
+mod features;
+mod guard;
+mod jobs;
+mod openapi;
+mod query;
+mod registry;
+mod transforms;
+
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use axum::{Json, Router};
+use eadem_registry::RegistryError;
+use serde_json::{Value, json};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::trace::TraceLayer;
+
+use crate::problem::Problem;
+use crate::state::ApiState;
+
+pub use openapi::openapi;
+
+type Handler = fn(&ApiState) -> MethodRouter<Arc<ApiState>>;
+
+/// One route: its methods with what they do, its path, its handler.
+struct Route {
+    path: &'static str,
+    methods: &'static [(&'static str, &'static str)],
+    handler: Handler,
+}
+
+/// Every route there is.
+const ROUTES: &[Route] = &[
+    Route {
+        path: "/features/{entity_id}",
+        methods: &[("get", "The features of one entity, now or at a past instant")],
+        handler: |_| get(features::by_path),
+    },
+    Route {
+        path: "/features",
+        methods: &[("get", "The same, with the entity id in the query")],
+        handler: |_| get(features::by_query),
+    },
+    Route {
+        path: "/features/batch",
+        methods: &[("post", "The features of many entities, as JSON or as an Arrow stream")],
+        handler: |_| post(features::batch),
+    },
+    Route {
+        path: "/transforms",
+        methods: &[("post", "Upload a component"), ("get", "All components")],
+        handler: |state| {
+            let upload = post(transforms::upload).layer(DefaultBodyLimit::max(state.limits.component_bytes_max));
+            upload.get(transforms::list)
+        },
+    },
+    Route {
+        path: "/transforms/{name}",
+        methods: &[("get", "All components of this name")],
+        handler: |_| get(transforms::by_name),
+    },
+    Route {
+        path: "/transforms/{name}/{digest}",
+        methods: &[("get", "One component")],
+        handler: |_| get(transforms::by_digest),
+    },
+    Route {
+        path: "/registry/plan",
+        methods: &[("post", "What applying these definitions would do")],
+        handler: |_| post(registry::plan),
+    },
+    Route {
+        path: "/registry/apply",
+        methods: &[("post", "Apply definitions in one transaction")],
+        handler: |_| post(registry::apply),
+    },
+    Route {
+        path: "/registry/{kind}",
+        methods: &[("get", "All entities, sources, views or services")],
+        handler: |_| get(registry::list),
+    },
+    Route {
+        path: "/registry/{kind}/{name}",
+        methods: &[("get", "One entity, source, view version or service version")],
+        handler: |_| get(registry::get),
+    },
+    Route {
+        path: "/lineage/{kind}/{name}",
+        methods: &[("get", "Where an object comes from and what depends on it")],
+        handler: |_| get(registry::lineage),
+    },
+    Route { path: "/datasets", methods: &[("get", "All training sets")], handler: |_| get(registry::datasets) },
+    Route {
+        path: "/datasets/{id}",
+        methods: &[("get", "One training set with its recipe")],
+        handler: |_| get(registry::dataset),
+    },
+    Route { path: "/jobs", methods: &[("get", "All jobs, newest first")], handler: |_| get(jobs::list) },
+    // A job's id on GET and DELETE, a kind of job on POST.
+    Route {
+        path: "/jobs/{id}",
+        methods: &[
+            ("get", "One job"),
+            ("post", "Start a job: backfill, materialize or dataset"),
+            ("delete", "Call a job off"),
+        ],
+        handler: |_| get(jobs::get).post(jobs::start).delete(jobs::cancel),
+    },
+    Route {
+        path: "/jobs/{id}/events",
+        methods: &[("get", "The job at every change, as server-sent events")],
+        handler: |_| get(jobs::events),
+    },
+    Route {
+        path: "/jobs/{id}/resume",
+        methods: &[("post", "Go on with a job that failed or was interrupted")],
+        handler: |_| post(jobs::resume),
+    },
+    Route { path: "/online", methods: &[("get", "What the online store holds")], handler: |_| get(online) },
+    Route { path: "/healthz", methods: &[("get", "The process lives")], handler: |_| get(healthz) },
+    Route { path: "/readyz", methods: &[("get", "The stores answer")], handler: |_| get(readyz) },
+    Route { path: "/openapi.json", methods: &[("get", "This interface")], handler: |_| get(openapi::serve) },
+];
+
+/// The router over this state. Until there are credentials it answers only requests from and for this machine.
+pub fn router(state: Arc<ApiState>) -> Router {
+    let mut router = Router::new();
+    for route in ROUTES {
+        router = router.route(route.path, (route.handler)(&state));
+    }
+    router
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), shed_load))
+        .layer(DefaultBodyLimit::max(state.limits.body_bytes_max))
+        .layer(middleware::from_fn(guard::loopback_only))
+        .layer(CatchPanicLayer::custom(|_| Problem::internal("the request met a fault of ours", "panic").into_response()))
+        .layer(TraceLayer::new_for_http())
+        .with_state(state)
+}
+
+/// 503 with Retry-After once too many requests are in flight, before memory grows. Health checks always pass.
+async fn shed_load(State(state): State<Arc<ApiState>>, request: Request, next: Next) -> Response {
+    let is_health_check = matches!(request.uri().path(), "/healthz" | "/readyz");
+    if is_health_check {
+        return next.run(request).await;
+    }
+    let Ok(_place) = Arc::clone(&state.in_flight).try_acquire_owned() else {
+        let mut problem =
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many requests are being served; try again");
+        problem.retry_after_s = Some(1);
+        return problem.into_response();
+    };
+    next.run(request).await
+}
+
+async fn unknown_route(request: Request) -> Problem {
+    Problem::not_found("unknown_route", format!("nothing at {}; /openapi.json lists every route", request.uri().path()))
+}
+
+async fn wrong_method(request: Request) -> Problem {
+    let detail = format!("{} does not take {}; /openapi.json lists every route", request.uri().path(), request.method());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", detail)
+}
+
+async fn online(State(state): State<Arc<ApiState>>) -> Result<Json<Value>, Problem> {
+    state.status.online().await.map(Json)
+}
+
+async fn healthz() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+async fn readyz(State(state): State<Arc<ApiState>>) -> Response {
+    let not_ready = state.status.not_ready().await;
+    if not_ready.is_empty() {
+        return Json(json!({ "status": "ready" })).into_response();
+    }
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", not_ready.join("; ")).with_errors(not_ready).into_response()
+}
+
+/// A registry's error as a problem.
+pub(crate) fn registry_problem(error: &RegistryError) -> Problem {
+    match error {
+        RegistryError::NotFound { kind, .. } => Problem::not_found(&registry::not_found_code(*kind), error.to_string()),
+        RegistryError::Ambiguous { .. } => Problem::bad_request("ambiguous_feature", error.to_string()),
+        RegistryError::Invalid(_) => Problem::bad_request("malformed_request", error.to_string()),
+        RegistryError::Definitions(errors) => {
+            let count = errors.errors().len();
+            let noun = if count == 1 { "mistake" } else { "mistakes" };
+            Problem::refused("invalid_definitions", format!("the definitions have {count} {noun}; nothing was changed"))
+                .with_errors(errors.errors().iter().map(ToString::to_string))
+        }
+        RegistryError::Stale { .. } => Problem::conflict("stale_plan", error.to_string()),
+        RegistryError::Conflict(_) => Problem::conflict("conflict", error.to_string()),
+        other => {
+            let mut cause = other.to_string();
+            let mut source = std::error::Error::source(other);
+            while let Some(inner) = source {
+                cause = format!("{cause}: {inner}");
+                source = inner.source();
+            }
+            Problem::internal("the registry failed", cause)
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! `/registry` and `/lineage`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::Uri;
+use eadem_registry::definitions::{DefinitionFile, Definitions};
+use eadem_registry::{LineageDirection, ObjectKind, Plan};
+use eadem_values::Digest;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::body::JsonBody;
+use super::query::RawQuery;
+use super::registry_problem;
+use crate::problem::Problem;
+use crate::state::{ApiState, name_and_version};
+
+/// The body of `/registry/plan` and `/registry/apply`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DefinitionsBody {
+    /// Every file of definitions; together they are the whole.
+    files: Vec<DefinitionFile>,
+    /// Transform as the definitions name it → digest in the registry.
+    #[serde(default)]
+    transforms: BTreeMap<String, Digest>,
+    /// Apply only if the definitions are still at this revision.
+    revision: Option<u64>,
+}
+
+pub(super) async fn plan(
+    State(state): State<Arc<ApiState>>,
+    JsonBody(body): JsonBody<DefinitionsBody>,
+) -> Result<Json<Value>, Problem> {
+    let plan = make_plan(&state, &body).await?;
+    Ok(Json(plan_json(&plan)))
+}
+
+pub(super) async fn apply(
+    State(state): State<Arc<ApiState>>,
+    JsonBody(body): JsonBody<DefinitionsBody>,
+) -> Result<Json<Value>, Problem> {
+    let plan = make_plan(&state, &body).await?;
+    state.registry.apply(&plan, state.clock.now_us()).await.map_err(|error| registry_problem(&error))?;
+    Ok(Json(plan_json(&plan)))
+}
+
+async fn make_plan(state: &ApiState, body: &DefinitionsBody) -> Result<Plan, Problem> {
+    let definitions = Definitions::parse(&body.files, state.configuration_tables)
+        .map_err(|errors| registry_problem(&errors.into()))?;
+    let mut transforms = BTreeMap::new();
+    for (reference, _) in definitions.transform_references() {
+        if let Some(digest) = body.transforms.get(&reference.to_string()) {
+            transforms.insert(reference.clone(), *digest);
+        }
+    }
+    let plan = state.registry.plan(&definitions, &transforms, state.inspector.as_ref()).await;
+    let plan = plan.map_err(|error| registry_problem(&error))?;
+    if let Some(expected) = body.revision
+        && expected != plan.definitions_revision()
+    {
+        let detail = format!(
+            "the definitions are at revision {}, not {expected}: somebody applied meanwhile; plan again",
+            plan.definitions_revision()
+        );
+        return Err(Problem::conflict("stale_plan", detail));
+    }
+    Ok(plan)
+}
+
+fn plan_json(plan: &Plan) -> Value {
+    let mut json = serde_json::to_value(plan.report()).unwrap_or_default();
+    json["text"] = Value::from(plan.report().to_string());
+    json
+}
+
+pub(super) async fn list(State(state): State<Arc<ApiState>>, Path(kind): Path<String>) -> Result<Json<Value>, Problem> {
+    let registry = &state.registry;
+    let listed = match kind.as_str() {
+        "entities" => registry.entities().await.map(|objects| json!({ "entities": objects })),
+        "sources" => registry.sources().await.map(|objects| json!({ "sources": objects })),
+        "views" => registry.views().await.map(|objects| json!({ "views": objects })),
+        "services" => registry.services().await.map(|objects| json!({ "services": objects })),
+        _ => return Err(unknown_kind(&kind)),
+    };
+    listed.map(Json).map_err(|error| registry_problem(&error))
+}
+
+pub(super) async fn get(
+    State(state): State<Arc<ApiState>>,
+    Path((kind, name)): Path<(String, String)>,
+) -> Result<Json<Value>, Problem> {
+    let registry = &state.registry;
+    let (bare, version) = name_and_version(&name)?;
+    let object = match kind.as_str() {
+        "entities" => registry.entity(&name).await.map(|object| serde_json::to_value(object)),
+        "sources" => registry.source(&name).await.map(|object| serde_json::to_value(object)),
+        "views" => registry.view(bare, version).await.map(|object| serde_json::to_value(object.as_ref())),
+        "services" => registry.resolve_service(&name).await.map(|object| serde_json::to_value(object)),
+        _ => return Err(unknown_kind(&kind)),
+    };
+    let object = object.map_err(|error| registry_problem(&error))?;
+    object.map(Json).map_err(|error| Problem::internal("the object could not be shown", error))
+}
+
+fn unknown_kind(kind: &str) -> Problem {
+    Problem::not_found("unknown_kind", format!("no kind `{kind}`; kinds are entities, sources, views, services"))
+}
+
+pub(super) async fn lineage(
+    State(state): State<Arc<ApiState>>,
+    Path((kind, name)): Path<(String, String)>,
+    uri: Uri,
+) -> Result<Json<Value>, Problem> {
+    let query = RawQuery::parse(uri.query())?;
+    query.check(&["direction"], None)?;
+    let direction = query.get("direction")?.unwrap_or_else(|| "both".to_owned());
+    let direction: LineageDirection = serde_json::from_value(Value::from(direction.as_str())).map_err(|_| {
+        Problem::bad_request("unknown_parameter", format!("direction={direction}: it is upstream, downstream or both"))
+    })?;
+    let object_kind: ObjectKind = serde_json::from_value(Value::from(kind.as_str())).map_err(|_| {
+        let kinds = "source, entity, transform, view, feature, service, dataset";
+        Problem::not_found("unknown_kind", format!("no kind `{kind}`; kinds are {kinds}"))
+    })?;
+    let lineage = state.registry.lineage(object_kind, &name, direction).await;
+    let lineage = lineage.map_err(|error| registry_problem(&error))?;
+    let mut json = serde_json::to_value(&lineage).map_err(|error| Problem::internal("lineage could not be shown", error))?;
+    json["text"] = Value::from(lineage.to_text());
+    json["dot"] = Value::from(lineage.to_dot());
+    Ok(Json(json))
+}
+
+pub(super) async fn datasets(State(state): State<Arc<ApiState>>) -> Result<Json<Value>, Problem> {
+    let datasets = state.registry.datasets().await.map_err(|error| registry_problem(&error))?;
+    Ok(Json(json!({ "datasets": datasets })))
+}
+
+pub(super) async fn dataset(State(state): State<Arc<ApiState>>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
+    let dataset = state.registry.dataset(&id).await.map_err(|error| registry_problem(&error))?;
+    serde_json::to_value(dataset).map(Json).map_err(|error| Problem::internal("the dataset could not be shown", error))
+}
+
+/// The code of a name that nothing has, by what was looked for.
+pub(super) fn not_found_code(kind: ObjectKind) -> String {
+    format!("unknown_{}", kind.as_str())
+}

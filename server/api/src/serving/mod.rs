@@ -1,0 +1,17 @@
+//! From a request to values: a service compiled once into a plan, and the plan run over the rows of a request.
+//!
+//! Everything that decides a value is called here and lives elsewhere: the as-of choice and the status in
+//! `eadem-semantics`, the transforms in the engine, on-demand views and projection in `eadem-query`. A training set calls
+//! the same functions.
+
+mod online;
+mod plan;
+mod rows;
+pub(crate) mod reply;
+pub(crate) mod request;
+mod run;
+
+pub use online::OnlineThenHistory;
+pub use plan::{PlanError, ServingPlan};
+pub use rows::{History, ReadRow, RowSource, RowSourceError, Store, StoredRow, TransformUnavailable, Transforms};
+pub use run::{Answer, AnswerColumn, EntityRows, ServeError, serve};

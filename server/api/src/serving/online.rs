@@ -1,0 +1,118 @@
+//! Rows from the online store, and from history what it cannot prove.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use eadem_online::{Answer, KeyBytes, OnlineStore, PointRead, TableId};
+use eadem_registry::Registry;
+use eadem_registry::model::{ViewRef, ViewVersion};
+use eadem_semantics::ReadAt;
+use eadem_values::EntityKey;
+use tokio::sync::RwLock;
+
+use super::rows::{History, ReadRow, RowSource, RowSourceError, Store, StoredRow};
+
+/// Reads the current epoch of the online store; where it cannot prove an answer, the answer is the maximum, in the order
+/// of rows, of what it found and what history has.
+pub struct OnlineThenHistory {
+    registry: Registry,
+    online: Arc<dyn OnlineStore>,
+    history: Arc<dyn History>,
+    epochs: RwLock<Epochs>,
+}
+
+/// The current epochs as of one revision of the registry.
+#[derive(Default)]
+struct Epochs {
+    revision: u64,
+    current: HashMap<ViewRef, Option<u64>>,
+}
+
+impl OnlineThenHistory {
+    /// Over these stores.
+    pub fn new(registry: Registry, online: Arc<dyn OnlineStore>, history: Arc<dyn History>) -> Self {
+        Self { registry, online, history, epochs: RwLock::default() }
+    }
+
+    async fn current_epoch(&self, view: &ViewRef) -> Result<Option<u64>, RowSourceError> {
+        let revision = *self.registry.changes().borrow();
+        {
+            let epochs = self.epochs.read().await;
+            if epochs.revision == revision
+                && let Some(epoch) = epochs.current.get(view)
+            {
+                return Ok(*epoch);
+            }
+        }
+        let epoch = self.registry.current_epoch(view).await.map_err(|error| online_error(&error))?;
+        let epoch = epoch.map(|epoch| u64::from(epoch.epoch));
+        let mut epochs = self.epochs.write().await;
+        if epochs.revision != revision {
+            *epochs = Epochs { revision, current: HashMap::new() };
+        }
+        epochs.current.insert(view.clone(), epoch);
+        Ok(epoch)
+    }
+
+    async fn read_online(
+        &self,
+        view: &ViewVersion,
+        keys: &[KeyBytes],
+        reads: &[ReadAt],
+    ) -> Result<Vec<Answer>, RowSourceError> {
+        let Some(epoch) = self.current_epoch(&view.id).await? else {
+            // Never materialized: nothing is proved.
+            return Ok(vec![Answer { winner: None, proved: false }; keys.len()]);
+        };
+        let table = TableId { view: view.digest, epoch };
+        let points: Vec<PointRead<'_>> = keys.iter().zip(reads).map(|(key, at)| PointRead { key, at: *at }).collect();
+        let answers = match self.online.read_now(table, &points) {
+            Some(answers) => answers,
+            None => self.online.read(table, &points).await,
+        };
+        answers.map_err(|error| online_error(&error))
+    }
+}
+
+fn online_error(error: &dyn std::fmt::Display) -> RowSourceError {
+    RowSourceError { store: "online", message: error.to_string() }
+}
+
+#[async_trait]
+impl RowSource for OnlineThenHistory {
+    async fn read(
+        &self,
+        view: &ViewVersion,
+        keys: &[EntityKey],
+        reads: &[ReadAt],
+    ) -> Result<Vec<ReadRow>, RowSourceError> {
+        let encoded: Vec<KeyBytes> = keys.iter().map(KeyBytes::from).collect();
+        let answers = self.read_online(view, &encoded, reads).await?;
+        let unproved: Vec<usize> = (0..answers.len()).filter(|at| !answers[*at].proved).collect();
+        let mut rows: Vec<ReadRow> = answers.into_iter().map(online_row).collect();
+        if unproved.is_empty() {
+            return Ok(rows);
+        }
+        let keys: Vec<EntityKey> = unproved.iter().map(|at| keys[*at].clone()).collect();
+        let reads: Vec<ReadAt> = unproved.iter().map(|at| reads[*at]).collect();
+        let historic = self.history.winners(view, &keys, &reads).await?;
+        for (at, historic) in unproved.into_iter().zip(historic) {
+            rows[at].store = Store::Offline;
+            let online_order = rows[at].row.as_ref().map(|row| row.order);
+            if historic.as_ref().map(|row| row.order) > online_order {
+                rows[at].row = historic;
+            }
+        }
+        Ok(rows)
+    }
+}
+
+fn online_row(answer: Answer) -> ReadRow {
+    let row = answer.winner.map(|winner| StoredRow {
+        order: winner.order,
+        failed: winner.body.error.is_some(),
+        values: winner.body.values.to_vec(),
+    });
+    ReadRow { row, store: Store::Online }
+}

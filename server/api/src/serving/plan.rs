@@ -1,0 +1,181 @@
+//! A service, compiled: which rows of which views, which transforms in which order, which outputs.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use eadem_registry::model::{BoundTo, ResolvedService, ViewRef, ViewVersion, required_key_name};
+use eadem_semantics::Lifetime;
+use eadem_values::{DataType, Value};
+
+/// A service ready to be served. Nodes stand in an order in which each can be computed from earlier ones.
+#[derive(Debug)]
+pub struct ServingPlan {
+    /// What it was compiled from.
+    pub service: Arc<ResolvedService>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) outputs: Vec<Output>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Node {
+    Stored(StoredNode),
+    OnDemand(OnDemandNode),
+}
+
+impl Node {
+    pub(crate) fn view(&self) -> &Arc<ViewVersion> {
+        match self {
+            Self::Stored(node) => &node.view,
+            Self::OnDemand(node) => &node.view,
+        }
+    }
+}
+
+/// The rows of one view, read for the keys of one role.
+#[derive(Debug)]
+pub(crate) struct StoredNode {
+    pub(crate) view: Arc<ViewVersion>,
+    pub(crate) lifetime: Lifetime,
+    /// Positions in `service.keys`, in the entity's order of join keys.
+    pub(crate) keys: Vec<usize>,
+    /// What the stored bytes decode to: the features, or the bound inputs of an `on_read` view.
+    pub(crate) stored_types: Vec<DataType>,
+    pub(crate) runs_on_read: bool,
+}
+
+/// A transform over earlier nodes and the request.
+#[derive(Debug)]
+pub(crate) struct OnDemandNode {
+    pub(crate) view: Arc<ViewVersion>,
+    pub(crate) inputs: Vec<OnDemandSource>,
+}
+
+#[derive(Debug)]
+pub(crate) enum OnDemandSource {
+    /// Feature `feature` of node `node`.
+    Node { node: usize, feature: usize },
+    /// Position in `service.request_fields`.
+    Request(usize),
+    RequestTimestamp,
+    Literal(Value),
+}
+
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) name: String,
+    pub(crate) node: usize,
+    pub(crate) feature: usize,
+    pub(crate) default: Option<Value>,
+}
+
+/// A resolved service that does not hold together. The registry refuses such at `apply`; seeing one here is a fault of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("service cannot be compiled: {0}")]
+pub struct PlanError(String);
+
+impl ServingPlan {
+    /// Compiles a service.
+    ///
+    /// # Errors
+    /// A reference to a view, feature, key or request field that the service does not carry.
+    pub fn compile(service: Arc<ResolvedService>) -> Result<Self, PlanError> {
+        let mut compiler =
+            Compiler { service: &service, nodes: Vec::new(), node_of: HashMap::new(), open: Vec::new() };
+        let mut outputs = Vec::with_capacity(service.entries.len());
+        for entry in &service.entries {
+            let node = compiler.node(&entry.view, entry.role.as_deref())?;
+            let view = compiler.nodes[node].view();
+            outputs.push(Output {
+                name: entry.output_name.clone(),
+                node,
+                feature: feature_position(view, &entry.feature)?,
+                default: view.defaults.get(&entry.feature).cloned(),
+            });
+        }
+        let nodes = compiler.nodes;
+        Ok(Self { service, nodes, outputs })
+    }
+}
+
+fn feature_position(view: &ViewVersion, feature: &str) -> Result<usize, PlanError> {
+    let outputs = &view.description.outputs;
+    outputs
+        .iter()
+        .position(|output| output.name == feature)
+        .ok_or_else(|| PlanError(format!("{} has no feature `{feature}`", view.id)))
+}
+
+struct Compiler<'a> {
+    service: &'a ResolvedService,
+    nodes: Vec<Node>,
+    node_of: HashMap<(ViewRef, Option<String>), usize>,
+    open: Vec<ViewRef>,
+}
+
+impl Compiler<'_> {
+    /// The position of the node that computes `view` for `role`, compiling it and what it needs first.
+    fn node(&mut self, view: &ViewRef, role: Option<&str>) -> Result<usize, PlanError> {
+        let identity = (view.clone(), role.map(str::to_owned));
+        if let Some(node) = self.node_of.get(&identity) {
+            return Ok(*node);
+        }
+        if self.open.contains(view) {
+            return Err(PlanError(format!("{view} depends on itself")));
+        }
+        let version = self.service.views.get(view).ok_or_else(|| PlanError(format!("{view} is not part of it")))?;
+        let version = Arc::clone(version);
+        self.open.push(view.clone());
+        let node = match &version.stored {
+            Some(_) => Node::Stored(self.stored(&version, role)?),
+            None => Node::OnDemand(self.on_demand(&version)?),
+        };
+        self.open.pop();
+        self.nodes.push(node);
+        let position = self.nodes.len() - 1;
+        self.node_of.insert(identity, position);
+        Ok(position)
+    }
+
+    fn stored(&self, view: &Arc<ViewVersion>, role: Option<&str>) -> Result<StoredNode, PlanError> {
+        let stored = view.stored.as_ref().ok_or_else(|| PlanError(format!("{} has no entity", view.id)))?;
+        let key_position = |name: String| {
+            let found = self.service.keys.iter().position(|key| key.name == name);
+            found.ok_or_else(|| PlanError(format!("key `{name}` of {} is not part of it", view.id)))
+        };
+        let names = stored.entity.keys.iter().map(|key| required_key_name(&stored.entity, &key.name, role));
+        let runs_on_read = stored.deployment.placement == eadem_registry::model::Placement::OnRead;
+        let stored_fields = if runs_on_read { &view.description.inputs } else { &view.description.outputs };
+        Ok(StoredNode {
+            view: Arc::clone(view),
+            lifetime: Lifetime { ttl_us: stored.ttl_us, horizon_us: stored.horizon_us },
+            keys: names.map(key_position).collect::<Result<_, _>>()?,
+            stored_types: stored_fields.iter().map(|field| field.data_type).collect(),
+            runs_on_read,
+        })
+    }
+
+    fn on_demand(&mut self, view: &Arc<ViewVersion>) -> Result<OnDemandNode, PlanError> {
+        let mut inputs = Vec::with_capacity(view.bindings.len());
+        for binding in &view.bindings {
+            inputs.push(match &binding.from {
+                BoundTo::Feature(upstream) => {
+                    let node = self.node(&upstream.view, upstream.role.as_deref())?;
+                    let feature = feature_position(self.nodes[node].view(), &upstream.feature)?;
+                    OnDemandSource::Node { node, feature }
+                }
+                BoundTo::Request(name) => {
+                    let position = self.service.request_fields.iter().position(|field| &field.name == name);
+                    let position =
+                        position.ok_or_else(|| PlanError(format!("request field `{name}` is not part of it")))?;
+                    OnDemandSource::Request(position)
+                }
+                BoundTo::RequestTimestamp => OnDemandSource::RequestTimestamp,
+                BoundTo::Literal(value) => OnDemandSource::Literal(value.clone()),
+                BoundTo::Column(column) => {
+                    return Err(PlanError(format!("on-demand view {} is bound to column `{column}`", view.id)));
+                }
+            });
+        }
+        Ok(OnDemandNode { view: Arc::clone(view), inputs })
+    }
+}

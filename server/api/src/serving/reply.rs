@@ -1,0 +1,124 @@
+//! Answers as JSON and as Arrow.
+
+use std::sync::Arc;
+
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_schema::{Field, Schema};
+use eadem_query::status_dictionary;
+use eadem_registry::model::ResolvedService;
+use eadem_semantics::Status;
+use eadem_values::{DataType, KeyType, KeyValue, Value, array_from_values, format_timestamp, value_at, value_to_json};
+use serde_json::{Map, Value as Json, json};
+
+use super::plan::ServingPlan;
+use super::run::{Answer, EntityRows};
+use crate::problem::Problem;
+
+/// The media type of the Arrow IPC stream format.
+pub(crate) const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
+
+/// `features`, `timestamp`, and where there is something to say `status` and `metadata`, of one row.
+pub(crate) fn row_reply(
+    plan: &ServingPlan,
+    answer: &Answer,
+    row: usize,
+    with_metadata: bool,
+) -> Result<Map<String, Json>, Problem> {
+    let mut features = Map::with_capacity(answer.columns.len());
+    let mut not_present = Map::new();
+    for (output, column) in plan.outputs.iter().zip(&answer.columns) {
+        let value = value_at(column.values.as_ref(), row)
+            .map_err(|error| Problem::internal("a served value could not be read", error))?;
+        features.insert(output.name.clone(), value_to_json(&value));
+        let status = column.statuses[row];
+        if status != Status::Present {
+            not_present.insert(output.name.clone(), Json::from(status.name()));
+        }
+    }
+    let mut reply = Map::new();
+    reply.insert("features".to_owned(), Json::Object(features));
+    reply.insert("timestamp".to_owned(), Json::from(format_timestamp(answer.at_us[row])));
+    if !not_present.is_empty() {
+        reply.insert("status".to_owned(), Json::Object(not_present));
+    }
+    if with_metadata {
+        reply.insert("metadata".to_owned(), row_metadata(plan, answer, row));
+    }
+    Ok(reply)
+}
+
+fn row_metadata(plan: &ServingPlan, answer: &Answer, row: usize) -> Json {
+    let mut metadata = Map::with_capacity(answer.columns.len());
+    for (output, column) in plan.outputs.iter().zip(&answer.columns) {
+        let view = plan.nodes[output.node].view();
+        metadata.insert(
+            output.name.clone(),
+            json!({
+                "status": column.statuses[row],
+                "event_time": column.event_time_us[row].map(format_timestamp),
+                "view": view.id.to_string(),
+                "transform": view.transform,
+                "store": column.stores[row],
+            }),
+        );
+    }
+    Json::Object(metadata)
+}
+
+/// The whole answer as one Arrow IPC stream: the keys by the service's names, `timestamp`, then each feature and its
+/// `<feature>__status`.
+pub(crate) fn arrow_stream(plan: &ServingPlan, rows: &EntityRows, answer: &Answer) -> Result<Vec<u8>, Problem> {
+    let internal = |error: arrow_schema::ArrowError| Problem::internal("the answer could not be written as Arrow", error);
+    let mut fields = Vec::new();
+    let mut columns: Vec<ArrayRef> = Vec::new();
+    let mut add = |name: &str, column: ArrayRef| {
+        fields.push(Field::new(name, column.data_type().clone(), true));
+        columns.push(column);
+    };
+    for (name, column) in key_columns(&plan.service, rows)? {
+        add(&name, column);
+    }
+    let instants: Vec<Value> = answer.at_us.iter().map(|at_us| Value::Timestamp(*at_us)).collect();
+    let instants = array_from_values(DataType::Timestamp, &instants)
+        .map_err(|error| Problem::internal("the answer could not be written as Arrow", error))?;
+    add("timestamp", instants);
+    for (output, column) in plan.outputs.iter().zip(&answer.columns) {
+        add(&output.name, Arc::clone(&column.values));
+        add(&format!("{}__status", output.name), status_dictionary(&column.statuses));
+    }
+    let schema = Arc::new(Schema::new(fields));
+    let batch = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(internal)?;
+    let mut writer = arrow_ipc::writer::StreamWriter::try_new(Vec::new(), &schema).map_err(internal)?;
+    writer.write(&batch).map_err(internal)?;
+    writer.into_inner().map_err(internal)
+}
+
+fn key_columns(service: &ResolvedService, rows: &EntityRows) -> Result<Vec<(String, ArrayRef)>, Problem> {
+    let column = |(key, values): (&eadem_registry::model::RequiredKey, &Vec<KeyValue>)| {
+        let as_value = |value: &KeyValue| match value {
+            KeyValue::Utf8(text) => Value::Utf8(text.clone()),
+            KeyValue::Int64(number) => Value::Int64(*number),
+        };
+        let data_type = match key.key_type {
+            KeyType::Utf8 => DataType::Utf8,
+            KeyType::Int64 => DataType::Int64,
+        };
+        let values: Vec<Value> = values.iter().map(as_value).collect();
+        array_from_values(data_type, &values)
+            .map(|column| (key.name.clone(), column))
+            .map_err(|error| Problem::internal("keys could not be written as Arrow", error))
+    };
+    service.keys.iter().zip(&rows.keys).map(column).collect()
+}
+
+/// Whether a client that sends this `Accept` header wants Arrow.
+pub(crate) fn accepts_arrow(accept: Option<&str>) -> bool {
+    accept.is_some_and(|accept| accept.split(',').any(|part| part.split(';').next().is_some_and(|media| media.trim() == ARROW_STREAM)))
+}
+
+/// The entity of a row as the caller named it.
+pub(crate) fn entity_json(service: &ResolvedService, rows: &EntityRows, row: usize) -> Json {
+    let entry = |(key, values): (&eadem_registry::model::RequiredKey, &Vec<KeyValue>)| (key.name.clone(), values[row].to_json());
+    Json::Object(service.keys.iter().zip(&rows.keys).map(entry).collect())
+}
+

@@ -1,0 +1,304 @@
+//! Runs a plan over the rows of a request.
+
+use std::sync::Arc;
+
+use arrow_array::{Array, ArrayRef};
+use eadem_query::{
+    OnDemandInput, QueryError, ReadRows, apply_default, evaluate_on_demand, project_feature, run_transform,
+    scatter_rows,
+};
+use eadem_registry::model::{ValidationPolicy, ViewVersion};
+use eadem_semantics::{ReadAt, Status};
+use eadem_values::{DataType, EntityKey, KeyValue, Value, array_from_values, canonicalize, decode_row, null_array};
+
+use super::plan::{Node, OnDemandNode, OnDemandSource, ServingPlan, StoredNode};
+use super::rows::{ReadRow, RowSource, RowSourceError, Store, TransformUnavailable, Transforms};
+
+/// What a request asks for, decoded: one entry per row in everything.
+#[derive(Debug, Clone)]
+pub struct EntityRows {
+    /// The time of each row.
+    pub at_us: Vec<i64>,
+    /// For each key of the service, in its order, the value of every row.
+    pub keys: Vec<Vec<KeyValue>>,
+    /// For each request field of the service, in its order, the values in canonical form.
+    pub request: Vec<ArrayRef>,
+}
+
+/// One answered feature, one entry per row.
+#[derive(Debug, Clone)]
+pub struct AnswerColumn {
+    /// The values; the default, or null, where the status is not present.
+    pub values: ArrayRef,
+    /// The statuses.
+    pub statuses: Vec<Status>,
+    /// The event time of the row that was chosen; `None` for on-demand views and where no row was found.
+    pub event_time_us: Vec<Option<i64>>,
+    /// Which store proved the value; an on-demand value is online when all its inputs were.
+    pub stores: Vec<Store>,
+}
+
+/// The answer to a request: a column per output of the plan, in its order.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The time of each row.
+    pub at_us: Vec<i64>,
+    /// One per output.
+    pub columns: Vec<AnswerColumn>,
+}
+
+/// Why nothing could be answered at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A transform that cannot be loaded.
+    #[error(transparent)]
+    Transform(#[from] TransformUnavailable),
+    /// A fault of ours: columns that do not fit.
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    /// Stored bytes that do not decode.
+    #[error("stored row of {view}: {source}")]
+    StoredRow {
+        /// The view version.
+        view: String,
+        /// What is wrong with it.
+        source: eadem_values::ValueError,
+    },
+    /// A value that does not fit its column.
+    #[error(transparent)]
+    Value(#[from] eadem_values::ValueError),
+}
+
+struct NodeAnswer {
+    /// Per feature: values without defaults, and statuses.
+    features: Vec<(ArrayRef, Vec<Status>)>,
+    event_time_us: Vec<Option<i64>>,
+    stores: Vec<Store>,
+}
+
+/// Answers a request. Rows of all views are read concurrently. A view whose rows cannot be read, or whose transform cannot
+/// run, gives its own features status `error` and leaves the others alone.
+///
+/// # Errors
+/// A stored row that does not decode; columns that do not fit: faults of ours, not of the request.
+pub async fn serve(
+    plan: &ServingPlan,
+    rows: &EntityRows,
+    source: &dyn RowSource,
+    transforms: &dyn Transforms,
+) -> Result<Answer, ServeError> {
+    let reads = plan.nodes.iter().map(|node| async move {
+        match node {
+            Node::Stored(stored) => read_rows(stored, rows, source).await,
+            Node::OnDemand(_) => Ok(Vec::new()),
+        }
+    });
+    let reads = futures::future::join_all(reads).await;
+
+    let mut answers: Vec<NodeAnswer> = Vec::with_capacity(plan.nodes.len());
+    for (node, read) in plan.nodes.iter().zip(reads) {
+        let answer = match (node, read) {
+            (Node::Stored(stored), Ok(read)) => stored_answer(stored, rows, &read, transforms).await?,
+            (Node::Stored(stored), Err(error)) => {
+                tracing::warn!(view = %stored.view.id, %error, "rows could not be read; its features have status error");
+                error_answer(&stored.view, rows.at_us.len())
+            }
+            (Node::OnDemand(on_demand), _) => on_demand_answer(on_demand, rows, &answers, transforms).await?,
+        };
+        answers.push(answer);
+    }
+
+    let mut columns = Vec::with_capacity(plan.outputs.len());
+    for output in &plan.outputs {
+        let answer = &answers[output.node];
+        let (values, statuses) = &answer.features[output.feature];
+        let values = match &output.default {
+            Some(default) => apply_default(values, statuses, default)?,
+            None => Arc::clone(values),
+        };
+        columns.push(AnswerColumn {
+            values,
+            statuses: statuses.clone(),
+            event_time_us: answer.event_time_us.clone(),
+            stores: answer.stores.clone(),
+        });
+    }
+    Ok(Answer { at_us: rows.at_us.clone(), columns })
+}
+
+async fn read_rows(
+    node: &StoredNode,
+    rows: &EntityRows,
+    source: &dyn RowSource,
+) -> Result<Vec<ReadRow>, RowSourceError> {
+    let row_key = |row: usize| EntityKey(node.keys.iter().map(|key| rows.keys[*key][row].clone()).collect());
+    let keys: Vec<EntityKey> = (0..rows.at_us.len()).map(row_key).collect();
+    let reads: Vec<ReadAt> = rows.at_us.iter().map(|at_us| ReadAt::as_known_then(*at_us)).collect();
+    source.read(&node.view, &keys, &reads).await
+}
+
+async fn stored_answer(
+    node: &StoredNode,
+    rows: &EntityRows,
+    read: &[ReadRow],
+    transforms: &dyn Transforms,
+) -> Result<NodeAnswer, ServeError> {
+    let mut reads = ReadRows {
+        orders: read.iter().map(|read| read.row.as_ref().map(|row| row.order)).collect(),
+        failed: read.iter().map(|read| read.row.as_ref().is_some_and(|row| row.failed)).collect(),
+        at_us: rows.at_us.clone(),
+    };
+    let stored = decode_columns(node, read)?;
+    let columns = if node.runs_on_read {
+        run_on_read(node, &stored, &mut reads, transforms).await?
+    } else {
+        stored
+    };
+    let features = columns
+        .iter()
+        .map(|column| project_feature(column, &reads, node.lifetime))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(NodeAnswer {
+        features,
+        event_time_us: reads.orders.iter().map(|order| order.map(|order| order.event_time_us)).collect(),
+        stores: read.iter().map(|read| read.store).collect(),
+    })
+}
+
+/// The winners' stored columns; null where there is no winner or its transform failed.
+fn decode_columns(node: &StoredNode, read: &[ReadRow]) -> Result<Vec<ArrayRef>, ServeError> {
+    let no_values = vec![Value::Null; node.stored_types.len()];
+    let decode = |read: &ReadRow| match &read.row {
+        Some(row) if !row.failed => decode_row(&node.stored_types, &row.values)
+            .map_err(|source| ServeError::StoredRow { view: node.view.id.to_string(), source }),
+        _ => Ok(no_values.clone()),
+    };
+    let decoded = read.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+    let column = |(at, data_type): (usize, &DataType)| {
+        array_from_values(*data_type, decoded.iter().map(|row| &row[at])).map_err(ServeError::from)
+    };
+    node.stored_types.iter().enumerate().map(column).collect()
+}
+
+/// Runs the transform of an `on_read` view over the rows that are served, in one call, and marks those that fail.
+async fn run_on_read(
+    node: &StoredNode,
+    inputs: &[ArrayRef],
+    reads: &mut ReadRows,
+    transforms: &dyn Transforms,
+) -> Result<Vec<ArrayRef>, ServeError> {
+    let rows = reads.len();
+    let served: Vec<u32> =
+        (0..rows).filter(|read| reads.is_served(*read, node.lifetime)).map(|read| read as u32).collect();
+    let indices = arrow_array::UInt32Array::from(served.clone());
+    let taken = inputs.iter().map(|input| {
+        let taken = arrow_select::take::take(input.as_ref(), &indices, None).map_err(QueryError::from)?;
+        Ok::<_, ServeError>(canonicalize(&taken)?)
+    });
+    let taken: Vec<ArrayRef> = taken.collect::<Result<_, _>>()?;
+    let policy = query_policy(node.view.validation);
+    let result = match transforms.load(&node.view.transform).await {
+        Ok(transform) => run_transform(transform.as_ref(), policy, served.len(), &taken).map_err(ServeError::from),
+        Err(error) => Err(error.into()),
+    };
+    let result = match result {
+        Ok(result) => result,
+        Err(error) => {
+            tracing::warn!(view = %node.view.id, %error, "transform could not run; its features have status error");
+            for read in &served {
+                reads.failed[*read as usize] = true;
+            }
+            return Ok(node.view.description.outputs.iter().map(|output| null_array(output.data_type, rows)).collect());
+        }
+    };
+    let without_result = result.failed.iter().map(|failure| failure.row).chain(result.dropped.iter().copied());
+    for row in without_result {
+        reads.failed[served[row as usize] as usize] = true;
+    }
+    for refused in &result.refused {
+        reads.failed[served[refused.row] as usize] = true;
+    }
+    let spread = result.columns.iter().map(|column| scatter_rows(column, &served, rows));
+    Ok(spread.collect::<Result<Vec<_>, _>>()?)
+}
+
+async fn on_demand_answer(
+    node: &OnDemandNode,
+    rows: &EntityRows,
+    answers: &[NodeAnswer],
+    transforms: &dyn Transforms,
+) -> Result<NodeAnswer, ServeError> {
+    let count = rows.at_us.len();
+    let mut inputs = Vec::with_capacity(node.inputs.len());
+    let mut stores = vec![Store::Online; count];
+    for (source, field) in node.inputs.iter().zip(&node.view.description.inputs) {
+        inputs.push(match source {
+            OnDemandSource::Node { node, feature } => {
+                let (values, statuses) = &answers[*node].features[*feature];
+                for (store, upstream) in stores.iter_mut().zip(&answers[*node].stores) {
+                    *store = store.and(*upstream);
+                }
+                OnDemandInput { values: Arc::clone(values), statuses: Some(statuses.clone()) }
+            }
+            OnDemandSource::Request(position) => {
+                OnDemandInput { values: Arc::clone(&rows.request[*position]), statuses: None }
+            }
+            OnDemandSource::RequestTimestamp => {
+                let instants: Vec<Value> = rows.at_us.iter().map(|at_us| Value::Timestamp(*at_us)).collect();
+                OnDemandInput { values: array_from_values(DataType::Timestamp, &instants)?, statuses: None }
+            }
+            OnDemandSource::Literal(value) => {
+                let repeated = std::iter::repeat_n(value, count);
+                OnDemandInput { values: array_from_values(field.data_type, repeated)?, statuses: None }
+            }
+        });
+    }
+    let policy = query_policy(node.view.validation);
+    let output = match transforms.load(&node.view.transform).await {
+        Ok(transform) => {
+            evaluate_on_demand(transform.as_ref(), policy, count, &inputs).map_err(ServeError::from)
+        }
+        Err(error) => Err(error.into()),
+    };
+    let features = match output {
+        Ok(output) => output.columns.into_iter().zip(output.statuses).collect(),
+        Err(error) => {
+            tracing::warn!(view = %node.view.id, %error, "transform could not run; its features have status error");
+            return Ok(error_answer(&node.view, count));
+        }
+    };
+    Ok(NodeAnswer { features, event_time_us: vec![None; count], stores })
+}
+
+/// Status `error` for every feature of a view.
+fn error_answer(view: &ViewVersion, rows: usize) -> NodeAnswer {
+    let outputs = view.description.outputs.iter();
+    NodeAnswer {
+        features: outputs.map(|output| (null_array(output.data_type, rows), vec![Status::Error; rows])).collect(),
+        event_time_us: vec![None; rows],
+        stores: vec![Store::Online; rows],
+    }
+}
+
+fn query_policy(policy: ValidationPolicy) -> eadem_query::ValidationPolicy {
+    match policy {
+        ValidationPolicy::RefuseRow => eadem_query::ValidationPolicy::RefuseRow,
+        ValidationPolicy::NullValue => eadem_query::ValidationPolicy::NullValue,
+        ValidationPolicy::Clamp => eadem_query::ValidationPolicy::Clamp,
+        ValidationPolicy::StopJob => eadem_query::ValidationPolicy::StopJob,
+    }
+}
+
+impl Answer {
+    /// How many rows were answered.
+    pub fn rows(&self) -> usize {
+        self.at_us.len()
+    }
+}
+
+impl AnswerColumn {
+    /// Whether row `row` has no value of its own.
+    pub fn is_null(&self, row: usize) -> bool {
+        self.values.is_null(row)
+    }
+}

@@ -1,0 +1,188 @@
+//! What the routes share.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use eadem_engine::Engine;
+use eadem_registry::model::ResolvedService;
+use eadem_registry::{Registry, SourceInspector};
+use serde_json::Value as Json;
+use tokio::sync::{Mutex, RwLock, Semaphore};
+
+use crate::clock::Clock;
+use crate::jobs::Jobs;
+use crate::limits::Limits;
+use crate::problem::Problem;
+use crate::serving::{RowSource, ServingPlan, Transforms};
+
+/// How often the registry is asked whether another process changed it.
+const REVISION_POLL: Duration = Duration::from_millis(500);
+
+/// Plans kept at once; more and all are compiled again.
+const PLANS_MAX: usize = 10_000;
+
+/// What the binary knows of the stores and the routes show.
+#[async_trait]
+pub trait StoreStatus: Send + Sync {
+    /// What the online store holds, per view.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    async fn online(&self) -> Result<Json, Problem>;
+
+    /// What does not work at the moment; empty when ready.
+    async fn not_ready(&self) -> Vec<String>;
+}
+
+/// Everything that a route may need.
+pub struct ApiState {
+    /// Definitions and versions.
+    pub registry: Registry,
+    /// Accepts uploads.
+    pub engine: Engine,
+    /// Transforms ready for a request.
+    pub transforms: Arc<dyn Transforms>,
+    /// Where rows are read.
+    pub rows: Arc<dyn RowSource>,
+    /// What a source's columns are.
+    pub inspector: Arc<dyn SourceInspector>,
+    /// Long work.
+    pub jobs: Arc<dyn Jobs>,
+    /// The stores' own view of themselves.
+    pub status: Arc<dyn StoreStatus>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What one request may ask for.
+    pub limits: Limits,
+    /// Tables of `eadem.toml` that are configuration and no definitions.
+    pub configuration_tables: &'static [&'static str],
+    /// Compiled services.
+    pub plans: PlanCache,
+    /// Places for requests that are served at once.
+    pub in_flight: Arc<Semaphore>,
+    /// Places for uploads that are checked at once: checking is heavy, and serving must not feel it.
+    pub uploads: Semaphore,
+}
+
+/// How a request names what it wants.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Wanted {
+    /// `name` or `name@version`.
+    Service(String),
+    /// A list of features, with the entity type where it was said.
+    Features { names: Vec<String>, entity: Option<String> },
+    /// All features of an entity type.
+    Entity(Option<String>),
+}
+
+/// Services and lists of features, compiled; emptied whenever the registry changes.
+#[derive(Default)]
+pub struct PlanCache {
+    plans: RwLock<(u64, HashMap<Wanted, Arc<ServingPlan>>)>,
+    last_poll: Mutex<Option<Instant>>,
+}
+
+impl PlanCache {
+    /// The registry's revision as this process last saw it; asked again at most every half second.
+    async fn revision(&self, registry: &Registry) -> Result<u64, Problem> {
+        let is_due = {
+            let mut last_poll = self.last_poll.lock().await;
+            let is_due = last_poll.is_none_or(|at| at.elapsed() >= REVISION_POLL);
+            if is_due {
+                *last_poll = Some(Instant::now());
+            }
+            is_due
+        };
+        if is_due {
+            return registry.revision().await.map_err(|error| crate::routes::registry_problem(&error));
+        }
+        Ok(*registry.changes().borrow())
+    }
+
+    pub(crate) async fn plan(&self, registry: &Registry, wanted: &Wanted) -> Result<Arc<ServingPlan>, Problem> {
+        let revision = self.revision(registry).await?;
+        {
+            let plans = self.plans.read().await;
+            if plans.0 == revision
+                && let Some(plan) = plans.1.get(wanted)
+            {
+                return Ok(Arc::clone(plan));
+            }
+        }
+        let service = resolve(registry, wanted).await?;
+        let plan = ServingPlan::compile(Arc::new(service))
+            .map_err(|error| Problem::internal("the service could not be compiled", error))?;
+        let plan = Arc::new(plan);
+        let mut plans = self.plans.write().await;
+        if plans.0 != revision || plans.1.len() >= PLANS_MAX {
+            *plans = (revision, HashMap::new());
+        }
+        plans.1.insert(wanted.clone(), Arc::clone(&plan));
+        Ok(plan)
+    }
+}
+
+async fn resolve(registry: &Registry, wanted: &Wanted) -> Result<ResolvedService, Problem> {
+    let resolved = match wanted {
+        Wanted::Service(reference) => registry.resolve_service(reference).await,
+        Wanted::Features { names, entity } => registry.resolve_features(names, entity.as_deref()).await,
+        Wanted::Entity(entity) => {
+            let (entity, names) = features_of_entity(registry, entity.as_deref()).await?;
+            registry.resolve_features(&names, Some(&entity)).await
+        }
+    };
+    resolved.map_err(|error| crate::routes::registry_problem(&error))
+}
+
+/// Every stored feature of an entity type, by bare name where only one of its views has it. Without a name, the only
+/// entity type there is.
+async fn features_of_entity(registry: &Registry, entity: Option<&str>) -> Result<(String, Vec<String>), Problem> {
+    let problem = |error| crate::routes::registry_problem(&error);
+    let entity = match entity {
+        Some(name) => registry.entity(name).await.map_err(problem)?.name,
+        None => {
+            let mut entities = registry.entities().await.map_err(problem)?;
+            match (entities.pop(), entities.is_empty()) {
+                (Some(only), true) => only.name,
+                (None, _) => return Err(Problem::not_found("unknown_entity", "no entity is defined; apply definitions first")),
+                (Some(last), false) => {
+                    let names: Vec<String> = entities.into_iter().chain([last]).map(|entity| entity.name).collect();
+                    let detail = format!("say which features, which service, or which entity: {}", names.join(", "));
+                    return Err(Problem::bad_request("ambiguous_entity", detail));
+                }
+            }
+        }
+    };
+    let views = registry.views().await.map_err(problem)?;
+    let of_entity = views.iter().map(|view| &view.newest).filter(|view| {
+        view.stored.as_ref().is_some_and(|stored| stored.entity.name == entity)
+    });
+    let mut features: Vec<(String, String)> = Vec::new();
+    for view in of_entity {
+        features.extend(view.description.outputs.iter().map(|output| (view.id.name.clone(), output.name.clone())));
+    }
+    if features.is_empty() {
+        let detail = format!("no view describes the entity `{entity}`");
+        return Err(Problem::not_found("unknown_feature", detail));
+    }
+    let is_unique = |feature: &str| features.iter().filter(|(_, name)| name == feature).count() == 1;
+    let name = |(view, feature): &(String, String)| {
+        if is_unique(feature) { feature.clone() } else { format!("{view}:{feature}") }
+    };
+    Ok((entity.clone(), features.iter().map(name).collect()))
+}
+
+/// `name` or `name@version`.
+pub(crate) fn name_and_version(text: &str) -> Result<(&str, Option<u32>), Problem> {
+    match text.split_once('@') {
+        None => Ok((text, None)),
+        Some((name, version)) => {
+            let version = version.parse().map_err(|_| {
+                Problem::bad_request("malformed_version", format!("`{text}`: a version is a whole number, as in {name}@1"))
+            })?;
+            Ok((name, Some(version)))
+        }
+    }
+}

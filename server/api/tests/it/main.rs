@@ -1,0 +1,5 @@
+//! The serving path against the batch path, with real components in the real engine.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod identity;
+mod openapi;

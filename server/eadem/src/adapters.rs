@@ -1,0 +1,350 @@
+//! Where the rooms meet: what one crate needs of another, as traits that the needing crate owns.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow_array::ArrayRef;
+use async_trait::async_trait;
+use eadem_api::serving::{self, RowSourceError, StoredRow, TransformUnavailable};
+use eadem_engine::{CallClass, Cost, Engine, EngineError};
+use eadem_offline::{self as offline, ChunkOutcome, JobLedger, JobPlan, LedgerError};
+use eadem_query::{AppliedRows, FailedRow, RowTransform, TransformFailure};
+use eadem_registry::model::{self as registry_model, BoundTo, ColumnType, SourceColumn, ViewVersion};
+use eadem_registry::{InspectError, Registry, SourceInspector};
+use eadem_semantics::{Lifetime, ReadAt};
+use eadem_values::{Description, Digest, EntityKey, Literal, Value, encode_values};
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use crate::home::Stores;
+
+/// A component in the engine, as requests or jobs run it.
+#[derive(Debug)]
+pub(crate) struct EngineTransform {
+    transform: eadem_engine::Transform,
+    class: CallClass,
+}
+
+impl RowTransform for EngineTransform {
+    fn description(&self) -> &Description {
+        self.transform.description()
+    }
+
+    fn digest(&self) -> &Digest {
+        self.transform.digest()
+    }
+
+    fn apply(&self, rows: usize, inputs: &[ArrayRef]) -> Result<AppliedRows, TransformFailure> {
+        let applied = self.transform.apply(rows, inputs, self.class).map_err(|error| TransformFailure {
+            transform: self.transform.description().name.clone(),
+            row: match &error {
+                EngineError::Deadline { row, .. } => Some(*row),
+                _ => None,
+            },
+            message: error.to_string(),
+        })?;
+        let failed = applied.rows.failed.into_iter();
+        Ok(AppliedRows {
+            columns: applied.columns,
+            dropped: applied.rows.dropped,
+            failed: failed.map(|failed| FailedRow { row: failed.row, message: failed.message }).collect(),
+        })
+    }
+}
+
+/// The registry's components, loaded into the engine once.
+pub(crate) struct EngineTransforms {
+    registry: Registry,
+    engine: Engine,
+    loaded: Mutex<HashMap<Digest, eadem_engine::Transform>>,
+}
+
+impl EngineTransforms {
+    pub(crate) fn new(registry: Registry, engine: Engine) -> Self {
+        Self { registry, engine, loaded: Mutex::default() }
+    }
+
+    /// A component for calls of this class.
+    pub(crate) async fn get(&self, digest: &Digest, class: CallClass) -> Result<Arc<dyn RowTransform>, TransformUnavailable> {
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned();
+        let transform = match loaded {
+            Some(transform) => transform,
+            None => {
+                let transform = self.load_into_engine(digest).await?;
+                self.loaded.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest, transform.clone());
+                transform
+            }
+        };
+        Ok(Arc::new(EngineTransform { transform, class }))
+    }
+
+    async fn load_into_engine(&self, digest: &Digest) -> Result<eadem_engine::Transform, TransformUnavailable> {
+        let unavailable = |message: String| TransformUnavailable { digest: *digest, message };
+        let record = self.registry.transform(digest).await.map_err(|error| unavailable(error.to_string()))?;
+        let component = self.registry.component(digest).await.map_err(|error| unavailable(error.to_string()))?;
+        let (engine, digest) = (self.engine.clone(), *digest);
+        let load = move || {
+            let cost = stored_cost(&record.acceptance);
+            let strict_nan = record.acceptance.strict_nan;
+            engine.load(digest, || Ok(component), record.description.as_ref().clone(), strict_nan, cost)
+        };
+        let loaded = tokio::task::spawn_blocking(load).await.map_err(|error| unavailable(error.to_string()))?;
+        loaded.map_err(|error| unavailable(error.to_string()))
+    }
+}
+
+/// What a call costs whatever its rows, where only the cost of rows was kept: an instance made and dropped.
+const CALL_CPU_US: f64 = 10.0;
+
+fn stored_cost(acceptance: &eadem_registry::Acceptance) -> Option<Cost> {
+    Some(Cost {
+        fuel_per_row: acceptance.fuel_per_row? as f64,
+        cpu_us_per_call: CALL_CPU_US,
+        cpu_us_per_row: acceptance.nanoseconds_per_row? as f64 / 1e3,
+        memory_bytes: acceptance.memory_bytes?,
+        batch_rows: 0,
+    })
+}
+
+#[async_trait]
+impl serving::Transforms for EngineTransforms {
+    async fn load(&self, digest: &Digest) -> Result<Arc<dyn RowTransform>, TransformUnavailable> {
+        self.get(digest, CallClass::Serving).await
+    }
+}
+
+/// Reads sources for `plan`.
+pub(crate) struct Inspector {
+    project: PathBuf,
+}
+
+impl Inspector {
+    pub(crate) fn new(project: PathBuf) -> Self {
+        Self { project }
+    }
+}
+
+#[async_trait]
+impl SourceInspector for Inspector {
+    async fn columns(&self, source: &registry_model::Source) -> Result<Vec<SourceColumn>, InspectError> {
+        let spec = source_spec(&self.project, source).map_err(|message| InspectError {
+            statement: "parquet".to_owned(),
+            message,
+        })?;
+        let columns = offline::inspect(&spec).await.map_err(|error| inspect_error(&error))?;
+        let column = |column: offline::InspectedColumn| SourceColumn {
+            name: column.name,
+            column_type: match column.data_type {
+                Some(data_type) => ColumnType::Known(data_type),
+                None => ColumnType::Other(column.arrow_type.to_string()),
+            },
+        };
+        Ok(columns.into_iter().map(column).collect())
+    }
+}
+
+fn inspect_error(error: &offline::OfflineError) -> InspectError {
+    match error {
+        offline::OfflineError::Source { field, reason, .. } => {
+            InspectError { statement: field.clone(), message: reason.clone() }
+        }
+        other => InspectError { statement: "parquet".to_owned(), message: other.to_string() },
+    }
+}
+
+/// A source as the offline store reads it. Relative paths are relative to the project's folder.
+pub(crate) fn source_spec(project: &Path, source: &registry_model::Source) -> Result<offline::SourceSpec, String> {
+    let files = source.files.as_ref().ok_or_else(|| format!("source `{}` has no files to read", source.name))?;
+    let location = if files.path.contains("://") {
+        files.path.clone()
+    } else {
+        project.join(&files.path).display().to_string()
+    };
+    Ok(offline::SourceSpec {
+        name: source.name.clone(),
+        locations: vec![location],
+        columns: source.columns.iter().map(|(name, text)| (name.clone(), text.clone())).collect(),
+        filter: source.filter.clone(),
+        event_time: match &source.event_time {
+            registry_model::EventTime::Column(column) => offline::EventTime::Column(column.clone()),
+            registry_model::EventTime::Literal(us) => offline::EventTime::Literal(*us),
+        },
+        known_at: match &source.known_at {
+            registry_model::KnownAt::EventTime => offline::KnownAt::EventTime,
+            registry_model::KnownAt::Column(column) => offline::KnownAt::Column(column.clone()),
+            registry_model::KnownAt::AfterUs(us) => offline::KnownAt::After(*us),
+        },
+        event_id: source.event_id.clone(),
+        max_ahead_us: source.max_ahead_us,
+    })
+}
+
+/// A stored view as the offline store computes it.
+pub(crate) fn view_spec(
+    project: &Path,
+    view: &ViewVersion,
+    transform: Arc<dyn RowTransform>,
+) -> Result<offline::ViewSpec, String> {
+    let stored = view.stored.as_ref().ok_or_else(|| format!("{} is computed on demand and stores nothing", view.id))?;
+    let key = |key: &registry_model::JoinKey| offline::JoinKey {
+        name: key.name.clone(),
+        key_type: key.key_type,
+        column: key.name.clone(),
+    };
+    let binding = |binding: &registry_model::Binding| match &binding.from {
+        BoundTo::Column(column) => Ok(offline::Binding::Column(column.clone())),
+        BoundTo::Literal(value) => literal(value).map(offline::Binding::Literal),
+        other => Err(format!("{}: input `{}` of a stored view is bound to {other:?}", view.id, binding.input.name)),
+    };
+    Ok(offline::ViewSpec {
+        name: view.id.name.clone(),
+        version: view.id.version,
+        digest: view.digest.to_string(),
+        source: source_spec(project, &stored.source)?,
+        keys: stored.entity.keys.iter().map(key).collect(),
+        transform,
+        bindings: view.bindings.iter().map(binding).collect::<Result<_, _>>()?,
+        lifetime: Lifetime { ttl_us: stored.ttl_us, horizon_us: stored.horizon_us },
+        placement: match stored.deployment.placement {
+            registry_model::Placement::OnWrite => offline::Placement::OnWrite,
+            registry_model::Placement::OnRead => offline::Placement::OnRead,
+        },
+        policy: policy(view.validation),
+    })
+}
+
+pub(crate) fn policy(policy: registry_model::ValidationPolicy) -> eadem_query::ValidationPolicy {
+    match policy {
+        registry_model::ValidationPolicy::RefuseRow => eadem_query::ValidationPolicy::RefuseRow,
+        registry_model::ValidationPolicy::NullValue => eadem_query::ValidationPolicy::NullValue,
+        registry_model::ValidationPolicy::Clamp => eadem_query::ValidationPolicy::Clamp,
+        registry_model::ValidationPolicy::StopJob => eadem_query::ValidationPolicy::StopJob,
+    }
+}
+
+/// The past of views, from their offline tables.
+pub(crate) struct OfflineHistory {
+    stores: Stores,
+}
+
+impl OfflineHistory {
+    pub(crate) fn new(stores: Stores) -> Self {
+        Self { stores }
+    }
+}
+
+/// Entities of one request whose past is read at once.
+const HISTORY_READS_AT_ONCE: usize = 4;
+
+#[async_trait]
+impl serving::History for OfflineHistory {
+    async fn winners(
+        &self,
+        view: &ViewVersion,
+        keys: &[EntityKey],
+        reads: &[ReadAt],
+    ) -> Result<Vec<Option<StoredRow>>, RowSourceError> {
+        let failed = |error: &dyn std::fmt::Display| RowSourceError { store: "offline", message: error.to_string() };
+        let spec = self.stores.view_spec(view).await.map_err(|error| failed(&error))?;
+        let table = self.stores.offline.table(&spec).map_err(|error| failed(&error))?;
+        let read_one = |(key, read): (&EntityKey, &ReadAt)| {
+            let (table, key, read) = (table.clone(), key.clone(), *read);
+            async move { table.read_entity(&key, read, spec_lifetime(view), None).await }
+        };
+        let found: Vec<_> =
+            futures::stream::iter(keys.iter().zip(reads).map(read_one)).buffered(HISTORY_READS_AT_ONCE).try_collect().await
+                .map_err(|error: offline::OfflineError| failed(&error))?;
+        Ok(found.into_iter().map(|row| row.map(stored_row)).collect())
+    }
+}
+
+fn spec_lifetime(view: &ViewVersion) -> Lifetime {
+    let stored = view.stored.as_ref();
+    Lifetime {
+        ttl_us: stored.and_then(|stored| stored.ttl_us),
+        horizon_us: stored.and_then(|stored| stored.horizon_us),
+    }
+}
+
+fn stored_row(read: offline::EntityRead) -> StoredRow {
+    let failed = read.error.is_some();
+    let values = if failed { Vec::new() } else { encode_values(&read.values) };
+    StoredRow { order: read.order, values, failed }
+}
+
+impl Stores {
+    /// A stored view as the offline store computes it, with its component ready for batches.
+    pub(crate) async fn view_spec(&self, view: &ViewVersion) -> anyhow::Result<offline::ViewSpec> {
+        let transform = self.transforms.get(&view.transform, CallClass::Batch).await?;
+        view_spec(&self.project, view, transform).map_err(anyhow::Error::msg)
+    }
+}
+
+/// The ledger of backfills, in the registry. A backfill's job is named `<job>/<view>`: one job of the registry may compute
+/// several views.
+pub(crate) struct RegistryLedger {
+    registry: Registry,
+    clock: Arc<dyn eadem_api::Clock>,
+}
+
+impl RegistryLedger {
+    pub(crate) fn new(registry: Registry, clock: Arc<dyn eadem_api::Clock>) -> Self {
+        Self { registry, clock }
+    }
+
+    async fn record(&self, job: &str, part: &str, value: &impl serde::Serialize) -> Result<bool, LedgerError> {
+        let (id, view) = split_job(job)?;
+        let json = serde_json::to_value(value).map_err(|error| LedgerError(error.to_string()))?;
+        let recorded = self.registry.record_chunk(id, &format!("{view}/{part}"), &json, self.clock.now_us()).await;
+        recorded.map_err(|error| LedgerError(error.to_string()))
+    }
+
+    async fn parts<T: serde::de::DeserializeOwned>(&self, job: &str, prefix: &str) -> Result<Vec<T>, LedgerError> {
+        let (id, view) = split_job(job)?;
+        let prefix = format!("{view}/{prefix}");
+        let chunks = self.registry.list_chunks(id).await.map_err(|error| LedgerError(error.to_string()))?;
+        let matching = chunks.into_iter().filter(|chunk| chunk.chunk.starts_with(&prefix));
+        matching.map(|chunk| serde_json::from_value(chunk.result).map_err(|error| LedgerError(error.to_string()))).collect()
+    }
+}
+
+fn split_job(job: &str) -> Result<(&str, &str), LedgerError> {
+    job.split_once('/').ok_or_else(|| LedgerError(format!("`{job}` is not <job>/<view>")))
+}
+
+#[async_trait]
+impl JobLedger for RegistryLedger {
+    async fn plan(&self, job: &str) -> Result<Option<JobPlan>, LedgerError> {
+        Ok(self.parts(job, "plan").await?.pop())
+    }
+
+    async fn save_plan(&self, job: &str, plan: JobPlan) -> Result<JobPlan, LedgerError> {
+        self.record(job, "plan", &plan).await?;
+        let saved = self.plan(job).await?;
+        saved.ok_or_else(|| LedgerError(format!("the plan of {job} was not kept")))
+    }
+
+    async fn outcomes(&self, job: &str) -> Result<Vec<ChunkOutcome>, LedgerError> {
+        self.parts(job, "chunk-").await
+    }
+
+    async fn save_outcome(&self, job: &str, outcome: ChunkOutcome) -> Result<(), LedgerError> {
+        self.record(job, &format!("chunk-{:08}", outcome.chunk), &outcome).await.map(|_| ())
+    }
+
+    async fn committed(&self, job: &str, version: u64) -> Result<(), LedgerError> {
+        self.record(job, "committed", &version).await.map(|_| ())
+    }
+}
+
+/// A constant of a definition as the offline store takes it.
+pub(crate) fn literal(value: &Value) -> Result<Literal, String> {
+    match value {
+        Value::Boolean(value) => Ok(Literal::Boolean(*value)),
+        Value::Int64(value) | Value::Timestamp(value) => Ok(Literal::Int64(*value)),
+        Value::Float64(value) => Ok(Literal::Float64(*value)),
+        Value::Float32(value) => Ok(Literal::Float64(f64::from(*value))),
+        Value::Utf8(value) => Ok(Literal::Utf8(value.clone())),
+        other => Err(format!("a literal of type {} cannot be bound in a stored view", other.type_name())),
+    }
+}

@@ -1,0 +1,350 @@
+//! `audit`: the values that the store serves at the spine's instants against the training set, bit for bit.
+//!
+//! The two sides are computed by different paths: the training set by the point-in-time join over the offline table, the
+//! served values by the online store over the routes. What they share is what must be the same: the component, the
+//! semantics of time and the encoding.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use arrow_array::cast::AsArray as _;
+use arrow_array::{Array as _, RecordBatch};
+use clap::Args;
+use eadem_registry::model::{RequestField, RequiredKey};
+use eadem_values::{DataType, Value, format_timestamp, value_at, value_from_json, value_to_json};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json, json};
+
+use super::Context;
+use super::operate::run_job;
+use crate::client::Client;
+use crate::output::Progress;
+
+/// Compare served values with training values, bit for bit.
+#[derive(Debug, Args)]
+pub(crate) struct Audit {
+    /// A service: `name` or `name@version`.
+    #[arg(long)]
+    service: String,
+    /// The spine: Parquet with keys, request fields and a timestamp.
+    #[arg(long)]
+    spine: PathBuf,
+    /// The spine's column of timestamps.
+    #[arg(long, default_value = "timestamp")]
+    timestamp_column: String,
+    /// A training set of exactly this spine and service; default: one is made for the audit.
+    #[arg(long)]
+    dataset: Option<PathBuf>,
+    /// Rows asked for in one request.
+    #[arg(long, default_value_t = 256)]
+    batch_rows: usize,
+    /// Flip one bit of one training value before comparing: the audit must fail.
+    #[arg(long)]
+    plant: bool,
+}
+
+/// The part of a service's description that an audit needs.
+#[derive(Debug, Deserialize)]
+struct Service {
+    name: String,
+    version: u32,
+    entries: Vec<Entry>,
+    keys: Vec<RequiredKey>,
+    request_fields: Vec<RequestField>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Entry {
+    output_name: String,
+    data_type: DataType,
+}
+
+/// What an audit found. One value per spine row and feature.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Report {
+    service: String,
+    /// Values compared: `online` + `offline`.
+    pub(crate) compared: u64,
+    /// Values whose bits, or whose status, differ.
+    pub(crate) differing: u64,
+    /// Bits that differ, over all values; a value present on one side only counts as one.
+    pub(crate) differing_bits: u64,
+    /// Values that the online store alone proved.
+    pub(crate) online: u64,
+    /// Values for which history was asked too.
+    pub(crate) offline: u64,
+    /// Values by status.
+    statuses: Map<String, Json>,
+    /// The first differences.
+    differences: Vec<Difference>,
+    /// What was planted, if anything.
+    planted: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Difference {
+    row: usize,
+    feature: String,
+    entity: Json,
+    timestamp: String,
+    training: Json,
+    training_status: String,
+    served: Json,
+    served_status: String,
+    served_by: String,
+    cause: &'static str,
+}
+
+const DIFFERENCES_SHOWN: usize = 20;
+
+impl Audit {
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let client = context.client().await?;
+        let report = self.compare(context, &client).await?;
+        context.printer.result(&report, report_text)?;
+        if report.differing > 0 {
+            bail!("{} of {} values differ between training and serving", report.differing, report.compared);
+        }
+        Ok(())
+    }
+
+    async fn compare(&self, context: &Context, client: &Client) -> anyhow::Result<Report> {
+        if self.batch_rows == 0 {
+            bail!("--batch-rows must be at least 1");
+        }
+        let service: Service = client.get(&format!("/registry/services/{}", self.service)).await?;
+        let scratch = tempfile::tempdir()?;
+        let dataset = match &self.dataset {
+            Some(dataset) => dataset.clone(),
+            None => self.make_dataset(context, client, &scratch.path().join("training.parquet")).await?,
+        };
+        let spine = read_parquet(&self.spine)?;
+        let training = read_parquet(&dataset)?;
+        if spine.num_rows() != training.num_rows() {
+            bail!(
+                "the spine has {} rows, the training set {}: they do not belong together",
+                spine.num_rows(),
+                training.num_rows()
+            );
+        }
+        let mut training = TrainingValues::of(&service, &training)?;
+        let mut report = Report { service: format!("{}@{}", service.name, service.version), ..Report::default() };
+        if self.plant {
+            report.planted = Some(training.plant(&service)?);
+        }
+        let mut progress = Progress::new("audit", context.printer.format);
+        let mut start = 0;
+        while start < spine.num_rows() {
+            let rows = self.batch_rows.min(spine.num_rows() - start);
+            let batch = spine.slice(start, rows);
+            let request = self.request(&service, &batch)?;
+            let reply: Json = client.post("/features/batch?include=metadata", &request).await?;
+            let results = reply["results"].as_array().cloned().unwrap_or_default();
+            if results.len() != rows {
+                bail!("the server answered {} of {rows} rows", results.len());
+            }
+            for (row, served) in results.iter().enumerate() {
+                compare_row(&service, &training, start + row, served, &mut report)?;
+            }
+            start += rows;
+            progress.update(start as u64, spine.num_rows() as u64, &format!("{} values", report.compared));
+        }
+        progress.finish();
+        Ok(report)
+    }
+
+    async fn make_dataset(&self, context: &Context, client: &Client, out: &Path) -> anyhow::Result<PathBuf> {
+        let spec = json!({
+            "service": self.service,
+            "spine": std::path::absolute(&self.spine)?,
+            "output": out,
+            "timestamp_column": self.timestamp_column,
+        });
+        run_job(context, client, "dataset", &spec).await?;
+        Ok(out.to_owned())
+    }
+
+    fn request(&self, service: &Service, spine: &RecordBatch) -> anyhow::Result<Json> {
+        let column = |name: &str| {
+            let column = spine.column_by_name(name);
+            column.with_context(|| format!("{} has no column `{name}`, which {} needs", self.spine.display(), service.name))
+        };
+        let mut entities = vec![Map::new(); spine.num_rows()];
+        for key in &service.keys {
+            let values = column(&key.name)?;
+            for (row, entity) in entities.iter_mut().enumerate() {
+                entity.insert(key.name.clone(), value_to_json(&value_at(values.as_ref(), row)?));
+            }
+        }
+        let mut request = vec![Map::new(); spine.num_rows()];
+        for field in &service.request_fields {
+            let values = column(&field.name)?;
+            for (row, fields) in request.iter_mut().enumerate() {
+                fields.insert(field.name.clone(), value_to_json(&value_at(values.as_ref(), row)?));
+            }
+        }
+        let instants = column(&self.timestamp_column)?;
+        let instant = |row| match value_at(instants.as_ref(), row)? {
+            Value::Timestamp(us) => Ok(format_timestamp(us)),
+            other => bail!("row {row} of `{}` is {}, expected a timestamp", self.timestamp_column, other.type_name()),
+        };
+        let timestamps: Vec<String> = (0..spine.num_rows()).map(instant).collect::<Result<_, _>>()?;
+        let service = format!("{}@{}", service.name, service.version);
+        Ok(json!({ "service": service, "entities": entities, "request": request, "timestamps": timestamps }))
+    }
+}
+
+/// The training set, by feature and row.
+struct TrainingValues {
+    values: Vec<Vec<Value>>,
+    statuses: Vec<Vec<String>>,
+}
+
+impl TrainingValues {
+    fn of(service: &Service, dataset: &RecordBatch) -> anyhow::Result<Self> {
+        let mut values = Vec::new();
+        let mut statuses = Vec::new();
+        for entry in &service.entries {
+            let missing = || format!("the training set has no column of feature `{}`", entry.output_name);
+            let column = dataset.column_by_name(&entry.output_name).with_context(missing)?;
+            values.push((0..dataset.num_rows()).map(|row| value_at(column.as_ref(), row)).collect::<Result<_, _>>()?);
+            let status_name = format!("{}__status", entry.output_name);
+            let status = dataset.column_by_name(&status_name);
+            let status = status.with_context(|| format!("the training set has no column `{status_name}`; make it without --no-status"))?;
+            let status = arrow::compute::cast(status, &arrow_schema::DataType::Utf8)?;
+            let status = status.as_string::<i32>();
+            statuses.push((0..status.len()).map(|row| status.value(row).to_owned()).collect());
+        }
+        Ok(Self { values, statuses })
+    }
+
+    /// Flips the lowest bit of the first present number, and says which.
+    fn plant(&mut self, service: &Service) -> anyhow::Result<String> {
+        for (feature, entry) in service.entries.iter().enumerate() {
+            for row in 0..self.values[feature].len() {
+                let flipped = match &self.values[feature][row] {
+                    Value::Float64(value) => Value::Float64(f64::from_bits(value.to_bits() ^ 1)),
+                    Value::Float32(value) => Value::Float32(f32::from_bits(value.to_bits() ^ 1)),
+                    Value::Int64(value) => Value::Int64(value ^ 1),
+                    Value::Boolean(value) => Value::Boolean(!value),
+                    _ => continue,
+                };
+                if self.statuses[feature][row] == "present" {
+                    self.values[feature][row] = flipped;
+                    return Ok(format!("one bit of `{}` in row {row} of the training set", entry.output_name));
+                }
+            }
+        }
+        bail!("there is no present number in which a bit could be planted")
+    }
+}
+
+fn compare_row(
+    service: &Service,
+    training: &TrainingValues,
+    row: usize,
+    served: &Json,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    for (feature, entry) in service.entries.iter().enumerate() {
+        let name = &entry.output_name;
+        let served_json = served["features"].get(name).with_context(|| format!("the server left `{name}` out of row {row}"))?;
+        let served_value = value_from_json(entry.data_type, served_json)?;
+        let served_status = served["status"][name].as_str().unwrap_or("present");
+        let store = served["metadata"][name]["store"].as_str().unwrap_or_default();
+        match store {
+            "online" => report.online += 1,
+            "offline" => report.offline += 1,
+            other => bail!("the server names the store `{other}` for `{name}`, which is neither online nor offline"),
+        }
+        report.compared += 1;
+        count_status(&mut report.statuses, served_status);
+        let training_value = &training.values[feature][row];
+        let training_status = training.statuses[feature][row].as_str();
+        let bits = differing_bits(training_value, &served_value);
+        let same_status = training_status == served_status;
+        if bits == 0 && same_status {
+            continue;
+        }
+        report.differing += 1;
+        report.differing_bits += bits.max(1);
+        if report.differences.len() < DIFFERENCES_SHOWN {
+            report.differences.push(Difference {
+                row,
+                feature: name.clone(),
+                entity: served["entity"].clone(),
+                timestamp: served["timestamp"].as_str().unwrap_or_default().to_owned(),
+                training: value_to_json(training_value),
+                training_status: training_status.to_owned(),
+                served: served_json.clone(),
+                served_status: served_status.to_owned(),
+                served_by: store.to_owned(),
+                cause: cause(training_status, served_status),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn count_status(statuses: &mut Map<String, Json>, status: &str) {
+    let count = statuses.get(status).and_then(Json::as_u64).unwrap_or_default();
+    statuses.insert(status.to_owned(), Json::from(count + 1));
+}
+
+/// What kind of difference it is, in the words of the promise: input identity or transform identity.
+fn cause(training_status: &str, served_status: &str) -> &'static str {
+    match (training_status, served_status) {
+        ("present", "present") => "other bits: the two sides chose other rows, or one was changed",
+        ("missing", _) => "input: serving found a row that training did not; it was stored after the training set was made",
+        (_, "missing") => "input: training found a row that serving did not; materialize the view",
+        ("error", _) | (_, "error") => "a transform or a store failed on one side",
+        _ => "input: the two sides chose other rows",
+    }
+}
+
+/// How many bits differ in the canonical encoding; every byte that only one side has counts as eight.
+fn differing_bits(a: &Value, b: &Value) -> u64 {
+    let (a, b) = (eadem_values::encode_values(std::slice::from_ref(a)), eadem_values::encode_values(std::slice::from_ref(b)));
+    let common: u32 = a.iter().zip(&b).map(|(a, b)| (a ^ b).count_ones()).sum();
+    u64::from(common) + 8 * a.len().abs_diff(b.len()) as u64
+}
+
+fn read_parquet(path: &Path) -> anyhow::Result<RecordBatch> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let unreadable = || format!("{} is not a readable Parquet file", path.display());
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).with_context(unreadable)?;
+    let schema = reader.schema().clone();
+    let batches = reader.build()?.collect::<Result<Vec<_>, _>>().with_context(unreadable)?;
+    Ok(arrow::compute::concat_batches(&schema, &batches)?)
+}
+
+pub(crate) fn report_text(report: &Report) -> String {
+    let mut text = String::new();
+    if let Some(planted) = &report.planted {
+        text.push_str(&format!("planted: {planted}\n"));
+    }
+    for difference in &report.differences {
+        text.push_str(&format!(
+            "row {} {} of {} at {}: training {} ({}), served {} ({}, {}); {}\n",
+            difference.row,
+            difference.feature,
+            difference.entity,
+            difference.timestamp,
+            difference.training,
+            difference.training_status,
+            difference.served,
+            difference.served_status,
+            difference.served_by,
+            difference.cause,
+        ));
+    }
+    let statuses: Vec<String> = report.statuses.iter().map(|(status, count)| format!("{status} {count}")).collect();
+    text.push_str(&format!("statuses: {}\n", statuses.join(", ")));
+    text.push_str(&format!(
+        "identity: {} values compared, {} differing bits\nonline: {}, offline: {}",
+        report.compared, report.differing_bits, report.online, report.offline
+    ));
+    text
+}

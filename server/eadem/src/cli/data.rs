@@ -1,0 +1,255 @@
+//! `get`, `dataset`, `lineage`: asking for features.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Map, Value as Json, json};
+
+use super::operate::run_job;
+use super::{Context, name_and_value};
+use crate::output::table;
+
+/// Ask for the features of an entity.
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// The entity's id; composite keys in declared order, joined by commas.
+    entity_id: Option<String>,
+    /// A key by name, where a service needs several or has roles: --key origin=JFK
+    #[arg(long = "key", value_name = "NAME=VALUE", value_parser = name_and_value, conflicts_with = "entity_id")]
+    keys: Vec<(String, String)>,
+    /// Features: `name`, `view:name` or `view@version:name`.
+    #[arg(long, value_delimiter = ',')]
+    features: Vec<String>,
+    /// A service: `name` or `name@version`.
+    #[arg(long, conflicts_with = "features")]
+    service: Option<String>,
+    /// The entity type, where there are several.
+    #[arg(long)]
+    entity: Option<String>,
+    /// A past instant (RFC 3339); default: now.
+    #[arg(long)]
+    timestamp: Option<String>,
+    /// A field sent with the request: --request scheduled_at=2013-01-01T05:00:00Z
+    #[arg(long = "request", value_name = "FIELD=VALUE", value_parser = name_and_value)]
+    request: Vec<(String, String)>,
+    /// Show status, event time, version, digest and store of every value.
+    #[arg(long)]
+    explain: bool,
+}
+
+/// Make, list, show and rebuild training sets.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dataset {
+    /// Make a training set for the rows of a spine.
+    Create(DatasetCreate),
+    /// All training sets.
+    List,
+    /// One training set with its recipe.
+    Show {
+        /// Its id.
+        id: String,
+    },
+    /// Make a training set again from its recipe and check that it is the same.
+    Rebuild {
+        /// Its id.
+        id: String,
+        /// Where the rebuilt file goes.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DatasetCreate {
+    /// A service: `name` or `name@version`.
+    #[arg(long)]
+    service: String,
+    /// The spine: Parquet or CSV with keys, request fields, a timestamp and labels.
+    #[arg(long)]
+    spine: PathBuf,
+    /// The Parquet file to write.
+    #[arg(long)]
+    out: PathBuf,
+    /// The spine's column of timestamps.
+    #[arg(long, default_value = "timestamp")]
+    timestamp_column: String,
+    /// A key or request field that has another name in the spine: --column origin=from_airport
+    #[arg(long = "column", value_name = "NAME=COLUMN", value_parser = name_and_value)]
+    columns: Vec<(String, String)>,
+    /// What the rows may know: `spine` (what was known at their own time), `none`, or an instant.
+    #[arg(long, default_value = "spine")]
+    known_at_cut: String,
+    /// Leave the `<feature>__status` columns out.
+    #[arg(long)]
+    no_status: bool,
+}
+
+/// Show where an object comes from and what depends on it.
+#[derive(Debug, Args)]
+pub(crate) struct Lineage {
+    /// source, column, transform, view, feature, service or dataset.
+    kind: String,
+    /// Its name: planes, planes.seats, plane_profile@1, plane_profile@1:seats, my_model@1.
+    name: String,
+    /// Print Graphviz instead.
+    #[arg(long)]
+    dot: bool,
+}
+
+impl Get {
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let client = context.client().await?;
+        let reply: Json = match &self.entity_id {
+            Some(entity_id) => client.get(&self.path(entity_id)).await?,
+            None if self.keys.is_empty() => bail!("say which entity: its id, or --key NAME=VALUE for each key"),
+            None => {
+                let mut reply: Json = client.post(self.batch_path(), &self.batch_body()).await?;
+                reply["results"][0].take()
+            }
+        };
+        context.printer.result(&reply, |reply| reply_text(reply, self.explain))
+    }
+
+    fn path(&self, entity_id: &str) -> String {
+        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let mut parameters = Vec::new();
+        if !self.features.is_empty() {
+            parameters.push(format!("features={}", encode(&self.features.join(","))));
+        }
+        let optional = [("service", &self.service), ("entity", &self.entity), ("timestamp", &self.timestamp)];
+        for (name, value) in optional {
+            if let Some(value) = value {
+                parameters.push(format!("{name}={}", encode(value)));
+            }
+        }
+        for (name, value) in &self.request {
+            parameters.push(format!("request.{}={}", encode(name), encode(value)));
+        }
+        if self.explain {
+            parameters.push("include=metadata".to_owned());
+        }
+        // Commas stay: they separate the keys of a composite id.
+        let segment = entity_id.split(',').map(encode).collect::<Vec<_>>().join(",");
+        format!("/features/{segment}?{}", parameters.join("&"))
+    }
+
+    fn batch_path(&self) -> &'static str {
+        if self.explain { "/features/batch?include=metadata" } else { "/features/batch" }
+    }
+
+    fn batch_body(&self) -> Json {
+        let as_json = |text: &String| serde_json::from_str::<Json>(text).ok().filter(Json::is_number);
+        let object = |pairs: &[(String, String)]| -> Map<String, Json> {
+            let entry = |(name, text): &(String, String)| {
+                (name.clone(), as_json(text).unwrap_or_else(|| Json::from(text.as_str())))
+            };
+            pairs.iter().map(entry).collect()
+        };
+        let mut body = json!({ "entities": [object(&self.keys)] });
+        if !self.request.is_empty() {
+            body["request"] = json!([object(&self.request)]);
+        }
+        if let Some(service) = &self.service {
+            body["service"] = json!(service);
+        } else {
+            body["features"] = json!(self.features);
+        }
+        if let Some(timestamp) = &self.timestamp {
+            body["timestamp"] = json!(timestamp);
+        }
+        body
+    }
+}
+
+fn reply_text(reply: &Json, explain: bool) -> String {
+    let text = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let mut headings = vec!["feature", "value", "status"];
+    if explain {
+        headings.extend(["event time", "view", "transform", "store"]);
+    }
+    let row = |(name, value): (&String, &Json)| {
+        let status = reply["status"][name].as_str().unwrap_or("present");
+        let mut cells = vec![name.clone(), text(value), status.to_owned()];
+        if explain {
+            let metadata = &reply["metadata"][name];
+            let transform: String = text(&metadata["transform"]).chars().take("sha256:".len() + 12).collect();
+            cells.extend([text(&metadata["event_time"]), text(&metadata["view"]), transform, text(&metadata["store"])]);
+        }
+        cells
+    };
+    let rows: Vec<Vec<String>> = reply["features"].as_object().into_iter().flatten().map(row).collect();
+    let mut out = table(&headings, &rows);
+    let _ = write!(out, "as of {}", text(&reply["timestamp"]));
+    out
+}
+
+impl Dataset {
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let client = context.client().await?;
+        match self {
+            Self::Create(create) => {
+                let job = run_job(context, &client, "dataset", &create.spec()?).await?;
+                let result = job.result.unwrap_or_default();
+                context.printer.result(&result, lines_text)
+            }
+            Self::List => {
+                let datasets: Json = client.get("/datasets").await?;
+                context.printer.result(&datasets, |datasets| {
+                    let cell = |dataset: &Json, name: &str| match &dataset[name] {
+                        Json::String(text) => text.clone(),
+                        other => other.to_string(),
+                    };
+                    let row = |dataset: &Json| {
+                        ["id", "service", "rows", "created_at", "content_digest"].map(|name| cell(dataset, name)).to_vec()
+                    };
+                    let rows: Vec<Vec<String>> = datasets["datasets"].as_array().into_iter().flatten().map(row).collect();
+                    table(&["id", "service", "rows", "created", "content"], &rows)
+                })
+            }
+            Self::Show { id } => {
+                let dataset: Json = client.get(&format!("/datasets/{id}")).await?;
+                context.printer.result(&dataset, |dataset| serde_json::to_string_pretty(dataset).unwrap_or_default())
+            }
+            Self::Rebuild { id, out } => {
+                let spec = json!({ "rebuild": id, "output": std::path::absolute(out)? });
+                let job = run_job(context, &client, "dataset", &spec).await?;
+                let result = job.result.unwrap_or_default();
+                context.printer.result(&result, lines_text)
+            }
+        }
+    }
+}
+
+fn lines_text(result: &Json) -> String {
+    let lines = result["lines"].as_array().into_iter().flatten().filter_map(Json::as_str);
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+impl DatasetCreate {
+    fn spec(&self) -> anyhow::Result<Json> {
+        let columns: Map<String, Json> =
+            self.columns.iter().map(|(name, column)| (name.clone(), Json::from(column.as_str()))).collect();
+        Ok(json!({
+            "service": self.service,
+            "spine": std::path::absolute(&self.spine)?,
+            "output": std::path::absolute(&self.out)?,
+            "timestamp_column": self.timestamp_column,
+            "columns": columns,
+            "known_at_cut": self.known_at_cut,
+            "no_status": self.no_status,
+        }))
+    }
+}
+
+impl Lineage {
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let client = context.client().await?;
+        let name = utf8_percent_encode(&self.name, NON_ALPHANUMERIC);
+        let lineage: Json = client.get(&format!("/lineage/{}/{name}", self.kind)).await?;
+        let part = if self.dot { "dot" } else { "text" };
+        context.printer.result(&lineage, |lineage| lineage[part].as_str().unwrap_or_default().to_owned())
+    }
+}

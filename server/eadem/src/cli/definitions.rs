@@ -1,0 +1,178 @@
+//! `init`, `plan`, `apply`: definitions between files and the registry.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use eadem_registry::definitions::{DefinitionFile, Definitions, TransformReference};
+use serde_json::{Value as Json, json};
+
+use super::{Context, PROJECT_FILE};
+use crate::client::Client;
+use crate::config::CONFIGURATION_TABLES;
+
+/// Make a project.
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// The folder; made if it is not there.
+    #[arg(default_value = ".")]
+    folder: PathBuf,
+}
+
+/// Show what apply would do. Transforms that the registry does not have are built and uploaded, which changes nothing
+/// that is served.
+#[derive(Debug, Args)]
+pub(crate) struct Plan {}
+
+/// Make the registry say what the files say.
+#[derive(Debug, Args)]
+pub(crate) struct Apply {
+    /// Apply the plan only if the registry is still at this revision, as `plan` showed it.
+    #[arg(long)]
+    revision: Option<i64>,
+}
+
+const PROJECT_TEMPLATE: &str = r#"# A feature store project. Definitions may stand here and in features/*.toml; settings only here.
+# `eadem config` shows every setting, its value and where it came from.
+
+[server]
+listen = "127.0.0.1:7878"
+"#;
+
+const FEATURES_TEMPLATE: &str = r#"# An entity is what features describe; a source is where rows come from; a view is a transform over a source.
+#
+# [entity.aircraft]
+# keys = { tailnum = "utf8" }
+#
+# [source.planes]
+# parquet = "data/planes.parquet"
+# event_time = 2000-01-01T00:00:00Z          # data that does not change
+#
+# [view.plane_profile]
+# entity = "aircraft"
+# source = "planes"
+# transform = "transforms/plane_profile"     # a folder to build (see `eadem new`), a .wasm, or name@sha256:…
+#
+# [service.my_model]
+# features = ["plane_profile:*"]
+"#;
+
+impl Init {
+    pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
+        let project_file = self.folder.join(PROJECT_FILE);
+        if project_file.exists() {
+            bail!("{} is there already; nothing was changed", project_file.display());
+        }
+        std::fs::create_dir_all(self.folder.join("features"))
+            .with_context(|| format!("cannot make {}", self.folder.display()))?;
+        let files = [
+            (project_file, PROJECT_TEMPLATE),
+            (self.folder.join("features/example.toml"), FEATURES_TEMPLATE),
+            (self.folder.join(".gitignore"), ".eadem/\ntarget/\n"),
+        ];
+        let mut written = Vec::new();
+        for (path, text) in files {
+            if !path.exists() {
+                std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+                written.push(path);
+            }
+        }
+        context.printer.result(&json!({ "written": written }), |_| {
+            let files: Vec<String> = written.iter().map(|path| format!("wrote {}", path.display())).collect();
+            format!("{}\nnext: eadem new my_transform, then describe it in features/", files.join("\n"))
+        })
+    }
+}
+
+impl Plan {
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let project = context.project()?;
+        let files = read_definitions(&project)?;
+        let client = context.client().await?;
+        let transforms = upload_transforms(context, &client, &project, &files).await?;
+        let plan: Json = client.post("/registry/plan", &json!({ "files": files, "transforms": transforms })).await?;
+        context.printer.result(&plan, plan_text)
+    }
+}
+
+impl Apply {
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let client = context.client().await?;
+        let plan = apply(context, &client, &context.project()?, self.revision).await?;
+        context.printer.result(&plan, plan_text)
+    }
+}
+
+/// Builds and uploads what is missing, then applies the project's definitions.
+pub(crate) async fn apply(
+    context: &Context,
+    client: &Client,
+    project: &Path,
+    revision: Option<i64>,
+) -> anyhow::Result<Json> {
+    let files = read_definitions(project)?;
+    let transforms = upload_transforms(context, client, project, &files).await?;
+    let request = json!({ "files": files, "transforms": transforms, "revision": revision });
+    client.post("/registry/apply", &request).await
+}
+
+pub(crate) fn plan_text(plan: &Json) -> String {
+    plan["text"].as_str().unwrap_or_default().to_owned()
+}
+
+/// `eadem.toml` and `features/*.toml`, sorted by name.
+fn read_definitions(project: &Path) -> anyhow::Result<Vec<DefinitionFile>> {
+    let mut paths = vec![project.join(PROJECT_FILE)];
+    let folder = project.join("features");
+    if folder.is_dir() {
+        let entries = std::fs::read_dir(&folder)?.collect::<Result<Vec<_>, _>>()?;
+        let mut files: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+        files.sort();
+        paths.extend(files);
+    }
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let relative = path.strip_prefix(project).unwrap_or(&path).display().to_string();
+        Ok(DefinitionFile { path: relative, text })
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// Makes sure that the registry has every transform the definitions name, and says which digest each is.
+async fn upload_transforms(
+    context: &Context,
+    client: &Client,
+    project: &Path,
+    files: &[DefinitionFile],
+) -> anyhow::Result<BTreeMap<String, String>> {
+    let definitions = Definitions::parse(files, CONFIGURATION_TABLES)?;
+    let mut digests = BTreeMap::new();
+    for (reference, place) in definitions.transform_references() {
+        let bytes = match reference {
+            TransformReference::Uploaded { digest, .. } => {
+                digests.insert(reference.to_string(), digest.to_string());
+                continue;
+            }
+            TransformReference::Folder(folder) => {
+                let options = eadem_build::BuildOptions::default();
+                let built = eadem_build::build_component(&project.join(folder), &options)
+                    .with_context(|| format!("{place}: transform `{folder}`"))?;
+                built.bytes
+            }
+            TransformReference::File(file) => {
+                let path = project.join(file);
+                std::fs::read(&path).with_context(|| format!("{place}: cannot read transform {}", path.display()))?
+            }
+        };
+        let accepted = super::authoring::upload(client, bytes)
+            .await
+            .with_context(|| format!("{place}: transform `{reference}` was refused"))?;
+        if !accepted.was_known {
+            context.printer.note(&accepted.line());
+        }
+        digests.insert(reference.to_string(), accepted.digest);
+    }
+    Ok(digests)
+}

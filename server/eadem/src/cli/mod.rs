@@ -1,0 +1,181 @@
+//! The verbs.
+
+mod audit;
+mod authoring;
+mod data;
+mod definitions;
+mod demo;
+mod operate;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Parser, Subcommand};
+
+use crate::client::Client;
+use crate::config::{self, Layered};
+use crate::home::{Home, OpenError};
+use crate::output::{Format, Printer};
+
+/// A feature store whose feature logic is WebAssembly: what trained the model is what serves it, bit for bit.
+#[derive(Debug, Parser)]
+#[command(name = "eadem", version, propagate_version = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Folder of the project; default: the nearest one upwards that has an eadem.toml.
+    #[arg(long, global = true, env = "EADEM_HOME")]
+    project: Option<PathBuf>,
+    /// How results are printed.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    output: Format,
+    /// Overrides a setting: --set server.listen=127.0.0.1:9000. `eadem config` lists them.
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make a project: eadem.toml, features/ and what belongs beside them.
+    Init(definitions::Init),
+    /// Make a transform crate that builds and tests at once.
+    New(authoring::New),
+    /// Compile a transform crate to a component.
+    Build(authoring::Build),
+    /// Run a component in the production engine over rows of a file or generated ones, with a cost report.
+    Test(authoring::Test),
+    /// Show what a component says of itself, its digest, size and imports.
+    Inspect(authoring::Inspect),
+    /// Upload components; each acceptance or refusal is shown.
+    Push(authoring::Push),
+    /// Show what apply would do.
+    Plan(definitions::Plan),
+    /// Make the registry say what the files say, in one transaction.
+    Apply(definitions::Apply),
+    /// Compute views over history into the offline store.
+    Backfill(operate::Backfill),
+    /// Load the online store from the offline store.
+    Materialize(operate::Materialize),
+    /// Serve features over HTTP.
+    Serve(operate::Serve),
+    /// Ask for the features of an entity, now or at a past instant.
+    Get(data::Get),
+    /// Make, list, show and rebuild training sets.
+    #[command(subcommand)]
+    Dataset(data::Dataset),
+    /// Compare served values with training values, bit for bit.
+    Audit(audit::Audit),
+    /// Show where an object comes from and what depends on it.
+    Lineage(data::Lineage),
+    /// List, show, resume and cancel jobs.
+    #[command(subcommand)]
+    Jobs(operate::JobsVerb),
+    /// Show every setting, its value and where it came from.
+    Config,
+    /// Show what the online store holds.
+    #[command(subcommand)]
+    Online(operate::Online),
+    /// Run the whole loop on real flights: build, apply, backfill, materialize, train, serve, audit.
+    Demo(demo::Demo),
+    /// The compiler of components, in a process of its own.
+    #[command(hide = true)]
+    CompileChild,
+}
+
+/// What every verb gets.
+pub(crate) struct Context {
+    pub(crate) global: Global,
+    pub(crate) printer: Printer,
+}
+
+/// Runs the verb of the command line.
+pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
+    let context = Context { printer: Printer { format: cli.global.output }, global: cli.global };
+    match cli.verb {
+        Verb::Init(verb) => verb.run(&context),
+        Verb::New(verb) => verb.run(&context),
+        Verb::Build(verb) => verb.run(&context),
+        Verb::Test(verb) => verb.run(&context),
+        Verb::Inspect(verb) => verb.run(&context),
+        Verb::Push(verb) => verb.run(&context).await,
+        Verb::Plan(verb) => verb.run(&context).await,
+        Verb::Apply(verb) => verb.run(&context).await,
+        Verb::Backfill(verb) => verb.run(&context).await,
+        Verb::Materialize(verb) => verb.run(&context).await,
+        Verb::Serve(verb) => verb.run(&context).await,
+        Verb::Get(verb) => verb.run(&context).await,
+        Verb::Dataset(verb) => verb.run(&context).await,
+        Verb::Audit(verb) => verb.run(&context).await,
+        Verb::Lineage(verb) => verb.run(&context).await,
+        Verb::Jobs(verb) => verb.run(&context).await,
+        Verb::Config => operate::show_config(&context),
+        Verb::Online(verb) => verb.run(&context).await,
+        Verb::Demo(verb) => verb.run(&context).await,
+        // Handled before the runtime starts.
+        Verb::CompileChild => Ok(()),
+    }
+}
+
+impl Cli {
+    /// Whether this process is the compiler child, which starts no runtime and logs nothing.
+    pub(crate) fn is_compile_child(&self) -> bool {
+        matches!(self.verb, Verb::CompileChild)
+    }
+}
+
+/// The name of the file that makes a folder a project.
+pub(crate) const PROJECT_FILE: &str = "eadem.toml";
+
+impl Context {
+    /// The project's folder.
+    pub(crate) fn project(&self) -> anyhow::Result<PathBuf> {
+        if let Some(project) = &self.global.project {
+            let folder = project.canonicalize().with_context(|| format!("no folder {}", project.display()))?;
+            if !folder.join(PROJECT_FILE).is_file() {
+                bail!("{} has no {PROJECT_FILE}; `eadem init` makes one", folder.display());
+            }
+            return Ok(folder);
+        }
+        let here = std::env::current_dir()?;
+        let project = here.ancestors().find(|folder| folder.join(PROJECT_FILE).is_file());
+        project.map(Path::to_path_buf).with_context(|| {
+            format!("no {PROJECT_FILE} in {} or above it; `eadem init` makes one, --project names another folder", here.display())
+        })
+    }
+
+    /// The project's configuration.
+    pub(crate) fn layered(&self) -> anyhow::Result<Layered> {
+        config::load(&self.project()?.join(PROJECT_FILE), &self.global.set)
+    }
+
+    /// The configuration where a project is not needed: defaults, environment and flags.
+    pub(crate) fn layered_without_project(&self) -> anyhow::Result<Layered> {
+        match self.project() {
+            Ok(project) => config::load(&project.join(PROJECT_FILE), &self.global.set),
+            Err(_) => config::load(Path::new(PROJECT_FILE), &self.global.set),
+        }
+    }
+
+    /// The routes: of the server that runs on the project's directory, else of this process.
+    pub(crate) async fn client(&self) -> anyhow::Result<Client> {
+        match Home::open(&self.project()?, &self.layered()?.config).await {
+            Ok(home) => Ok(Client::InProcess(home.router())),
+            Err(OpenError::Serving { address }) => Ok(Client::http(&address)),
+            Err(OpenError::Other(error)) => Err(error),
+        }
+    }
+}
+
+/// `name=value` of a repeatable flag.
+pub(crate) fn name_and_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("expected name=value, found `{text}`")),
+    }
+}

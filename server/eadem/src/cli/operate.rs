@@ -1,0 +1,233 @@
+//! `backfill`, `materialize`, `serve`, `jobs`, `online`, `config`: running the store.
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use eadem_api::{Job, JobState};
+use futures::StreamExt as _;
+use serde_json::{Value as Json, json};
+
+use super::Context;
+use crate::client::Client;
+use crate::home::Home;
+use crate::output::{Progress, table};
+
+/// Compute views over history into the offline store.
+#[derive(Debug, Args)]
+pub(crate) struct Backfill {
+    /// Views (`name` or `name@version`); default: every stored view's newest version.
+    views: Vec<String>,
+    /// Materialize the views afterwards.
+    #[arg(long)]
+    online: bool,
+}
+
+/// Load the online store from the offline store.
+#[derive(Debug, Args)]
+pub(crate) struct Materialize {
+    /// Views (`name` or `name@version`); default: every stored view's newest version.
+    views: Vec<String>,
+    /// The instant (RFC 3339) that a view's online_history is counted back from; default: now.
+    #[arg(long)]
+    as_of: Option<String>,
+}
+
+/// Serve features over HTTP.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// Address and port; overrides server.listen. Port 0 takes a free one.
+    #[arg(long)]
+    listen: Option<String>,
+}
+
+/// List, show, resume and cancel jobs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobsVerb {
+    /// All jobs, newest first.
+    List,
+    /// One job.
+    Show {
+        /// Its id.
+        id: String,
+    },
+    /// Go on with a job that failed or was interrupted.
+    Resume {
+        /// Its id.
+        id: String,
+    },
+    /// Call a job off.
+    Cancel {
+        /// Its id.
+        id: String,
+    },
+}
+
+/// The online store.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Online {
+    /// Epochs, rows and bytes of every view, and from when on it is complete.
+    Status,
+}
+
+impl Backfill {
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let client = context.client().await?;
+        let job = run_job(context, &client, "backfill", &json!({ "views": self.views })).await?;
+        let online = match self.online {
+            true => Some(run_job(context, &client, "materialize", &json!({ "views": self.views })).await?),
+            false => None,
+        };
+        context.printer.result(&json!({ "backfill": job, "materialize": online }), |_| {
+            let mut text = job_text(&job);
+            if let Some(online) = &online {
+                text.push_str(&job_text(online));
+            }
+            text
+        })
+    }
+}
+
+impl Materialize {
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let client = context.client().await?;
+        let spec = json!({ "views": self.views, "as_of": self.as_of });
+        let job = run_job(context, &client, "materialize", &spec).await?;
+        context.printer.result(&job, job_text)
+    }
+}
+
+impl JobsVerb {
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let client = context.client().await?;
+        match self {
+            Self::List => {
+                let jobs: Json = client.get("/jobs").await?;
+                context.printer.result(&jobs, |jobs| jobs_table(&jobs["jobs"]))
+            }
+            Self::Show { id } => {
+                let job: Job = client.get(&format!("/jobs/{id}")).await?;
+                context.printer.result(&job, job_text)
+            }
+            Self::Resume { id } => {
+                let job: Job = client.post(&format!("/jobs/{id}/resume"), &json!({})).await?;
+                let job = follow(context, &client, job).await?;
+                context.printer.result(&job, job_text)
+            }
+            Self::Cancel { id } => {
+                let job: Job = client.delete(&format!("/jobs/{id}")).await?;
+                context.printer.result(&job, job_text)
+            }
+        }
+    }
+}
+
+impl Online {
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let client = context.client().await?;
+        let Self::Status = self;
+        let status: Json = client.get("/online").await?;
+        context.printer.result(&status, |status| {
+            let headings = ["view", "epoch", "rows", "bytes", "complete since", "offline commit"];
+            let text = |value: &Json| match value {
+                Json::String(text) => text.clone(),
+                Json::Null => "-".to_owned(),
+                other => other.to_string(),
+            };
+            let row = |view: &Json| {
+                ["view", "epoch", "rows", "bytes", "complete_since", "offline_commit"].map(|name| text(&view[name])).to_vec()
+            };
+            let rows: Vec<Vec<String>> = status["views"].as_array().into_iter().flatten().map(row).collect();
+            table(&headings, &rows)
+        })
+    }
+}
+
+impl Serve {
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let mut config = context.layered()?.config;
+        if let Some(listen) = self.listen {
+            config.server.listen = listen;
+        }
+        let home = Home::open(&context.project()?, &config).await?;
+        home.serve(&config, context.printer).await
+    }
+}
+
+pub(crate) fn show_config(context: &Context) -> anyhow::Result<()> {
+    let layered = context.layered_without_project()?;
+    let settings: Vec<Json> = layered
+        .values
+        .iter()
+        .map(|(key, (value, origin))| json!({ "key": key, "value": value, "origin": origin.to_string() }))
+        .collect();
+    context.printer.result(&settings, |_| {
+        let rows: Vec<Vec<String>> = layered
+            .values
+            .iter()
+            .map(|(key, (value, origin))| vec![key.clone(), value.to_string(), origin.to_string()])
+            .collect();
+        table(&["setting", "value", "from"], &rows)
+    })
+}
+
+/// Starts a job and follows it to its end.
+///
+/// # Errors
+/// A job that is refused, fails or is called off.
+pub(crate) async fn run_job(context: &Context, client: &Client, kind: &str, spec: &Json) -> anyhow::Result<Job> {
+    let job: Job = client.post(&format!("/jobs/{kind}"), spec).await?;
+    follow(context, client, job).await
+}
+
+async fn follow(context: &Context, client: &Client, job: Job) -> anyhow::Result<Job> {
+    let mut progress = Progress::new(job.kind.name(), context.printer.format);
+    let mut latest = job;
+    let events = client.events(&format!("/jobs/{}/events", latest.id)).await?;
+    let mut events = Box::pin(events);
+    let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(event) => {
+                    latest = serde_json::from_value(event?)?;
+                    let at = &latest.progress;
+                    let refused = if at.refused > 0 { format!(", {} refused", at.refused) } else { String::new() };
+                    let message = format!("{} rows, {:.0} rows/s{refused}  {}", at.rows, at.rows_per_s, at.message);
+                    progress.update(at.done, at.total, &message);
+                }
+                None => break,
+            },
+            _ = &mut interrupted => {
+                latest = client.delete(&format!("/jobs/{}", latest.id)).await?;
+                break;
+            }
+        }
+    }
+    progress.finish();
+    match latest.state {
+        JobState::Succeeded => Ok(latest),
+        JobState::Cancelled => bail!("job {} was cancelled; nothing of it is visible; `eadem jobs resume {0}` goes on", latest.id),
+        _ => {
+            let why = latest.error.unwrap_or_else(|| "the connection to the server ended".to_owned());
+            bail!("job {} failed: {why}\nnothing of it is visible; `eadem jobs resume {0}` goes on where it stopped", latest.id)
+        }
+    }
+}
+
+fn jobs_table(jobs: &Json) -> String {
+    let cell = |job: &Json, name: &str| job[name].as_str().unwrap_or("-").to_owned();
+    let row = |job: &Json| ["id", "kind", "state", "created_at", "finished_at"].map(|name| cell(job, name)).to_vec();
+    let rows: Vec<Vec<String>> = jobs.as_array().into_iter().flatten().map(row).collect();
+    table(&["id", "kind", "state", "created", "finished"], &rows)
+}
+
+fn job_text(job: &Job) -> String {
+    let mut text = format!("{} {}: {}\n", job.kind.name(), job.id, format!("{:?}", job.state).to_lowercase());
+    if let Some(error) = &job.error {
+        text.push_str(&format!("  {error}\n"));
+    }
+    let Some(result) = &job.result else { return text };
+    for line in result["lines"].as_array().into_iter().flatten().filter_map(Json::as_str) {
+        text.push_str(&format!("  {line}\n"));
+    }
+    text
+}

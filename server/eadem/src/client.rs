@@ -1,0 +1,151 @@
+//! One way for every verb to reach the store: the routes. Over HTTP where a server runs on the directory, else through
+//! the same router in this process.
+
+use anyhow::Context;
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderValue, Method, Request, StatusCode, header};
+use eadem_api::Problem;
+use futures::{Stream, StreamExt};
+use serde::de::DeserializeOwned;
+use serde_json::Value as Json;
+use tower::ServiceExt;
+
+/// Where requests go.
+#[derive(Clone)]
+pub(crate) enum Client {
+    /// To a running server.
+    Http {
+        /// `http://127.0.0.1:7878`
+        base: String,
+        /// Keeps connections.
+        http: reqwest::Client,
+    },
+    /// To the router of this process.
+    InProcess(Router),
+}
+
+/// A reply that is no success.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", render(.0))]
+pub(crate) struct Refused(pub(crate) Problem);
+
+fn render(problem: &Problem) -> String {
+    let mut text = format!("{} [{}]", problem.detail, problem.code);
+    for error in &problem.errors {
+        text.push_str("\n  ");
+        text.push_str(error);
+    }
+    text
+}
+
+impl Client {
+    /// A client of a server at this address.
+    pub(crate) fn http(address: &str) -> Self {
+        Self::Http { base: format!("http://{address}"), http: reqwest::Client::new() }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: Option<&'static str>,
+        body: Bytes,
+    ) -> anyhow::Result<(StatusCode, impl Stream<Item = anyhow::Result<Bytes>> + use<>)> {
+        match self {
+            Self::Http { base, http } => {
+                let mut request = http.request(method, format!("{base}{path}"));
+                if let Some(content_type) = content_type {
+                    request = request.header(header::CONTENT_TYPE, content_type);
+                }
+                let response =
+                    request.body(body).send().await.with_context(|| format!("the server at {base} does not answer"))?;
+                let status = response.status();
+                Ok((status, response.bytes_stream().map(|part| Ok(part?)).boxed()))
+            }
+            Self::InProcess(router) => {
+                let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+                if let Some(content_type) = content_type {
+                    request = request.header(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+                }
+                let response = router.clone().oneshot(request.body(Body::from(body))?).await?;
+                let status = response.status();
+                Ok((status, response.into_body().into_data_stream().map(|part| Ok(part?)).boxed()))
+            }
+        }
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: Option<&'static str>,
+        body: Bytes,
+    ) -> anyhow::Result<T> {
+        let (status, mut parts) = self.send(method, path, content_type, body).await?;
+        let mut reply = Vec::new();
+        while let Some(part) = parts.next().await {
+            reply.extend_from_slice(&part?);
+        }
+        if !status.is_success() {
+            return Err(refusal(status, &reply));
+        }
+        serde_json::from_slice(&reply).with_context(|| format!("{path}: the reply is not what was expected"))
+    }
+
+    /// GET a JSON reply.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.call(Method::GET, path, None, Bytes::new()).await
+    }
+
+    /// POST JSON, get JSON.
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &Json) -> anyhow::Result<T> {
+        self.call(Method::POST, path, Some("application/json"), serde_json::to_vec(body)?.into()).await
+    }
+
+    /// POST bytes, get JSON.
+    pub(crate) async fn post_bytes<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> anyhow::Result<T> {
+        self.call(Method::POST, path, Some("application/wasm"), body.into()).await
+    }
+
+    /// DELETE, get JSON.
+    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.call(Method::DELETE, path, None, Bytes::new()).await
+    }
+
+    /// The data of server-sent events, one by one.
+    pub(crate) async fn events(&self, path: &str) -> anyhow::Result<impl Stream<Item = anyhow::Result<Json>> + use<>> {
+        let (status, parts) = self.send(Method::GET, path, None, Bytes::new()).await?;
+        if !status.is_success() {
+            let reply: Vec<anyhow::Result<Bytes>> = parts.collect().await;
+            let reply: Vec<u8> = reply.into_iter().flatten().flatten().collect();
+            return Err(refusal(status, &reply));
+        }
+        let parts = Box::pin(parts);
+        Ok(futures::stream::try_unfold((parts, String::new()), |(mut parts, mut pending)| async move {
+            loop {
+                if let Some(end) = pending.find("\n\n") {
+                    let event: String = pending.drain(..end + 2).collect();
+                    let data: String = event.lines().filter_map(|line| line.strip_prefix("data:")).collect();
+                    if data.is_empty() {
+                        continue;
+                    }
+                    let json = serde_json::from_str(data.trim()).context("an event is not JSON")?;
+                    return Ok(Some((json, (parts, pending))));
+                }
+                match parts.next().await {
+                    Some(part) => pending.push_str(&String::from_utf8_lossy(&part?)),
+                    None => return Ok(None),
+                }
+            }
+        }))
+    }
+}
+
+fn refusal(status: StatusCode, reply: &[u8]) -> anyhow::Error {
+    match serde_json::from_slice::<Problem>(reply) {
+        Ok(problem) => Refused(problem).into(),
+        Err(_) => anyhow::anyhow!("status {status}: {}", String::from_utf8_lossy(reply)),
+    }
+}
+

@@ -1,0 +1,265 @@
+//! Training sets: a service of the registry as the offline store makes them, and their record.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use eadem_engine::CallClass;
+use eadem_offline::{
+    DatasetFeature, DatasetReport, DatasetSpec, OnDemandBinding, OnDemandView, Recipe, SpineColumns, StoredView,
+    ViewOfService, create_dataset, rebuild_dataset,
+};
+use eadem_registry::model::{BoundTo, ResolvedService, ViewRef, ViewVersion, required_key_name};
+use eadem_registry::{DatasetColumn, DatasetRecord};
+use eadem_semantics::KnownAtCut;
+use eadem_values::Digest;
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+
+use crate::adapters::{literal, policy};
+use crate::home::Stores;
+use crate::jobs::Handle;
+
+/// Threads that read each view's history.
+const WORKERS: usize = 2;
+
+/// What `POST /jobs/dataset` takes: a new training set, or one to rebuild.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum DatasetRequest {
+    /// Make it again from its recipe.
+    Rebuild(RebuildRequest),
+    /// Make it.
+    Create(CreateRequest),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RebuildRequest {
+    /// The dataset's id.
+    rebuild: String,
+    /// The file to write: a path or URL that the server can reach.
+    output: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateRequest {
+    /// `name` or `name@version`.
+    service: String,
+    /// Parquet or CSV: a path or URL that the server can reach.
+    spine: String,
+    /// The file to write.
+    output: String,
+    #[serde(default = "default_timestamp_column")]
+    timestamp_column: String,
+    /// Key or request field → the spine's column, where the names differ.
+    #[serde(default)]
+    columns: BTreeMap<String, String>,
+    /// `spine`, `none` or an instant.
+    #[serde(default = "default_cut")]
+    known_at_cut: String,
+    /// Leave the status columns out.
+    #[serde(default)]
+    no_status: bool,
+}
+
+fn default_timestamp_column() -> String {
+    "timestamp".to_owned()
+}
+
+fn default_cut() -> String {
+    "spine".to_owned()
+}
+
+/// Runs a dataset job.
+pub(crate) async fn run(stores: &Stores, id: &str, request: DatasetRequest, handle: &Arc<Handle>) -> anyhow::Result<Json> {
+    handle.report(eadem_api::JobProgress { total: 1, message: "joining".to_owned(), ..Default::default() });
+    match request {
+        DatasetRequest::Create(request) => create(stores, id, request).await,
+        DatasetRequest::Rebuild(request) => rebuild(stores, request).await,
+    }
+}
+
+async fn create(stores: &Stores, id: &str, request: CreateRequest) -> anyhow::Result<Json> {
+    let service = stores.registry.resolve_service(&request.service).await?;
+    let cut: KnownAtCut = request.known_at_cut.parse().context("known_at_cut is `spine`, `none` or an instant")?;
+    let columns = SpineColumns { timestamp: request.timestamp_column, renamed: request.columns };
+    let spec = dataset_spec(stores, &service, request.spine, columns, cut, !request.no_status).await?;
+    let report = create_dataset(&stores.offline, &spec, &request.output).await?;
+    let record = DatasetRecord {
+        id: id.to_owned(),
+        name: spec.service.clone(),
+        service: service.name.clone().zip(service.version),
+        rows: report.rows as u64,
+        content_digest: report.content_digest,
+        recipe: serde_json::to_value(&report.recipe)?,
+        columns: service
+            .entries
+            .iter()
+            .map(|entry| DatasetColumn {
+                name: entry.output_name.clone(),
+                view: entry.view.clone(),
+                feature: entry.feature.clone(),
+                role: entry.role.clone(),
+            })
+            .collect(),
+        created_at_us: stores.clock.now_us(),
+    };
+    stores.registry.record_dataset(&record).await?;
+    Ok(report_json(id, &request.output, &report))
+}
+
+async fn rebuild(stores: &Stores, request: RebuildRequest) -> anyhow::Result<Json> {
+    let record = stores.registry.dataset(&request.rebuild).await?;
+    let recipe: Recipe = serde_json::from_value(record.recipe).context("the dataset's recipe cannot be read")?;
+    let service = stores.registry.resolve_service(&recipe.service).await?;
+    let spec = dataset_spec(
+        stores,
+        &service,
+        String::new(),
+        recipe.columns.clone(),
+        recipe.cut,
+        recipe.with_status,
+    )
+    .await?;
+    let report = rebuild_dataset(&stores.offline, &recipe, &spec, &request.output).await?;
+    Ok(report_json(&record.id, &request.output, &report))
+}
+
+/// A service as the offline store joins it: every view once for each role, those that others depend on first.
+async fn dataset_spec(
+    stores: &Stores,
+    service: &ResolvedService,
+    spine: String,
+    columns: SpineColumns,
+    cut: KnownAtCut,
+    with_status: bool,
+) -> anyhow::Result<DatasetSpec> {
+    let mut views = ViewList { stores, service, views: Vec::new(), positions: HashMap::new() };
+    let mut features = Vec::with_capacity(service.entries.len());
+    for entry in &service.entries {
+        let view = Box::pin(views.position(&entry.view, entry.role.as_deref())).await?;
+        let version = views.version(&entry.view)?;
+        features.push(DatasetFeature {
+            name: entry.output_name.clone(),
+            view,
+            feature: entry.feature.clone(),
+            default: version.defaults.get(&entry.feature).cloned(),
+        });
+    }
+    let (Some(name), Some(version)) = (&service.name, service.version) else {
+        bail!("a training set needs a service");
+    };
+    Ok(DatasetSpec {
+        service: format!("{name}@{version}"),
+        service_digest: service_digest(service)?.to_string(),
+        spine,
+        columns,
+        views: views.views,
+        features,
+        cut,
+        with_status,
+        engine_fingerprint: stores.engine.fingerprint().to_owned(),
+        workers: WORKERS,
+    })
+}
+
+/// What a service version means: its entries, each with the digest of the view version it is pinned to.
+fn service_digest(service: &ResolvedService) -> anyhow::Result<Digest> {
+    let mut meaning = String::new();
+    for entry in &service.entries {
+        let view = service.views.get(&entry.view).with_context(|| format!("{} is not part of the service", entry.view))?;
+        let role = entry.role.as_deref().unwrap_or_default();
+        writeln!(meaning, "{}\t{}\t{}\t{role}", entry.output_name, view.digest, entry.feature)?;
+    }
+    Ok(Digest::of(meaning.as_bytes()))
+}
+
+struct ViewList<'a> {
+    stores: &'a Stores,
+    service: &'a ResolvedService,
+    views: Vec<ViewOfService>,
+    positions: HashMap<(ViewRef, Option<String>), usize>,
+}
+
+impl ViewList<'_> {
+    fn version(&self, view: &ViewRef) -> anyhow::Result<Arc<ViewVersion>> {
+        self.service.views.get(view).cloned().with_context(|| format!("{view} is not part of the service"))
+    }
+
+    /// The position of a view in a role, after those that it depends on. The registry refuses cycles.
+    async fn position(&mut self, view: &ViewRef, role: Option<&str>) -> anyhow::Result<usize> {
+        let identity = (view.clone(), role.map(str::to_owned));
+        if let Some(position) = self.positions.get(&identity) {
+            return Ok(*position);
+        }
+        let version = self.version(view)?;
+        let made = match &version.stored {
+            Some(stored) => {
+                let keys = &stored.entity.keys;
+                ViewOfService::Stored(Box::new(StoredView {
+                    view: self.stores.view_spec(&version).await?,
+                    keys: keys.iter().map(|key| required_key_name(&stored.entity, &key.name, role)).collect(),
+                    version: None,
+                }))
+            }
+            None => ViewOfService::OnDemand(self.on_demand(&version).await?),
+        };
+        self.views.push(made);
+        let position = self.views.len() - 1;
+        self.positions.insert(identity, position);
+        Ok(position)
+    }
+
+    async fn on_demand(&mut self, view: &ViewVersion) -> anyhow::Result<OnDemandView> {
+        let mut bindings = Vec::with_capacity(view.bindings.len());
+        for binding in &view.bindings {
+            bindings.push(match &binding.from {
+                BoundTo::Request(field) => OnDemandBinding::Request(field.clone()),
+                BoundTo::RequestTimestamp => OnDemandBinding::RequestTimestamp,
+                BoundTo::Literal(value) => OnDemandBinding::Literal(literal(value).map_err(anyhow::Error::msg)?),
+                BoundTo::Feature(upstream) => OnDemandBinding::Feature {
+                    view: Box::pin(self.position(&upstream.view, upstream.role.as_deref())).await?,
+                    feature: upstream.feature.clone(),
+                },
+                BoundTo::Column(column) => bail!("on-demand view {} is bound to column `{column}`", view.id),
+            });
+        }
+        Ok(OnDemandView {
+            id: view.id.to_string(),
+            digest: view.digest.to_string(),
+            transform: self.stores.transforms.get(&view.transform, CallClass::Batch).await?,
+            policy: policy(view.validation),
+            bindings,
+        })
+    }
+}
+
+fn report_json(id: &str, output: &str, report: &DatasetReport) -> Json {
+    let mut lines = vec![
+        format!("dataset {id}: {} rows, {} features, in {output}", report.rows, report.recipe.features.len()),
+        format!("content {}", report.content_digest),
+    ];
+    let mut not_present: BTreeMap<&str, u64> = BTreeMap::new();
+    for statuses in report.statuses.values() {
+        for (status, count) in statuses {
+            *not_present.entry(status.as_str()).or_default() += count;
+        }
+    }
+    let counts: Vec<String> = not_present.iter().map(|(status, count)| format!("{status} {count}")).collect();
+    lines.push(format!("statuses: {}", counts.join(", ")));
+    for (view, row, reason) in report.errors.iter().take(5) {
+        lines.push(format!("{view} failed on row {row}: {reason}"));
+    }
+    json!({
+        "id": id,
+        "output": output,
+        "rows": report.rows,
+        "content_digest": report.content_digest,
+        "statuses": report.statuses,
+        "recipe": report.recipe,
+        "lines": lines,
+    })
+}

@@ -1,0 +1,580 @@
+//! Long work: backfill, materialize and dataset jobs, kept in the registry and run in this process.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+use async_trait::async_trait;
+use bytes::Bytes;
+use eadem_api::{Job, JobKind, JobProgress, JobState, Jobs, Problem};
+use eadem_offline::{Backfill, BackfillOptions, BackfillReport, Cancel, HistoryBatch, Progress, ScanRange, run_backfill};
+use eadem_online::{Coverage, KeyBytes, Origin, Retention, Row, RowBody, TableId};
+use eadem_registry::model::{Placement, ViewVersion};
+use eadem_registry::{EpochState, JobRecord};
+use eadem_semantics::Lifetime;
+use eadem_values::{BatchEncoder, format_timestamp, parse_timestamp};
+use futures::TryStreamExt as _;
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::adapters::RegistryLedger;
+use crate::config::JobsConfig;
+use crate::datasets::{self, DatasetRequest};
+use crate::home::Stores;
+
+/// Against clocks that differ and work that runs late: rows stay this much longer than needed.
+const RETENTION_SLACK_US: i64 = 3_600_000_000;
+
+/// Rows handed to the online store at once.
+const LOAD_ROWS: usize = 8_192;
+
+/// What `POST /jobs/backfill` takes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BackfillRequest {
+    #[serde(default)]
+    views: Vec<String>,
+    /// Only rows with an event time in `[from, to)`, RFC 3339.
+    from: Option<String>,
+    to: Option<String>,
+}
+
+/// What `POST /jobs/materialize` takes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MaterializeRequest {
+    #[serde(default)]
+    views: Vec<String>,
+    /// The instant that online history is counted back from, RFC 3339; default: now.
+    as_of: Option<String>,
+}
+
+/// Runs jobs.
+pub(crate) struct JobRunner {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    stores: Stores,
+    workers: usize,
+    chunk_rows: u64,
+    running: Mutex<HashMap<String, Running>>,
+}
+
+#[derive(Clone)]
+struct Running {
+    changes: watch::Sender<Job>,
+    cancel: Cancel,
+}
+
+/// A running job, as its own steps see it.
+pub(crate) struct Handle {
+    changes: watch::Sender<Job>,
+    pub(crate) cancel: Cancel,
+    started: Instant,
+}
+
+impl Handle {
+    /// Tells whoever follows the job how far it is.
+    pub(crate) fn report(&self, progress: JobProgress) {
+        self.changes.send_modify(|job| job.progress = progress);
+    }
+
+    fn steps(&self, done: u64, total: u64, rows: u64, message: String) {
+        let seconds = self.started.elapsed().as_secs_f64().max(1e-9);
+        self.report(JobProgress { done, total, rows, refused: 0, rows_per_s: rows as f64 / seconds, message });
+    }
+}
+
+impl JobRunner {
+    pub(crate) fn new(stores: Stores, config: &JobsConfig) -> Self {
+        let shared = Shared {
+            stores,
+            workers: config.workers.max(1),
+            chunk_rows: config.chunk_rows.max(1) as u64,
+            running: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    fn running(&self, id: &str) -> Option<Running> {
+        self.shared.running.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// Starts a job's work in this process.
+    fn spawn(&self, job: Job) -> Job {
+        let (changes, _) = watch::channel(job.clone());
+        let cancel = Cancel::default();
+        let running = Running { changes: changes.clone(), cancel: cancel.clone() };
+        self.shared.running.lock().unwrap_or_else(PoisonError::into_inner).insert(job.id.clone(), running);
+        let shared = Arc::clone(&self.shared);
+        let id = job.id.clone();
+        let (kind, spec) = (job.kind, job.spec.clone());
+        let handle = Arc::new(Handle { changes, cancel, started: Instant::now() });
+        tokio::spawn(async move {
+            let outcome = shared.run(&id, kind, &spec, &handle).await;
+            shared.finish(&id, &handle, outcome).await;
+        });
+        job
+    }
+}
+
+impl Shared {
+    async fn run(&self, id: &str, kind: JobKind, spec: &Json, handle: &Arc<Handle>) -> anyhow::Result<Json> {
+        match kind {
+            JobKind::Backfill => self.backfill(id, serde_json::from_value(spec.clone())?, handle).await,
+            JobKind::Materialize => self.materialize(serde_json::from_value(spec.clone())?, handle).await,
+            JobKind::Dataset => {
+                let request: DatasetRequest = serde_json::from_value(spec.clone())?;
+                datasets::run(&self.stores, id, request, handle).await
+            }
+        }
+    }
+
+    async fn finish(&self, id: &str, handle: &Handle, outcome: anyhow::Result<Json>) {
+        let now_us = self.stores.clock.now_us();
+        let was_cancelled = handle.cancel.is_cancelled();
+        let (state, recorded, outcome_json) = match &outcome {
+            Ok(result) => (JobState::Succeeded, eadem_registry::JobState::Done, result.clone()),
+            Err(_) if was_cancelled => (JobState::Cancelled, eadem_registry::JobState::Cancelled, Json::Null),
+            Err(error) => {
+                (JobState::Failed, eadem_registry::JobState::Failed, json!({ "error": format!("{error:#}") }))
+            }
+        };
+        if let Err(error) = self.stores.registry.finish_job(id, recorded, &outcome_json, now_us).await {
+            tracing::error!(job = id, %error, "the end of a job could not be recorded; it counts as interrupted");
+        }
+        handle.changes.send_modify(|job| {
+            job.state = state;
+            job.finished_at = Some(format_timestamp(now_us));
+            match outcome {
+                Ok(result) => job.result = Some(result),
+                Err(error) => job.error = Some(format!("{error:#}")),
+            }
+        });
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// The stored views of these names; all newest ones where no name is given.
+    async fn stored_views(&self, names: &[String]) -> anyhow::Result<Vec<Arc<ViewVersion>>> {
+        if names.is_empty() {
+            let views = self.stores.registry.views().await?;
+            let stored: Vec<_> = views.into_iter().map(|view| view.newest).filter(|view| !view.is_on_demand()).collect();
+            if stored.is_empty() {
+                bail!("there is no stored view; apply definitions first");
+            }
+            return Ok(stored);
+        }
+        let mut views = Vec::with_capacity(names.len());
+        for name in names {
+            let (bare, version) = match name.split_once('@') {
+                None => (name.as_str(), None),
+                Some((bare, version)) => {
+                    (bare, Some(version.parse().with_context(|| format!("`{name}`: a version is a whole number"))?))
+                }
+            };
+            let view = self.stores.registry.view(bare, version).await?;
+            if view.is_on_demand() {
+                bail!("{} is computed on demand: there is nothing to store", view.id);
+            }
+            views.push(view);
+        }
+        Ok(views)
+    }
+
+    async fn backfill(&self, id: &str, request: BackfillRequest, handle: &Arc<Handle>) -> anyhow::Result<Json> {
+        let range_us = match (&request.from, &request.to) {
+            (None, None) => None,
+            (from, to) => Some((
+                from.as_deref().map(parse_timestamp).transpose()?.unwrap_or(eadem_values::TIME_MIN_US),
+                to.as_deref().map(parse_timestamp).transpose()?.unwrap_or(eadem_values::TIME_MAX_US),
+            )),
+        };
+        let created_at_us = self.stores.registry.job(id).await?.created_at_us;
+        let views = self.stored_views(&request.views).await?;
+        let mut lines = Vec::new();
+        let mut reports = Vec::new();
+        for (done, view) in views.iter().enumerate() {
+            let options = BackfillOptions {
+                range_us,
+                workers: self.workers,
+                chunk_rows: self.chunk_rows,
+                ..BackfillOptions::created_at(created_at_us)
+            };
+            let backfill = Backfill {
+                job: format!("{id}/{}", view.id),
+                view: self.stores.view_spec(view).await?,
+                store: self.stores.offline.as_ref().clone(),
+                ledger: Arc::new(RegistryLedger::new(self.stores.registry.clone(), Arc::clone(&self.stores.clock))),
+                options,
+                progress: Some(progress_of(handle, view, done, views.len())),
+                cancel: handle.cancel.clone(),
+            };
+            let report = run_backfill(backfill).await.with_context(|| view.id.to_string())?;
+            lines.push(backfill_line(view, &report));
+            reports.push(backfill_json(view, &report));
+        }
+        Ok(json!({ "lines": lines, "views": reports }))
+    }
+
+    async fn materialize(&self, request: MaterializeRequest, handle: &Arc<Handle>) -> anyhow::Result<Json> {
+        let now_us = self.stores.clock.now_us();
+        let as_of_us = request.as_of.as_deref().map(parse_timestamp).transpose()?.unwrap_or(now_us);
+        let views = self.stored_views(&request.views).await?;
+        let mut lines = Vec::new();
+        let mut loaded_views = Vec::new();
+        let mut rows_before = 0;
+        for (done, view) in views.iter().enumerate() {
+            let loaded = self.load_view(view, as_of_us, handle, (done, views.len()), rows_before).await;
+            let loaded = loaded.with_context(|| view.id.to_string())?;
+            rows_before += loaded.rows;
+            lines.push(loaded.line(view));
+            loaded_views.push(json!({
+                "view": view.id.to_string(),
+                "epoch": loaded.epoch,
+                "rows": loaded.rows,
+                "trimmed": loaded.trimmed,
+                "offline_commit": loaded.offline_commit,
+                "complete_since": format_timestamp(loaded.complete_since_us),
+            }));
+        }
+        Ok(json!({ "lines": lines, "views": loaded_views }))
+    }
+
+    /// Loads a new epoch beside the current one and switches when it is whole: readers never see a part.
+    async fn load_view(
+        &self,
+        view: &ViewVersion,
+        as_of_us: i64,
+        handle: &Arc<Handle>,
+        (done, total): (usize, usize),
+        rows_before: u64,
+    ) -> anyhow::Result<Loaded> {
+        let stored = view.stored.as_ref().context("an on-demand view stores nothing")?;
+        let now_us = self.stores.clock.now_us();
+        let registry = &self.stores.registry;
+        let table = self.stores.offline.table(&self.stores.view_spec(view).await?)?;
+        let scan = table.scan(None, ScanRange::ALL).await?;
+        let (commit, mut batches) = scan.context("it has no rows offline; backfill it first")?;
+        let epoch = registry.create_epoch(&view.id, stored.deployment.placement, now_us).await?.epoch;
+        let online = TableId { view: view.digest, epoch: u64::from(epoch) };
+        let load = async {
+            self.stores.online.create_epoch(online).await?;
+            let mut rows = 0;
+            while let Some(batch) = batches.try_next().await? {
+                if handle.cancel.is_cancelled() {
+                    bail!("cancelled");
+                }
+                for part in online_rows(&batch)?.chunks(LOAD_ROWS) {
+                    self.stores.online.bulk_load(online, part.to_vec()).await?;
+                }
+                rows += batch.len() as u64;
+                handle.steps(done as u64, total as u64, rows_before + rows, format!("{}: {rows} rows", view.id));
+            }
+            let coverage = Coverage { offline_commit: Some(i64::try_from(commit)?), ..Coverage::whole() };
+            self.stores.online.finish_load(online, coverage).await?;
+            let retention = Retention {
+                lifetime: Lifetime { ttl_us: stored.ttl_us, horizon_us: stored.horizon_us },
+                history_us: stored.deployment.online_history_us.unwrap_or(0),
+                slack_us: RETENTION_SLACK_US,
+            };
+            let trim = retention.trim_at(as_of_us);
+            let trimmed = self.stores.online.trim(online, trim).await?;
+            Ok::<_, anyhow::Error>((rows, trimmed, trim.complete_since_us))
+        };
+        let loaded = load.await;
+        let (rows, trimmed, complete_since_us) = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                self.give_epoch_up(view, epoch, online).await;
+                return Err(error);
+            }
+        };
+        registry.make_epoch_current(&view.id, epoch, self.stores.clock.now_us()).await?;
+        self.drop_retired_epochs(view).await?;
+        Ok(Loaded { epoch, rows, trimmed, offline_commit: commit, complete_since_us, placement: stored.deployment.placement })
+    }
+
+    async fn give_epoch_up(&self, view: &ViewVersion, epoch: u32, table: TableId) {
+        let now_us = self.stores.clock.now_us();
+        if let Err(error) = self.stores.registry.retire_epoch(&view.id, epoch, now_us).await {
+            tracing::warn!(view = %view.id, epoch, %error, "an epoch that was not loaded could not be retired");
+        }
+        if let Err(error) = self.stores.online.drop_epoch(table).await {
+            tracing::warn!(view = %view.id, epoch, %error, "an epoch that was not loaded could not be dropped");
+        }
+    }
+
+    /// Drops what no server reads any more: epochs before the current one, and those that a killed load left behind.
+    async fn drop_retired_epochs(&self, view: &ViewVersion) -> anyhow::Result<()> {
+        let epochs = self.stores.registry.epochs(Some(&view.id)).await?;
+        let current = epochs.iter().find(|epoch| epoch.state == EpochState::Current).map(|epoch| epoch.epoch);
+        for epoch in &epochs {
+            let is_over = epoch.state == EpochState::Retired
+                || (epoch.state == EpochState::Loading && current.is_some_and(|current| epoch.epoch < current));
+            if !is_over {
+                continue;
+            }
+            if epoch.state == EpochState::Loading {
+                self.stores.registry.retire_epoch(&view.id, epoch.epoch, self.stores.clock.now_us()).await?;
+            }
+            self.stores.online.drop_epoch(TableId { view: view.digest, epoch: u64::from(epoch.epoch) }).await?;
+            self.stores.registry.forget_epoch(&view.id, epoch.epoch).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What a load of a view did.
+struct Loaded {
+    epoch: u32,
+    rows: u64,
+    trimmed: u64,
+    offline_commit: u64,
+    complete_since_us: i64,
+    placement: Placement,
+}
+
+impl Loaded {
+    fn line(&self, view: &ViewVersion) -> String {
+        let holds = match self.placement {
+            Placement::OnWrite => "features",
+            Placement::OnRead => "bound inputs",
+        };
+        format!(
+            "{}: {} rows of {holds} in epoch {}, complete since {} ({} trimmed), from offline commit {}",
+            view.id,
+            self.rows - self.trimmed,
+            self.epoch,
+            format_timestamp(self.complete_since_us),
+            self.trimmed,
+            self.offline_commit
+        )
+    }
+}
+
+/// Offline rows as the online store keeps them: values in the canonical row encoding.
+fn online_rows(batch: &HistoryBatch) -> anyhow::Result<Vec<Row>> {
+    let encoder = BatchEncoder::try_new(batch.values())?;
+    let row = |row: usize| {
+        let error = batch.error(row).map(str::to_owned);
+        let mut values = Vec::new();
+        if error.is_none() {
+            encoder.encode_row(row, &mut values);
+        }
+        let origin = Origin { lane: batch.lane(row).to_owned(), sequence: batch.sequence(row) };
+        Row {
+            key: KeyBytes::from(&batch.key(row)),
+            order: batch.order(row),
+            body: RowBody { values: Bytes::from(values), error, origin: Some(origin) },
+        }
+    };
+    Ok((0..batch.len()).map(row).collect())
+}
+
+fn progress_of(
+    handle: &Arc<Handle>,
+    view: &ViewVersion,
+    done: usize,
+    total: usize,
+) -> Arc<dyn eadem_offline::ProgressSink> {
+    let handle = Arc::clone(handle);
+    let view = view.id.to_string();
+    // Every view counts the same, whatever its rows: how many there are is known only when its turn comes.
+    const STEPS_PER_VIEW: u64 = 1_000;
+    Arc::new(move |progress: &Progress| {
+        let within = (progress.rows_read * STEPS_PER_VIEW).checked_div(progress.rows_to_read).unwrap_or(0);
+        handle.report(JobProgress {
+            done: done as u64 * STEPS_PER_VIEW + within.min(STEPS_PER_VIEW),
+            total: total as u64 * STEPS_PER_VIEW,
+            rows: progress.rows_read,
+            refused: progress.rows_refused,
+            rows_per_s: progress.rows_per_second(),
+            message: format!("{view}: chunk {} of {}", progress.chunks_done, progress.chunks),
+        });
+    })
+}
+
+fn backfill_line(view: &ViewVersion, report: &BackfillReport) -> String {
+    let mut line = format!("{}: {} rows stored of {} read", view.id, report.rows_stored, report.rows_read);
+    let parts = [
+        (report.rows_left_out, "left out by where"),
+        (report.rows_dropped, "dropped by the transform"),
+        (report.rows_failed, "failed"),
+        (report.rows_refused(), "refused (see the quarantine table)"),
+    ];
+    for (rows, what) in parts {
+        if rows > 0 {
+            line.push_str(&format!(", {rows} {what}"));
+        }
+    }
+    if !report.files_already_loaded.is_empty() {
+        line.push_str(&format!(", {} files were loaded before", report.files_already_loaded.len()));
+    }
+    for vanished in &report.files_vanished {
+        line.push_str(&format!("; {vanished} is gone, its rows stay"));
+    }
+    match report.version {
+        Some(version) => line.push_str(&format!("; offline commit {version}")),
+        None => line.push_str("; nothing to commit"),
+    }
+    line
+}
+
+fn backfill_json(view: &ViewVersion, report: &BackfillReport) -> Json {
+    json!({
+        "view": view.id.to_string(),
+        "offline_commit": report.version,
+        "files": report.files,
+        "files_already_loaded": report.files_already_loaded,
+        "files_vanished": report.files_vanished,
+        "rows_read": report.rows_read,
+        "rows_stored": report.rows_stored,
+        "rows_left_out": report.rows_left_out,
+        "rows_dropped": report.rows_dropped,
+        "rows_failed": report.rows_failed,
+        "refused": report.refused,
+        "chunks_done_now": report.chunks_done_now,
+        "chunks_done_before": report.chunks_done_before,
+    })
+}
+
+fn job_of_record(record: JobRecord) -> Result<Job, Problem> {
+    let kind = JobKind::from_name(&record.kind)
+        .ok_or_else(|| Problem::internal("the registry names a kind of job that does not exist", &record.kind))?;
+    let state = match record.state {
+        eadem_registry::JobState::Open => JobState::Interrupted,
+        eadem_registry::JobState::Done => JobState::Succeeded,
+        eadem_registry::JobState::Failed => JobState::Failed,
+        eadem_registry::JobState::Cancelled => JobState::Cancelled,
+    };
+    let is_open = record.state == eadem_registry::JobState::Open;
+    Ok(Job {
+        id: record.id,
+        kind,
+        state,
+        spec: record.spec,
+        created_at: format_timestamp(record.created_at_us),
+        finished_at: (!is_open).then(|| format_timestamp(record.changed_at_us)),
+        progress: serde_json::from_value(record.progress).unwrap_or_default(),
+        error: record.outcome["error"].as_str().map(str::to_owned),
+        result: (state == JobState::Succeeded).then_some(record.outcome),
+    })
+}
+
+fn registry_failed(error: eadem_registry::RegistryError) -> Problem {
+    match error.is_not_found() {
+        true => Problem::not_found("unknown_job", error.to_string()),
+        false if error.is_callers_fault() => Problem::conflict("conflict", error.to_string()),
+        false => Problem::internal("the registry failed", error),
+    }
+}
+
+#[async_trait]
+impl Jobs for JobRunner {
+    async fn start(&self, kind: JobKind, spec: Json) -> Result<Job, Problem> {
+        let malformed = |error: serde_json::Error| Problem::bad_request("malformed_job", format!("{}: {error}", kind.name()));
+        match kind {
+            JobKind::Backfill => {
+                let request: BackfillRequest = serde_json::from_value(spec.clone()).map_err(malformed)?;
+                self.check_views(&request.views).await?;
+            }
+            JobKind::Materialize => {
+                let request: MaterializeRequest = serde_json::from_value(spec.clone()).map_err(malformed)?;
+                self.check_views(&request.views).await?;
+            }
+            JobKind::Dataset => {
+                let _: DatasetRequest = serde_json::from_value(spec.clone()).map_err(malformed)?;
+            }
+        }
+        let id = Uuid::now_v7().simple().to_string();
+        let now_us = self.shared.stores.clock.now_us();
+        self.shared.stores.registry.create_job(&id, kind.name(), &spec, now_us).await.map_err(registry_failed)?;
+        let job = Job {
+            id,
+            kind,
+            state: JobState::Running,
+            spec,
+            created_at: format_timestamp(now_us),
+            finished_at: None,
+            progress: JobProgress::default(),
+            result: None,
+            error: None,
+        };
+        Ok(self.spawn(job))
+    }
+
+    async fn list(&self) -> Result<Vec<Job>, Problem> {
+        let records = self.shared.stores.registry.jobs(None).await.map_err(registry_failed)?;
+        let latest = |record: JobRecord| match self.running(&record.id) {
+            Some(running) => Ok(running.changes.borrow().clone()),
+            None => job_of_record(record),
+        };
+        records.into_iter().map(latest).collect()
+    }
+
+    async fn get(&self, id: &str) -> Result<Job, Problem> {
+        if let Some(running) = self.running(id) {
+            return Ok(running.changes.borrow().clone());
+        }
+        job_of_record(self.shared.stores.registry.job(id).await.map_err(registry_failed)?)
+    }
+
+    async fn cancel(&self, id: &str) -> Result<Job, Problem> {
+        let Some(running) = self.running(id) else {
+            let job = self.get(id).await?;
+            if job.state == JobState::Interrupted {
+                let now_us = self.shared.stores.clock.now_us();
+                let cancelled = eadem_registry::JobState::Cancelled;
+                let finished = self.shared.stores.registry.finish_job(id, cancelled, &Json::Null, now_us).await;
+                finished.map_err(registry_failed)?;
+                return self.get(id).await;
+            }
+            return Ok(job);
+        };
+        running.cancel.cancel();
+        let mut changes = running.changes.subscribe();
+        let ended = changes.wait_for(|job| job.state.is_final()).await;
+        Ok(ended.map(|job| job.clone()).unwrap_or_else(|_| running.changes.borrow().clone()))
+    }
+
+    async fn resume(&self, id: &str) -> Result<Job, Problem> {
+        let mut job = self.get(id).await?;
+        match job.state {
+            JobState::Running => return Err(Problem::conflict("job_running", format!("job {id} is running"))),
+            JobState::Succeeded => return Err(Problem::conflict("job_done", format!("job {id} is done"))),
+            JobState::Failed | JobState::Cancelled => {
+                let now_us = self.shared.stores.clock.now_us();
+                self.shared.stores.registry.reopen_job(id, now_us).await.map_err(registry_failed)?;
+            }
+            JobState::Interrupted => {}
+        }
+        job.state = JobState::Running;
+        job.error = None;
+        job.finished_at = None;
+        Ok(self.spawn(job))
+    }
+
+    async fn watch(&self, id: &str) -> Result<watch::Receiver<Job>, Problem> {
+        if let Some(running) = self.running(id) {
+            return Ok(running.changes.subscribe());
+        }
+        // It has ended, maybe just now: the last word comes from the registry.
+        let (_, receiver) = watch::channel(self.get(id).await?);
+        Ok(receiver)
+    }
+}
+
+impl JobRunner {
+    async fn check_views(&self, names: &[String]) -> Result<(), Problem> {
+        let views = self.shared.stored_views(names).await;
+        views.map(|_| ()).map_err(|error| match error.downcast::<eadem_registry::RegistryError>() {
+            Ok(error) if error.is_not_found() => Problem::not_found("unknown_view", error.to_string()),
+            Ok(error) => Problem::internal("the registry failed", error),
+            Err(error) => Problem::bad_request("malformed_job", format!("{error:#}")),
+        })
+    }
+}

@@ -1,0 +1,41 @@
+//! `eadem`: the one binary.
+//!
+//! Every verb that touches the store goes through the routes of `eadem-api`: over HTTP where a server runs on the
+//! project's directory, else through the same router in this process. There is no second way in.
+
+mod adapters;
+mod cli;
+mod client;
+mod config;
+mod datasets;
+mod home;
+mod jobs;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    if cli.is_compile_child() {
+        return eadem_engine::compiler::child_main();
+    }
+    let filter = EnvFilter::try_from_env("EADEM_LOG").unwrap_or_else(|_| EnvFilter::new("warn,eadem=info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).compact().init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(cli::run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

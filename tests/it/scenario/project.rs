@@ -1,0 +1,175 @@
+//! A project in a scratch folder, and the binary that works on it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value as Json;
+
+/// The root of the checkout.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+fn target_dir() -> PathBuf {
+    // This test stands in <target>/<profile>/deps.
+    std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned()
+}
+
+/// The binary, as `make build` left it.
+fn eadem() -> PathBuf {
+    let binary = target_dir().join("debug/eadem");
+    assert!(binary.is_file(), "{} is missing: run `make build`", binary.display());
+    binary
+}
+
+/// A component, as `make components` left it.
+pub(crate) fn component(name: &str) -> PathBuf {
+    let places = [target_dir().join("components"), root().join("target/components")];
+    let file = places.iter().map(|place| place.join(format!("{name}.wasm"))).find(|file| file.is_file());
+    file.unwrap_or_else(|| panic!("component {name} is missing: run `make components`"))
+}
+
+/// A project that goes away with its value.
+pub(crate) struct Project {
+    folder: tempfile::TempDir,
+}
+
+impl Project {
+    /// An empty project.
+    pub(crate) fn new() -> Self {
+        let project = Self { folder: tempfile::tempdir().unwrap() };
+        project.write("eadem.toml", "");
+        project
+    }
+
+    /// The demonstration's definitions over its data.
+    pub(crate) fn of_flights() -> Self {
+        let project = Self::new();
+        let demo = root().join("demo");
+        for folder in ["data", "features"] {
+            std::fs::create_dir_all(project.path(folder)).unwrap();
+            for entry in std::fs::read_dir(demo.join(folder)).unwrap() {
+                let path = entry.unwrap().path();
+                std::fs::copy(&path, project.path(folder).join(path.file_name().unwrap())).unwrap();
+            }
+        }
+        for name in [
+            "plane_profile",
+            "tail_number",
+            "aircraft_legs",
+            "airport_weather",
+            "airport_shape",
+            "nearest_hubs",
+            "completed_flights",
+            "departure_context",
+        ] {
+            project.add_component(name);
+        }
+        project
+    }
+
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
+        self.folder.path().join(relative)
+    }
+
+    pub(crate) fn write(&self, relative: &str, text: impl AsRef<[u8]>) {
+        let path = self.path(relative);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    pub(crate) fn add_component(&self, name: &str) {
+        self.write(&format!("transforms/{name}.wasm"), std::fs::read(component(name)).unwrap());
+    }
+
+    /// A verb, ready to run.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(eadem());
+        command.args(arguments).current_dir(self.folder.path());
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("EADEM_")) {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// What a verb prints; it must succeed.
+    pub(crate) fn succeed(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let (out, err) = texts(&output);
+        assert!(output.status.success(), "eadem {} failed\n{out}\n{err}", arguments.join(" "));
+        out
+    }
+
+    /// The JSON that a verb prints; it must succeed.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Json {
+        let arguments: Vec<&str> = arguments.iter().copied().chain(["--output", "json"]).collect();
+        serde_json::from_str(&self.succeed(&arguments)).unwrap()
+    }
+
+    /// What a verb says when it fails; it must fail.
+    pub(crate) fn fail(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let (out, err) = texts(&output);
+        assert!(!output.status.success(), "eadem {} should have failed\n{out}", arguments.join(" "));
+        err
+    }
+
+    /// A server on a free port.
+    pub(crate) fn serve(&self) -> Server {
+        let mut process =
+            self.command(&["serve", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("serving on http://").unwrap_or_else(|| panic!("no server: {line}")).to_owned();
+        Server { process, address }
+    }
+}
+
+pub(crate) fn texts(output: &Output) -> (String, String) {
+    (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// A server that ends with its value.
+pub(crate) struct Server {
+    pub(crate) process: Child,
+    pub(crate) address: String,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Server {
+    /// Sends a request as it stands and gives status and body. Plain HTTP/1.0, so that no client helps or hinders.
+    pub(crate) fn raw(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        write!(stream, "{method} {path} HTTP/1.0\r\n{headers}Content-Length: {}\r\n\r\n", body.len()).unwrap();
+        stream.write_all(body).unwrap();
+        let mut reply = Vec::new();
+        stream.read_to_end(&mut reply).unwrap();
+        let reply = String::from_utf8_lossy(&reply).into_owned();
+        let (head, body) = reply.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no reply: {reply}"));
+        let status = head.split_whitespace().nth(1).unwrap().parse().unwrap();
+        (status, body.to_owned())
+    }
+
+    pub(crate) fn get(&self, path: &str) -> (u16, Json) {
+        let (status, body) = self.raw("GET", path, "Host: localhost\r\n", b"");
+        (status, serde_json::from_str(&body).unwrap_or_else(|_| panic!("{path}: {body}")))
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Json) -> (u16, Json) {
+        let headers = "Host: localhost\r\nContent-Type: application/json\r\n";
+        let (status, reply) = self.raw("POST", path, headers, body.to_string().as_bytes());
+        (status, serde_json::from_str(&reply).unwrap_or_else(|_| panic!("{path}: {reply}")))
+    }
+}
