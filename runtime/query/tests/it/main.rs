@@ -1,1 +1,7 @@
-//! Boundary tests of eadem-query.
+//! Boundary tests of eadem-query: the join against an oracle that shares no code with it, in plans and outside of them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
+
+mod on_demand;
+mod point_in_time;
+mod support;
+mod transform_node;

@@ -1,0 +1,65 @@
+//! Native stand-ins for components.
+
+use std::sync::Arc;
+
+use arrow_array::ArrayRef;
+use eadem_query::{AppliedRows, FailedRow, RowTransform, TransformFailure};
+use eadem_values::{DataType, Description, Digest, Field, Value, array_from_values, value_at};
+
+/// `sum = a + b`, of int64. `a` may not be null, `b` may; a sum of 13 is dropped, one of 14 fails.
+#[derive(Debug)]
+pub struct Adder {
+    description: Description,
+    digest: Digest,
+}
+
+pub fn adder() -> Arc<Adder> {
+    let description = Description {
+        name: "adder".into(),
+        doc: String::new(),
+        owner: String::new(),
+        total: false,
+        inputs: vec![Field::new("a", DataType::Int64, false), Field::new("b", DataType::Int64, true)],
+        outputs: vec![Field::new("sum", DataType::Int64, true)],
+    };
+    Arc::new(Adder { description, digest: Digest::of(b"adder") })
+}
+
+impl RowTransform for Adder {
+    fn description(&self) -> &Description {
+        &self.description
+    }
+
+    fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    fn apply(&self, rows: usize, inputs: &[ArrayRef]) -> Result<AppliedRows, TransformFailure> {
+        assert!(rows > 0 && rows <= eadem_query::BATCH_ROWS, "a call of {rows} rows");
+        let mut applied = AppliedRows::default();
+        let mut sums = Vec::with_capacity(rows);
+        for row in 0..rows {
+            let Value::Int64(a) = value_at(inputs[0].as_ref(), row).unwrap() else { panic!("a null reached `a`") };
+            let sum = match value_at(inputs[1].as_ref(), row).unwrap() {
+                Value::Int64(b) => Value::Int64(a + b),
+                _ => Value::Null,
+            };
+            match sum {
+                Value::Int64(13) => applied.dropped.push(row as u32),
+                Value::Int64(14) => applied.failed.push(FailedRow { row: row as u32, message: "fourteen".into() }),
+                Value::Int64(99) => {
+                    let message = "broke off".to_owned();
+                    return Err(TransformFailure { transform: "adder".into(), message, row: Some(row as u32) });
+                }
+                _ => {}
+            }
+            sums.push(sum);
+        }
+        applied.columns.push(array_from_values(DataType::Int64, &sums).unwrap());
+        Ok(applied)
+    }
+}
+
+pub fn int64(values: &[Option<i64>]) -> ArrayRef {
+    Arc::new(arrow_array::Int64Array::from(values.to_vec()))
+}
