@@ -21,7 +21,7 @@ const MAY_KNOW: [(&str, &[&str]); 13] = [
     ("eadem-api", SERVER),
     ("eadem", SERVER_AND_API),
     // Compares components with the same crates built natively, so it alone may link transforms.
-    ("eadem-benches", SERVER_AND_API),
+    ("eadem-benches", BENCHED),
 ];
 
 const RUNTIME: &[&str] = &["eadem-values", "eadem-semantics", "eadem-engine", "eadem-query"];
@@ -45,6 +45,19 @@ const SERVER_AND_API: &[&str] = &[
     "eadem-api",
     "eadem-build",
 ];
+const BENCHED: &[&str] = &[
+    "eadem-values",
+    "eadem-semantics",
+    "eadem-engine",
+    "eadem-query",
+    "eadem-registry",
+    "eadem-offline",
+    "eadem-online",
+    "eadem-api",
+    "eadem-build",
+    "eadem-sdk",
+];
+
 /// What a room must not be linked with, directly or through others.
 const ABSENT: [(&str, &[&str]); 7] = [
     ("eadem-values", &["tokio", "wasmtime", "datafusion", "object_store", "sqlx", "reqwest", "axum"]),
