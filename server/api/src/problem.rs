@@ -66,7 +66,7 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, code, detail)
     }
 
-    /// 500: ours. The cause goes to the log; the reply says only what failed.
+    /// 500: ours. The cause goes to the log too.
     pub fn internal(what: &str, cause: impl std::fmt::Display) -> Self {
         tracing::error!(%cause, "{what}");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", format!("{what}: {cause}"))

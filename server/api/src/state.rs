@@ -167,7 +167,12 @@ async fn features_of_entity(registry: &Registry, entity: Option<&str>) -> Result
         let detail = format!("no view describes the entity `{entity}`");
         return Err(Problem::not_found("unknown_feature", detail));
     }
-    let is_unique = |feature: &str| features.iter().filter(|(_, name)| name == feature).count() == 1;
+    let all = views.iter().flat_map(|view| &view.newest.description.outputs);
+    let mut views_with: HashMap<&str, usize> = HashMap::new();
+    for output in all {
+        *views_with.entry(output.name.as_str()).or_default() += 1;
+    }
+    let is_unique = |feature: &str| views_with.get(feature) == Some(&1);
     let name = |(view, feature): &(String, String)| {
         if is_unique(feature) { feature.clone() } else { format!("{view}:{feature}") }
     };

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::ArrayRef;
 use async_trait::async_trait;
 use eadem_api::serving::{self, RowSourceError, StoredRow, TransformUnavailable};
-use eadem_engine::{CallClass, Cost, Engine, EngineError};
+use eadem_engine::{Applied, CallClass, Cost, Engine, EngineError};
 use eadem_offline::{self as offline, ChunkOutcome, JobLedger, JobPlan, LedgerError};
 use eadem_query::{AppliedRows, FailedRow, RowTransform, TransformFailure};
 use eadem_registry::model::{self as registry_model, BoundTo, ColumnType, SourceColumn, ViewVersion};
@@ -35,7 +35,12 @@ impl RowTransform for EngineTransform {
     }
 
     fn apply(&self, rows: usize, inputs: &[ArrayRef]) -> Result<AppliedRows, TransformFailure> {
-        let applied = self.transform.apply(rows, inputs, self.class).map_err(|error| TransformFailure {
+        let runs_here = self.class == CallClass::Batch || self.transform.runs_inline(rows);
+        let applied = match runs_here {
+            true => self.transform.apply(rows, inputs, self.class),
+            false => self.apply_in_pool(rows, inputs)?,
+        };
+        let applied = applied.map_err(|error| TransformFailure {
             transform: self.transform.description().name.clone(),
             row: match &error {
                 EngineError::Deadline { row, .. } => Some(*row),
@@ -49,6 +54,23 @@ impl RowTransform for EngineTransform {
             dropped: applied.rows.dropped,
             failed: failed.map(|failed| FailedRow { row: failed.row, message: failed.message }).collect(),
         })
+    }
+}
+
+impl EngineTransform {
+    /// A call too long for the thread of a request: it waits its turn in the engine's bounded pool, and the thread of the
+    /// request is handed to others meanwhile.
+    fn apply_in_pool(&self, rows: usize, inputs: &[ArrayRef]) -> Result<Result<Applied, EngineError>, TransformFailure> {
+        let failure = |message: String| TransformFailure {
+            transform: self.transform.description().name.clone(),
+            row: None,
+            message,
+        };
+        let (transform, inputs, class) = (self.transform.clone(), inputs.to_vec(), self.class);
+        let call = move || transform.apply(rows, &inputs, class);
+        let pending = self.transform.engine().cpu_pool().submit(call).map_err(|full| failure(full.to_string()))?;
+        let wait = || tokio::runtime::Handle::current().block_on(pending);
+        tokio::task::block_in_place(wait).map_err(|lost| failure(lost.to_string()))
     }
 }
 

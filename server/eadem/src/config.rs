@@ -137,7 +137,8 @@ fn layer(
     }
     for (name, text) in environment {
         let Some(key) = known.iter().find(|key| &environment_name(key) == name) else {
-            if OTHER_VARIABLES.contains(&name.as_str()) {
+            let names_a_setting = CONFIGURATION_TABLES.iter().any(|table| name.starts_with(&environment_name(&format!("{table}."))));
+            if !names_a_setting {
                 continue;
             }
             let names: Vec<String> = known.iter().map(|key| environment_name(key)).collect();
@@ -158,10 +159,6 @@ fn layer(
     })?;
     Ok(Layered { config, values })
 }
-
-/// Variables of ours that are no settings.
-const OTHER_VARIABLES: &[&str] =
-    &["EADEM_AOT_KEY", "EADEM_CACHE_DIR", "EADEM_LOG", "EADEM_SOAK", "EADEM_SDK", "EADEM_HOME", "EADEM_COMPONENTS", "EADEM_DEMO_DATA"];
 
 fn environment_name(key: &str) -> String {
     format!("EADEM_{}", key.replace('.', "_").to_uppercase())

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::Uri;
 use eadem_registry::definitions::{DefinitionFile, Definitions};
-use eadem_registry::{LineageDirection, ObjectKind, Plan};
+use eadem_registry::{DatasetRecord, LineageDirection, ObjectKind, Plan};
 use eadem_values::Digest;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -135,12 +135,20 @@ pub(super) async fn lineage(
 
 pub(super) async fn datasets(State(state): State<Arc<ApiState>>) -> Result<Json<Value>, Problem> {
     let datasets = state.registry.datasets().await.map_err(|error| registry_problem(&error))?;
+    let datasets = datasets.iter().map(dataset_json).collect::<Result<Vec<_>, _>>()?;
     Ok(Json(json!({ "datasets": datasets })))
 }
 
 pub(super) async fn dataset(State(state): State<Arc<ApiState>>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
     let dataset = state.registry.dataset(&id).await.map_err(|error| registry_problem(&error))?;
-    serde_json::to_value(dataset).map(Json).map_err(|error| Problem::internal("the dataset could not be shown", error))
+    dataset_json(&dataset).map(Json)
+}
+
+fn dataset_json(dataset: &DatasetRecord) -> Result<Value, Problem> {
+    let shown = serde_json::to_value(dataset);
+    let mut json = shown.map_err(|error| Problem::internal("the dataset could not be shown", error))?;
+    json["created_at"] = Value::from(eadem_values::format_timestamp(dataset.created_at_us));
+    Ok(json)
 }
 
 /// The code of a name that nothing has, by what was looked for.

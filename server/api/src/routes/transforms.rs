@@ -30,8 +30,9 @@ pub(super) async fn upload(
     let accepted = tokio::task::spawn_blocking(move || engine.accept(&bytes, &eadem_engine::UploadOptions::default()))
         .await
         .map_err(|error| Problem::internal("the upload could not be checked", error))?;
-    let accepted = accepted.map_err(|refusal| {
-        Problem::refused(refusal.code(), format!("the component is refused: {refusal}"))
+    let accepted = accepted.map_err(|refusal| match refusal.blames_component() {
+        true => Problem::refused(refusal.code(), format!("the component is refused: {refusal}")),
+        false => Problem::internal("the component could not be checked", refusal),
     })?;
     let acceptance = Acceptance {
         strict_nan: accepted.strict_nan,

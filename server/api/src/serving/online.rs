@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use eadem_online::{Answer, KeyBytes, OnlineStore, PointRead, TableId};
+use eadem_online::{Answer, KeyBytes, OnlineStore, PointRead, StoreError, TableId};
 use eadem_registry::Registry;
 use eadem_registry::model::{ViewRef, ViewVersion};
 use eadem_semantics::ReadAt;
@@ -35,12 +35,14 @@ impl OnlineThenHistory {
         Self { registry, online, history, epochs: RwLock::default() }
     }
 
-    async fn current_epoch(&self, view: &ViewRef) -> Result<Option<u64>, RowSourceError> {
+    /// The epoch to read; never `gone` from memory, which turned out to be dropped.
+    async fn current_epoch(&self, view: &ViewRef, gone: Option<u64>) -> Result<Option<u64>, RowSourceError> {
         let revision = *self.registry.changes().borrow();
         {
             let epochs = self.epochs.read().await;
             if epochs.revision == revision
                 && let Some(epoch) = epochs.current.get(view)
+                && (gone.is_none() || *epoch != gone)
             {
                 return Ok(*epoch);
             }
@@ -61,17 +63,24 @@ impl OnlineThenHistory {
         keys: &[KeyBytes],
         reads: &[ReadAt],
     ) -> Result<Vec<Answer>, RowSourceError> {
-        let Some(epoch) = self.current_epoch(&view.id).await? else {
-            // Never materialized: nothing is proved.
-            return Ok(vec![Answer { winner: None, proved: false }; keys.len()]);
-        };
-        let table = TableId { view: view.digest, epoch };
         let points: Vec<PointRead<'_>> = keys.iter().zip(reads).map(|(key, at)| PointRead { key, at: *at }).collect();
-        let answers = match self.online.read_now(table, &points) {
-            Some(answers) => answers,
-            None => self.online.read(table, &points).await,
-        };
-        answers.map_err(|error| online_error(&error))
+        let mut known_epoch = None;
+        loop {
+            let Some(epoch) = self.current_epoch(&view.id, known_epoch).await? else {
+                // Never materialized: nothing is proved.
+                return Ok(vec![Answer { winner: None, proved: false }; keys.len()]);
+            };
+            let table = TableId { view: view.digest, epoch };
+            let answers = match self.online.read_now(table, &points) {
+                Some(answers) => answers,
+                None => self.online.read(table, &points).await,
+            };
+            match answers {
+                // The epoch was switched and dropped between the two steps: the registry names the new one.
+                Err(StoreError::UnknownTable(_)) if known_epoch != Some(epoch) => known_epoch = Some(epoch),
+                answers => return answers.map_err(|error| online_error(&error)),
+            }
+        }
     }
 }
 

@@ -93,8 +93,7 @@ impl New {
             (None, Ok(project)) => project.join("transforms"),
             (None, Err(_)) => PathBuf::from("."),
         };
-        let folder = parent.join(&self.name);
-        eadem_build::new_crate(&folder, &self.name, &SdkLocation::Path(std::path::absolute(sdk)?))?;
+        let folder = eadem_build::new_crate(&parent, &self.name, &SdkLocation::Path(std::path::absolute(sdk)?))?;
         context.printer.result(&json!({ "folder": folder }), |_| {
             let folder = folder.display();
             format!("made {folder}\nnext: (cd {folder} && cargo test), then eadem test {folder}")

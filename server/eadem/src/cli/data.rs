@@ -90,7 +90,7 @@ pub(crate) struct DatasetCreate {
 /// Show where an object comes from and what depends on it.
 #[derive(Debug, Args)]
 pub(crate) struct Lineage {
-    /// source, column, transform, view, feature, service or dataset.
+    /// source, entity, transform, view, feature, service or dataset.
     kind: String,
     /// Its name: planes, planes.seats, plane_profile@1, plane_profile@1:seats, my_model@1.
     name: String,
@@ -203,7 +203,7 @@ impl Dataset {
                         other => other.to_string(),
                     };
                     let row = |dataset: &Json| {
-                        ["id", "service", "rows", "created_at", "content_digest"].map(|name| cell(dataset, name)).to_vec()
+                        ["id", "name", "rows", "created_at", "content_digest"].map(|name| cell(dataset, name)).to_vec()
                     };
                     let rows: Vec<Vec<String>> = datasets["datasets"].as_array().into_iter().flatten().map(row).collect();
                     table(&["id", "service", "rows", "created", "content"], &rows)

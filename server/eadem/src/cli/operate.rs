@@ -154,20 +154,27 @@ impl Serve {
 
 pub(crate) fn show_config(context: &Context) -> anyhow::Result<()> {
     let layered = context.layered_without_project()?;
+    let shown = |key: &str, value: &Json| match value {
+        secret if key == SECRET_SETTING && !secret.is_null() => json!("(set, not shown)"),
+        value => value.clone(),
+    };
     let settings: Vec<Json> = layered
         .values
         .iter()
-        .map(|(key, (value, origin))| json!({ "key": key, "value": value, "origin": origin.to_string() }))
+        .map(|(key, (value, origin))| json!({ "key": key, "value": shown(key, value), "origin": origin.to_string() }))
         .collect();
     context.printer.result(&settings, |_| {
         let rows: Vec<Vec<String>> = layered
             .values
             .iter()
-            .map(|(key, (value, origin))| vec![key.clone(), value.to_string(), origin.to_string()])
+            .map(|(key, (value, origin))| vec![key.clone(), shown(key, value).to_string(), origin.to_string()])
             .collect();
         table(&["setting", "value", "from"], &rows)
     })
 }
+
+/// The one setting that is nobody's business.
+const SECRET_SETTING: &str = "engine.artifact_key_hex";
 
 /// Starts a job and follows it to its end.
 ///
