@@ -7,7 +7,7 @@ use std::fs;
 use crate::workspace::{Workspace, root};
 
 /// Each room, and the rooms it may know. A room that is not listed is not part of the house.
-const MAY_KNOW: [(&str, &[&str]); 13] = [
+const MAY_KNOW: [(&str, &[&str]); 14] = [
     ("eadem-macros", &[]),
     ("eadem-sdk", &["eadem-macros"]),
     ("eadem-build", &[]),
@@ -22,6 +22,8 @@ const MAY_KNOW: [(&str, &[&str]); 13] = [
     ("eadem", SERVER_AND_API),
     // Compares components with the same crates built natively, so it alone may link transforms.
     ("eadem-benches", BENCHED),
+    // Measures whole processes; apart, so that the engine's figures need no DataFusion.
+    ("eadem-benches-system", BENCHED_AS_A_WHOLE),
 ];
 
 const RUNTIME: &[&str] = &["eadem-values", "eadem-semantics", "eadem-engine", "eadem-query"];
@@ -57,6 +59,9 @@ const BENCHED: &[&str] = &[
     "eadem-build",
     "eadem-sdk",
 ];
+
+const BENCHED_AS_A_WHOLE: &[&str] =
+    &["eadem-values", "eadem-semantics", "eadem-engine", "eadem-query", "eadem-offline", "eadem-benches"];
 
 /// What a room must not be linked with, directly or through others.
 const ABSENT: [(&str, &[&str]); 7] = [
@@ -119,6 +124,8 @@ fn every_room_is_listed_and_named_after_its_folder() {
             // These two carry the product's name.
             "server/eadem" => "eadem".to_owned(),
             "sdk/rust" => "eadem-sdk".to_owned(),
+            // A part of the benches.
+            "benches/system" => "eadem-benches-system".to_owned(),
             _ => format!("eadem-{folder}"),
         };
         assert_eq!(package.name, expected, "the package in {place}");
