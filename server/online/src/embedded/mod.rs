@@ -13,8 +13,12 @@
 //! | one synced write | 3–7 ms | 3–4 ms |
 //! | synced writes of 1,000 rows at random keys, rows/s | 13,000 | not limited by this |
 //!
-//! Reads decide what a model waits for, so redb it is; its price is random writes, and that a table filled by them is
-//! about twice as large as one that was loaded.
+//! Reads decide what a model waits for, so redb it is. Its price is writes at random keys (each copies the page it
+//! changes), and that a table filled by them is about twice as large as one that was loaded.
+//!
+//! The store around it, on the same rows: a read of one entity 2.5–3.2 µs, of 100 entities 0.25–0.4 ms; a load 4 CPU µs a
+//! row, also of 10 M rows, within 240 MB of memory and at 1.1 times the rows' own bytes; 64 writers of single rows 4,000
+//! to 11,000 rows/s, synced; a trim that removes 900,000 of 1 M rows 3–5 s.
 //!
 //! **Durability.** A write is acknowledged after its commit was synced to disk, always; writers that wait at the same time
 //! share a sync. A process killed at any instant, or a machine that loses power, loses no acknowledged write, and shows no

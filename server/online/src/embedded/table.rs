@@ -255,7 +255,8 @@ impl Table {
         let snapshot = self.core.snapshot();
         let path = &self.core.path;
         let rows = snapshot.rows.len().map_err(|error| failed("reading", path, redb::Error::from(error)))?;
-        let bytes = std::fs::metadata(path).map_err(|error| failed("reading", path, error))?.len();
+        let file = std::fs::metadata(path).map_err(|error| failed("reading", path, error))?;
+        let bytes = bytes_on_disk(&file);
         Ok(TableStatus { table: self.core.id, state: snapshot.state, coverage: snapshot.coverage.clone(), rows, bytes })
     }
 
@@ -592,6 +593,18 @@ impl<'a> ErasuresByEntity<'a> {
         }
         Ok(self.up_to_us)
     }
+}
+
+/// What a file really takes: redb makes files longer ahead of need, and leaves the rest a hole.
+#[cfg(unix)]
+fn bytes_on_disk(file: &std::fs::Metadata) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    file.blocks() * 512
+}
+
+#[cfg(not(unix))]
+fn bytes_on_disk(file: &std::fs::Metadata) -> u64 {
+    file.len()
 }
 
 /// The writer thread: takes what waits, commits it as one, answers.
