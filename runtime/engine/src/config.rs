@@ -59,6 +59,8 @@ pub struct EngineConfig {
     pub batch_deadline_row_ms_max: u64,
     /// Deadline of each call at upload: `describe`, and the laws.
     pub upload_deadline_ms: u64,
+    /// Processor time that the laws may take in all.
+    pub upload_cpu_ms_max: u64,
 
     /// Bytes that one call may hand back in all; also the cap on every copy from a component.
     pub output_bytes_max: u64,
@@ -132,6 +134,7 @@ impl Default for EngineConfig {
             batch_deadline_per_row_us: 1_000,
             batch_deadline_row_ms_max: 10_000,
             upload_deadline_ms: 2_000,
+            upload_cpu_ms_max: 60_000,
             output_bytes_max: 64 * MIB,
             value_bytes_max: MIB as u32,
             list_elements_max: 65_536,

@@ -113,7 +113,7 @@ fn cpu_time(transform: &Transform, columns: &[ArrayRef], rows: usize) -> Result<
     let mut least = Duration::MAX;
     for _ in 0..RUNS {
         let before = thread_cpu_time();
-        transform.apply_as(rows, columns, Class::Upload)?;
+        transform.apply_as(rows, columns, Class::Upload { over_at_cpu: Duration::MAX })?;
         least = least.min(thread_cpu_time().saturating_sub(before));
     }
     Ok(least)

@@ -9,6 +9,7 @@ use eadem_values::{Description, Digest, null_array};
 
 use crate::call::{CallError, Linked};
 use crate::config::EngineConfig;
+use crate::cpu_time::thread_cpu_time;
 use crate::engine::Engine;
 use crate::error::{EngineError, Fault};
 use crate::input::{Inputs, Nans};
@@ -42,7 +43,10 @@ pub enum CallClass {
 pub(crate) enum Class {
     Serving,
     Batch,
-    Upload,
+    Upload {
+        /// When this thread's processor time says that the trials are over.
+        over_at_cpu: Duration,
+    },
 }
 
 impl From<CallClass> for Class {
@@ -281,6 +285,9 @@ impl<'a> Splitter<'a> {
         if rows == 0 {
             return Ok(());
         }
+        if self.trials_are_over() {
+            return Err(self.never_answers(first_row, self.config.upload_deadline_ms));
+        }
         if let Some(fault) = self.given_up() {
             self.fail(first_row, rows, &fault);
             return Ok(());
@@ -291,7 +298,7 @@ impl<'a> Splitter<'a> {
                 Ok(())
             }
             Err(CallError::Engine(error)) => Err(error),
-            Err(CallError::Fault(Fault::Deadline { after_ms })) if self.class == Class::Upload => {
+            Err(CallError::Fault(Fault::Deadline { after_ms })) if self.is_upload() => {
                 Err(self.never_answers(first_row, after_ms))
             }
             Err(CallError::Fault(fault)) if rows == 1 => self.fail_single(&inputs, first_row, fault),
@@ -314,7 +321,7 @@ impl<'a> Splitter<'a> {
     /// The deadline of a first try with so many rows.
     fn deadline(&self, rows: usize) -> Duration {
         let (base_ms, per_row_us) = match self.class {
-            Class::Upload => (self.config.upload_deadline_ms, 0),
+            Class::Upload { .. } => (self.config.upload_deadline_ms, 0),
             Class::Serving => (self.config.serving_deadline_base_ms, self.config.serving_deadline_per_row_us),
             Class::Batch => (self.config.batch_deadline_base_ms, self.config.batch_deadline_per_row_us),
         };
@@ -352,6 +359,14 @@ impl<'a> Splitter<'a> {
     fn never_answers(&self, row: usize, after_ms: u64) -> EngineError {
         let transform = self.transform.description.name.clone();
         EngineError::Deadline { transform, row: row as u32, after_ms }
+    }
+
+    fn is_upload(&self) -> bool {
+        matches!(self.class, Class::Upload { .. })
+    }
+
+    fn trials_are_over(&self) -> bool {
+        matches!(self.class, Class::Upload { over_at_cpu } if thread_cpu_time() > over_at_cpu)
     }
 
     fn note_deadline(&mut self, fault: &Fault) {

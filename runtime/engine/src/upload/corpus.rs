@@ -13,12 +13,19 @@ pub const CORPUS_VERSION: u32 = 1;
 /// Seed of the fixed corpus.
 const FIXED_SEED: u64 = 0x0ead_e000_0000_0001;
 const FIXED_ROWS: u32 = 256;
+/// As many as the longest list of edges, and some more where columns are out of step.
+const EDGE_ROWS: usize = 24;
 /// Wide rows are fewer, so that no description makes an upload slow.
 const CORPUS_BYTES_MAX: usize = 32 << 20;
 
 /// Generates `rows` rows for these fields, one column each. The same seed gives the same rows on every machine. NaNs are
 /// not canonical; whatever consumes the rows has to make them so.
 pub fn generate_rows(fields: &[Field], rows: u32, seed: u64) -> Vec<ArrayRef> {
+    rows_after(0, fields, rows, seed)
+}
+
+/// As [`generate_rows`]; the first `edge_rows` rows go through the edges of each type in turn, so that all occur.
+fn rows_after(edge_rows: usize, fields: &[Field], rows: u32, seed: u64) -> Vec<ArrayRef> {
     let columns = fields.iter().enumerate().map(|(at, field)| {
         // Each field has a stream of its own, so that adding one leaves the others as they are.
         let mut random = Random::new(seed ^ (at as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -27,9 +34,11 @@ pub fn generate_rows(fields: &[Field], rows: u32, seed: u64) -> Vec<ArrayRef> {
         for row in 0..rows as usize {
             // A row that repeats an earlier one shows what depends on its neighbours.
             let repeated = (row > 0 && random.one_in(8)).then(|| random.below(row as u64) as usize);
-            let value = match repeated {
-                Some(earlier) => values[earlier].clone(),
-                None => generator.value(&mut random),
+            let edge = (row < edge_rows).then(|| generator.edge(row + 5 * at)).flatten();
+            let value = match (edge, repeated) {
+                (Some(edge), _) => edge,
+                (None, Some(earlier)) => values[earlier].clone(),
+                (None, None) => generator.value(&mut random),
             };
             values.push(value);
         }
@@ -52,7 +61,7 @@ impl Rows {
         let rows_max = u32::try_from(CORPUS_BYTES_MAX / row_bytes.max(1)).unwrap_or(u32::MAX).max(8);
         let fixed_rows = FIXED_ROWS.min(rows_max / 2);
         let random_rows = random_rows.min(rows_max / 2);
-        let fixed = generate_rows(fields, fixed_rows, FIXED_SEED);
+        let fixed = rows_after(EDGE_ROWS, fields, fixed_rows, FIXED_SEED);
         let random = generate_rows(fields, random_rows, seed);
         let both = fixed.iter().zip(&random).map(|(fixed, random)| {
             let parts = [fixed.as_ref(), random.as_ref()];
@@ -108,6 +117,61 @@ impl Random {
     }
 }
 
+const INT64_EDGES: &[i64] = &[
+    0,
+    1,
+    -1,
+    2,
+    10,
+    60,
+    100,
+    255,
+    2359,
+    i64::MAX,
+    i64::MIN,
+    i64::MAX - 1,
+    i64::MIN + 1,
+    1 << 53,
+    (1 << 53) + 1,
+    -(1 << 53) - 1,
+    i32::MAX as i64,
+    i32::MIN as i64,
+];
+
+/// Bits, because a NaN has no other name.
+const FLOAT64_EDGES: &[u64] = &[
+    0x0000_0000_0000_0000, // 0
+    0x8000_0000_0000_0000, // -0
+    0x7ff0_0000_0000_0000, // infinity
+    0xfff0_0000_0000_0000, // -infinity
+    0x7ff8_0000_0000_0000, // the canonical NaN
+    0xfff8_0000_0000_0000, // the same, negative
+    0x7ff8_0000_dead_beef, // a payload
+    0xfff8_0000_0000_0001, // a payload, negative
+    0x0000_0000_0000_0001, // the smallest subnormal
+    0x800f_ffff_ffff_ffff, // the largest subnormal, negative
+    0x0010_0000_0000_0000, // the smallest normal
+    0x7fef_ffff_ffff_ffff, // the largest
+    0xffef_ffff_ffff_ffff, // the lowest
+    0x3ff0_0000_0000_0001, // next to 1
+    0x4340_0000_0000_0000, // 2^53
+];
+
+const FLOAT32_EDGES: &[u32] = &[
+    0x0000_0000,
+    0x8000_0000,
+    0x7f80_0000,
+    0xff80_0000,
+    0x7fc0_0000,
+    0xffc0_0000,
+    0x7fc0_beef,
+    0x0000_0001,
+    0x807f_ffff,
+    0x0080_0000,
+    0x7f7f_ffff,
+    0x3f80_0001,
+];
+
 /// One field's values.
 struct Generator<'a> {
     data_type: DataType,
@@ -153,6 +217,21 @@ impl<'a> Generator<'a> {
                 self.length_max = self.length_max.min(*max as usize);
             }
             Constraint::NotNull | Constraint::Unit(_) => {}
+        }
+    }
+
+    /// The edges of the type in turn; `None` where the type or its constraints leave none to choose.
+    fn edge(&self, turn: usize) -> Option<Value> {
+        let is_free = self.allowed.is_none() && self.min.is_none() && self.max.is_none();
+        match self.data_type {
+            DataType::Int64 if is_free => Some(Value::Int64(INT64_EDGES[turn % INT64_EDGES.len()])),
+            DataType::Float64 if is_free => {
+                Some(Value::Float64(f64::from_bits(FLOAT64_EDGES[turn % FLOAT64_EDGES.len()])))
+            }
+            DataType::Float32 if is_free => {
+                Some(Value::Float32(f32::from_bits(FLOAT32_EDGES[turn % FLOAT32_EDGES.len()])))
+            }
+            _ => None,
         }
     }
 
@@ -308,54 +387,17 @@ fn uniform_int64(random: &mut Random, min: i64, max: i64) -> i64 {
 }
 
 fn any_int64(random: &mut Random, min: i64, max: i64) -> i64 {
-    const EDGES: &[i64] = &[
-        0,
-        1,
-        -1,
-        2,
-        10,
-        60,
-        100,
-        255,
-        2359,
-        i64::MAX,
-        i64::MIN,
-        i64::MAX - 1,
-        i64::MIN + 1,
-        1 << 53,
-        (1 << 53) + 1,
-        -(1 << 53) - 1,
-        i32::MAX as i64,
-        i32::MIN as i64,
-    ];
     let inside = |value: i64| value.clamp(min, max.max(min));
     match random.below(4) {
-        0 => inside(*random.pick(EDGES)),
+        0 => inside(*random.pick(INT64_EDGES)),
         1 => uniform_int64(random, min, max),
         _ => inside(uniform_int64(random, -1_000, 1_000)),
     }
 }
 
 fn any_float64(random: &mut Random) -> f64 {
-    const EDGES: &[u64] = &[
-        0x0000_0000_0000_0000, // 0
-        0x8000_0000_0000_0000, // -0
-        0x7ff0_0000_0000_0000, // infinity
-        0xfff0_0000_0000_0000, // -infinity
-        0x7ff8_0000_0000_0000, // the canonical NaN
-        0xfff8_0000_0000_0000, // the same, negative
-        0x7ff8_0000_dead_beef, // a payload
-        0xfff8_0000_0000_0001, // a payload, negative
-        0x0000_0000_0000_0001, // the smallest subnormal
-        0x800f_ffff_ffff_ffff, // the largest subnormal, negative
-        0x0010_0000_0000_0000, // the smallest normal
-        0x7fef_ffff_ffff_ffff, // the largest
-        0xffef_ffff_ffff_ffff, // the lowest
-        0x3ff0_0000_0000_0001, // next to 1
-        0x4340_0000_0000_0000, // 2^53
-    ];
     match random.below(4) {
-        0 => f64::from_bits(*random.pick(EDGES)),
+        0 => f64::from_bits(*random.pick(FLOAT64_EDGES)),
         1 => (random.below(2_001) as f64 - 1_000.0) / 4.0,
         2 => (random.unit() - 0.5) * 200.0,
         // Any magnitude: a random exponent from 2⁻³² to 2³².
@@ -364,22 +406,8 @@ fn any_float64(random: &mut Random) -> f64 {
 }
 
 fn any_float32(random: &mut Random) -> f32 {
-    const EDGES: &[u32] = &[
-        0x0000_0000,
-        0x8000_0000,
-        0x7f80_0000,
-        0xff80_0000,
-        0x7fc0_0000,
-        0xffc0_0000,
-        0x7fc0_beef,
-        0x0000_0001,
-        0x807f_ffff,
-        0x0080_0000,
-        0x7f7f_ffff,
-        0x3f80_0001,
-    ];
     match random.below(3) {
-        0 => f32::from_bits(*random.pick(EDGES)),
+        0 => f32::from_bits(*random.pick(FLOAT32_EDGES)),
         1 => (random.below(2_001) as f32 - 1_000.0) / 4.0,
         _ => ((random.unit() - 0.5) * 200.0) as f32,
     }

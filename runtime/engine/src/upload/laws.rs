@@ -1,5 +1,6 @@
 //! The laws a transform must keep, checked on generated rows. "Accepted" means: no violation was found in them.
 
+use std::cell::Cell;
 use std::fmt;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use eadem_values::{BatchEncoder, Description, Digest};
 use super::Refusal;
 use super::corpus::{Random, Rows};
 use crate::call::{CallError, Linked};
+use crate::cpu_time::thread_cpu_time;
 use crate::engine::Engine;
 use crate::error::{EngineError, Fault};
 use crate::input::{Inputs, Nans};
@@ -130,7 +132,8 @@ enum Outcome {
 
 /// Checks all laws, the telling ones first.
 pub(super) fn check(subject: &Subject, rows: &Rows) -> Result<Finding, Refusal> {
-    let trial = Trial { transform: &subject.transform, rows };
+    let allowed = Duration::from_millis(subject.transform.engine().config().upload_cpu_ms_max);
+    let trial = Trial { transform: &subject.transform, rows, over_at_cpu: thread_cpu_time() + allowed };
     let (single, faults) = trial.row_by_row()?;
     let all: Vec<u32> = (0..rows.count()).collect();
     let whole = trial.outcomes(&all)?;
@@ -160,6 +163,7 @@ pub(super) fn check(subject: &Subject, rows: &Rows) -> Result<Finding, Refusal> 
 struct Trial<'a> {
     transform: &'a Transform,
     rows: &'a Rows,
+    over_at_cpu: Duration,
 }
 
 impl Trial<'_> {
@@ -197,8 +201,13 @@ impl Trial<'_> {
             }
             _ => self.take(rows),
         };
-        match self.transform.apply_as(rows.len(), &columns, Class::Upload) {
+        match self.transform.apply_as(rows.len(), &columns, Class::Upload { over_at_cpu: self.over_at_cpu }) {
             Ok(applied) => Ok(applied),
+            Err(EngineError::Deadline { .. }) if thread_cpu_time() > self.over_at_cpu => {
+                let allowed_ms = self.transform.engine().config().upload_cpu_ms_max;
+                let what = format!("the trials took more than {allowed_ms} ms of processor time (upload_cpu_ms_max)");
+                Err(self.violation(Law::Terminates, None, what).into())
+            }
             Err(EngineError::Deadline { row, after_ms, .. }) => {
                 let row = rows.get(row as usize).copied();
                 let what = format!("no answer to a call with {} rows within {after_ms} ms", rows.len());
@@ -361,16 +370,14 @@ fn outcomes_of(applied: &Applied, rows: usize) -> Result<Vec<Outcome>, EngineErr
 /// The NaN law: whether outputs differ between arithmetic that makes every NaN canonical and arithmetic that leaves them
 /// as this processor does, over NaNs of both signs and several payloads. If so, the component looks at the bits of NaNs,
 /// and has to be compiled so that there is only one.
-pub(super) fn nan_bits_matter(
-    engine: &Engine,
-    description: &Description,
-    plain: &Linked,
-    strict: &Linked,
-    rows: &Rows,
-) -> Result<bool, Refusal> {
+///
+/// `rows` are rows that have a result. Payloads never enter in production; here they do, because they show what a
+/// component looks at.
+pub(super) fn nan_bits_matter(plain: &Subject, strict: &Linked, rows: &[ArrayRef]) -> Result<bool, Refusal> {
+    let count = rows.first().map_or(1, |column| column.len());
     for nans in [Nans::Canonical, Nans::AsTheyAre] {
-        let law = NanLaw { engine, description, plain, strict, nans };
-        if law.differs(&rows.columns, rows.count() as usize)? {
+        let law = NanLaw { plain: &plain.transform, strict, nans, tries_left: Cell::new(64) };
+        if law.differs(rows, count)? {
             return Ok(true);
         }
     }
@@ -378,24 +385,24 @@ pub(super) fn nan_bits_matter(
 }
 
 struct NanLaw<'a> {
-    engine: &'a Engine,
-    description: &'a Description,
-    plain: &'a Linked,
+    plain: &'a Transform,
     strict: &'a Linked,
     nans: Nans,
+    tries_left: Cell<u32>,
 }
 
 impl NanLaw<'_> {
-    /// Batches that fail under either arithmetic are halved, so that one bad row does not hide the others.
+    /// Batches that fail, as they may with payloads that they never see otherwise, are halved, so that one bad row does
+    /// not hide the others.
     fn differs(&self, columns: &[ArrayRef], rows: usize) -> Result<bool, Refusal> {
-        if rows == 0 {
+        if rows == 0 || self.tries_left.get() == 0 {
             return Ok(false);
         }
-        let plain = self.outcomes(self.plain, columns, rows)?;
+        self.tries_left.set(self.tries_left.get() - 1);
+        let plain = self.outcomes(self.plain.linked(), columns, rows)?;
         let strict = self.outcomes(self.strict, columns, rows)?;
         match (plain, strict) {
             (Ok(plain), Ok(strict)) => Ok(plain != strict),
-            (Err(Fault::Deadline { .. }), _) | (_, Err(Fault::Deadline { .. })) => Ok(false),
             (plain, strict) if rows == 1 => Ok(plain.is_ok() != strict.is_ok()),
             _ => {
                 let half = rows / 2;
@@ -413,8 +420,9 @@ impl NanLaw<'_> {
         columns: &[ArrayRef],
         rows: usize,
     ) -> Result<Result<Vec<Outcome>, Fault>, Refusal> {
-        let config = self.engine.config();
-        let inputs = Inputs::new(&self.description.inputs, rows, columns, self.nans)?;
+        let config = self.plain.engine().config();
+        let description = self.plain.description();
+        let inputs = Inputs::new(&description.inputs, rows, columns, self.nans)?;
         let deadline = Duration::from_millis(config.upload_deadline_ms);
         let output = match linked.apply(config, deadline, rows as u32, &inputs.params()) {
             Ok(output) => output,
@@ -422,7 +430,7 @@ impl NanLaw<'_> {
             Err(CallError::Fault(fault)) => return Ok(Err(fault)),
             Err(CallError::Engine(error)) => return Err(Refusal::Engine(error)),
         };
-        match CheckedOutput::check(output, rows, self.description, config) {
+        match CheckedOutput::check(output, rows, description, config) {
             Ok(checked) => Ok(Ok(outcomes_of(&Applied::from_one_call(checked), rows)?)),
             Err(breach) => Ok(Err(Fault::Breach(breach))),
         }

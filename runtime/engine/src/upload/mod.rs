@@ -214,17 +214,20 @@ impl Engine {
         let description = described(self, &plain.linked)?;
         description::check(&description, config).map_err(Refusal::Description)?;
 
-        let strict = self.compile_and_link(Flavour::StrictNan, component)?;
         let rows = corpus::Rows::new(&description.inputs, options.seed, options.rows);
-        let nan_matters = laws::nan_bits_matter(self, &description, &plain.linked, &strict.linked, &rows)?;
-        let strict_nan = options.strict_nan || nan_matters;
-
-        let chosen = if strict_nan { strict } else { plain };
-        let subject = laws::Subject::new(self, digest, &description, strict_nan, chosen.linked);
-        let finding = laws::check(&subject, &rows)?;
+        let mut code = plain.code;
+        let mut subject = laws::Subject::new(self, digest, &description, false, plain.linked);
+        let mut finding = laws::check(&subject, &rows)?;
+        let strict = self.compile_and_link(Flavour::StrictNan, component)?;
+        let strict_nan = options.strict_nan || laws::nan_bits_matter(&subject, &strict.linked, &finding.sound_rows)?;
+        if strict_nan {
+            code = strict.code;
+            subject = laws::Subject::new(self, digest, &description, true, strict.linked);
+            finding = laws::check(&subject, &rows)?;
+        }
 
         let cost = self.cost(component, &subject, &finding)?;
-        self.store(&digest, Flavour::production(strict_nan), &chosen.code)?;
+        self.store(&digest, Flavour::production(strict_nan), &code)?;
         Ok(Accepted {
             digest,
             component_bytes,

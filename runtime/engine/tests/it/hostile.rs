@@ -66,6 +66,15 @@ fn memory_bomb_later() {
 }
 
 #[test]
+fn trials_that_take_too_long_in_all_are_ended() {
+    let test = engine_with(|config| config.upload_cpu_ms_max = 1);
+    let refusal = test.engine.accept(&component("bench_string"), &UploadOptions::default()).unwrap_err();
+    let Refusal::Law(violation) = refusal else { panic!("{refusal}") };
+    assert_eq!(violation.law, Law::Terminates);
+    assert_eq!(violation.what, "the trials took more than 1 ms of processor time (upload_cpu_ms_max)");
+}
+
+#[test]
 fn deep_recursion() {
     let (law, _, what) = violation("deep_recursion");
     assert_eq!(law, Law::Total);

@@ -5,6 +5,7 @@
 mod artifacts;
 mod breaches;
 mod concurrency;
+mod golden;
 mod hostile;
 mod identity;
 mod support;

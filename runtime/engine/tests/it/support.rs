@@ -11,12 +11,12 @@ use eadem_values::{DataType, Description, Digest, ElementType, Field, value_at};
 use tempfile::TempDir;
 
 /// An engine with a directory of its own.
-pub struct TestEngine {
-    pub engine: Engine,
-    pub directory: TempDir,
+pub(crate) struct TestEngine {
+    pub(crate) engine: Engine,
+    pub(crate) directory: TempDir,
 }
 
-pub fn config(directory: &Path) -> EngineConfig {
+pub(crate) fn config(directory: &Path) -> EngineConfig {
     let mut config = EngineConfig::with_artifacts_dir(directory);
     config.compiler.program = PathBuf::from(env!("CARGO_BIN_EXE_eadem-compiler"));
     // Tests start many engines; none of them needs a large pool.
@@ -30,7 +30,7 @@ pub fn config(directory: &Path) -> EngineConfig {
     config
 }
 
-pub fn engine_with(change: impl FnOnce(&mut EngineConfig)) -> TestEngine {
+pub(crate) fn engine_with(change: impl FnOnce(&mut EngineConfig)) -> TestEngine {
     let directory = tempfile::tempdir().unwrap();
     let mut config = config(directory.path());
     change(&mut config);
@@ -38,19 +38,19 @@ pub fn engine_with(change: impl FnOnce(&mut EngineConfig)) -> TestEngine {
 }
 
 /// The engine that most tests share: what one of them does to it must not matter to the others.
-pub fn shared() -> &'static Engine {
+pub(crate) fn shared() -> &'static Engine {
     static SHARED: OnceLock<TestEngine> = OnceLock::new();
     &SHARED.get_or_init(|| engine_with(|_| {})).engine
 }
 
 /// A built component of `transforms/`.
-pub fn component(name: &str) -> Vec<u8> {
+pub(crate) fn component(name: &str) -> Vec<u8> {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/components").join(format!("{name}.wasm"));
     std::fs::read(&built).unwrap_or_else(|error| panic!("{}: {error}; run `make components` first", built.display()))
 }
 
 /// Accepts and loads an honest component.
-pub fn accepted(engine: &Engine, name: &str) -> Transform {
+pub(crate) fn accepted(engine: &Engine, name: &str) -> Transform {
     let bytes = component(name);
     let accepted =
         engine.accept(&bytes, &UploadOptions::default()).unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
@@ -59,13 +59,13 @@ pub fn accepted(engine: &Engine, name: &str) -> Transform {
 }
 
 /// Loads a component that no upload would let in, as if it had been.
-pub fn smuggled(engine: &Engine, name: &str, description: Description) -> Transform {
+pub(crate) fn smuggled(engine: &Engine, name: &str, description: Description) -> Transform {
     let bytes = component(name);
     engine.load(Digest::of(&bytes), || Ok(bytes), description, false, None).unwrap()
 }
 
 /// What the hostile family says of itself: `x` in, `y` out.
-pub fn x_to_y(name: &str) -> Description {
+pub(crate) fn x_to_y(name: &str) -> Description {
     Description {
         name: name.to_owned(),
         doc: String::new(),
@@ -77,28 +77,28 @@ pub fn x_to_y(name: &str) -> Description {
 }
 
 /// As [`x_to_y`], with outputs of varying length.
-pub fn x_to_y_label_steps(name: &str) -> Description {
+pub(crate) fn x_to_y_label_steps(name: &str) -> Description {
     let mut description = x_to_y(name);
     description.outputs.push(Field::new("label", DataType::Utf8, true));
     description.outputs.push(Field::new("steps", DataType::List(ElementType::Int64), true));
     description
 }
 
-pub fn int64s(values: impl IntoIterator<Item = i64>) -> ArrayRef {
+pub(crate) fn int64s(values: impl IntoIterator<Item = i64>) -> ArrayRef {
     Arc::new(Int64Array::from_iter_values(values))
 }
 
-pub fn apply_int64s(transform: &Transform, values: &[i64], class: CallClass) -> Applied {
+pub(crate) fn apply_int64s(transform: &Transform, values: &[i64], class: CallClass) -> Applied {
     transform.apply(values.len(), &[int64s(values.iter().copied())], class).unwrap()
 }
 
 /// The rows of `y`, `None` where there is no result.
-pub fn y_of(applied: &Applied) -> Vec<Option<i64>> {
+pub(crate) fn y_of(applied: &Applied) -> Vec<Option<i64>> {
     applied.columns[0].as_primitive::<Int64Type>().iter().collect()
 }
 
 /// Whether two columns are the same values, bit for bit.
-pub fn assert_same_bits(expected: &ArrayRef, found: &ArrayRef, what: &str) {
+pub(crate) fn assert_same_bits(expected: &ArrayRef, found: &ArrayRef, what: &str) {
     assert_eq!(expected.len(), found.len(), "{what}: rows");
     for row in 0..expected.len() {
         let (expected, found) = (value_at(expected, row).unwrap(), value_at(found, row).unwrap());
@@ -107,7 +107,7 @@ pub fn assert_same_bits(expected: &ArrayRef, found: &ArrayRef, what: &str) {
 }
 
 /// Proves that the engine still computes an honest transform correctly.
-pub fn assert_engine_is_well(engine: &Engine) {
+pub(crate) fn assert_engine_is_well(engine: &Engine) {
     static HONEST: OnceLock<(Digest, Description, bool)> = OnceLock::new();
     let bytes = component("identity_all_types");
     let (digest, description, strict_nan) = HONEST.get_or_init(|| {

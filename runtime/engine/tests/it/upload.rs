@@ -7,7 +7,7 @@ use wit_parser::Resolve;
 use crate::support::{component, engine_with, shared};
 
 /// Wraps a module, written as text, as a component of the contract's world.
-pub fn componentize(module: &str) -> Vec<u8> {
+pub(crate) fn componentize(module: &str) -> Vec<u8> {
     let wit = concat!(env!("CARGO_MANIFEST_DIR"), "/../../wit/transform.wit");
     componentize_as(module, &std::fs::read_to_string(wit).unwrap(), "feature-transform")
 }
@@ -17,7 +17,7 @@ fn componentize_as(module: &str, wit: &str, world: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let package = resolve.push_str("test.wit", wit).unwrap();
     let world = resolve.select_world(&[package], Some(world)).unwrap();
-    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false).unwrap();
     ComponentEncoder::default().module(&module).unwrap().validate(true).encode().unwrap()
 }
 
