@@ -2,15 +2,17 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use eadem_build::{BuildOptions, SdkLocation, build_component, new_crate};
+use eadem_build::{SdkLocation, build_component, new_crate};
+
+use crate::build::options;
 
 /// The SDK of this very checkout.
-pub fn sdk() -> SdkLocation {
+pub(crate) fn sdk() -> SdkLocation {
     SdkLocation::Path(Path::new(env!("CARGO_MANIFEST_DIR")).join("../rust").canonicalize().unwrap())
 }
 
 /// The lock file of the examples names the same dependencies, so nothing needs to be looked up.
-pub fn lock_as_the_examples(crate_dir: &Path) {
+pub(crate) fn lock_as_the_examples(crate_dir: &Path) {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../transforms/Cargo.lock");
     fs::copy(examples, crate_dir.join("Cargo.lock")).unwrap();
 }
@@ -24,7 +26,7 @@ fn a_new_crate_passes_its_tests_and_becomes_a_component() {
     let tests = Command::new(env!("CARGO"))
         .args(["test", "--quiet", "--lib"])
         .current_dir(&crate_dir)
-        .env("CARGO_TARGET_DIR", dir.path().join("native"))
+        .env("CARGO_TARGET_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("native"))
         .env_remove("RUSTFLAGS")
         .output()
         .unwrap();
@@ -32,10 +34,10 @@ fn a_new_crate_passes_its_tests_and_becomes_a_component() {
     assert!(tests.status.success(), "{printed}{}", String::from_utf8_lossy(&tests.stderr));
     assert!(printed.contains("2 passed"), "{printed}");
 
-    let built = build_component(&crate_dir, &BuildOptions::default()).unwrap();
+    let built = build_component(&crate_dir, &options()).unwrap();
     assert_eq!(built.name, "weather");
     assert_eq!(fs::read(&built.path).unwrap(), built.bytes);
     assert!(built.foreign_imports.is_empty());
     assert!(!built.unchanged);
-    assert!(build_component(&crate_dir, &BuildOptions::default()).unwrap().unchanged);
+    assert!(build_component(&crate_dir, &options()).unwrap().unchanged);
 }

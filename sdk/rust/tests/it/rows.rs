@@ -83,10 +83,7 @@ fn three_rows() -> Vec<Column> {
             &[],
             Values::List(ListValues { offsets: vec![0, 2, 2, 3], elements: Elements::Int64(vec![1, -1, i64::MIN]) }),
         ),
-        column(
-            nulls,
-            Values::List(ListValues { offsets: vec![0, 1, 1, 1], elements: Elements::Float64(vec![-0.0]) }),
-        ),
+        column(nulls, Values::List(ListValues { offsets: vec![0, 1, 1, 1], elements: Elements::Float64(vec![-0.0]) })),
         column(
             nulls,
             Values::List(ListValues {
@@ -216,12 +213,8 @@ fn a_batch_is_its_rows_one_by_one_at_every_split() {
             let inputs = [column(&[], Values::Int64(part.to_vec()))];
             sift::apply(part.len() as u32, &inputs).unwrap()
         });
-        let joined: Vec<u32> = parts[0]
-            .dropped
-            .iter()
-            .copied()
-            .chain(parts[1].dropped.iter().map(|row| row + split as u32))
-            .collect();
+        let joined: Vec<u32> =
+            parts[0].dropped.iter().copied().chain(parts[1].dropped.iter().map(|row| row + split as u32)).collect();
         assert_eq!(joined, whole.dropped, "split at {split}");
     }
 }

@@ -51,7 +51,7 @@ fn inside_out(leg: Leg) -> Option<Result<Late, String>> {
 }
 
 #[transform(owner = "ops")]
-fn without_error_type(leg: Leg) -> std::fmt::Result<Late> {
+fn without_error_type(leg: Leg) -> std::io::Result<Late> {
     Ok(Late { late: leg.delay > 15 })
 }
 
