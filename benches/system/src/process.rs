@@ -1,5 +1,6 @@
 //! Whole processes: what they cost and what they say.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -62,15 +63,22 @@ fn wait(pid: u32) -> Result<(libc::c_int, libc::rusage)> {
     }
 }
 
-/// Runs a process to its end and gives its standard output, which is also shown.
+/// Runs a process to its end and gives its standard output, which is shown as it comes.
 ///
 /// # Errors
 /// It cannot be started, or does not end with 0.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot start")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    print!("{text}");
-    ensure!(output.status.success(), "{command:?} ended with {}", output.status);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start")?;
+    let stdout = child.stdout.take().context("no standard output")?;
+    let mut text = String::new();
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        println!("{line}");
+        text.push_str(&line);
+        text.push('\n');
+    }
+    let status = child.wait()?;
+    ensure!(status.success(), "{command:?} ended with {status}");
     Ok(text)
 }
 
@@ -123,5 +131,7 @@ mod tests {
         let cost = measured(Command::new("sh").args(["-c", "exit 0"])).unwrap();
         assert!(cost.wall_s > 0.0 && cost.memory_mib > 0.0);
         assert!(measured(Command::new("sh").args(["-c", "exit 3"])).is_err());
+        assert_eq!(output(Command::new("sh").args(["-c", "echo a; echo b"])).unwrap(), "a\nb\n");
+        assert!(output(Command::new("sh").args(["-c", "echo a; exit 3"])).is_err());
     }
 }
