@@ -25,23 +25,12 @@ const MAX_AHEAD_DEFAULT_US: i64 = 3_600_000_000;
 
 const KINDS: [&str; 4] = ["entity", "source", "view", "service"];
 const ENTITY_KEYS: &[&str] = &["keys", "doc", "owner", "tags"];
-const SOURCE_KEYS: &[&str] = &[
-    "parquet",
-    "push",
-    "fields",
-    "columns",
-    "where",
-    "time_zone",
-    "event_time",
-    "known_at",
-    "event_id",
-    "max_ahead",
-    "doc",
-    "owner",
-    "tags",
-];
+const SOURCE_KEYS: &[&str] =
+    &["parquet", "columns", "where", "event_time", "known_at", "event_id", "max_ahead", "doc", "owner", "tags"];
 /// Kinds of sources that the design knows and this version does not read.
-const LATER_SOURCE_KEYS: &[&str] = &["csv", "json", "delta", "postgres", "kafka"];
+const LATER_SOURCE_KINDS: &[&str] = &["csv", "json", "delta", "postgres", "kafka"];
+/// Keys that are refused with what to do instead, and offered to nobody.
+const LATER_SOURCE_KEYS: &[&str] = &["csv", "json", "delta", "postgres", "kafka", "push", "fields", "time_zone"];
 const VIEW_KEYS: &[&str] = &[
     "entity",
     "source",
@@ -238,6 +227,8 @@ pub(crate) fn check_column_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+const PUSH_NOT_SUPPORTED: &str = "pushing rows is not supported yet; use `parquet`";
+
 fn parse_source(
     source: &SourceText<'_>,
     name: &str,
@@ -247,9 +238,9 @@ fn parse_source(
 ) -> Option<SourceDefinition> {
     let mut reader =
         TableReader::new(source, format!("source {name}"), at, table, (SOURCE_KEYS, LATER_SOURCE_KEYS), errors);
-    for later in LATER_SOURCE_KEYS {
+    for later in LATER_SOURCE_KINDS {
         if reader.value(later).is_some() {
-            reader.error_at_key(later, format!("`{later}` sources are not supported yet; use `parquet` or `push`"));
+            reader.error_at_key(later, format!("`{later}` sources are not supported yet; use `parquet`"));
         }
     }
     let files = reader.text("parquet").map(|path| FileLocation { format: FileFormat::Parquet, path });
@@ -257,7 +248,13 @@ fn parse_source(
         reader.error_at_key("parquet", "`parquet` is empty; name a file, a folder or an object store URL");
     }
     let push = reader.boolean("push").unwrap_or(false);
+    if push {
+        reader.error_at_key("push", format!("`push`: {PUSH_NOT_SUPPORTED}"));
+    }
     let fields = parse_source_fields(&mut reader);
+    if reader.value("fields").is_some() {
+        reader.error_at_key("fields", format!("`fields` declares the columns of pushed rows: {PUSH_NOT_SUPPORTED}"));
+    }
     let columns: BTreeMap<String, String> = reader.text_entries("columns").into_iter().collect();
     for (column, expression) in &columns {
         if expression.trim().is_empty() {
@@ -269,23 +266,26 @@ fn parse_source(
         reader.error_at_key("where", "`where` is empty; leave it out to keep every row");
     }
     let time_zone = reader.text("time_zone");
+    if let Some(zone) = &time_zone {
+        reader.error_at_key(
+            "time_zone",
+            format!(
+                "`time_zone` is not supported yet; convert each local time in `columns`: \
+                 `columns = {{ landed_at = \"landed_at at time zone '{zone}'\" }}`"
+            ),
+        );
+    }
     let event_time = parse_event_time(&mut reader);
     let known_at = parse_known_at(&mut reader);
     let event_id = reader.text("event_id");
     let max_ahead_us = reader.duration_us("max_ahead").unwrap_or(MAX_AHEAD_DEFAULT_US);
     let about = read_about(&mut reader);
 
-    let is_later_kind = LATER_SOURCE_KEYS.iter().any(|later| reader.value(later).is_some());
+    let is_later_kind = LATER_SOURCE_KINDS.iter().any(|later| reader.value(later).is_some());
     let has_origin = reader.value("parquet").is_some() || push || is_later_kind;
     if !has_origin {
         let header = reader.places.header().clone();
-        reader.error(&header, "says not where rows come from; give `parquet = \"<path>\"` or `push = true`");
-    }
-    if push && files.is_none() && fields.is_empty() {
-        reader.error_at_key("push", "a pushed source declares its columns: `fields = { tailnum = \"utf8\", … }`");
-    }
-    if !push && reader.value("fields").is_some() {
-        reader.error_at_key("fields", "`fields` declares the columns of pushed rows; add `push = true` or remove it");
+        reader.error(&header, "says not where rows come from; give `parquet = \"<path>\"`");
     }
     let event_time = event_time?;
     let known_at = match known_at? {
@@ -488,10 +488,15 @@ fn parse_view(
     if is_on_demand && validation == Some(ValidationPolicy::StopJob) {
         reader.error_at_key("validation", "`stop_job` has no meaning for an on-demand view; no job writes it");
     }
+    let partition = reader.choice("partition", Partition::NAMES, Partition::from_name).unwrap_or_default();
+    if partition == Partition::Hour {
+        let message = "`partition = \"hour\"` is not supported yet; tables are partitioned by day: remove it";
+        reader.error_at_key("partition", message);
+    }
     let deployment = Deployment {
         placement: reader.choice("placement", Placement::NAMES, Placement::from_name).unwrap_or_default(),
         online_history_us: reader.duration_us("online_history"),
-        partition: reader.choice("partition", Partition::NAMES, Partition::from_name).unwrap_or_default(),
+        partition,
     };
     let about = read_about(&mut reader);
     Some(ViewDefinition {

@@ -18,7 +18,7 @@ pub enum PlannedAction {
     NewVersion,
     /// Its definition is that of an earlier version, which becomes the newest again.
     EarlierVersion,
-    /// Only what makes no version changes: location, placement, documentation, …
+    /// Only what makes no version changes: location, online history, documentation, …
     Settings,
     /// Nothing.
     Unchanged,
@@ -126,6 +126,8 @@ impl fmt::Display for PlanReport {
         ]);
         let unchanged = self.count(&[PlannedAction::Unchanged]);
         let breaking = self.breaks().count();
-        write!(f, "{created} new, {changed} changed, {unchanged} unchanged, {breaking} breaking")
+        writeln!(f, "{created} new, {changed} changed, {unchanged} unchanged, {breaking} breaking")?;
+        let revision = self.definitions_revision;
+        write!(f, "planned against revision {revision} (apply --revision {revision} refuses any other)")
     }
 }

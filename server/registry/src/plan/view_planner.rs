@@ -40,6 +40,13 @@ impl Planner<'_> {
         let existing = rows.iter().find(|row| row.digest == draft.digest);
         let next = rows.iter().map(|row| row.version + 1).max().unwrap_or(1);
         draft.id.version = existing.map_or(next, |row| row.version);
+        if let Some(row) = existing {
+            let stands = read::load_view_version(&mut self.snapshot, row.view_version_id).await?;
+            if !self.keeps_placement(&definition, &stands) {
+                self.failed_views.insert(name.to_owned());
+                return Ok(());
+            }
+        }
         let before = match read::head_version_id(&mut self.snapshot, name).await? {
             Some(id) => Some(read::load_view_version(&mut self.snapshot, id).await?),
             None => None,
@@ -293,6 +300,22 @@ impl Planner<'_> {
         }
     }
 
+    /// Tables hold features or bound inputs, by the placement of their version, and nothing converts the one into the
+    /// other. What was backfilled or loaded may be far away, so the placement of a version is settled when it is made.
+    fn keeps_placement(&mut self, definition: &ViewDefinition, stands: &ViewVersion) -> bool {
+        let Some(placement) = stands.stored.as_ref().map(|stored| stored.deployment.placement) else { return true };
+        if placement == definition.deployment.placement {
+            return true;
+        }
+        let message = format!(
+            "{} is placed {placement}, and changing the placement of a version is not supported yet: nothing converts \
+             its tables; write `placement = \"{placement}\"`, or define a view of another name",
+            stands.id
+        );
+        self.view_error(definition, "placement", message);
+        false
+    }
+
     async fn bind_inputs(
         &mut self,
         definition: &ViewDefinition,
@@ -324,7 +347,8 @@ impl Planner<'_> {
         let statement = format!("bind.{}", input.name);
         match (definition.bind.get(&input.name), source) {
             (Some(BindingDefinition::Literal(literal)), _) => {
-                Ok(self.bind_literal(definition, &statement, input, literal).map(BoundTo::Literal))
+                let is_stored = source.is_some();
+                Ok(self.bind_literal(definition, &statement, input, literal, is_stored).map(BoundTo::Literal))
             }
             (Some(BindingDefinition::Name(name)), Some(source)) => {
                 Ok(self.bind_column(definition, &statement, input, name, source))
@@ -350,7 +374,17 @@ impl Planner<'_> {
         statement: &str,
         input: &Field,
         literal: &LiteralText,
+        is_stored: bool,
     ) -> Option<Value> {
+        if is_stored && !is_bindable_constant(input.data_type) {
+            let message = format!(
+                "input `{}` is {}: a constant of that type in a stored view is not supported yet; bind a column, or put \
+                 the constant into the transform",
+                input.name, input.data_type
+            );
+            self.view_error(definition, statement, message);
+            return None;
+        }
         match value_from_json(input.data_type, &literal.to_json()) {
             Ok(value) => Some(value.canonical()),
             Err(error) => {
@@ -522,6 +556,19 @@ fn written_upstreams(definition: &ViewDefinition) -> BTreeMap<String, (String, O
         }
     }
     upstreams
+}
+
+/// Whether a backfill can feed the same value of this type to every row.
+fn is_bindable_constant(data_type: DataType) -> bool {
+    match data_type {
+        DataType::Boolean
+        | DataType::Int64
+        | DataType::Float32
+        | DataType::Float64
+        | DataType::Utf8
+        | DataType::Timestamp => true,
+        DataType::Binary | DataType::Vector(_) | DataType::List(_) => false,
+    }
 }
 
 /// How the cast is written, for types that SQL can name.

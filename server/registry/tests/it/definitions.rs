@@ -124,8 +124,21 @@ fn sources_that_say_too_little_or_too_much() {
         "[source.nowhere]\nevent_time = 't'\n[source.later]\nkafka = 'topic'\nevent_time = 't'\n
 [source.pushed]\npush = true\nevent_time = 't'\n[source.undated]\nparquet = 'p'\n
 [source.fields]\nparquet = 'p'\nfields = { t = 'timestamp' }\nevent_time = 't'
-[source.old]\nparquet = 'p'\nevent_time = 1812-06-24T00:00:00Z\n[source.local]\nparquet = 'p'\nevent_time = 2013-01-01",
+[source.both]\nparquet = 'p'\npush = true\nfields = { t = 'timestamp' }\nevent_time = 't'\n[source.files]\nparquet = 'p'
+push = false\nevent_time = 't'\n[source.old]\nparquet = 'p'\nevent_time = 1812-06-24T00:00:00Z\n[source.local]\nparquet = 'p'\nevent_time = 2013-01-01",
     )]));
+}
+
+#[test]
+fn what_is_not_there_yet_is_refused() {
+    insta::assert_snapshot!(errors(&[
+        ("eadem.toml", "[source.s]\nparquet = 'p'\ntime_zone = 'America/New_York'\nevent_time = 't'"),
+        (
+            "features/views.toml",
+            "[view.hourly]\nentity = 'e'\nsource = 's'\ntransform = 't'\npartition = 'hour'\n
+[view.daily]\nentity = 'e'\nsource = 's'\ntransform = 't'\npartition = 'day'"
+        ),
+    ]));
 }
 
 #[test]

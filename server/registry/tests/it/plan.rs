@@ -1,8 +1,8 @@
 //! What `plan` shows and `apply` does.
 
-use eadem_registry::model::{ColumnType, SourceColumn};
+use eadem_registry::model::{ColumnType, Partition, Placement, SourceColumn};
 use eadem_registry::{Registry, RegistryError};
-use eadem_values::{Constraint, DataType, Field};
+use eadem_values::{Constraint, DataType, ElementType, Field};
 
 use crate::support::{
     Company, FEATURES, NOW_US, PROJECT, column, company, company_with, context_transform, legs_transform, parse,
@@ -22,7 +22,10 @@ async fn applying_again_changes_nothing() {
     let first = registry.apply(&company()).await;
     assert!(first.changed);
     let plan = registry.plan(&company()).await.unwrap();
-    assert_eq!(plan.report().to_string(), "0 new, 0 changed, 8 unchanged, 0 breaking");
+    assert_eq!(
+        plan.report().to_string(),
+        "0 new, 0 changed, 8 unchanged, 0 breaking\nplanned against revision 1 (apply --revision 1 refuses any other)"
+    );
     let second = registry.registry.apply(&plan, NOW_US).await.unwrap();
     assert_eq!((second.changed, second.definitions_revision), (false, first.definitions_revision));
 }
@@ -107,17 +110,19 @@ async fn deployment_makes_no_version() {
     registry.apply(&company()).await;
     let project = PROJECT.replace("data/flights/", "s3://flights/").replace("max_ahead = \"2h\"", "max_ahead = \"3h\"");
     let features = FEATURES
-        .replace("ttl = \"2d\"", "ttl = \"2d\"\nonline_history = \"7d\"\npartition = \"hour\"\nvalidation = \"clamp\"")
+        .replace("ttl = \"2d\"", "ttl = \"2d\"\nonline_history = \"7d\"\nvalidation = \"clamp\"")
         .replace("tags = [\"delay\", \"aircraft\"]", "tags = [\"delay\"]\ndoc = \"Legs.\"");
     let with_clamp = parse(&[("eadem.toml", &project), ("features/all.toml", &features)]).unwrap();
     registry.apply(&with_clamp).await;
-    let features = features.replace("online_history = \"7d\"", "placement = \"on_read\"");
-    let on_read = parse(&[("eadem.toml", &project), ("features/all.toml", &features)]).unwrap();
-    let plan = registry.plan(&on_read).await.unwrap();
+    let features = features.replace("online_history = \"7d\"\n", "").replace("tags = [\"delay\"]\n", "");
+    let mut hourly = parse(&[("eadem.toml", &project), ("features/all.toml", &features)]).unwrap();
+    hourly.views.get_mut("aircraft_legs").unwrap().deployment.partition = Partition::Hour;
+    let plan = registry.plan(&hourly).await.unwrap();
     insta::assert_snapshot!(plan.report());
     registry.registry.apply(&plan, NOW_US).await.unwrap();
     let view = registry.registry.view("aircraft_legs", None).await.unwrap();
-    assert_eq!(view.id.version, 2, "the policy made a version, placement did not");
+    assert_eq!(view.id.version, 2, "the policy made a version, the partitions did not");
+    assert_eq!(view.stored.as_ref().unwrap().deployment.partition, Partition::Hour);
     assert_eq!(view.stored.as_ref().unwrap().source.files.as_ref().unwrap().path, "s3://flights/");
     assert_eq!(view.about.doc, "Legs.");
 }
@@ -291,6 +296,53 @@ async fn placements_that_could_change_a_value_are_refused() {
     let features = FEATURES
         .replace("ttl = \"2d\"", "ttl = \"2d\"\nplacement = \"on_read\"")
         .replace("ttl = \"3h\"", "ttl = \"3h\"\nplacement = \"on_read\"");
+    insta::assert_snapshot!(registry.plan_errors(&company_with(&features)).await);
+}
+
+#[tokio::test]
+async fn the_placement_of_a_version_stays() {
+    let registry = Company::found().await;
+    let clamped = FEATURES.replace("ttl = \"2d\"", "ttl = \"2d\"\nvalidation = \"clamp\"");
+    let on_read = clamped.replace("ttl = \"2d\"", "ttl = \"2d\"\nplacement = \"on_read\"");
+    registry.apply(&company_with(&clamped)).await;
+    let refused = registry.plan_errors(&company_with(&on_read)).await;
+    insta::assert_snapshot!(refused);
+
+    let on_read_anew = on_read.replace("ttl = \"2d\"", "ttl = \"3d\"");
+    registry.apply(&company_with(&on_read_anew)).await;
+    let placement = async |version| {
+        let view = registry.registry.view("aircraft_legs", Some(version)).await.unwrap();
+        view.stored.as_ref().unwrap().deployment.placement
+    };
+    assert_eq!((placement(1).await, placement(2).await), (Placement::OnWrite, Placement::OnRead), "free for a new one");
+
+    let left_out = registry.plan_errors(&company_with(&clamped.replace("ttl = \"2d\"", "ttl = \"3d\""))).await;
+    insta::assert_snapshot!("a_placement_left_out", left_out);
+    let back = registry.plan_errors(&company_with(&on_read)).await;
+    assert_eq!(back, refused, "an earlier version keeps its placement too");
+    registry.apply(&company_with(&clamped)).await;
+    assert_eq!(registry.registry.view("aircraft_legs", None).await.unwrap().id.version, 1);
+}
+
+#[tokio::test]
+async fn constants_that_a_backfill_cannot_feed_are_refused() {
+    let mut registry = Company::found().await;
+    let mut legs = legs_transform();
+    legs.inputs.extend([
+        Field::new("carriers", DataType::List(ElementType::Utf8), false),
+        Field::new("weights", DataType::Vector(2), false),
+        Field::new("since", DataType::Timestamp, false),
+    ]);
+    registry.upload(&legs).await;
+    let mut context = context_transform();
+    context.inputs.push(Field::new("carriers", DataType::List(ElementType::Utf8), false));
+    registry.upload(&context).await;
+    let features = FEATURES
+        .replace(
+            "tags = [\"delay\", \"aircraft\"]",
+            "bind.carriers = [\"UA\"]\nbind.weights = [0.5, 0.5]\nbind.since = 2013-01-01T00:00:00Z",
+        )
+        .replace("bind.max_gap_h = 12", "bind.max_gap_h = 12\nbind.carriers = [\"UA\"]");
     insta::assert_snapshot!(registry.plan_errors(&company_with(&features)).await);
 }
 

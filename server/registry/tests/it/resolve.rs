@@ -65,7 +65,11 @@ async fn upstreams_of_on_demand_views_come_along() {
 
 #[tokio::test]
 async fn literals_and_defaults_have_the_types_of_what_they_feed() {
-    let registry = founded().await;
+    let registry = Company::found().await;
+    let mut definitions = company();
+    let observations = &mut definitions.sources.get_mut("observations").unwrap().source;
+    observations.time_zone = Some("America/New_York".into());
+    registry.apply(&definitions).await;
     let weather = registry.registry.view("airport_weather", None).await.unwrap();
     assert_eq!(weather.bindings[2].from, BoundTo::Literal(Value::Float64(25.0)));
     assert_eq!(weather.defaults["codes"], Value::ListUtf8(vec!["none".into()]));

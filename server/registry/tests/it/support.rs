@@ -132,7 +132,6 @@ known_at = "landed_at"
 
 [source.observations]
 parquet = "data/weather/"
-time_zone = "America/New_York"
 event_time = "observed_at"
 known_at = { after = "6h" }
 event_id = "airport"
