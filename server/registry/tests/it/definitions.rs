@@ -1,5 +1,7 @@
 //! Mistakes that are found without a registry.
 
+use std::path::Path;
+
 use eadem_registry::definitions::Definitions;
 use eadem_registry::model::{EventTime, KnownAt, Placement, ValidationPolicy};
 
@@ -154,6 +156,16 @@ fn views_that_are_neither_stored_nor_on_demand() {
 #[test]
 fn text_that_is_not_toml() {
     insta::assert_snapshot!(errors(&[("eadem.toml", "[entity.a]\nkeys = { id = 'utf8'\n[entity.b]\n")]));
+}
+
+#[test]
+fn the_demonstration_asks_for_nothing_that_is_refused() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../demo/features");
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let texts = ["entities.toml", "sources.toml", "views.toml", "services.toml"].map(|name| (name, read(name)));
+    let definitions = parse(&texts.each_ref().map(|(name, text)| (*name, text.as_str()))).unwrap();
+    assert!(definitions.views["nearest_hubs"].deployment.placement == Placement::OnRead);
+    assert!(definitions.sources.len() > 1 && definitions.services.contains_key("departure_delay"));
 }
 
 #[test]
