@@ -1,0 +1,84 @@
+//! The example transforms give, in this engine, the values that lie beside their sources. A native run could not stand in:
+//! its last bits may differ. After a deliberate change run with `EADEM_BLESS=1`, and read the difference.
+
+use std::path::{Path, PathBuf};
+
+use arrow_array::ArrayRef;
+use eadem_engine::{Applied, CallClass, Transform};
+use eadem_values::{Field, Value, array_from_values, value_at, value_from_json, value_to_json};
+use serde_json::{Map, Value as Json, json};
+
+use crate::support::{accepted, shared};
+
+/// Folders of `transforms/` with a `golden.json`: a list of `{"in": {…}, "out": {…}}`, where `out` may be the string
+/// `dropped`, and `{"error": "…"}` stands for a failed row.
+fn golden_files() -> Vec<PathBuf> {
+    let transforms = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../transforms");
+    let folders = std::fs::read_dir(transforms).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> =
+        folders.map(|folder| folder.join("golden.json")).filter(|path| path.exists()).collect();
+    files.sort();
+    files
+}
+
+/// A column from one member of each row's `in`; what is not there is null.
+fn column(rows: &[Json], input: &Field) -> ArrayRef {
+    let value = |row: &Json| match row["in"].get(&input.name) {
+        None | Some(Json::Null) => Value::Null,
+        Some(given) => value_from_json(input.data_type, given).unwrap(),
+    };
+    let values: Vec<Value> = rows.iter().map(value).collect();
+    array_from_values(input.data_type, &values).unwrap()
+}
+
+fn results(transform: &Transform, rows: &[Json]) -> Vec<Json> {
+    let description = transform.description();
+    for row in rows {
+        let unknown = row["in"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .find(|name| description.inputs.iter().all(|input| input.name != **name));
+        assert_eq!(unknown, None, "{}: no such input", description.name);
+    }
+    let columns: Vec<ArrayRef> = description.inputs.iter().map(|input| column(rows, input)).collect();
+    let batch = transform.apply(rows.len(), &columns, CallClass::Batch).unwrap();
+    (0..rows.len()).map(|row| result(&batch, &description.outputs, row)).collect()
+}
+
+fn result(applied: &Applied, outputs: &[Field], row: usize) -> Json {
+    if applied.rows.dropped.contains(&(row as u32)) {
+        return json!("dropped");
+    }
+    if let Some(failed) = applied.rows.failed.iter().find(|failed| failed.row as usize == row) {
+        return json!({ "error": failed.message });
+    }
+    let members = outputs.iter().zip(&applied.columns).map(|(output, column)| {
+        let value = value_at(column, row).unwrap();
+        (output.name.clone(), value_to_json(&value))
+    });
+    Json::Object(members.collect::<Map<_, _>>())
+}
+
+#[test]
+fn example_transforms_give_their_golden_values() {
+    let bless = std::env::var_os("EADEM_BLESS").is_some();
+    let files = golden_files();
+    assert!(files.len() >= 8, "{} golden files", files.len());
+    for file in files {
+        let name = file.parent().unwrap().file_name().unwrap().to_str().unwrap().to_owned();
+        let rows: Vec<Json> = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        let transform = accepted(shared(), &name);
+        let results = results(&transform, &rows);
+        if bless {
+            let blessed: Vec<Json> =
+                rows.iter().zip(&results).map(|(row, out)| json!({ "in": row["in"], "out": out })).collect();
+            std::fs::write(&file, serde_json::to_string_pretty(&blessed).unwrap() + "\n").unwrap();
+            continue;
+        }
+        for (row, (golden, found)) in rows.iter().zip(&results).enumerate() {
+            // As text, so that −0.0 is not 0.0.
+            assert_eq!(golden["out"].to_string(), found.to_string(), "{name}, row {row}: {}", golden["in"]);
+        }
+    }
+}
