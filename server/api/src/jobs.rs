@@ -25,11 +25,11 @@ pub enum JobKind {
 pub enum JobState {
     /// At work.
     Running,
-    /// Done, and visible as a whole.
+    /// Done.
     Succeeded,
-    /// Broke off; nothing of it is visible. It can be resumed.
+    /// Broke off. Views that it had finished are visible, of the others nothing. It can be resumed.
     Failed,
-    /// Called off; nothing of it is visible.
+    /// Called off, with the same in view as after a failure.
     Cancelled,
     /// Its process ended before it did. It can be resumed.
     Interrupted,

@@ -14,6 +14,8 @@ pub struct Limits {
     pub entities_max: usize,
     /// Features in one request; over it: 413.
     pub features_max: usize,
+    /// Values, entities × features, in one request; over it: 413.
+    pub values_max: usize,
     /// Bytes of an entity id in a path or query; over it: 414.
     pub key_bytes_max_in_path: usize,
     /// Bytes of a key in a body; over it: 422.
@@ -29,6 +31,7 @@ impl Default for Limits {
             component_bytes_max: 32 << 20,
             entities_max: 10_000,
             features_max: 2_000,
+            values_max: 2_000_000,
             key_bytes_max_in_path: 1 << 10,
             key_bytes_max_in_body: 8 << 10,
             requests_in_flight_max: 1_024,

@@ -63,7 +63,7 @@ pub struct ApiState {
     /// Places for requests that are served at once.
     pub in_flight: Arc<Semaphore>,
     /// Places for uploads that are checked at once: checking is heavy, and serving must not feel it.
-    pub uploads: Semaphore,
+    pub uploads: Arc<Semaphore>,
 }
 
 /// How a request names what it wants.
@@ -146,7 +146,9 @@ async fn features_of_entity(registry: &Registry, entity: Option<&str>) -> Result
             let mut entities = registry.entities().await.map_err(problem)?;
             match (entities.pop(), entities.is_empty()) {
                 (Some(only), true) => only.name,
-                (None, _) => return Err(Problem::not_found("unknown_entity", "no entity is defined; apply definitions first")),
+                (None, _) => {
+                    return Err(Problem::not_found("unknown_entity", "no entity is defined; apply definitions first"));
+                }
                 (Some(last), false) => {
                     let names: Vec<String> = entities.into_iter().chain([last]).map(|entity| entity.name).collect();
                     let detail = format!("say which features, which service, or which entity: {}", names.join(", "));
@@ -156,9 +158,10 @@ async fn features_of_entity(registry: &Registry, entity: Option<&str>) -> Result
         }
     };
     let views = registry.views().await.map_err(problem)?;
-    let of_entity = views.iter().map(|view| &view.newest).filter(|view| {
-        view.stored.as_ref().is_some_and(|stored| stored.entity.name == entity)
-    });
+    let of_entity = views
+        .iter()
+        .map(|view| &view.newest)
+        .filter(|view| view.stored.as_ref().is_some_and(|stored| stored.entity.name == entity));
     let mut features: Vec<(String, String)> = Vec::new();
     for view in of_entity {
         features.extend(view.description.outputs.iter().map(|output| (view.id.name.clone(), output.name.clone())));
@@ -185,7 +188,10 @@ pub(crate) fn name_and_version(text: &str) -> Result<(&str, Option<u32>), Proble
         None => Ok((text, None)),
         Some((name, version)) => {
             let version = version.parse().map_err(|_| {
-                Problem::bad_request("malformed_version", format!("`{text}`: a version is a whole number, as in {name}@1"))
+                Problem::bad_request(
+                    "malformed_version",
+                    format!("`{text}`: a version is a whole number, as in {name}@1"),
+                )
             })?;
             Ok((name, Some(version)))
         }

@@ -60,7 +60,11 @@ impl RowTransform for EngineTransform {
 impl EngineTransform {
     /// A call too long for the thread of a request: it waits its turn in the engine's bounded pool, and the thread of the
     /// request is handed to others meanwhile.
-    fn apply_in_pool(&self, rows: usize, inputs: &[ArrayRef]) -> Result<Result<Applied, EngineError>, TransformFailure> {
+    fn apply_in_pool(
+        &self,
+        rows: usize,
+        inputs: &[ArrayRef],
+    ) -> Result<Result<Applied, EngineError>, TransformFailure> {
         let failure = |message: String| TransformFailure {
             transform: self.transform.description().name.clone(),
             row: None,
@@ -87,7 +91,11 @@ impl EngineTransforms {
     }
 
     /// A component for calls of this class.
-    pub(crate) async fn get(&self, digest: &Digest, class: CallClass) -> Result<Arc<dyn RowTransform>, TransformUnavailable> {
+    pub(crate) async fn get(
+        &self,
+        digest: &Digest,
+        class: CallClass,
+    ) -> Result<Arc<dyn RowTransform>, TransformUnavailable> {
         let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned();
         let transform = match loaded {
             Some(transform) => transform,
@@ -149,10 +157,8 @@ impl Inspector {
 #[async_trait]
 impl SourceInspector for Inspector {
     async fn columns(&self, source: &registry_model::Source) -> Result<Vec<SourceColumn>, InspectError> {
-        let spec = source_spec(&self.project, source).map_err(|message| InspectError {
-            statement: "parquet".to_owned(),
-            message,
-        })?;
+        let spec = source_spec(&self.project, source)
+            .map_err(|message| InspectError { statement: "parquet".to_owned(), message })?;
         let columns = offline::inspect(&spec).await.map_err(|error| inspect_error(&error))?;
         let column = |column: offline::InspectedColumn| SourceColumn {
             name: column.name,
@@ -177,11 +183,8 @@ fn inspect_error(error: &offline::OfflineError) -> InspectError {
 /// A source as the offline store reads it. Relative paths are relative to the project's folder.
 pub(crate) fn source_spec(project: &Path, source: &registry_model::Source) -> Result<offline::SourceSpec, String> {
     let files = source.files.as_ref().ok_or_else(|| format!("source `{}` has no files to read", source.name))?;
-    let location = if files.path.contains("://") {
-        files.path.clone()
-    } else {
-        project.join(&files.path).display().to_string()
-    };
+    let location =
+        if files.path.contains("://") { files.path.clone() } else { project.join(&files.path).display().to_string() };
     Ok(offline::SourceSpec {
         name: source.name.clone(),
         locations: vec![location],
@@ -273,9 +276,11 @@ impl serving::History for OfflineHistory {
             let (table, key, read) = (table.clone(), key.clone(), *read);
             async move { table.read_entity(&key, read, spec_lifetime(view), None).await }
         };
-        let found: Vec<_> =
-            futures::stream::iter(keys.iter().zip(reads).map(read_one)).buffered(HISTORY_READS_AT_ONCE).try_collect().await
-                .map_err(|error: offline::OfflineError| failed(&error))?;
+        let found: Vec<_> = futures::stream::iter(keys.iter().zip(reads).map(read_one))
+            .buffered(HISTORY_READS_AT_ONCE)
+            .try_collect()
+            .await
+            .map_err(|error: offline::OfflineError| failed(&error))?;
         Ok(found.into_iter().map(|row| row.map(stored_row)).collect())
     }
 }
@@ -326,7 +331,9 @@ impl RegistryLedger {
         let prefix = format!("{view}/{prefix}");
         let chunks = self.registry.list_chunks(id).await.map_err(|error| LedgerError(error.to_string()))?;
         let matching = chunks.into_iter().filter(|chunk| chunk.chunk.starts_with(&prefix));
-        matching.map(|chunk| serde_json::from_value(chunk.result).map_err(|error| LedgerError(error.to_string()))).collect()
+        matching
+            .map(|chunk| serde_json::from_value(chunk.result).map_err(|error| LedgerError(error.to_string())))
+            .collect()
     }
 }
 

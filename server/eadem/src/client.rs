@@ -42,7 +42,9 @@ fn render(problem: &Problem) -> String {
 impl Client {
     /// A client of a server at this address.
     pub(crate) fn http(address: &str) -> Self {
-        Self::Http { base: format!("http://{address}"), http: reqwest::Client::new() }
+        // A proxy has no business between this machine and itself.
+        let http = reqwest::Client::builder().no_proxy().build().unwrap_or_default();
+        Self::Http { base: format!("http://{address}"), http }
     }
 
     async fn send(
@@ -122,10 +124,11 @@ impl Client {
             return Err(refusal(status, &reply));
         }
         let parts = Box::pin(parts);
-        Ok(futures::stream::try_unfold((parts, String::new()), |(mut parts, mut pending)| async move {
+        Ok(futures::stream::try_unfold((parts, Vec::new()), |(mut parts, mut pending)| async move {
             loop {
-                if let Some(end) = pending.find("\n\n") {
-                    let event: String = pending.drain(..end + 2).collect();
+                if let Some(end) = pending.windows(2).position(|pair| pair == b"\n\n") {
+                    let event: Vec<u8> = pending.drain(..end + 2).collect();
+                    let event = String::from_utf8(event).context("an event is not UTF-8")?;
                     let data: String = event.lines().filter_map(|line| line.strip_prefix("data:")).collect();
                     if data.is_empty() {
                         continue;
@@ -134,7 +137,7 @@ impl Client {
                     return Ok(Some((json, (parts, pending))));
                 }
                 match parts.next().await {
-                    Some(part) => pending.push_str(&String::from_utf8_lossy(&part?)),
+                    Some(part) => pending.extend_from_slice(&part?),
                     None => return Ok(None),
                 }
             }
@@ -148,4 +151,3 @@ fn refusal(status: StatusCode, reply: &[u8]) -> anyhow::Error {
         Err(_) => anyhow::anyhow!("status {status}: {}", String::from_utf8_lossy(reply)),
     }
 }
-

@@ -101,8 +101,7 @@ pub(crate) struct Layered {
 
 /// Reads all layers. `flags` are `key=value` pairs.
 pub(crate) fn load(project_file: &Path, flags: &[String]) -> anyhow::Result<Layered> {
-    let environment: Vec<(String, String)> =
-        std::env::vars().filter(|(name, _)| name.starts_with("EADEM_")).collect();
+    let environment: Vec<(String, String)> = std::env::vars().filter(|(name, _)| name.starts_with("EADEM_")).collect();
     let file_text = match std::fs::read_to_string(project_file) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -137,7 +136,8 @@ fn layer(
     }
     for (name, text) in environment {
         let Some(key) = known.iter().find(|key| &environment_name(key) == name) else {
-            let names_a_setting = CONFIGURATION_TABLES.iter().any(|table| name.starts_with(&environment_name(&format!("{table}."))));
+            let names_a_setting =
+                CONFIGURATION_TABLES.iter().any(|table| name.starts_with(&environment_name(&format!("{table}."))));
             if !names_a_setting {
                 continue;
             }

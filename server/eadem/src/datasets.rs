@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::path::{Component, Path};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use eadem_api::Problem;
 use eadem_engine::CallClass;
 use eadem_offline::{
     DatasetFeature, DatasetReport, DatasetSpec, OnDemandBinding, OnDemandView, Recipe, SpineColumns, StoredView,
@@ -25,8 +27,7 @@ use crate::jobs::Handle;
 const WORKERS: usize = 2;
 
 /// What `POST /jobs/dataset` takes: a new training set, or one to rebuild.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug)]
 pub(crate) enum DatasetRequest {
     /// Make it again from its recipe.
     Rebuild(RebuildRequest),
@@ -73,8 +74,70 @@ fn default_cut() -> String {
     "spine".to_owned()
 }
 
+impl DatasetRequest {
+    /// Reads a job's specification: one with `rebuild` is a rebuild.
+    pub(crate) fn read(spec: &Json) -> serde_json::Result<Self> {
+        match spec.get("rebuild") {
+            Some(_) => serde_json::from_value(spec.clone()).map(Self::Rebuild),
+            None => serde_json::from_value(spec.clone()).map(Self::Create),
+        }
+    }
+
+    fn output(&self) -> &str {
+        match self {
+            Self::Create(request) => &request.output,
+            Self::Rebuild(request) => &request.output,
+        }
+    }
+}
+
+/// Checks what can be checked before the work begins; gives the service as `name@version`.
+///
+/// # Errors
+/// 404 for a service or dataset that does not exist, 400 for a cut or an output that cannot be.
+pub(crate) async fn check(stores: &Stores, request: &DatasetRequest) -> Result<Option<String>, Problem> {
+    let malformed = |detail: String| Problem::bad_request("malformed_job", detail);
+    let registry_failed = |error: eadem_registry::RegistryError| match error.is_not_found() {
+        true => Problem::not_found("unknown_service", error.to_string()),
+        false if error.is_callers_fault() => malformed(error.to_string()),
+        false => Problem::internal("the registry failed", error),
+    };
+    let output = Path::new(request.output());
+    if output.extension().is_none_or(|extension| extension != "parquet") {
+        return Err(malformed(format!("output `{}`: a training set is a .parquet file", output.display())));
+    }
+    let in_the_stores = output.starts_with(&stores.data_dir)
+        || output.components().any(|part| matches!(part, Component::ParentDir | Component::CurDir));
+    if in_the_stores {
+        return Err(malformed(format!(
+            "output `{}`: name an absolute path outside the store's own directory",
+            output.display()
+        )));
+    }
+    match request {
+        DatasetRequest::Rebuild(request) => {
+            let dataset = stores.registry.dataset(&request.rebuild).await;
+            dataset.map(|_| None).map_err(|error| match error.is_not_found() {
+                true => Problem::not_found("unknown_dataset", error.to_string()),
+                false => Problem::internal("the registry failed", error),
+            })
+        }
+        DatasetRequest::Create(request) => {
+            let cut: Result<KnownAtCut, _> = request.known_at_cut.parse();
+            cut.map_err(|error| malformed(format!("known_at_cut is `spine`, `none` or an instant: {error}")))?;
+            let service = stores.registry.resolve_service(&request.service).await.map_err(registry_failed)?;
+            Ok(service.name.zip(service.version).map(|(name, version)| format!("{name}@{version}")))
+        }
+    }
+}
+
 /// Runs a dataset job.
-pub(crate) async fn run(stores: &Stores, id: &str, request: DatasetRequest, handle: &Arc<Handle>) -> anyhow::Result<Json> {
+pub(crate) async fn run(
+    stores: &Stores,
+    id: &str,
+    request: DatasetRequest,
+    handle: &Arc<Handle>,
+) -> anyhow::Result<Json> {
     handle.report(eadem_api::JobProgress { total: 1, message: "joining".to_owned(), ..Default::default() });
     match request {
         DatasetRequest::Create(request) => create(stores, id, request).await,
@@ -115,15 +178,8 @@ async fn rebuild(stores: &Stores, request: RebuildRequest) -> anyhow::Result<Jso
     let record = stores.registry.dataset(&request.rebuild).await?;
     let recipe: Recipe = serde_json::from_value(record.recipe).context("the dataset's recipe cannot be read")?;
     let service = stores.registry.resolve_service(&recipe.service).await?;
-    let spec = dataset_spec(
-        stores,
-        &service,
-        String::new(),
-        recipe.columns.clone(),
-        recipe.cut,
-        recipe.with_status,
-    )
-    .await?;
+    let spec =
+        dataset_spec(stores, &service, String::new(), recipe.columns.clone(), recipe.cut, recipe.with_status).await?;
     let report = rebuild_dataset(&stores.offline, &recipe, &spec, &request.output).await?;
     Ok(report_json(&record.id, &request.output, &report))
 }
@@ -170,7 +226,8 @@ async fn dataset_spec(
 fn service_digest(service: &ResolvedService) -> anyhow::Result<Digest> {
     let mut meaning = String::new();
     for entry in &service.entries {
-        let view = service.views.get(&entry.view).with_context(|| format!("{} is not part of the service", entry.view))?;
+        let view =
+            service.views.get(&entry.view).with_context(|| format!("{} is not part of the service", entry.view))?;
         let role = entry.role.as_deref().unwrap_or_default();
         writeln!(meaning, "{}\t{}\t{}\t{role}", entry.output_name, view.digest, entry.feature)?;
     }

@@ -50,6 +50,7 @@ pub(crate) enum OpenError {
 #[derive(Clone)]
 pub(crate) struct Stores {
     pub(crate) project: PathBuf,
+    pub(crate) data_dir: PathBuf,
     pub(crate) registry: Registry,
     pub(crate) engine: Engine,
     pub(crate) online: Arc<dyn OnlineStore>,
@@ -89,6 +90,7 @@ impl Home {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let stores = Stores {
             project: project.to_owned(),
+            data_dir: data_dir.to_owned(),
             registry: registry.clone(),
             engine: engine.clone(),
             online: Arc::clone(&online) as Arc<dyn OnlineStore>,
@@ -111,7 +113,7 @@ impl Home {
             configuration_tables: CONFIGURATION_TABLES,
             plans: PlanCache::default(),
             in_flight: Arc::new(Semaphore::new(config.limits.requests_in_flight_max)),
-            uploads: Semaphore::new(UPLOADS_AT_ONCE),
+            uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
         }))
     }
 
@@ -161,8 +163,7 @@ pub(crate) fn engine_config(config: &EngineConfig, data_dir: &Path) -> anyhow::R
     let mut config = config.clone();
     config.artifacts_dir = data_dir.join(&config.artifacts_dir);
     if config.compiler == CompilerCommand::default() {
-        config.compiler =
-            CompilerCommand { program: std::env::current_exe()?, args: vec!["compile-child".to_owned()] };
+        config.compiler = CompilerCommand { program: std::env::current_exe()?, args: vec!["compile-child".to_owned()] };
     }
     Ok(config)
 }

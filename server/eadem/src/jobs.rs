@@ -1,6 +1,7 @@
 //! Long work: backfill, materialize and dataset jobs, kept in the registry and run in this process.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -8,7 +9,9 @@ use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use bytes::Bytes;
 use eadem_api::{Job, JobKind, JobProgress, JobState, Jobs, Problem};
-use eadem_offline::{Backfill, BackfillOptions, BackfillReport, Cancel, HistoryBatch, Progress, ScanRange, run_backfill};
+use eadem_offline::{
+    Backfill, BackfillOptions, BackfillReport, Cancel, HistoryBatch, Progress, ScanRange, run_backfill,
+};
 use eadem_online::{Coverage, KeyBytes, Origin, Retention, Row, RowBody, TableId};
 use eadem_registry::model::{Placement, ViewVersion};
 use eadem_registry::{EpochState, JobRecord};
@@ -17,7 +20,7 @@ use eadem_values::{BatchEncoder, format_timestamp, parse_timestamp};
 use futures::TryStreamExt as _;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use crate::adapters::RegistryLedger;
@@ -52,6 +55,21 @@ struct MaterializeRequest {
     as_of: Option<String>,
 }
 
+impl BackfillRequest {
+    fn range_us(&self) -> anyhow::Result<Option<(i64, i64)>> {
+        if self.from.is_none() && self.to.is_none() {
+            return Ok(None);
+        }
+        let instant = |text: &Option<String>, default_us| text.as_deref().map_or(Ok(default_us), parse_timestamp);
+        let from_us = instant(&self.from, eadem_values::TIME_MIN_US).context("from")?;
+        let to_us = instant(&self.to, eadem_values::TIME_MAX_US).context("to")?;
+        if from_us >= to_us {
+            bail!("`from` must be before `to`");
+        }
+        Ok(Some((from_us, to_us)))
+    }
+}
+
 /// Runs jobs.
 pub(crate) struct JobRunner {
     shared: Arc<Shared>,
@@ -62,6 +80,10 @@ struct Shared {
     workers: usize,
     chunk_rows: u64,
     running: Mutex<HashMap<String, Running>>,
+    /// One job writes to the stores at a time: two that load the same files would each load them.
+    writers: Semaphore,
+    /// Training sets that are made at once: each holds a spine and its features in memory.
+    datasets: Semaphore,
 }
 
 #[derive(Clone)]
@@ -96,6 +118,8 @@ impl JobRunner {
             workers: config.workers.max(1),
             chunk_rows: config.chunk_rows.max(1) as u64,
             running: Mutex::default(),
+            writers: Semaphore::new(1),
+            datasets: Semaphore::new(1),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -105,31 +129,54 @@ impl JobRunner {
     }
 
     /// Starts a job's work in this process.
-    fn spawn(&self, job: Job) -> Job {
+    ///
+    /// # Errors
+    /// 409 if it is at work already.
+    fn spawn(&self, job: Job) -> Result<Job, Problem> {
         let (changes, _) = watch::channel(job.clone());
         let cancel = Cancel::default();
         let running = Running { changes: changes.clone(), cancel: cancel.clone() };
-        self.shared.running.lock().unwrap_or_else(PoisonError::into_inner).insert(job.id.clone(), running);
+        match self.shared.running.lock().unwrap_or_else(PoisonError::into_inner).entry(job.id.clone()) {
+            Entry::Occupied(_) => return Err(Problem::conflict("job_running", format!("job {} is running", job.id))),
+            Entry::Vacant(place) => place.insert(running),
+        };
         let shared = Arc::clone(&self.shared);
         let id = job.id.clone();
         let (kind, spec) = (job.kind, job.spec.clone());
         let handle = Arc::new(Handle { changes, cancel, started: Instant::now() });
         tokio::spawn(async move {
-            let outcome = shared.run(&id, kind, &spec, &handle).await;
+            let work = {
+                let (shared, id, handle) = (Arc::clone(&shared), id.clone(), Arc::clone(&handle));
+                tokio::spawn(async move { shared.run(&id, kind, &spec, &handle).await })
+            };
+            // A panic ends the job, not the server's knowledge of it.
+            let outcome = work
+                .await
+                .unwrap_or_else(|error| Err(anyhow::anyhow!("the job broke off by a fault of ours: {error}")));
             shared.finish(&id, &handle, outcome).await;
         });
-        job
+        Ok(job)
     }
 }
 
 impl Shared {
     async fn run(&self, id: &str, kind: JobKind, spec: &Json, handle: &Arc<Handle>) -> anyhow::Result<Json> {
+        let places = if kind == JobKind::Dataset { &self.datasets } else { &self.writers };
+        handle.report(JobProgress { message: "waiting for the job before it".to_owned(), ..JobProgress::default() });
+        let _place = places.acquire().await?;
+        if handle.cancel.is_cancelled() {
+            bail!("cancelled");
+        }
         match kind {
             JobKind::Backfill => self.backfill(id, serde_json::from_value(spec.clone())?, handle).await,
             JobKind::Materialize => self.materialize(serde_json::from_value(spec.clone())?, handle).await,
             JobKind::Dataset => {
-                let request: DatasetRequest = serde_json::from_value(spec.clone())?;
-                datasets::run(&self.stores, id, request, handle).await
+                let request = DatasetRequest::read(spec)?;
+                let (stores, id, handle) = (self.stores.clone(), id.to_owned(), Arc::clone(handle));
+                // Joining, hashing and encoding take whole seconds of processor time: not on the threads of requests.
+                let runtime = tokio::runtime::Handle::current();
+                let work = move || runtime.block_on(datasets::run(&stores, &id, request, &handle));
+                tokio::task::spawn_blocking(work).await?
             }
         }
     }
@@ -162,7 +209,8 @@ impl Shared {
     async fn stored_views(&self, names: &[String]) -> anyhow::Result<Vec<Arc<ViewVersion>>> {
         if names.is_empty() {
             let views = self.stores.registry.views().await?;
-            let stored: Vec<_> = views.into_iter().map(|view| view.newest).filter(|view| !view.is_on_demand()).collect();
+            let stored: Vec<_> =
+                views.into_iter().map(|view| view.newest).filter(|view| !view.is_on_demand()).collect();
             if stored.is_empty() {
                 bail!("there is no stored view; apply definitions first");
             }
@@ -186,13 +234,7 @@ impl Shared {
     }
 
     async fn backfill(&self, id: &str, request: BackfillRequest, handle: &Arc<Handle>) -> anyhow::Result<Json> {
-        let range_us = match (&request.from, &request.to) {
-            (None, None) => None,
-            (from, to) => Some((
-                from.as_deref().map(parse_timestamp).transpose()?.unwrap_or(eadem_values::TIME_MIN_US),
-                to.as_deref().map(parse_timestamp).transpose()?.unwrap_or(eadem_values::TIME_MAX_US),
-            )),
-        };
+        let range_us = request.range_us()?;
         let created_at_us = self.stores.registry.job(id).await?.created_at_us;
         let views = self.stored_views(&request.views).await?;
         let mut lines = Vec::new();
@@ -294,8 +336,17 @@ impl Shared {
             }
         };
         registry.make_epoch_current(&view.id, epoch, self.stores.clock.now_us()).await?;
-        self.drop_retired_epochs(view).await?;
-        Ok(Loaded { epoch, rows, trimmed, offline_commit: commit, complete_since_us, placement: stored.deployment.placement })
+        if let Err(error) = self.drop_retired_epochs(view).await {
+            tracing::warn!(view = %view.id, %error, "an epoch that nobody reads is still there; the next load drops it");
+        }
+        Ok(Loaded {
+            epoch,
+            rows,
+            trimmed,
+            offline_commit: commit,
+            complete_since_us,
+            placement: stored.deployment.placement,
+        })
     }
 
     async fn give_epoch_up(&self, view: &ViewVersion, epoch: u32, table: TableId) {
@@ -476,18 +527,29 @@ fn registry_failed(error: eadem_registry::RegistryError) -> Problem {
 #[async_trait]
 impl Jobs for JobRunner {
     async fn start(&self, kind: JobKind, spec: Json) -> Result<Job, Problem> {
-        let malformed = |error: serde_json::Error| Problem::bad_request("malformed_job", format!("{}: {error}", kind.name()));
+        // Versions are pinned now, so that a job that is resumed later does what this one was asked to do.
+        let malformed = |message: String| Problem::bad_request("malformed_job", format!("{}: {message}", kind.name()));
+        let mut spec = spec;
         match kind {
             JobKind::Backfill => {
-                let request: BackfillRequest = serde_json::from_value(spec.clone()).map_err(malformed)?;
-                self.check_views(&request.views).await?;
+                let request: BackfillRequest =
+                    serde_json::from_value(spec.clone()).map_err(|error| malformed(error.to_string()))?;
+                request.range_us().map_err(|error| malformed(format!("{error:#}")))?;
+                spec["views"] = json!(self.pinned_views(&request.views).await?);
             }
             JobKind::Materialize => {
-                let request: MaterializeRequest = serde_json::from_value(spec.clone()).map_err(malformed)?;
-                self.check_views(&request.views).await?;
+                let request: MaterializeRequest =
+                    serde_json::from_value(spec.clone()).map_err(|error| malformed(error.to_string()))?;
+                if let Some(as_of) = &request.as_of {
+                    parse_timestamp(as_of).map_err(|error| malformed(format!("as_of: {error}")))?;
+                }
+                spec["views"] = json!(self.pinned_views(&request.views).await?);
             }
             JobKind::Dataset => {
-                let _: DatasetRequest = serde_json::from_value(spec.clone()).map_err(malformed)?;
+                let request = DatasetRequest::read(&spec).map_err(|error| malformed(error.to_string()))?;
+                if let Some(service) = datasets::check(&self.shared.stores, &request).await? {
+                    spec["service"] = json!(service);
+                }
             }
         }
         let id = Uuid::now_v7().simple().to_string();
@@ -504,12 +566,14 @@ impl Jobs for JobRunner {
             result: None,
             error: None,
         };
-        Ok(self.spawn(job))
+        self.spawn(job)
     }
 
     async fn list(&self) -> Result<Vec<Job>, Problem> {
+        // First who runs, then the records: a job that ends in between is found ended, not interrupted.
+        let running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let records = self.shared.stores.registry.jobs(None).await.map_err(registry_failed)?;
-        let latest = |record: JobRecord| match self.running(&record.id) {
+        let latest = |record: JobRecord| match running.get(&record.id) {
             Some(running) => Ok(running.changes.borrow().clone()),
             None => job_of_record(record),
         };
@@ -555,7 +619,7 @@ impl Jobs for JobRunner {
         job.state = JobState::Running;
         job.error = None;
         job.finished_at = None;
-        Ok(self.spawn(job))
+        self.spawn(job)
     }
 
     async fn watch(&self, id: &str) -> Result<watch::Receiver<Job>, Problem> {
@@ -569,12 +633,15 @@ impl Jobs for JobRunner {
 }
 
 impl JobRunner {
-    async fn check_views(&self, names: &[String]) -> Result<(), Problem> {
+    /// The views as `name@version`.
+    async fn pinned_views(&self, names: &[String]) -> Result<Vec<String>, Problem> {
         let views = self.shared.stored_views(names).await;
-        views.map(|_| ()).map_err(|error| match error.downcast::<eadem_registry::RegistryError>() {
-            Ok(error) if error.is_not_found() => Problem::not_found("unknown_view", error.to_string()),
-            Ok(error) => Problem::internal("the registry failed", error),
-            Err(error) => Problem::bad_request("malformed_job", format!("{error:#}")),
+        views.map(|views| views.iter().map(|view| view.id.to_string()).collect()).map_err(|error| {
+            match error.downcast::<eadem_registry::RegistryError>() {
+                Ok(error) if error.is_not_found() => Problem::not_found("unknown_view", error.to_string()),
+                Ok(error) => Problem::internal("the registry failed", error),
+                Err(error) => Problem::bad_request("malformed_job", format!("{error:#}")),
+            }
         })
     }
 }

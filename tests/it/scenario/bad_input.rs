@@ -61,8 +61,18 @@ fn a_column_of_another_type_is_named_with_both_types() {
 
 #[test]
 fn a_second_definition_of_one_name_is_refused() {
-    let said = refused(&format!("{GOOD}\n[entity.aircraft]\nkeys = {{ tailnum = \"utf8\" }}\n"));
-    assert!(said.contains("features/planes.toml:") && said.contains("aircraft"), "{said}");
+    let project = project(GOOD);
+    project.write("features/zebra.toml", "\n[entity.aircraft]\nkeys = { tailnum = \"utf8\" }\n");
+    let said = project.fail(&["plan"]);
+    assert!(
+        said.contains("features/zebra.toml:2") && said.contains("already defined at features/planes.toml:2"),
+        "{said}"
+    );
+    let twice_in_one_file = refused(&format!("{GOOD}\n[entity.aircraft]\nkeys = {{ tailnum = \"utf8\" }}\n"));
+    assert!(
+        twice_in_one_file.contains("features/planes.toml:14") && twice_in_one_file.contains("duplicate"),
+        "{twice_in_one_file}"
+    );
 }
 
 #[test]

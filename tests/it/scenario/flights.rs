@@ -18,10 +18,25 @@ fn loaded() -> &'static Loaded {
         let project = Project::of_flights();
         project.succeed(&["apply"]);
         // January is enough here; the demonstration itself loads the year.
-        let job = project.json(&["backfill", "airport_weather", "airport_shape", "nearest_hubs", "plane_profile", "tail_number"]);
+        let job = project.json(&[
+            "backfill",
+            "airport_weather",
+            "airport_shape",
+            "nearest_hubs",
+            "plane_profile",
+            "tail_number",
+        ]);
         assert_eq!(job["backfill"]["state"], "succeeded");
-        project.succeed(&["materialize", "airport_weather", "airport_shape", "nearest_hubs", "plane_profile", "tail_number",
-            "--as-of", "2014-01-01T00:00:00Z"]);
+        project.succeed(&[
+            "materialize",
+            "airport_weather",
+            "airport_shape",
+            "nearest_hubs",
+            "plane_profile",
+            "tail_number",
+            "--as-of",
+            "2014-01-01T00:00:00Z",
+        ]);
         let server = project.serve();
         Loaded { project, server }
     })
@@ -35,7 +50,11 @@ fn get(path: &str) -> Json {
 
 fn problem(path: &str) -> (u16, String, String) {
     let (status, reply) = loaded().server.get(path);
-    (status, reply["code"].as_str().unwrap_or_default().to_owned(), reply["detail"].as_str().unwrap_or_default().to_owned())
+    (
+        status,
+        reply["code"].as_str().unwrap_or_default().to_owned(),
+        reply["detail"].as_str().unwrap_or_default().to_owned(),
+    )
 }
 
 #[test]
@@ -153,11 +172,27 @@ fn malformed_batches_are_4xx_and_name_row_and_field() {
         (json!({ "features": ["seats"], "entities": [{ "tailnum": null }] }), 400, "malformed_key"),
         (json!({ "features": ["seats"], "entities": [{ "tailnum": 7 }] }), 400, "malformed_key"),
         (json!({ "features": ["seats"], "entities": [{ "tailnum": "N".repeat(9_000) }] }), 422, "key_too_long"),
-        (json!({ "features": ["seats"], "entities": [{ "tailnum": "N1" }], "timestamps": [] }), 400, "malformed_timestamp"),
-        (json!({ "features": ["seats"], "entities": [{ "tailnum": "N1" }], "request": [{ "a": 1 }] }), 400, "unknown_request_field"),
-        (json!({ "features": ["hour_utc"], "entities": [{ "tailnum": "N1" }], "request": [{}] }), 400, "missing_request_field"),
+        (
+            json!({ "features": ["seats"], "entities": [{ "tailnum": "N1" }], "timestamps": [] }),
+            400,
+            "malformed_timestamp",
+        ),
+        (
+            json!({ "features": ["seats"], "entities": [{ "tailnum": "N1" }], "request": [{ "a": 1 }] }),
+            400,
+            "unknown_request_field",
+        ),
+        (
+            json!({ "features": ["hour_utc"], "entities": [{ "tailnum": "N1" }], "request": [{}] }),
+            400,
+            "missing_request_field",
+        ),
         (json!({ "features": ["seats"], "entities": "all" }), 400, "malformed_json"),
-        (json!({ "features": ["seats"], "entities": vec![json!({ "tailnum": "N1" }); 10_001] }), 413, "too_many_entities"),
+        (
+            json!({ "features": ["seats"], "entities": vec![json!({ "tailnum": "N1" }); 10_001] }),
+            413,
+            "too_many_entities",
+        ),
     ];
     for (body, status, code) in cases {
         let (found, reply) = loaded().server.post("/features/batch", &body);
@@ -228,7 +263,8 @@ fn a_training_set_can_be_rebuilt_to_the_same_bytes_and_audited() {
                  nobody,JFK,LAX,2013-02-09T10:00:00Z,,2013-02-09T09:00:00Z,0\n";
     project.write("spine.csv", spine);
     let service = "departure_delay@1";
-    let made = project.json(&["dataset", "create", "--service", service, "--spine", "spine.csv", "--out", "training.parquet"]);
+    let made =
+        project.json(&["dataset", "create", "--service", service, "--spine", "spine.csv", "--out", "training.parquet"]);
     assert_eq!(made["rows"], 2);
     let id = made["id"].as_str().unwrap();
     let again = project.json(&["dataset", "rebuild", id, "--out", "again.parquet"]);

@@ -51,10 +51,8 @@ fn a_backfill_that_is_killed_and_resumed_ends_in_the_same_rows() {
     assert_eq!(job["state"], "succeeded", "{job}");
     let view = &job["result"]["views"][0];
     assert_eq!(view["rows_read"], 26_115, "{view}");
-    let commits: Vec<_> = std::fs::read_dir(project.path(".eadem/offline"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let commits: Vec<_> =
+        std::fs::read_dir(project.path(".eadem/offline")).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(!commits.is_empty());
     // The same again loads nothing twice.
     let again = project.json(&["backfill", "airport_weather"]);

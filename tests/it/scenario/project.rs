@@ -122,11 +122,16 @@ impl Project {
 
     /// A server on a free port.
     pub(crate) fn serve(&self) -> Server {
-        let mut process =
-            self.command(&["serve", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut process = self
+            .command(&["serve", "--listen", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("serving on http://").unwrap_or_else(|| panic!("no server: {line}")).to_owned();
+        let address =
+            line.trim().strip_prefix("serving on http://").unwrap_or_else(|| panic!("no server: {line}")).to_owned();
         Server { process, address }
     }
 }

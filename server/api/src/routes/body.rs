@@ -14,9 +14,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let bytes = read_body(request, state).await?;
-        serde_json::from_slice(&bytes)
-            .map(Self)
-            .map_err(|error| Problem::bad_request("malformed_json", format!("the body is not what this route takes: {error}")))
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+            Problem::bad_request("malformed_json", format!("the body is not what this route takes: {error}"))
+        })
     }
 }
 
@@ -24,7 +24,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
 pub(crate) async fn read_body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
     Bytes::from_request(request, state).await.map_err(|rejection| {
         if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
-            Problem::too_large("body_too_large", "the body is larger than this route takes; see `limits` in the configuration")
+            Problem::too_large(
+                "body_too_large",
+                "the body is larger than this route takes; see `limits` in the configuration",
+            )
         } else {
             Problem::bad_request("unreadable_body", rejection.body_text())
         }

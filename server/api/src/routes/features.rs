@@ -35,7 +35,11 @@ struct BatchRequest {
 }
 
 /// `GET /features/{entity_id}`
-pub(super) async fn by_path(State(state): State<Arc<ApiState>>, headers: HeaderMap, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn by_path(
+    State(state): State<Arc<ApiState>>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Result<Response, Problem> {
     // Not through the router's decoding: a composite id is split at its commas before it is decoded.
     let segment = uri.path().strip_prefix("/features/").unwrap_or_default();
     let query = RawQuery::parse(uri.query())?;
@@ -44,7 +48,11 @@ pub(super) async fn by_path(State(state): State<Arc<ApiState>>, headers: HeaderM
 }
 
 /// `GET /features?entity_id=`
-pub(super) async fn by_query(State(state): State<Arc<ApiState>>, headers: HeaderMap, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn by_query(
+    State(state): State<Arc<ApiState>>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Result<Response, Problem> {
     let query = RawQuery::parse(uri.query())?;
     query.check(GET_PARAMETERS_WITH_ID, Some(REQUEST_PREFIX))?;
     let entity_id = query.raw("entity_id");
@@ -52,11 +60,17 @@ pub(super) async fn by_query(State(state): State<Arc<ApiState>>, headers: Header
     answer_one(&state, &headers, segment, &query).await
 }
 
-async fn answer_one(state: &ApiState, headers: &HeaderMap, segment: &str, query: &RawQuery) -> Result<Response, Problem> {
+async fn answer_one(
+    state: &ApiState,
+    headers: &HeaderMap,
+    segment: &str,
+    query: &RawQuery,
+) -> Result<Response, Problem> {
     let with_metadata = include_metadata(query)?;
     let wanted = wanted_by_query(query)?;
+    check_wanted(&wanted, state)?;
     let plan = state.plans.plan(&state.registry, &wanted).await?;
-    check_features(&plan, state)?;
+    check_values(&plan, 1, state)?;
     let service = &plan.service;
     let entity_id = one_entity(service, segment, state)?;
     let mut fields = Map::new();
@@ -75,6 +89,7 @@ async fn answer_one(state: &ApiState, headers: &HeaderMap, segment: &str, query:
     };
     let answer = serve(state, &plan, &rows).await?;
     if wants_arrow(headers) {
+        refuse_metadata_as_arrow(with_metadata)?;
         return Ok(arrow_response(reply::arrow_stream(&plan, &rows, &answer)?));
     }
     let mut body = Map::new();
@@ -86,12 +101,21 @@ async fn answer_one(state: &ApiState, headers: &HeaderMap, segment: &str, query:
 fn wanted_by_query(query: &RawQuery) -> Result<Wanted, Problem> {
     let entity = query.get("entity")?;
     match (query.get("features")?, query.get("service")?) {
-        (Some(_), Some(_)) => Err(Problem::bad_request("malformed_request", "name either `features` or a `service`, not both")),
+        (Some(_), Some(_)) => {
+            Err(Problem::bad_request("malformed_request", "name either `features` or a `service`, not both"))
+        }
+        (None, Some(_)) if entity.is_some() => Err(Problem::bad_request(
+            "malformed_request",
+            "`entity` goes with `features` or alone; a service says which it needs",
+        )),
         (None, Some(service)) => Ok(Wanted::Service(service)),
         (Some(features), None) => {
             let names: Vec<String> = features.split(',').map(|name| name.trim().to_owned()).collect();
             if names.iter().any(String::is_empty) {
-                return Err(Problem::bad_request("malformed_request", format!("`features={features}` has an empty name")));
+                return Err(Problem::bad_request(
+                    "malformed_request",
+                    format!("`features={features}` has an empty name"),
+                ));
             }
             Ok(Wanted::Features { names, entity })
         }
@@ -105,10 +129,13 @@ fn one_entity(service: &ResolvedService, segment: &str, state: &ApiState) -> Res
     entities.sort_unstable();
     entities.dedup();
     let has_roles = service.keys.iter().any(|key| key.role.is_some());
-    if entities.len() > 1 || has_roles {
+    let mut shapes: Vec<_> =
+        service.views.values().filter_map(|view| view.stored.as_ref()).map(|stored| &stored.entity.keys).collect();
+    shapes.dedup();
+    if entities.len() != 1 || has_roles || shapes.len() > 1 {
         let names: Vec<&str> = service.keys.iter().map(|key| key.name.as_str()).collect();
         let detail = format!(
-            "what was asked for needs the keys {}; GET serves one entity without roles: use POST /features/batch",
+            "what was asked for needs the keys ({}); GET serves one entity without roles: use POST /features/batch",
             names.join(", ")
         );
         return Err(Problem::bad_request("needs_batch", detail));
@@ -157,8 +184,9 @@ pub(super) async fn batch(
         (None, Some(names)) => Wanted::Features { names, entity: None },
         _ => return Err(Problem::bad_request("malformed_request", "name either a `service` or a list of `features`")),
     };
+    check_wanted(&wanted, &state)?;
     let plan = state.plans.plan(&state.registry, &wanted).await?;
-    check_features(&plan, &state)?;
+    check_values(&plan, asked.entities.len(), &state)?;
     let times = request::row_times(
         asked.timestamp.as_deref(),
         asked.timestamps.as_deref(),
@@ -168,6 +196,7 @@ pub(super) async fn batch(
     let rows = request::entity_rows(&plan.service, &asked.entities, &asked.request, times, &state.limits)?;
     let answer = serve(&state, &plan, &rows).await?;
     if wants_arrow(&headers) {
+        refuse_metadata_as_arrow(with_metadata)?;
         return Ok(arrow_response(reply::arrow_stream(&plan, &rows, &answer)?));
     }
     let mut results = Vec::with_capacity(rows.at_us.len());
@@ -186,20 +215,51 @@ async fn serve(state: &ApiState, plan: &ServingPlan, rows: &EntityRows) -> Resul
         .map_err(|error| Problem::internal("the request could not be answered", error))
 }
 
-fn check_features(plan: &ServingPlan, state: &ApiState) -> Result<(), Problem> {
-    let count = plan.service.entries.len();
-    if count > state.limits.features_max {
-        let detail = format!("{count} features in one request; at most {} are taken", state.limits.features_max);
+/// Before names are looked up: every one of them costs.
+fn check_wanted(wanted: &Wanted, state: &ApiState) -> Result<(), Problem> {
+    let Wanted::Features { names, .. } = wanted else { return Ok(()) };
+    if names.len() > state.limits.features_max {
+        let detail =
+            format!("{} features in one request; at most {} are taken", names.len(), state.limits.features_max);
         return Err(Problem::too_large("too_many_features", detail));
     }
     Ok(())
+}
+
+fn check_values(plan: &ServingPlan, entities: usize, state: &ApiState) -> Result<(), Problem> {
+    let limits = &state.limits;
+    let features = plan.service.entries.len();
+    if features > limits.features_max {
+        let detail = format!("{features} features in one request; at most {} are taken", limits.features_max);
+        return Err(Problem::too_large("too_many_features", detail));
+    }
+    if entities <= limits.entities_max && entities.saturating_mul(features) > limits.values_max {
+        let detail = format!(
+            "{entities} entities × {features} features in one request; at most {} values are taken: send several requests",
+            limits.values_max
+        );
+        return Err(Problem::too_large("too_many_values", detail));
+    }
+    Ok(())
+}
+
+fn refuse_metadata_as_arrow(with_metadata: bool) -> Result<(), Problem> {
+    match with_metadata {
+        true => Err(Problem::bad_request(
+            "malformed_request",
+            "metadata comes with JSON only; ask without include=metadata",
+        )),
+        false => Ok(()),
+    }
 }
 
 fn include_metadata(query: &RawQuery) -> Result<bool, Problem> {
     match query.get("include")?.as_deref() {
         None => Ok(false),
         Some("metadata") => Ok(true),
-        Some(other) => Err(Problem::bad_request("unknown_parameter", format!("include={other}: only `metadata` can be included"))),
+        Some(other) => {
+            Err(Problem::bad_request("unknown_parameter", format!("include={other}: only `metadata` can be included")))
+        }
     }
 }
 

@@ -18,7 +18,8 @@ fn check_loopback(request: &Request) -> Result<(), Problem> {
     let header_text = |name: header::HeaderName| request.headers().get(name).map(|value| value.to_str().unwrap_or(""));
     let host = header_text(header::HOST).or_else(|| request.uri().host()).unwrap_or("");
     if !is_loopback_authority(host) {
-        let detail = format!("host `{host}` is not this machine; without credentials the server answers only localhost");
+        let detail =
+            format!("host `{host}` is not this machine; without credentials the server answers only localhost");
         return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "foreign_host", detail));
     }
     if let Some(origin) = header_text(header::ORIGIN) {

@@ -141,7 +141,9 @@ pub fn router(state: Arc<ApiState>) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(&state), shed_load))
         .layer(DefaultBodyLimit::max(state.limits.body_bytes_max))
         .layer(middleware::from_fn(guard::loopback_only))
-        .layer(CatchPanicLayer::custom(|_| Problem::internal("the request met a fault of ours", "panic").into_response()))
+        .layer(CatchPanicLayer::custom(|_| {
+            Problem::internal("the request met a fault of ours", "panic").into_response()
+        }))
         .layer(TraceLayer::new_for_http())
         .with_state(state)
 }
@@ -153,8 +155,11 @@ async fn shed_load(State(state): State<Arc<ApiState>>, request: Request, next: N
         return next.run(request).await;
     }
     let Ok(_place) = Arc::clone(&state.in_flight).try_acquire_owned() else {
-        let mut problem =
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many requests are being served; try again");
+        let mut problem = Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded",
+            "too many requests are being served; try again",
+        );
         problem.retry_after_s = Some(1);
         return problem.into_response();
     };
@@ -166,7 +171,8 @@ async fn unknown_route(request: Request) -> Problem {
 }
 
 async fn wrong_method(request: Request) -> Problem {
-    let detail = format!("{} does not take {}; /openapi.json lists every route", request.uri().path(), request.method());
+    let detail =
+        format!("{} does not take {}; /openapi.json lists every route", request.uri().path(), request.method());
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", detail)
 }
 
@@ -183,7 +189,9 @@ async fn readyz(State(state): State<Arc<ApiState>>) -> Response {
     if not_ready.is_empty() {
         return Json(json!({ "status": "ready" })).into_response();
     }
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", not_ready.join("; ")).with_errors(not_ready).into_response()
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", not_ready.join("; "))
+        .with_errors(not_ready)
+        .into_response()
 }
 
 /// A registry's error as a problem.

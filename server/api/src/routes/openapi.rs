@@ -55,9 +55,7 @@ fn operation(path: &str, method: &str, summary: &str) -> Value {
 }
 
 fn query_parameters(path: &str, method: &str) -> Vec<Value> {
-    let parameter = |name: &str, description: &str| {
-        json!({ "name": name, "in": "query", "description": description, "schema": { "type": "string" } })
-    };
+    let parameter = |name: &str, description: &str| json!({ "name": name, "in": "query", "description": description, "schema": { "type": "string" } });
     let one_entity = [
         ("features", "names, separated by commas: name, view:name or view@version:name"),
         ("service", "name or name@version, instead of features"),
@@ -68,9 +66,11 @@ fn query_parameters(path: &str, method: &str) -> Vec<Value> {
     ];
     match (path, method) {
         ("/features/{entity_id}", "get") => one_entity.iter().map(|(name, text)| parameter(name, text)).collect(),
-        ("/features", "get") => std::iter::once(parameter("entity_id", "composite keys in declared order, joined by commas"))
-            .chain(one_entity.iter().map(|(name, text)| parameter(name, text)))
-            .collect(),
+        ("/features", "get") => {
+            std::iter::once(parameter("entity_id", "composite keys in declared order, joined by commas"))
+                .chain(one_entity.iter().map(|(name, text)| parameter(name, text)))
+                .collect()
+        }
         ("/features/batch", "post") => vec![parameter("include", one_entity[4].1)],
         _ => Vec::new(),
     }
@@ -79,7 +79,9 @@ fn query_parameters(path: &str, method: &str) -> Vec<Value> {
 fn request_content(path: &str) -> Value {
     match path {
         "/transforms" => json!({ "application/wasm": { "schema": { "type": "string", "format": "binary" } } }),
-        "/features/batch" => json!({ "application/json": { "schema": { "$ref": "#/components/schemas/BatchRequest" } } }),
+        "/features/batch" => {
+            json!({ "application/json": { "schema": { "$ref": "#/components/schemas/BatchRequest" } } })
+        }
         _ => json!({ "application/json": { "schema": { "type": "object" } } }),
     }
 }

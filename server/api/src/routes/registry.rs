@@ -127,7 +127,8 @@ pub(super) async fn lineage(
     })?;
     let lineage = state.registry.lineage(object_kind, &name, direction).await;
     let lineage = lineage.map_err(|error| registry_problem(&error))?;
-    let mut json = serde_json::to_value(&lineage).map_err(|error| Problem::internal("lineage could not be shown", error))?;
+    let mut json =
+        serde_json::to_value(&lineage).map_err(|error| Problem::internal("lineage could not be shown", error))?;
     json["text"] = Value::from(lineage.to_text());
     json["dot"] = Value::from(lineage.to_dot());
     Ok(Json(json))
@@ -139,7 +140,10 @@ pub(super) async fn datasets(State(state): State<Arc<ApiState>>) -> Result<Json<
     Ok(Json(json!({ "datasets": datasets })))
 }
 
-pub(super) async fn dataset(State(state): State<Arc<ApiState>>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
+pub(super) async fn dataset(
+    State(state): State<Arc<ApiState>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
     let dataset = state.registry.dataset(&id).await.map_err(|error| registry_problem(&error))?;
     dataset_json(&dataset).map(Json)
 }

@@ -24,10 +24,16 @@ pub(super) async fn upload(
     if let Ok(known) = state.registry.transform(&digest).await {
         return Ok((StatusCode::OK, Json(transform_json(&known, false))));
     }
-    let _place = state.uploads.acquire().await.map_err(|error| Problem::internal("uploads are closed", error))?;
+    let place = Arc::clone(&state.uploads).acquire_owned().await;
+    let place = place.map_err(|error| Problem::internal("uploads are closed", error))?;
     let engine = state.engine.clone();
     let bytes = component.clone();
-    let accepted = tokio::task::spawn_blocking(move || engine.accept(&bytes, &eadem_engine::UploadOptions::default()))
+    let check = move || {
+        // Held until the check is over, also when the client has gone.
+        let _place = place;
+        engine.accept(&bytes, &eadem_engine::UploadOptions::default())
+    };
+    let accepted = tokio::task::spawn_blocking(check)
         .await
         .map_err(|error| Problem::internal("the upload could not be checked", error))?;
     let accepted = accepted.map_err(|refusal| match refusal.blames_component() {
@@ -69,7 +75,10 @@ pub(super) async fn list(State(state): State<Arc<ApiState>>) -> Result<Json<Valu
 }
 
 /// `GET /transforms/{name}`
-pub(super) async fn by_name(State(state): State<Arc<ApiState>>, Path(name): Path<String>) -> Result<Json<Value>, Problem> {
+pub(super) async fn by_name(
+    State(state): State<Arc<ApiState>>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, Problem> {
     let transforms = state.registry.transforms(Some(&name)).await.map_err(|error| registry_problem(&error))?;
     if transforms.is_empty() {
         return Err(Problem::not_found("unknown_transform", format!("no transform is called `{name}`")));

@@ -6,9 +6,9 @@
 
 mod online;
 mod plan;
-mod rows;
 pub(crate) mod reply;
 pub(crate) mod request;
+mod rows;
 mod run;
 
 pub use online::OnlineThenHistory;

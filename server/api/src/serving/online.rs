@@ -36,24 +36,26 @@ impl OnlineThenHistory {
     }
 
     /// The epoch to read; never `gone` from memory, which turned out to be dropped.
-    async fn current_epoch(&self, view: &ViewRef, gone: Option<u64>) -> Result<Option<u64>, RowSourceError> {
+    async fn current_epoch(&self, view: &ViewVersion, gone: Option<u64>) -> Result<Option<u64>, RowSourceError> {
         let revision = *self.registry.changes().borrow();
         {
             let epochs = self.epochs.read().await;
             if epochs.revision == revision
-                && let Some(epoch) = epochs.current.get(view)
+                && let Some(epoch) = epochs.current.get(&view.id)
                 && (gone.is_none() || *epoch != gone)
             {
                 return Ok(*epoch);
             }
         }
-        let epoch = self.registry.current_epoch(view).await.map_err(|error| online_error(&error))?;
-        let epoch = epoch.map(|epoch| u64::from(epoch.epoch));
+        let epoch = self.registry.current_epoch(&view.id).await.map_err(|error| online_error(&error))?;
+        // An epoch of the other placement holds other columns: it proves nothing until a new one is loaded.
+        let placement = view.stored.as_ref().map(|stored| stored.deployment.placement);
+        let epoch = epoch.filter(|epoch| Some(epoch.placement) == placement).map(|epoch| u64::from(epoch.epoch));
         let mut epochs = self.epochs.write().await;
         if epochs.revision != revision {
             *epochs = Epochs { revision, current: HashMap::new() };
         }
-        epochs.current.insert(view.clone(), epoch);
+        epochs.current.insert(view.id.clone(), epoch);
         Ok(epoch)
     }
 
@@ -66,7 +68,7 @@ impl OnlineThenHistory {
         let points: Vec<PointRead<'_>> = keys.iter().zip(reads).map(|(key, at)| PointRead { key, at: *at }).collect();
         let mut known_epoch = None;
         loop {
-            let Some(epoch) = self.current_epoch(&view.id, known_epoch).await? else {
+            let Some(epoch) = self.current_epoch(view, known_epoch).await? else {
                 // Never materialized: nothing is proved.
                 return Ok(vec![Answer { winner: None, proved: false }; keys.len()]);
             };
@@ -105,7 +107,17 @@ impl RowSource for OnlineThenHistory {
         }
         let keys: Vec<EntityKey> = unproved.iter().map(|at| keys[*at].clone()).collect();
         let reads: Vec<ReadAt> = unproved.iter().map(|at| reads[*at]).collect();
-        let historic = self.history.winners(view, &keys, &reads).await?;
+        let historic = match self.history.winners(view, &keys, &reads).await {
+            Ok(historic) => historic,
+            Err(error) => {
+                // What the online store proved stands; the others have status error.
+                tracing::warn!(view = %view.id, %error, "history could not be read");
+                for at in unproved {
+                    rows[at] = ReadRow { row: None, store: Store::Offline, unavailable: true };
+                }
+                return Ok(rows);
+            }
+        };
         for (at, historic) in unproved.into_iter().zip(historic) {
             rows[at].store = Store::Offline;
             let online_order = rows[at].row.as_ref().map(|row| row.order);
@@ -123,5 +135,5 @@ fn online_row(answer: Answer) -> ReadRow {
         failed: winner.body.error.is_some(),
         values: winner.body.values.to_vec(),
     });
-    ReadRow { row, store: Store::Online }
+    ReadRow { row, store: Store::Online, unavailable: false }
 }

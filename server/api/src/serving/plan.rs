@@ -53,7 +53,10 @@ pub(crate) struct OnDemandNode {
 #[derive(Debug)]
 pub(crate) enum OnDemandSource {
     /// Feature `feature` of node `node`.
-    Node { node: usize, feature: usize },
+    Node {
+        node: usize,
+        feature: usize,
+    },
     /// Position in `service.request_fields`.
     Request(usize),
     RequestTimestamp,
@@ -79,8 +82,7 @@ impl ServingPlan {
     /// # Errors
     /// A reference to a view, feature, key or request field that the service does not carry.
     pub fn compile(service: Arc<ResolvedService>) -> Result<Self, PlanError> {
-        let mut compiler =
-            Compiler { service: &service, nodes: Vec::new(), node_of: HashMap::new(), open: Vec::new() };
+        let mut compiler = Compiler { service: &service, nodes: Vec::new(), node_of: HashMap::new(), open: Vec::new() };
         let mut outputs = Vec::with_capacity(service.entries.len());
         for entry in &service.entries {
             let node = compiler.node(&entry.view, entry.role.as_deref())?;

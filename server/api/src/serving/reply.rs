@@ -68,7 +68,8 @@ fn row_metadata(plan: &ServingPlan, answer: &Answer, row: usize) -> Json {
 /// The whole answer as one Arrow IPC stream: the keys by the service's names, `timestamp`, then each feature and its
 /// `<feature>__status`.
 pub(crate) fn arrow_stream(plan: &ServingPlan, rows: &EntityRows, answer: &Answer) -> Result<Vec<u8>, Problem> {
-    let internal = |error: arrow_schema::ArrowError| Problem::internal("the answer could not be written as Arrow", error);
+    let internal =
+        |error: arrow_schema::ArrowError| Problem::internal("the answer could not be written as Arrow", error);
     let mut fields = Vec::new();
     let mut columns: Vec<ArrayRef> = Vec::new();
     let mut add = |name: &str, column: ArrayRef| {
@@ -113,12 +114,15 @@ fn key_columns(service: &ResolvedService, rows: &EntityRows) -> Result<Vec<(Stri
 
 /// Whether a client that sends this `Accept` header wants Arrow.
 pub(crate) fn accepts_arrow(accept: Option<&str>) -> bool {
-    accept.is_some_and(|accept| accept.split(',').any(|part| part.split(';').next().is_some_and(|media| media.trim() == ARROW_STREAM)))
+    accept.is_some_and(|accept| {
+        accept.split(',').any(|part| part.split(';').next().is_some_and(|media| media.trim() == ARROW_STREAM))
+    })
 }
 
 /// The entity of a row as the caller named it.
 pub(crate) fn entity_json(service: &ResolvedService, rows: &EntityRows, row: usize) -> Json {
-    let entry = |(key, values): (&eadem_registry::model::RequiredKey, &Vec<KeyValue>)| (key.name.clone(), values[row].to_json());
+    let entry = |(key, values): (&eadem_registry::model::RequiredKey, &Vec<KeyValue>)| {
+        (key.name.clone(), values[row].to_json())
+    };
     Json::Object(service.keys.iter().zip(&rows.keys).map(entry).collect())
 }
-

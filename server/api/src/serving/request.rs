@@ -4,7 +4,7 @@ use arrow_array::ArrayRef;
 use axum::http::StatusCode;
 use eadem_registry::model::{RequestField, RequiredKey, ResolvedService};
 use eadem_values::{
-    EntityKey, KeyType, KeyValue, Value, array_from_values, canonicalize, parse_timestamp, value_from_json,
+    DataType, EntityKey, KeyType, KeyValue, Value, array_from_values, canonicalize, parse_timestamp, value_from_json,
 };
 use serde_json::{Map, Value as Json};
 
@@ -24,7 +24,10 @@ pub(crate) fn entity_keys(
     for (row, entity) in entities.iter().enumerate() {
         let unknown = entity.keys().find(|name| !service.keys.iter().any(|key| &key.name == *name));
         if let Some(name) = unknown {
-            let detail = format!("entities[{row}] has the key `{name}`, which nothing asked for needs; {}", needs(&service.keys));
+            let detail = format!(
+                "entities[{row}] has the key `{name}`, which nothing asked for needs; {}",
+                needs(&service.keys)
+            );
             return Err(Problem::bad_request("unknown_key", detail));
         }
     }
@@ -95,7 +98,8 @@ pub(crate) fn request_columns(
     rows: usize,
 ) -> Result<Vec<ArrayRef>, Problem> {
     for (row, fields) in request.iter().enumerate() {
-        if let Some(name) = fields.keys().find(|name| !service.request_fields.iter().any(|field| &field.name == *name)) {
+        if let Some(name) = fields.keys().find(|name| !service.request_fields.iter().any(|field| &field.name == *name))
+        {
             let known: Vec<&str> = service.request_fields.iter().map(|field| field.name.as_str()).collect();
             let detail = if known.is_empty() {
                 format!("request[{row}] has the field `{name}`, but nothing asked for reads the request")
@@ -133,6 +137,9 @@ fn request_column(field: &RequestField, request: &[Map<String, Json>], rows: usi
 
 /// A request field as text in a query string: JSON where it is JSON of the right type, else the text itself.
 pub(crate) fn request_field_from_text(field: &RequestField, text: &str) -> Result<Json, Problem> {
+    if field.data_type == DataType::Utf8 {
+        return Ok(Json::from(text));
+    }
     let as_json = serde_json::from_str::<Json>(text).ok().filter(|json| value_from_json(field.data_type, json).is_ok());
     let as_text = || Some(Json::from(text)).filter(|json| value_from_json(field.data_type, json).is_ok());
     as_json.or_else(as_text).ok_or_else(|| {
@@ -180,12 +187,16 @@ pub(crate) fn entity_rows(
     limits: &Limits,
 ) -> Result<EntityRows, Problem> {
     if entities.len() > limits.entities_max {
-        let detail =
-            format!("{} entities in one request; at most {} are taken: send several requests", entities.len(), limits.entities_max);
+        let detail = format!(
+            "{} entities in one request; at most {} are taken: send several requests",
+            entities.len(),
+            limits.entities_max
+        );
         return Err(Problem::too_large("too_many_entities", detail));
     }
     if !request.is_empty() && request.len() != entities.len() {
-        let detail = format!("`request` has {} entries for {} entities; send one for each", request.len(), entities.len());
+        let detail =
+            format!("`request` has {} entries for {} entities; send one for each", request.len(), entities.len());
         return Err(Problem::bad_request("malformed_request", detail));
     }
     Ok(EntityRows {

@@ -45,6 +45,8 @@ pub struct ReadRow {
     pub row: Option<StoredRow>,
     /// Which store proved it.
     pub store: Store,
+    /// No store could say: the features have status `error`.
+    pub unavailable: bool,
 }
 
 /// Rows that could not be read.

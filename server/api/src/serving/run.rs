@@ -50,6 +50,9 @@ pub struct Answer {
 /// Why nothing could be answered at all.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    /// Rows that could not be read.
+    #[error(transparent)]
+    Rows(#[from] RowSourceError),
     /// A transform that cannot be loaded.
     #[error(transparent)]
     Transform(#[from] TransformUnavailable),
@@ -80,7 +83,7 @@ struct NodeAnswer {
 /// run, gives its own features status `error` and leaves the others alone.
 ///
 /// # Errors
-/// A stored row that does not decode; columns that do not fit: faults of ours, not of the request.
+/// A default that does not fit its column: a fault of ours, not of the request.
 pub async fn serve(
     plan: &ServingPlan,
     rows: &EntityRows,
@@ -98,13 +101,15 @@ pub async fn serve(
     let mut answers: Vec<NodeAnswer> = Vec::with_capacity(plan.nodes.len());
     for (node, read) in plan.nodes.iter().zip(reads) {
         let answer = match (node, read) {
-            (Node::Stored(stored), Ok(read)) => stored_answer(stored, rows, &read, transforms).await?,
-            (Node::Stored(stored), Err(error)) => {
-                tracing::warn!(view = %stored.view.id, %error, "rows could not be read; its features have status error");
-                error_answer(&stored.view, rows.at_us.len())
-            }
-            (Node::OnDemand(on_demand), _) => on_demand_answer(on_demand, rows, &answers, transforms).await?,
+            (Node::Stored(stored), Ok(read)) => stored_answer(stored, rows, &read, transforms).await,
+            (Node::Stored(_), Err(error)) => Err(error.into()),
+            (Node::OnDemand(on_demand), _) => on_demand_answer(on_demand, rows, &answers, transforms).await,
         };
+        // One failing view fails alone.
+        let answer = answer.unwrap_or_else(|error| {
+            tracing::warn!(view = %node.view().id, %error, "a view could not be answered; its features have status error");
+            error_answer(node.view(), rows.at_us.len())
+        });
         answers.push(answer);
     }
 
@@ -149,15 +154,15 @@ async fn stored_answer(
         at_us: rows.at_us.clone(),
     };
     let stored = decode_columns(node, read)?;
-    let columns = if node.runs_on_read {
-        run_on_read(node, &stored, &mut reads, transforms).await?
-    } else {
-        stored
-    };
-    let features = columns
-        .iter()
-        .map(|column| project_feature(column, &reads, node.lifetime))
-        .collect::<Result<Vec<_>, _>>()?;
+    let columns = if node.runs_on_read { run_on_read(node, &stored, &mut reads, transforms).await? } else { stored };
+    let mut features =
+        columns.iter().map(|column| project_feature(column, &reads, node.lifetime)).collect::<Result<Vec<_>, _>>()?;
+    for (_, statuses) in &mut features {
+        // There is no row here, so the value is null already.
+        for row in (0..read.len()).filter(|row| read[*row].unavailable) {
+            statuses[row] = Status::Error;
+        }
+    }
     Ok(NodeAnswer {
         features,
         event_time_us: reads.orders.iter().map(|order| order.map(|order| order.event_time_us)).collect(),
@@ -255,9 +260,7 @@ async fn on_demand_answer(
     }
     let policy = query_policy(node.view.validation);
     let output = match transforms.load(&node.view.transform).await {
-        Ok(transform) => {
-            evaluate_on_demand(transform.as_ref(), policy, count, &inputs).map_err(ServeError::from)
-        }
+        Ok(transform) => evaluate_on_demand(transform.as_ref(), policy, count, &inputs).map_err(ServeError::from),
         Err(error) => Err(error.into()),
     };
     let features = match output {
@@ -276,7 +279,7 @@ fn error_answer(view: &ViewVersion, rows: usize) -> NodeAnswer {
     NodeAnswer {
         features: outputs.map(|output| (null_array(output.data_type, rows), vec![Status::Error; rows])).collect(),
         event_time_us: vec![None; rows],
-        stores: vec![Store::Online; rows],
+        stores: vec![Store::Offline; rows],
     }
 }
 

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 use arrow_array::{Array, ArrayRef};
 use async_trait::async_trait;
 use eadem_api::serving::{
-    EntityRows, ReadRow, RowSource, RowSourceError, ServingPlan, Store, StoredRow, TransformUnavailable, Transforms, serve,
+    EntityRows, ReadRow, RowSource, RowSourceError, ServingPlan, Store, StoredRow, TransformUnavailable, Transforms,
+    serve,
 };
 use eadem_engine::{Accepted, CallClass, CompilerCommand, Engine, EngineConfig, UploadOptions, generate_rows};
 use eadem_online::{Coverage, KeyBytes, MemoryStore, OnlineStore, PointRead, Row, RowBody, TableId};
@@ -83,7 +84,12 @@ struct Table {
 
 #[async_trait]
 impl RowSource for Table {
-    async fn read(&self, _: &ViewVersion, keys: &[EntityKey], reads: &[ReadAt]) -> Result<Vec<ReadRow>, RowSourceError> {
+    async fn read(
+        &self,
+        _: &ViewVersion,
+        keys: &[EntityKey],
+        reads: &[ReadAt],
+    ) -> Result<Vec<ReadRow>, RowSourceError> {
         let keys: Vec<KeyBytes> = keys.iter().map(KeyBytes::from).collect();
         let points: Vec<PointRead<'_>> = keys.iter().zip(reads).map(|(key, at)| PointRead { key, at: *at }).collect();
         let answers = self.store.read(self.id, &points).await.unwrap();
@@ -94,7 +100,7 @@ impl RowSource for Table {
                 failed: winner.body.error.is_some(),
                 values: winner.body.values.to_vec(),
             });
-            ReadRow { row, store: Store::Online }
+            ReadRow { row, store: Store::Online, unavailable: false }
         };
         Ok(answers.into_iter().map(row).collect())
     }
@@ -115,9 +121,11 @@ fn component_bytes(name: &str) -> Vec<u8> {
 fn load_components(engine: &Engine) -> Vec<(Accepted, Arc<Component>)> {
     let load = |name: &str| {
         let bytes = component_bytes(name);
-        let accepted = engine.accept(&bytes, &UploadOptions::default()).unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
+        let accepted =
+            engine.accept(&bytes, &UploadOptions::default()).unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
         let description = accepted.description.clone();
-        let transform = engine.load(accepted.digest, || Ok(bytes), description, accepted.strict_nan, Some(accepted.cost));
+        let transform =
+            engine.load(accepted.digest, || Ok(bytes), description, accepted.strict_nan, Some(accepted.cost));
         (accepted, Arc::new(Component { transform: transform.unwrap() }))
     };
     COMPONENTS.into_iter().map(load).collect()
@@ -153,7 +161,9 @@ fn outcomes(result: &TransformedRows, rows: usize) -> Vec<Outcome> {
         let number = row as u32;
         if result.dropped.contains(&number) {
             Outcome::Dropped
-        } else if result.failed.iter().any(|failed| failed.row == number) || result.refused.iter().any(|refused| refused.row == row) {
+        } else if result.failed.iter().any(|failed| failed.row == number)
+            || result.refused.iter().any(|refused| refused.row == row)
+        {
             Outcome::Failed
         } else {
             Outcome::Values(result.columns.iter().map(|column| value_at(column.as_ref(), row).unwrap()).collect())
@@ -206,7 +216,8 @@ fn view(accepted: &Accepted, placement: Placement) -> ViewVersion {
         max_ahead_us: 0,
         about: About::default(),
     };
-    let bind = |input: &eadem_values::Field| Binding { input: input.clone(), from: BoundTo::Column(input.name.clone()) };
+    let bind =
+        |input: &eadem_values::Field| Binding { input: input.clone(), from: BoundTo::Column(input.name.clone()) };
     ViewVersion {
         id: ViewRef { name: description.name.clone(), version: 1 },
         digest: Digest::of(format!("{}{placement}", description.name).as_bytes()),
@@ -305,13 +316,14 @@ async fn served(
             return Outcome::Failed;
         }
         let outputs = view.description.outputs.iter();
-        let value = |(column, (output, status)): (&eadem_api::serving::AnswerColumn, (&eadem_values::Field, Status))| {
-            let value = value_at(column.values.as_ref(), row).unwrap();
-            assert_eq!(status == Status::Null, value.is_null(), "{} is {status} and {value:?}", output.name);
-            // What leaves the server is JSON: it must carry the very bits.
-            let json = serde_json::to_string(&value_to_json(&value)).unwrap();
-            value_from_json(output.data_type, &serde_json::from_str(&json).unwrap()).unwrap()
-        };
+        let value =
+            |(column, (output, status)): (&eadem_api::serving::AnswerColumn, (&eadem_values::Field, Status))| {
+                let value = value_at(column.values.as_ref(), row).unwrap();
+                assert_eq!(status == Status::Null, value.is_null(), "{} is {status} and {value:?}", output.name);
+                // What leaves the server is JSON: it must carry the very bits.
+                let json = serde_json::to_string(&value_to_json(&value)).unwrap();
+                value_from_json(output.data_type, &serde_json::from_str(&json).unwrap()).unwrap()
+            };
         Outcome::Values(answer.columns.iter().zip(outputs.zip(statuses)).map(value).collect())
     };
     (0..expected.len()).map(outcome).collect()
@@ -337,7 +349,8 @@ async fn batch_rows_splits_and_serving_give_the_same_bits() {
     let first_seed: u64 = std::env::var("EADEM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_130_101);
     let scratch = tempfile::tempdir().unwrap();
     let mut config = EngineConfig::with_artifacts_dir(scratch.path());
-    config.compiler = CompilerCommand { program: target_dir().join("debug/eadem"), args: vec!["compile-child".to_owned()] };
+    config.compiler =
+        CompilerCommand { program: target_dir().join("debug/eadem"), args: vec!["compile-child".to_owned()] };
     let engine = Engine::new(config).unwrap();
     let components = load_components(&engine);
     let by_digest = components.iter().map(|(accepted, component)| (accepted.digest, Arc::clone(component)));
@@ -384,12 +397,14 @@ async fn batch_rows_splits_and_serving_give_the_same_bits() {
 
         let on_write = view(accepted, Placement::OnWrite);
         let features = stored_features(component, &expected);
-        let answer = served(&plan(on_write.clone()), &on_write, &features, &expected, &loaded, chance.below(2) == 0).await;
+        let answer =
+            served(&plan(on_write.clone()), &on_write, &features, &expected, &loaded, chance.below(2) == 0).await;
         compare("serving with on_write", &answer);
         if accepted.description.total {
             let on_read = view(accepted, Placement::OnRead);
             let as_stored = vec![Outcome::Values(Vec::new()); rows];
-            let answer = served(&plan(on_read.clone()), &on_read, &inputs, &as_stored, &loaded, chance.below(2) == 0).await;
+            let answer =
+                served(&plan(on_read.clone()), &on_read, &inputs, &as_stored, &loaded, chance.below(2) == 0).await;
             compare("serving with on_read", &answer);
         }
     }

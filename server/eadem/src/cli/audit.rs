@@ -158,7 +158,7 @@ impl Audit {
     async fn make_dataset(&self, context: &Context, client: &Client, out: &Path) -> anyhow::Result<PathBuf> {
         let spec = json!({
             "service": self.service,
-            "spine": std::path::absolute(&self.spine)?,
+            "spine": super::data::absolute_file(&self.spine)?,
             "output": out,
             "timestamp_column": self.timestamp_column,
         });
@@ -169,7 +169,9 @@ impl Audit {
     fn request(&self, service: &Service, spine: &RecordBatch) -> anyhow::Result<Json> {
         let column = |name: &str| {
             let column = spine.column_by_name(name);
-            column.with_context(|| format!("{} has no column `{name}`, which {} needs", self.spine.display(), service.name))
+            column.with_context(|| {
+                format!("{} has no column `{name}`, which {} needs", self.spine.display(), service.name)
+            })
         };
         let mut entities = vec![Map::new(); spine.num_rows()];
         for key in &service.keys {
@@ -212,7 +214,9 @@ impl TrainingValues {
             values.push((0..dataset.num_rows()).map(|row| value_at(column.as_ref(), row)).collect::<Result<_, _>>()?);
             let status_name = format!("{}__status", entry.output_name);
             let status = dataset.column_by_name(&status_name);
-            let status = status.with_context(|| format!("the training set has no column `{status_name}`; make it without --no-status"))?;
+            let status = status.with_context(|| {
+                format!("the training set has no column `{status_name}`; make it without --no-status")
+            })?;
             let status = arrow::compute::cast(status, &arrow_schema::DataType::Utf8)?;
             let status = status.as_string::<i32>();
             statuses.push((0..status.len()).map(|row| status.value(row).to_owned()).collect());
@@ -225,6 +229,8 @@ impl TrainingValues {
         for (feature, entry) in service.entries.iter().enumerate() {
             for row in 0..self.values[feature].len() {
                 let flipped = match &self.values[feature][row] {
+                    Value::Float64(value) if value.is_nan() => continue,
+                    Value::Float32(value) if value.is_nan() => continue,
                     Value::Float64(value) => Value::Float64(f64::from_bits(value.to_bits() ^ 1)),
                     Value::Float32(value) => Value::Float32(f32::from_bits(value.to_bits() ^ 1)),
                     Value::Int64(value) => Value::Int64(value ^ 1),
@@ -250,7 +256,8 @@ fn compare_row(
 ) -> anyhow::Result<()> {
     for (feature, entry) in service.entries.iter().enumerate() {
         let name = &entry.output_name;
-        let served_json = served["features"].get(name).with_context(|| format!("the server left `{name}` out of row {row}"))?;
+        let served_json =
+            served["features"].get(name).with_context(|| format!("the server left `{name}` out of row {row}"))?;
         let served_value = value_from_json(entry.data_type, served_json)?;
         let served_status = served["status"][name].as_str().unwrap_or("present");
         let store = served["metadata"][name]["store"].as_str().unwrap_or_default();
@@ -297,7 +304,9 @@ fn count_status(statuses: &mut Map<String, Json>, status: &str) {
 fn cause(training_status: &str, served_status: &str) -> &'static str {
     match (training_status, served_status) {
         ("present", "present") => "other bits: the two sides chose other rows, or one was changed",
-        ("missing", _) => "input: serving found a row that training did not; it was stored after the training set was made",
+        ("missing", _) => {
+            "input: serving found a row that training did not; it was stored after the training set was made"
+        }
         (_, "missing") => "input: training found a row that serving did not; materialize the view",
         ("error", _) | (_, "error") => "a transform or a store failed on one side",
         _ => "input: the two sides chose other rows",
@@ -306,7 +315,8 @@ fn cause(training_status: &str, served_status: &str) -> &'static str {
 
 /// How many bits differ in the canonical encoding; every byte that only one side has counts as eight.
 fn differing_bits(a: &Value, b: &Value) -> u64 {
-    let (a, b) = (eadem_values::encode_values(std::slice::from_ref(a)), eadem_values::encode_values(std::slice::from_ref(b)));
+    let (a, b) =
+        (eadem_values::encode_values(std::slice::from_ref(a)), eadem_values::encode_values(std::slice::from_ref(b)));
     let common: u32 = a.iter().zip(&b).map(|(a, b)| (a ^ b).count_ones()).sum();
     u64::from(common) + 8 * a.len().abs_diff(b.len()) as u64
 }

@@ -10,7 +10,9 @@ use arrow_array::ArrayRef;
 use clap::Args;
 use eadem_build::{BuildOptions, SdkLocation};
 use eadem_engine::{Accepted, CallClass, Engine, UploadOptions, generate_rows};
-use eadem_values::{Constraint, Field, Literal, Value, array_from_values, canonicalize, value_at, value_from_json, value_to_json};
+use eadem_values::{
+    Constraint, Field, Literal, Value, array_from_values, canonicalize, value_at, value_from_json, value_to_json,
+};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value as Json, json};
 
@@ -126,7 +128,12 @@ impl Build {
         });
         context.printer.result(&report, |report| {
             let digest = report["digest"].as_str().unwrap_or_default();
-            format!("{} ({} bytes)\n{digest}\ntoolchain: {}", built.path.display(), built.bytes.len(), built.what_it_chose)
+            format!(
+                "{} ({} bytes)\n{digest}\ntoolchain: {}",
+                built.path.display(),
+                built.bytes.len(),
+                built.what_it_chose
+            )
         })
     }
 }
@@ -146,7 +153,8 @@ impl Test {
         let config = context.layered_without_project()?.config;
         let engine = Engine::new(engine_config(&config.engine, scratch.path())?)?;
         let options = UploadOptions { seed: self.seed, ..UploadOptions::default() };
-        let accepted = engine.accept(&bytes, &options).with_context(|| format!("{} is refused", self.component.display()))?;
+        let accepted =
+            engine.accept(&bytes, &options).with_context(|| format!("{} is refused", self.component.display()))?;
         let inputs = match &self.rows {
             Some(path) => read_inputs(path, &accepted.description.inputs)?,
             None => generate_rows(&accepted.description.inputs, self.generate, self.seed),
@@ -178,7 +186,9 @@ impl Test {
 }
 
 fn object(fields: &[Field], columns: &[ArrayRef], row: usize) -> anyhow::Result<Json> {
-    let entry = |(field, column): (&Field, &ArrayRef)| Ok((field.name.clone(), value_to_json(&value_at(column.as_ref(), row)?)));
+    let entry = |(field, column): (&Field, &ArrayRef)| {
+        Ok((field.name.clone(), value_to_json(&value_at(column.as_ref(), row)?)))
+    };
     Ok(Json::Object(fields.iter().zip(columns).map(entry).collect::<anyhow::Result<Map<_, _>>>()?))
 }
 
@@ -234,14 +244,16 @@ fn read_inputs(path: &Path, fields: &[Field]) -> anyhow::Result<Vec<ArrayRef>> {
         }
         for (column, field) in values.iter_mut().zip(fields) {
             let json = row.get(&field.name).unwrap_or(&Json::Null);
-            let value = value_from_json(field.data_type, json).with_context(|| format!("{}: input `{}`", place(), field.name))?;
+            let value = value_from_json(field.data_type, json)
+                .with_context(|| format!("{}: input `{}`", place(), field.name))?;
             if value.is_null() && !field.accepts_null() {
                 bail!("{}: input `{}` is not nullable", place(), field.name);
             }
             column.push(value);
         }
     }
-    let column = |(field, values): (&Field, &Vec<Value>)| Ok(canonicalize(&array_from_values(field.data_type, values)?)?);
+    let column =
+        |(field, values): (&Field, &Vec<Value>)| Ok(canonicalize(&array_from_values(field.data_type, values)?)?);
     fields.iter().zip(&values).map(column).collect()
 }
 
@@ -267,7 +279,8 @@ fn read_parquet_inputs(path: &Path, file: File, fields: &[Field]) -> anyhow::Res
 
 impl Inspect {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let bytes = std::fs::read(&self.component).with_context(|| format!("cannot read {}", self.component.display()))?;
+        let bytes =
+            std::fs::read(&self.component).with_context(|| format!("cannot read {}", self.component.display()))?;
         let inspection = eadem_engine::inspect(&bytes)?;
         let scratch = tempfile::tempdir()?;
         let config = context.layered_without_project()?.config;
@@ -294,8 +307,17 @@ impl Inspect {
             if let Ok(accepted) = &accepted {
                 let description = &accepted.description;
                 let totality = if description.total { "total" } else { "may drop or fail rows" };
-                let _ = writeln!(text, "\n{} ({totality}; owner {})\n{}", description.name, description.owner, description.doc);
-                let _ = write!(text, "\ninputs\n{}\noutputs\n{}", fields_table(&description.inputs), fields_table(&description.outputs));
+                let _ = writeln!(
+                    text,
+                    "\n{} ({totality}; owner {})\n{}",
+                    description.name, description.owner, description.doc
+                );
+                let _ = write!(
+                    text,
+                    "\ninputs\n{}\noutputs\n{}",
+                    fields_table(&description.inputs),
+                    fields_table(&description.outputs)
+                );
             }
             text
         })

@@ -1,9 +1,9 @@
 //! `get`, `dataset`, `lineage`: asking for features.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value as Json, json};
@@ -205,7 +205,8 @@ impl Dataset {
                     let row = |dataset: &Json| {
                         ["id", "name", "rows", "created_at", "content_digest"].map(|name| cell(dataset, name)).to_vec()
                     };
-                    let rows: Vec<Vec<String>> = datasets["datasets"].as_array().into_iter().flatten().map(row).collect();
+                    let rows: Vec<Vec<String>> =
+                        datasets["datasets"].as_array().into_iter().flatten().map(row).collect();
                     table(&["id", "service", "rows", "created", "content"], &rows)
                 })
             }
@@ -214,13 +215,23 @@ impl Dataset {
                 context.printer.result(&dataset, |dataset| serde_json::to_string_pretty(dataset).unwrap_or_default())
             }
             Self::Rebuild { id, out } => {
-                let spec = json!({ "rebuild": id, "output": std::path::absolute(out)? });
+                let spec = json!({ "rebuild": id, "output": absolute_file(&out)? });
                 let job = run_job(context, &client, "dataset", &spec).await?;
                 let result = job.result.unwrap_or_default();
                 context.printer.result(&result, lines_text)
             }
         }
     }
+}
+
+/// The path as a server elsewhere in the file system finds it; the file itself need not exist yet.
+pub(crate) fn absolute_file(path: &Path) -> anyhow::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    let (Some(folder), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+        bail!("{} is no file", path.display());
+    };
+    let folder = folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?;
+    Ok(folder.join(name))
 }
 
 fn lines_text(result: &Json) -> String {
@@ -234,8 +245,8 @@ impl DatasetCreate {
             self.columns.iter().map(|(name, column)| (name.clone(), Json::from(column.as_str()))).collect();
         Ok(json!({
             "service": self.service,
-            "spine": std::path::absolute(&self.spine)?,
-            "output": std::path::absolute(&self.out)?,
+            "spine": absolute_file(&self.spine)?,
+            "output": absolute_file(&self.out)?,
             "timestamp_column": self.timestamp_column,
             "columns": columns,
             "known_at_cut": self.known_at_cut,

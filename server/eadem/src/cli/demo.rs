@@ -88,7 +88,16 @@ impl Demo {
         let departures = write_spine(&steps.dir, self.rows)?;
         steps.note(&format!("wrote spine.parquet: {departures} departures"));
         let service = "departure_delay@1";
-        steps.run(&["dataset", "create", "--service", service, "--spine", "spine.parquet", "--out", "training.parquet"])?;
+        steps.run(&[
+            "dataset",
+            "create",
+            "--service",
+            service,
+            "--spine",
+            "spine.parquet",
+            "--out",
+            "training.parquet",
+        ])?;
 
         steps.title("7. Serve, and ask over HTTP");
         let server = Server::start(&steps)?;
@@ -127,7 +136,9 @@ fn find_demo() -> anyhow::Result<PathBuf> {
     let here = std::env::current_dir()?;
     let candidates = here.ancestors().chain(binary.ancestors()).map(|folder| folder.join("demo"));
     let found = candidates.into_iter().find(|folder| folder.join("data/flights.parquet").is_file());
-    found.context("the demo's data was not found; --from (or EADEM_DEMO_DATA) names the folder `demo` of an eadem checkout")
+    found.context(
+        "the demo's data was not found; --from (or EADEM_DEMO_DATA) names the folder `demo` of an eadem checkout",
+    )
 }
 
 /// Runs verbs in the demo's folder and shows each as it would be typed.
@@ -164,7 +175,8 @@ impl Steps<'_> {
             for entry in std::fs::read_dir(from.join(folder))? {
                 let path = entry?.path();
                 if let Some(name) = path.file_name() {
-                    std::fs::copy(&path, dir.join(folder).join(name)).with_context(|| format!("cannot copy {}", path.display()))?;
+                    std::fs::copy(&path, dir.join(folder).join(name))
+                        .with_context(|| format!("cannot copy {}", path.display()))?;
                 }
             }
         }
@@ -260,7 +272,8 @@ fn write_spine(dir: &Path, rows: usize) -> anyhow::Result<usize> {
     let schema = reader.schema().clone();
     let batches = reader.build()?.collect::<Result<Vec<_>, _>>()?;
     let flights = arrow::compute::concat_batches(&schema, &batches)?;
-    let column = |name: &str| flights.column_by_name(name).with_context(|| format!("flights.parquet has no column `{name}`"));
+    let column =
+        |name: &str| flights.column_by_name(name).with_context(|| format!("flights.parquet has no column `{name}`"));
     let texts = |name: &str| column(name).map(|column| column.as_string::<i32>().clone());
     let numbers = |name: &str| column(name).map(|column| column.as_primitive::<Int64Type>().clone());
     let (tailnum, origin, dest) = (texts("tailnum")?, texts("origin")?, texts("dest")?);
@@ -270,7 +283,9 @@ fn write_spine(dir: &Path, rows: usize) -> anyhow::Result<usize> {
     let usable: Vec<usize> = (0..flights.num_rows()).filter(|row| tailnum.is_valid(*row)).collect();
     let step = (usable.len() / rows.max(1)).max(1);
     let picked: Vec<usize> = usable.into_iter().step_by(step).take(rows).collect();
-    let text = |column: &StringArray| Arc::new(StringArray::from_iter_values(picked.iter().map(|row| column.value(*row)))) as ArrayRef;
+    let text = |column: &StringArray| {
+        Arc::new(StringArray::from_iter_values(picked.iter().map(|row| column.value(*row)))) as ArrayRef
+    };
     let instant = |before_us: i64| {
         let instants = picked.iter().map(|row| hour.value(*row) + minute.value(*row) * MINUTE_US - before_us);
         Arc::new(TimestampMicrosecondArray::from_iter_values(instants).with_timezone("UTC")) as ArrayRef
@@ -282,7 +297,11 @@ fn write_spine(dir: &Path, rows: usize) -> anyhow::Result<usize> {
         ("dest", text(&dest), false),
         ("timestamp", instant(HOUR_US), false),
         ("scheduled_at", instant(0), false),
-        ("distance", Arc::new(Int64Array::from_iter_values(picked.iter().map(|row| distance.value(*row)))) as ArrayRef, false),
+        (
+            "distance",
+            Arc::new(Int64Array::from_iter_values(picked.iter().map(|row| distance.value(*row)))) as ArrayRef,
+            false,
+        ),
         ("label_late", Arc::new(late.collect::<Int64Array>()) as ArrayRef, true),
     ])?;
     let mut writer = ArrowWriter::try_new(std::fs::File::create(dir.join("spine.parquet"))?, spine.schema(), None)?;

@@ -145,7 +145,10 @@ impl Context {
         let here = std::env::current_dir()?;
         let project = here.ancestors().find(|folder| folder.join(PROJECT_FILE).is_file());
         project.map(Path::to_path_buf).with_context(|| {
-            format!("no {PROJECT_FILE} in {} or above it; `eadem init` makes one, --project names another folder", here.display())
+            format!(
+                "no {PROJECT_FILE} in {} or above it; `eadem init` makes one, --project names another folder",
+                here.display()
+            )
         })
     }
 

@@ -133,7 +133,9 @@ impl Online {
                 other => other.to_string(),
             };
             let row = |view: &Json| {
-                ["view", "epoch", "rows", "bytes", "complete_since", "offline_commit"].map(|name| text(&view[name])).to_vec()
+                ["view", "epoch", "rows", "bytes", "complete_since", "offline_commit"]
+                    .map(|name| text(&view[name]))
+                    .to_vec()
             };
             let rows: Vec<Vec<String>> = status["views"].as_array().into_iter().flatten().map(row).collect();
             table(&headings, &rows)
@@ -212,10 +214,16 @@ async fn follow(context: &Context, client: &Client, job: Job) -> anyhow::Result<
     progress.finish();
     match latest.state {
         JobState::Succeeded => Ok(latest),
-        JobState::Cancelled => bail!("job {} was cancelled; nothing of it is visible; `eadem jobs resume {0}` goes on", latest.id),
+        JobState::Cancelled => bail!(
+            "job {} was cancelled; only views that it had finished are visible; `eadem jobs resume {0}` goes on",
+            latest.id
+        ),
         _ => {
             let why = latest.error.unwrap_or_else(|| "the connection to the server ended".to_owned());
-            bail!("job {} failed: {why}\nnothing of it is visible; `eadem jobs resume {0}` goes on where it stopped", latest.id)
+            bail!(
+                "job {} failed: {why}\nonly views that it had finished are visible; `eadem jobs resume {0}` goes on where it stopped",
+                latest.id
+            )
         }
     }
 }
