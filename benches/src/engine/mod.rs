@@ -5,8 +5,8 @@ mod native;
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -39,10 +39,7 @@ impl Bench {
         let config = EngineConfig::with_artifacts_dir(directory.path().join("artifacts"));
         // The compiling child is this executable, called with a word that `main` knows.
         let config = EngineConfig {
-            compiler: eadem_engine::CompilerCommand {
-                program: PathBuf::new(),
-                args: vec![COMPILER_VERB.to_owned()],
-            },
+            compiler: eadem_engine::CompilerCommand { program: PathBuf::new(), args: vec![COMPILER_VERB.to_owned()] },
             ..config
         };
         Ok(Self { engine: Engine::new(config)?, _directory: directory })
@@ -105,14 +102,10 @@ pub fn f2() -> Result<Vec<Figure>> {
     same_bits(&numeric.apply(&payments, CallClass::Batch)?, &native::numeric(&payments, &numeric.schema)?)?;
     same_bits(&string.apply(&merchants, CallClass::Batch)?, &native::string(&merchants, &string.schema)?)?;
 
-    let numeric_pair = pair(
-        || numeric.apply(&payments, CallClass::Batch),
-        || native::numeric(&payments, &numeric.schema),
-    );
-    let string_pair = pair(
-        || string.apply(&merchants, CallClass::Batch),
-        || native::string(&merchants, &string.schema),
-    );
+    let numeric_pair =
+        pair(|| numeric.apply(&payments, CallClass::Batch), || native::numeric(&payments, &numeric.schema));
+    let string_pair =
+        pair(|| string.apply(&merchants, CallClass::Batch), || native::string(&merchants, &string.schema));
     let figure = |bar: &str, name: &str, pair: timer::Pair| {
         Figure::against(bar, name, "us", pair.ours_us, pair.theirs_us, RUNS, load)
     };
@@ -122,10 +115,7 @@ pub fn f2() -> Result<Vec<Figure>> {
     ])
 }
 
-fn pair(
-    ours: impl Fn() -> Result<RecordBatch>,
-    theirs: impl Fn() -> Result<RecordBatch>,
-) -> timer::Pair {
+fn pair(ours: impl Fn() -> Result<RecordBatch>, theirs: impl Fn() -> Result<RecordBatch>) -> timer::Pair {
     // Both were seen to succeed on these very rows; a failure now would show as an impossible time.
     alternate(Duration::from_millis(30), || drop(black_box(ours())), || drop(black_box(theirs())))
 }
@@ -167,7 +157,14 @@ pub fn f3() -> Result<Vec<Figure>> {
     let name = "one row, fresh instance, batch in to batch out, against a native call";
     Ok(vec![
         Figure::against("F3", name, "us", ours_us, theirs_us, RUNS, load),
-        Figure::alone("F3.checks", "the same without any row, so without an instance", "us", without_call_us, RUNS, load),
+        Figure::alone(
+            "F3.checks",
+            "the same without any row, so without an instance",
+            "us",
+            without_call_us,
+            RUNS,
+            load,
+        ),
     ])
 }
 
@@ -189,7 +186,15 @@ pub fn f4() -> Result<Vec<Figure>> {
     let artifact_bytes = std::fs::metadata(&path)?.len();
     Ok(vec![
         Figure::against("F4", name, "ms", times.ours_us / 1_000.0, times.theirs_us / 1_000.0, RUNS, load),
-        Figure::against("F4.size", "artefact, against its component", "bytes", artifact_bytes as f64, bytes.len() as f64, 1, load),
+        Figure::against(
+            "F4.size",
+            "artefact, against its component",
+            "bytes",
+            artifact_bytes as f64,
+            bytes.len() as f64,
+            1,
+            load,
+        ),
     ])
 }
 

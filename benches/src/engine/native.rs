@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
+use ::bench_numeric::{Payment, bench_numeric};
+use ::bench_string::{Merchant, bench_string};
 use anyhow::Result;
 use arrow_array::builder::{Float64Builder, Int64Builder, StringBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{ArrowPrimitiveType, Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, PrimitiveArray, RecordBatch};
 use arrow_schema::SchemaRef;
-use bench_numeric::{Payment, bench_numeric};
-use bench_string::{Merchant, bench_string};
 use eadem::Timestamp;
 
 fn value<T: ArrowPrimitiveType>(column: &PrimitiveArray<T>, row: usize) -> Option<T::Native> {

@@ -81,6 +81,8 @@ pub struct PartialWinners {
     cut: KnownAtCut,
     lifetime: Lifetime,
     best: Vec<Best>,
+    /// Slots that have a winner.
+    live: usize,
     kept: Vec<RecordBatch>,
     kept_rows: usize,
     scratch: Vec<u8>,
@@ -162,6 +164,7 @@ impl SpineIndex {
             cut,
             lifetime,
             best: vec![NOTHING; self.slots()],
+            live: 0,
             kept: Vec::new(),
             kept_rows: 0,
             scratch: Vec::new(),
@@ -244,6 +247,7 @@ impl PartialWinners {
             }
             let candidate = Best { order, batch, row: row as u32 };
             if candidate.beats(&self.best[slot]) {
+                self.live += usize::from(!self.best[slot].is_row());
                 self.best[slot] = candidate;
                 touched.push(slot as u32);
             }
@@ -265,8 +269,7 @@ impl PartialWinners {
         }
         self.kept_rows += rows.len();
         self.kept.push(arrow_select::take::take_record_batch(payload, &UInt32Array::from(rows))?);
-        let live = self.best.iter().filter(|best| best.is_row()).count();
-        if self.kept_rows > 2 * live + SLACK_ROWS { self.pack() } else { Ok(()) }
+        if self.kept_rows > 2 * self.live + SLACK_ROWS { self.pack() } else { Ok(()) }
     }
 
     /// Leaves only rows that still win.
