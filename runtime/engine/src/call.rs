@@ -114,7 +114,7 @@ impl Linked {
 
 impl Live {
     pub(crate) fn describe(&mut self, linked: &Linked, config: &EngineConfig) -> Result<DescribedResult, CallError> {
-        let typed: wasmtime::Result<DescribeFunc> = self.instance.get_typed_func(&mut self.store, &linked.describe);
+        let typed: wasmtime::Result<DescribeFunc> = self.instance.get_typed_func(&mut self.store, linked.describe);
         let describe = typed.map_err(other_world)?;
         let called = describe.call(&mut self.store, ());
         called.map(|(description,)| description).map_err(|error| self.explain(error, config))
@@ -152,7 +152,7 @@ impl Live {
     #[allow(unsafe_code)]
     fn apply_func<'a>(&mut self, linked: &Linked) -> wasmtime::Result<ApplyFunc<'a>> {
         if !linked.apply_has_the_contracts_type.load(Ordering::Relaxed) {
-            let apply = self.instance.get_typed_func(&mut self.store, &linked.apply)?;
+            let apply = self.instance.get_typed_func(&mut self.store, linked.apply)?;
             linked.apply_has_the_contracts_type.store(true, Ordering::Relaxed);
             return Ok(apply);
         }

@@ -121,6 +121,9 @@ impl Subject {
     }
 }
 
+/// A row that trapped or hit a limit, and what happened.
+type FaultyRow = (u32, String);
+
 /// What became of one row. Messages of traps are for people and may differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Outcome {
@@ -222,7 +225,7 @@ impl Trial<'_> {
     }
 
     /// The meaning of the transform: its result on each row alone. Also the rows that failed as none may.
-    fn row_by_row(&self) -> Result<(Vec<Outcome>, Vec<(u32, String)>), Refusal> {
+    fn row_by_row(&self) -> Result<(Vec<Outcome>, Vec<FaultyRow>), Refusal> {
         let mut outcomes = Vec::new();
         let mut faults = Vec::new();
         for row in 0..self.rows.count() {
