@@ -182,7 +182,18 @@ fn program(config: &EngineConfig) -> Result<PathBuf, CompileError> {
     if !config.compiler.program.as_os_str().is_empty() {
         return Ok(config.compiler.program.clone());
     }
-    std::env::current_exe().map_err(|error| CompileError::Process(format!("this executable: {error}")))
+    this_executable().map_err(|error| CompileError::Process(format!("this executable: {error}")))
+}
+
+/// The running program itself, also when its file has been replaced by a newer one since.
+#[cfg(target_os = "linux")]
+fn this_executable() -> io::Result<PathBuf> {
+    Ok(PathBuf::from("/proc/self/exe"))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn this_executable() -> io::Result<PathBuf> {
+    std::env::current_exe()
 }
 
 /// The whole life of the child: reads one request, writes one artefact or complains. A program that may be named in

@@ -37,7 +37,8 @@ pub struct EngineConfig {
     pub memory_resident_bytes: u64,
     /// Elements of all tables of one instance.
     pub table_elements_max: u32,
-    /// Stack that compiled code may use; deeper recursion traps.
+    /// Stack that compiled code may use; deeper recursion traps. At most 1 MiB, because it lies on the stack of the
+    /// thread that calls.
     pub stack_bytes_max: u64,
 
     /// Rows that one call into a component carries at most; longer columns are cut.
@@ -157,6 +158,41 @@ impl EngineConfig {
     /// The defaults with artefacts in this directory.
     pub fn with_artifacts_dir(artifacts_dir: impl Into<PathBuf>) -> Self {
         Self { artifacts_dir: artifacts_dir.into(), ..Self::default() }
+    }
+
+    /// Whether an engine can work with these numbers.
+    ///
+    /// # Errors
+    /// The first field that makes no sense, and why.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let at_least = [
+            ("instances_max", u64::from(self.instances_max), 1),
+            ("memory_bytes_max", self.memory_bytes_max, WASM_PAGE_BYTES),
+            ("table_elements_max", u64::from(self.table_elements_max), 1),
+            ("stack_bytes_max", self.stack_bytes_max, 64 * KIB),
+            ("call_rows_max", u64::from(self.call_rows_max), 1),
+            ("tick_us", self.tick_us, 100),
+            ("serving_deadline_base_ms", self.serving_deadline_base_ms, 1),
+            ("batch_deadline_base_ms", self.batch_deadline_base_ms, 1),
+            ("upload_deadline_ms", self.upload_deadline_ms, 1),
+            ("output_bytes_max", self.output_bytes_max, KIB),
+            ("cpu_queue_jobs_max", u64::from(self.cpu_queue_jobs_max), 1),
+        ];
+        for (field, value, least) in at_least {
+            if value < least {
+                return Err(format!("{field} is {value}; it has to be at least {least}"));
+            }
+        }
+        let at_most = [
+            ("memory_bytes_max", self.memory_bytes_max, 4 * KIB * MIB),
+            ("stack_bytes_max", self.stack_bytes_max, MIB),
+        ];
+        for (field, value, most) in at_most {
+            if value > most {
+                return Err(format!("{field} is {value}; it can be at most {most}"));
+            }
+        }
+        Ok(())
     }
 
     /// Memory of one instance in whole pages of WebAssembly.

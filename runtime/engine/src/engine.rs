@@ -54,6 +54,7 @@ impl Engine {
     /// [`EngineError::Start`]: the pool does not fit into the address space, the directory or the key cannot be used.
     pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
         let start = |what: String| EngineError::Start(what);
+        config.check().map_err(start)?;
         fs::create_dir_all(&config.artifacts_dir)
             .map_err(|error| start(format!("artifacts_dir {}: {error}", config.artifacts_dir.display())))?;
         let running = wasmtime::Engine::new(&flavour::running_config(&config))

@@ -15,6 +15,7 @@ use crate::error::{EngineError, Fault};
 use crate::input::{Inputs, Nans};
 use crate::measure::Cost;
 use crate::output::CheckedOutput;
+use crate::state::cut_to;
 
 /// An accepted component, ready to run. Cheap to clone, safe to share between threads.
 #[derive(Clone)]
@@ -394,7 +395,7 @@ impl<'a> Splitter<'a> {
 
     fn fail(&mut self, first_row: usize, rows: usize, fault: &Fault) {
         let kind = FailureKind::from(fault);
-        let message = fault.to_string();
+        let message = cut_to(&fault.to_string(), self.config.message_bytes_max as usize).to_owned();
         if let Fault::Trap(trap) = fault {
             let name = &self.transform.description.name;
             tracing::debug!(transform = %name, row = first_row, backtrace = %trap.backtrace, "{message}");

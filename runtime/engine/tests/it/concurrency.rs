@@ -77,6 +77,25 @@ fn a_pool_that_the_address_space_cannot_hold_fails_at_the_start() {
 }
 
 #[test]
+fn numbers_that_make_no_sense_are_named_at_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let error_of = |change: &dyn Fn(&mut eadem_engine::EngineConfig)| {
+        let mut config = crate::support::config(directory.path());
+        change(&mut config);
+        eadem_engine::Engine::new(config).unwrap_err().to_string()
+    };
+    let start = "the engine cannot start: ";
+    assert_eq!(
+        error_of(&|config| config.instances_max = 0),
+        format!("{start}instances_max is 0; it has to be at least 1")
+    );
+    assert_eq!(
+        error_of(&|config| config.stack_bytes_max = 8 << 20),
+        format!("{start}stack_bytes_max is 8388608; it can be at most 1048576")
+    );
+}
+
+#[test]
 fn the_cpu_pool_runs_jobs_and_turns_away_what_it_cannot_hold() {
     let test = engine_with(|config| {
         config.cpu_threads = 1;
