@@ -69,7 +69,8 @@ pub struct TransformedRows {
     pub dropped: Vec<u32>,
     /// Rows without a result, strictly ascending.
     pub failed: Vec<FailedRow>,
-    /// Rows refused by a constraint under [`ValidationPolicy::RefuseRow`], ascending.
+    /// Rows refused by a constraint, ascending: under [`ValidationPolicy::RefuseRow`], and those of a partial transform
+    /// whose values no policy can mend. Such rows of a total transform are in `failed`.
     pub refused: Vec<RefusedValue>,
 }
 
@@ -147,7 +148,15 @@ fn run_batch(
             || applied.failed.binary_search_by_key(&row, |failure| failure.row).is_ok()
     };
     let (columns, refused) = validate_outputs(&transform.description().outputs, columns, policy, &absent)?;
-    Ok(TransformedRows { columns, dropped: applied.dropped, failed: applied.failed, refused })
+    if !transform.description().total || policy == ValidationPolicy::RefuseRow {
+        return Ok(TransformedRows { columns, dropped: applied.dropped, failed: applied.failed, refused });
+    }
+    // Such a view may run on read, where its row is stored before its values are known and can win. A value that the policy
+    // cannot mend must therefore not unmake the row in the other placement either: the row is kept, and failed.
+    let mut failed = applied.failed;
+    failed.extend(refused.into_iter().map(|value| FailedRow { row: value.row as u32, message: value.reason }));
+    failed.sort_by_key(|failure| failure.row);
+    Ok(TransformedRows { columns, dropped: applied.dropped, failed, refused: Vec::new() })
 }
 
 fn concat_parts(parts: &[(usize, TransformedRows)]) -> Result<TransformedRows, QueryError> {

@@ -30,7 +30,7 @@ fn the_same_source_makes_the_same_bytes_in_any_folder_and_names_none() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let built = [one.path(), other.path()].map(|dir| {
         let crate_dir = crate_with(dir, HONEST);
-        build_component(&crate_dir, &options()).unwrap()
+        build_component(&crate_dir, &BuildOptions { out_dir: Some(dir.join("out")), ..options() }).unwrap()
     });
     assert_ne!(built[0].path, built[1].path);
     assert_eq!(built[0].bytes, built[1].bytes);

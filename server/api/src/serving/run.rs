@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef};
 use eadem_query::{
-    OnDemandInput, QueryError, ReadRows, apply_default, evaluate_on_demand, project_feature, run_transform,
-    scatter_rows,
+    OnDemandInput, QueryError, ReadRows, apply_default, compute_on_read, evaluate_on_demand, project_feature,
 };
 use eadem_registry::model::{ValidationPolicy, ViewVersion};
 use eadem_semantics::{ReadAt, Status};
-use eadem_values::{DataType, EntityKey, KeyValue, Value, array_from_values, canonicalize, decode_row, null_array};
+use eadem_values::{DataType, EntityKey, KeyValue, Value, array_from_values, decode_row, null_array};
 
 use super::plan::{Node, OnDemandNode, OnDemandSource, ServingPlan, StoredNode};
 use super::rows::{ReadRow, RowSource, RowSourceError, Store, TransformUnavailable, Transforms};
@@ -192,39 +191,22 @@ async fn run_on_read(
     reads: &mut ReadRows,
     transforms: &dyn Transforms,
 ) -> Result<Vec<ArrayRef>, ServeError> {
-    let rows = reads.len();
-    let served: Vec<u32> =
-        (0..rows).filter(|read| reads.is_served(*read, node.lifetime)).map(|read| read as u32).collect();
-    let indices = arrow_array::UInt32Array::from(served.clone());
-    let taken = inputs.iter().map(|input| {
-        let taken = arrow_select::take::take(input.as_ref(), &indices, None).map_err(QueryError::from)?;
-        Ok::<_, ServeError>(canonicalize(&taken)?)
-    });
-    let taken: Vec<ArrayRef> = taken.collect::<Result<_, _>>()?;
     let policy = query_policy(node.view.validation);
-    let result = match transforms.load(&node.view.transform).await {
-        Ok(transform) => run_transform(transform.as_ref(), policy, served.len(), &taken).map_err(ServeError::from),
+    let computed = match transforms.load(&node.view.transform).await {
+        Ok(transform) => {
+            compute_on_read(transform.as_ref(), policy, inputs, reads, node.lifetime).map_err(ServeError::from)
+        }
         Err(error) => Err(error.into()),
     };
-    let result = match result {
-        Ok(result) => result,
-        Err(error) => {
-            tracing::warn!(view = %node.view.id, %error, "transform could not run; its features have status error");
-            for read in &served {
-                reads.failed[*read as usize] = true;
-            }
-            return Ok(node.view.description.outputs.iter().map(|output| null_array(output.data_type, rows)).collect());
+    computed.or_else(|error| {
+        tracing::warn!(view = %node.view.id, %error, "transform could not run; its features have status error");
+        // Of the rows that would be served only: an entity without a row is still missing.
+        for read in 0..reads.len() {
+            reads.failed[read] = reads.orders[read].is_some();
         }
-    };
-    let without_result = result.failed.iter().map(|failure| failure.row).chain(result.dropped.iter().copied());
-    for row in without_result {
-        reads.failed[served[row as usize] as usize] = true;
-    }
-    for refused in &result.refused {
-        reads.failed[served[refused.row] as usize] = true;
-    }
-    let spread = result.columns.iter().map(|column| scatter_rows(column, &served, rows));
-    Ok(spread.collect::<Result<Vec<_>, _>>()?)
+        let outputs = node.view.description.outputs.iter();
+        Ok(outputs.map(|output| null_array(output.data_type, reads.len())).collect())
+    })
 }
 
 async fn on_demand_answer(
