@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use eadem_build::{SdkLocation, build_component, new_crate};
+use eadem_build::{BuildOptions, SdkLocation, build_component, new_crate};
 
 use crate::build::options;
 
@@ -34,10 +34,11 @@ fn a_new_crate_passes_its_tests_and_becomes_a_component() {
     assert!(tests.status.success(), "{printed}{}", String::from_utf8_lossy(&tests.stderr));
     assert!(printed.contains("2 passed"), "{printed}");
 
-    let built = build_component(&crate_dir, &options()).unwrap();
+    let options = BuildOptions { out_dir: Some(dir.path().join("out")), ..options() };
+    let built = build_component(&crate_dir, &options).unwrap();
     assert_eq!(built.name, "weather");
     assert_eq!(fs::read(&built.path).unwrap(), built.bytes);
     assert!(built.foreign_imports.is_empty());
     assert!(!built.unchanged);
-    assert!(build_component(&crate_dir, &options()).unwrap().unchanged);
+    assert!(build_component(&crate_dir, &options).unwrap().unchanged);
 }
