@@ -28,6 +28,12 @@ pub fn alternate(run_length: Duration, mut ours: impl FnMut(), mut theirs: impl 
     least
 }
 
+/// Measures one side on its own, and keeps the least.
+pub fn least_us_per_turn(run_length: Duration, turn: &mut impl FnMut()) -> f64 {
+    let turns = turns_in(run_length, turn);
+    (0..RUNS).map(|_| us_per_turn(turns, turn)).fold(f64::INFINITY, f64::min)
+}
+
 /// How many turns fill the time, found by doubling; warms everything up on the way.
 pub fn turns_in(run_length: Duration, turn: &mut impl FnMut()) -> u64 {
     let mut turns = 1;
