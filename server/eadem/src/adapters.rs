@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::ArrayRef;
 use async_trait::async_trait;
-use eadem_api::serving::{self, RowSourceError, StoredRow, TransformUnavailable};
+use eadem_api::serving::{self, RowSourceError, StoredRow, TransformUnavailable, lifetime, validation_policy};
 use eadem_engine::{Applied, CallClass, Cost, Engine, EngineError};
 use eadem_offline::{self as offline, ChunkOutcome, JobLedger, JobPlan, LedgerError};
 use eadem_query::{AppliedRows, FailedRow, RowTransform, TransformFailure};
 use eadem_registry::model::{self as registry_model, BoundTo, ColumnType, SourceColumn, ViewVersion};
 use eadem_registry::{InspectError, Registry, SourceInspector};
-use eadem_semantics::{Lifetime, ReadAt};
+use eadem_semantics::ReadAt;
 use eadem_values::{Description, Digest, EntityKey, Literal, Value, encode_values};
 use futures::{StreamExt as _, TryStreamExt as _};
 
@@ -229,22 +229,13 @@ pub(crate) fn view_spec(
         keys: stored.entity.keys.iter().map(key).collect(),
         transform,
         bindings: view.bindings.iter().map(binding).collect::<Result<_, _>>()?,
-        lifetime: Lifetime { ttl_us: stored.ttl_us, horizon_us: stored.horizon_us },
+        lifetime: lifetime(stored),
         placement: match stored.deployment.placement {
             registry_model::Placement::OnWrite => offline::Placement::OnWrite,
             registry_model::Placement::OnRead => offline::Placement::OnRead,
         },
-        policy: policy(view.validation),
+        policy: validation_policy(view.validation),
     })
-}
-
-pub(crate) fn policy(policy: registry_model::ValidationPolicy) -> eadem_query::ValidationPolicy {
-    match policy {
-        registry_model::ValidationPolicy::RefuseRow => eadem_query::ValidationPolicy::RefuseRow,
-        registry_model::ValidationPolicy::NullValue => eadem_query::ValidationPolicy::NullValue,
-        registry_model::ValidationPolicy::Clamp => eadem_query::ValidationPolicy::Clamp,
-        registry_model::ValidationPolicy::StopJob => eadem_query::ValidationPolicy::StopJob,
-    }
 }
 
 /// The past of views, from their offline tables.
@@ -273,8 +264,8 @@ impl serving::History for OfflineHistory {
         let spec = self.stores.view_spec(view).await.map_err(|error| failed(&error))?;
         let table = self.stores.offline.table(&spec).map_err(|error| failed(&error))?;
         let read_one = |(key, read): (&EntityKey, &ReadAt)| {
-            let (table, key, read) = (table.clone(), key.clone(), *read);
-            async move { table.read_entity(&key, read, spec_lifetime(view), None).await }
+            let (table, key, read, lifetime) = (table.clone(), key.clone(), *read, spec.lifetime);
+            async move { table.read_entity(&key, read, lifetime, None).await }
         };
         let found: Vec<_> = futures::stream::iter(keys.iter().zip(reads).map(read_one))
             .buffered(HISTORY_READS_AT_ONCE)
@@ -282,14 +273,6 @@ impl serving::History for OfflineHistory {
             .await
             .map_err(|error: offline::OfflineError| failed(&error))?;
         Ok(found.into_iter().map(|row| row.map(stored_row)).collect())
-    }
-}
-
-fn spec_lifetime(view: &ViewVersion) -> Lifetime {
-    let stored = view.stored.as_ref();
-    Lifetime {
-        ttl_us: stored.and_then(|stored| stored.ttl_us),
-        horizon_us: stored.and_then(|stored| stored.horizon_us),
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use eadem_api::Problem;
+use eadem_api::serving::validation_policy;
 use eadem_engine::CallClass;
 use eadem_offline::{
     DatasetFeature, DatasetReport, DatasetSpec, OnDemandBinding, OnDemandView, Recipe, SpineColumns, StoredView,
@@ -19,7 +20,7 @@ use eadem_values::Digest;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use crate::adapters::{literal, policy};
+use crate::adapters::literal;
 use crate::home::Stores;
 use crate::jobs::Handle;
 
@@ -288,7 +289,7 @@ impl ViewList<'_> {
             id: view.id.to_string(),
             digest: view.digest.to_string(),
             transform: self.stores.transforms.get(&view.transform, CallClass::Batch).await?,
-            policy: policy(view.validation),
+            policy: validation_policy(view.validation),
             bindings,
         })
     }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use bytes::Bytes;
+use eadem_api::serving::lifetime;
 use eadem_api::{Job, JobKind, JobProgress, JobState, Jobs, Problem};
 use eadem_offline::{
     Backfill, BackfillOptions, BackfillReport, Cancel, HistoryBatch, Progress, ScanRange, run_backfill,
@@ -15,7 +16,6 @@ use eadem_offline::{
 use eadem_online::{Coverage, KeyBytes, Origin, Retention, Row, RowBody, TableId};
 use eadem_registry::model::{Placement, ViewVersion};
 use eadem_registry::{EpochState, JobRecord};
-use eadem_semantics::Lifetime;
 use eadem_values::{BatchEncoder, format_timestamp, parse_timestamp};
 use futures::TryStreamExt as _;
 use serde::Deserialize;
@@ -319,7 +319,7 @@ impl Shared {
             let coverage = Coverage { offline_commit: Some(i64::try_from(commit)?), ..Coverage::whole() };
             self.stores.online.finish_load(online, coverage).await?;
             let retention = Retention {
-                lifetime: Lifetime { ttl_us: stored.ttl_us, horizon_us: stored.horizon_us },
+                lifetime: lifetime(stored),
                 history_us: stored.deployment.online_history_us.unwrap_or(0),
                 slack_us: RETENTION_SLACK_US,
             };

@@ -4,6 +4,7 @@
 //! `eadem-semantics`, the transforms in the engine, on-demand views and projection in `eadem-query`. A training set calls
 //! the same functions.
 
+mod meaning;
 mod online;
 mod plan;
 pub(crate) mod reply;
@@ -11,6 +12,7 @@ pub(crate) mod request;
 mod rows;
 mod run;
 
+pub use meaning::{lifetime, validation_policy};
 pub use online::OnlineThenHistory;
 pub use plan::{PlanError, ServingPlan};
 pub use rows::{History, ReadRow, RowSource, RowSourceError, Store, StoredRow, TransformUnavailable, Transforms};

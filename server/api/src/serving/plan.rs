@@ -7,6 +7,8 @@ use eadem_registry::model::{BoundTo, ResolvedService, ViewRef, ViewVersion, requ
 use eadem_semantics::Lifetime;
 use eadem_values::{DataType, Value};
 
+use super::meaning::lifetime;
+
 /// A service ready to be served. Nodes stand in an order in which each can be computed from earlier ones.
 #[derive(Debug)]
 pub struct ServingPlan {
@@ -149,7 +151,7 @@ impl Compiler<'_> {
         let stored_fields = if runs_on_read { &view.description.inputs } else { &view.description.outputs };
         Ok(StoredNode {
             view: Arc::clone(view),
-            lifetime: Lifetime { ttl_us: stored.ttl_us, horizon_us: stored.horizon_us },
+            lifetime: lifetime(stored),
             keys: names.map(key_position).collect::<Result<_, _>>()?,
             stored_types: stored_fields.iter().map(|field| field.data_type).collect(),
             runs_on_read,

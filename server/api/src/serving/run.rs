@@ -6,10 +6,11 @@ use arrow_array::{Array, ArrayRef};
 use eadem_query::{
     OnDemandInput, QueryError, ReadRows, apply_default, compute_on_read, evaluate_on_demand, project_feature,
 };
-use eadem_registry::model::{ValidationPolicy, ViewVersion};
+use eadem_registry::model::ViewVersion;
 use eadem_semantics::{ReadAt, Status};
 use eadem_values::{DataType, EntityKey, KeyValue, Value, array_from_values, decode_row, null_array};
 
+use super::meaning::validation_policy;
 use super::plan::{Node, OnDemandNode, OnDemandSource, ServingPlan, StoredNode};
 use super::rows::{ReadRow, RowSource, RowSourceError, Store, TransformUnavailable, Transforms};
 
@@ -191,7 +192,7 @@ async fn run_on_read(
     reads: &mut ReadRows,
     transforms: &dyn Transforms,
 ) -> Result<Vec<ArrayRef>, ServeError> {
-    let policy = query_policy(node.view.validation);
+    let policy = validation_policy(node.view.validation);
     let computed = match transforms.load(&node.view.transform).await {
         Ok(transform) => {
             compute_on_read(transform.as_ref(), policy, inputs, reads, node.lifetime).map_err(ServeError::from)
@@ -240,7 +241,7 @@ async fn on_demand_answer(
             }
         });
     }
-    let policy = query_policy(node.view.validation);
+    let policy = validation_policy(node.view.validation);
     let output = match transforms.load(&node.view.transform).await {
         Ok(transform) => evaluate_on_demand(transform.as_ref(), policy, count, &inputs).map_err(ServeError::from),
         Err(error) => Err(error.into()),
@@ -262,15 +263,6 @@ fn error_answer(view: &ViewVersion, rows: usize) -> NodeAnswer {
         features: outputs.map(|output| (null_array(output.data_type, rows), vec![Status::Error; rows])).collect(),
         event_time_us: vec![None; rows],
         stores: vec![Store::Offline; rows],
-    }
-}
-
-fn query_policy(policy: ValidationPolicy) -> eadem_query::ValidationPolicy {
-    match policy {
-        ValidationPolicy::RefuseRow => eadem_query::ValidationPolicy::RefuseRow,
-        ValidationPolicy::NullValue => eadem_query::ValidationPolicy::NullValue,
-        ValidationPolicy::Clamp => eadem_query::ValidationPolicy::Clamp,
-        ValidationPolicy::StopJob => eadem_query::ValidationPolicy::StopJob,
     }
 }
 
