@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::cargo::{self, CoreModule, Job, Metadata, Package};
@@ -208,7 +209,11 @@ fn write_if_changed(out_dir: &Path, name: &str, bytes: &[u8]) -> Result<(PathBuf
     }
     let doing = format!("writing {}", path.display());
     fs::create_dir_all(out_dir).map_err(BuildError::io(&*doing))?;
-    let scratch = tempfile::NamedTempFile::new_in(out_dir).map_err(BuildError::io(&*doing))?;
+    // As any file that a compiler writes: who may read it, the umask says.
+    let scratch = tempfile::Builder::new()
+        .permissions(fs::Permissions::from_mode(0o666))
+        .tempfile_in(out_dir)
+        .map_err(BuildError::io(&*doing))?;
     fs::write(scratch.path(), bytes).map_err(BuildError::io(&*doing))?;
     let persisted = scratch.persist(&path).map_err(|error| error.error);
     persisted.map_err(BuildError::io(&*doing))?;

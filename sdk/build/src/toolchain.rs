@@ -16,7 +16,7 @@ pub const TARGET: &str = "wasm32-unknown-unknown";
 const RUSTC_MIN: &str = env!("CARGO_PKG_RUST_VERSION");
 
 /// Changes when the way the standard library is built changes, so that old cached ones are not used.
-const STD_CACHE_FORMAT: u32 = 1;
+const STD_CACHE_FORMAT: u32 = 2;
 
 /// Where the guest's standard library comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl GuestToolchain {
         }
         if let StdSource::BuiltFromSource { sysroot, sources } = &self.std_source {
             flags.push(format!("--sysroot={}", sysroot.display()));
-            flags.push(format!("--remap-path-prefix={}=/rustc/{}", sources.display(), self.rustc_version));
+            flags.extend(source_remaps(sources, &self.rustc_version));
         }
         flags
     }
@@ -164,8 +164,6 @@ impl Compiler {
         if !sources.join("library/std/Cargo.toml").exists() {
             return Err(format!("{TARGET} is not installed, and neither are the library sources"));
         }
-        // Distributions link this folder from elsewhere; panic messages name the real one.
-        let sources = sources.canonicalize().unwrap_or(sources);
         let linker = self.find_linker().ok_or("it has library sources, but no linker for WebAssembly was found")?;
         let sysroot = self.built_std(&linker, &sources)?;
         Ok(self.toolchain(Some(linker), StdSource::BuiltFromSource { sysroot, sources }))
@@ -235,12 +233,12 @@ impl Compiler {
         )?;
         write(package.join("src/lib.rs"), "")?;
 
-        let flags = [
+        let mut flags = vec![
             format!("-Clinker={}", linker.display()),
             // Later builds optimise across crates, and for that the library must carry its bitcode.
             "-Cembed-bitcode=yes".to_owned(),
-            format!("--remap-path-prefix={}=/rustc/{}", sources.display(), self.release),
         ];
+        flags.extend(source_remaps(sources, &self.release));
         let target_dir = scratch.join("target");
         let mut command = cargo_command(&self.cargo, &self.rustc);
         command
@@ -269,6 +267,13 @@ impl Compiler {
         }
         Ok(())
     }
+}
+
+/// The folder of the library sources under both of its names: distributions link it from elsewhere.
+fn source_remaps(sources: &Path, release: &str) -> Vec<String> {
+    let real = sources.canonicalize().unwrap_or_else(|_| sources.to_owned());
+    let names = BTreeSet::from([sources.to_owned(), real]);
+    names.iter().map(|name| format!("--remap-path-prefix={}=/rustc/{release}", name.display())).collect()
 }
 
 /// Cargo with this compiler, free of settings that the caller's environment holds for other builds.
