@@ -129,6 +129,9 @@ async fn load_or_create(
         .with_partition_columns(partitions.iter().copied())
         .with_configuration(configuration)
         .with_raise_if_key_not_exists(false)
+        // A table is created by its version 0 or not at all: with retries, the loser of a race would commit the same
+        // creation again as the next version.
+        .with_commit_properties(CommitProperties::default().with_max_retries(0))
         .await;
     match created {
         Ok(table) => Ok(table),
