@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Measures the bars of the project (all, or those named) and writes target/bench/results.json.
+# Measures the bars of the project (all, or those named) and writes target/bench/results.json. A bar that cannot be
+# prepared, or fails, does not keep the others from being measured; the exit code is 1 in the end.
 #
 # F2 to F5 are the engine's. F1, F6 and F7 are of whole processes; each needs something of its own first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=packages.sh
+source scripts/packages.sh
 
 cargo=${CARGO:-cargo}
 target_dir=${CARGO_TARGET_DIR:-target}
@@ -17,7 +20,7 @@ for bar in "$@"; do
   case "$bar" in
   --bar) ;;
   F[2-5] | F[2-5].*) engine_bars+=("$bar") ;;
-  F1 | F6 | F6.* | F7) system_bars+=("${bar%%.*}") ;;
+  F1 | F1.* | F6 | F6.* | F7) system_bars+=("${bar%%.*}") ;;
   *)
     printf 'error: there is no bar %s; the bars are F1 to F7\n' "$bar" >&2
     exit 1
@@ -29,44 +32,49 @@ if [[ ${#engine_bars[@]} -eq 0 && ${#system_bars[@]} -eq 0 ]]; then
   system_bars=(F1 F6 F7)
 fi
 
-build_components() {
-  local crates texts
-  "$cargo" build --locked --release --package eadem-build
-  mapfile -t crates < <(find transforms -mindepth 2 -maxdepth 2 -name Cargo.toml -printf '%h\n' | sort)
-  mapfile -t texts < <(find transforms -path '*/target' -prune -o -name '*.wat' -print | sort)
-  "$target_dir/release/eadem-build" --quiet --out target/components "${crates[@]}" "${texts[@]}"
+make_venv() {
+  python3 -m venv --clear "$venv" 2>/dev/null && return
+  if can_install_packages; then
+    install_packages python3 python3-venv && python3 -m venv --clear "$venv" && return
+  fi
+  printf 'error: F6 makes its data with Python; install python3 with venv (Debian, Ubuntu: apt-get install python3-venv)\n' >&2
+  return 1
 }
 
 # `meta.json` is written last, so it marks a whole data set.
 make_payments() {
   [[ -e $payments/meta.json ]] && return
   if [[ ! -x $venv/bin/python ]] || ! "$venv/bin/python" -c 'import numpy, pyarrow' 2>/dev/null; then
-    if ! python3 -m venv "$venv"; then
-      printf 'error: F6 makes its data with Python; install python3 with venv (Debian, Ubuntu: apt-get install python3-venv)\n' >&2
-      exit 1
-    fi
-    "$venv/bin/pip" install --quiet --disable-pip-version-check "${generator_packages[@]}"
+    make_venv && "$venv/bin/pip" install --quiet --disable-pip-version-check "${generator_packages[@]}" || return 1
   fi
   rm -rf -- "$payments"
-  "$venv/bin/python" benches/peers/gen.py --out "$payments"
+  "$venv/bin/python" benches/peers/gen.py --out "$payments" --spine 0
 }
 
 prepare() { # what one bar of whole processes needs
   case "$1" in
-  F1) "$cargo" build --locked --package eadem ;;
   F6) make_payments ;;
-  # The test's engine compiles with the product's own binary.
-  F7) "$cargo" build --locked --package eadem ;;
+  # The demonstration, and what the test's engine compiles with: the product's own binary, as `make build` leaves it.
+  F1 | F7) "$cargo" build --locked --workspace ;;
   esac
 }
 
-build_components
+"$cargo" build --locked --release --package eadem-build
+EADEM_BUILD="$target_dir/release/eadem-build" scripts/components.sh
+failed=()
 if [[ ${#engine_bars[@]} -gt 0 ]]; then
   "$cargo" build --locked --release --package eadem-benches
-  "$target_dir/release/eadem-benches" "${engine_bars[@]}"
+  for bar in "${engine_bars[@]}"; do
+    "$target_dir/release/eadem-benches" "$bar" || failed+=("$bar")
+  done
 fi
 if [[ ${#system_bars[@]} -gt 0 ]]; then
-  for bar in "${system_bars[@]}"; do prepare "$bar"; done
   "$cargo" build --locked --release --package eadem-benches-system
-  "$target_dir/release/eadem-benches-system" "${system_bars[@]}"
+  for bar in "${system_bars[@]}"; do
+    prepare "$bar" && "$target_dir/release/eadem-benches-system" "$bar" || failed+=("$bar")
+  done
+fi
+if [[ ${#failed[@]} -gt 0 ]]; then
+  printf 'error: failed: %s\n' "${failed[*]}" >&2
+  exit 1
 fi

@@ -3,6 +3,8 @@
 # (rustup's target, or packages with apt-get as root or by sudo), and says what to install where it is not.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=packages.sh
+source scripts/packages.sh
 
 readonly RUSTC_MIN_MINOR=95
 readonly GUEST_TARGET=wasm32-unknown-unknown
@@ -14,20 +16,6 @@ fail() {
   exit 1
 }
 has() { command -v "$1" >/dev/null 2>&1; }
-
-as_root() {
-  if [[ $(id -u) -eq 0 ]]; then "$@"; else sudo -n "$@"; fi
-}
-can_install_packages() {
-  has apt-get && { [[ $(id -u) -eq 0 ]] || { has sudo && sudo -n true 2>/dev/null; }; }
-}
-install_packages() {
-  say "installing $* with apt-get"
-  # The list of packages may be old or empty; refreshing it is only worth the time when it does not suffice.
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >/dev/null 2>&1 && return
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q >/dev/null
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >/dev/null
-}
 
 minor_version() { # of `1.95.0-nightly`: 95
   local version=${1#1.}

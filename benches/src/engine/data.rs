@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anyhow::Result;
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use eadem_values::{DataType, Field, arrow_schema};
 
@@ -29,16 +30,14 @@ impl Random {
     }
 }
 
-fn batch(columns: Vec<(&str, DataType, ArrayRef)>) -> RecordBatch {
+fn batch(columns: Vec<(&str, DataType, ArrayRef)>) -> Result<RecordBatch> {
     let fields: Vec<Field> = columns.iter().map(|(name, data_type, _)| Field::new(*name, *data_type, true)).collect();
     let columns = columns.into_iter().map(|(_, _, column)| column).collect();
-    // The columns are made of these types right here.
-    RecordBatch::try_new(arrow_schema(&fields), columns)
-        .unwrap_or_else(|_| RecordBatch::new_empty(arrow_schema(&fields)))
+    Ok(RecordBatch::try_new(arrow_schema(&fields), columns)?)
 }
 
 /// Inputs of `bench_numeric`.
-pub(super) fn payments(rows: usize) -> RecordBatch {
+pub(super) fn payments(rows: usize) -> Result<RecordBatch> {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut amounts = Vec::new();
     let mut numerators = Vec::new();
@@ -64,7 +63,7 @@ pub(super) fn payments(rows: usize) -> RecordBatch {
 }
 
 /// Inputs of `bench_string`: names of 5 to 20 letters in mixed case.
-pub(super) fn merchants(rows: usize) -> RecordBatch {
+pub(super) fn merchants(rows: usize) -> Result<RecordBatch> {
     let mut random = Random(0x0bad_cafe_dead_beef);
     let names = (0..rows).map(|_| {
         let length = 5 + random.below(16);

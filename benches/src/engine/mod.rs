@@ -5,17 +5,18 @@ mod native;
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::SchemaRef;
-use eadem_engine::{Accepted, CallClass, Engine, EngineConfig, Transform, UploadOptions};
+use eadem_engine::{Accepted, CallClass, Engine, EngineConfig, FailureKind, Transform, UploadOptions};
 use eadem_values::{DataType, Description, Digest, Field, arrow_schema};
 use tempfile::TempDir;
 
+use crate::bars::Measured;
 use crate::results::{Figure, load_average};
 use crate::timer::{self, RUNS, alternate};
 
@@ -92,32 +93,54 @@ fn component(name: &str) -> Result<Vec<u8>> {
 }
 
 /// F2: 8,192 rows through the numeric and the string transform, against the same crates compiled natively.
-pub fn f2() -> Result<Vec<Figure>> {
+pub fn f2() -> Result<Measured> {
     let load = load_average();
     let bench = Bench::new()?;
     let numeric = bench.load("bench_numeric")?;
     let string = bench.load("bench_string")?;
-    let payments = data::payments(BATCH_ROWS);
-    let merchants = data::merchants(BATCH_ROWS);
+    let payments = data::payments(BATCH_ROWS)?;
+    let merchants = data::merchants(BATCH_ROWS)?;
     same_bits(&numeric.apply(&payments, CallClass::Batch)?, &native::numeric(&payments, &numeric.schema)?)?;
     same_bits(&string.apply(&merchants, CallClass::Batch)?, &native::string(&merchants, &string.schema)?)?;
 
     let numeric_pair =
-        pair(|| numeric.apply(&payments, CallClass::Batch), || native::numeric(&payments, &numeric.schema));
+        pair(|| numeric.apply(&payments, CallClass::Batch), || native::numeric(&payments, &numeric.schema))?;
     let string_pair =
-        pair(|| string.apply(&merchants, CallClass::Batch), || native::string(&merchants, &string.schema));
+        pair(|| string.apply(&merchants, CallClass::Batch), || native::string(&merchants, &string.schema))?;
     let figure = |bar: &str, name: &str, pair: timer::Pair| {
         Figure::against(bar, name, "us", pair.ours_us, pair.theirs_us, RUNS, load)
     };
     Ok(vec![
         figure("F2", "numeric transform, 8,192 rows, against native", numeric_pair),
         figure("F2.string", "string transform, 8,192 rows, against native", string_pair),
-    ])
+    ]
+    .into())
 }
 
-fn pair(ours: impl Fn() -> Result<RecordBatch>, theirs: impl Fn() -> Result<RecordBatch>) -> timer::Pair {
-    // Both were seen to succeed on these very rows; a failure now would show as an impossible time.
-    alternate(Duration::from_millis(30), || drop(black_box(ours())), || drop(black_box(theirs())))
+fn pair(ours: impl Fn() -> Result<RecordBatch>, theirs: impl Fn() -> Result<RecordBatch>) -> Result<timer::Pair> {
+    let calls = Calls::default();
+    let pair = alternate(Duration::from_millis(30), || calls.note(ours()), || calls.note(theirs()));
+    calls.all_succeeded()?;
+    Ok(pair)
+}
+
+/// Calls that are measured: one that failed would measure nothing, so the first failure is kept.
+#[derive(Default)]
+struct Calls(Mutex<Option<anyhow::Error>>);
+
+impl Calls {
+    fn note<T, E: Into<anyhow::Error>>(&self, outcome: Result<T, E>) {
+        if let Err(error) = black_box(outcome) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.into());
+        }
+    }
+
+    fn all_succeeded(self) -> Result<()> {
+        match self.0.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => Err(error.context("a measured call failed")),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Nothing is compared that does not compute the same.
@@ -132,19 +155,20 @@ fn same_bits(ours: &RecordBatch, theirs: &RecordBatch) -> Result<()> {
 }
 
 /// F3: one row, a fresh instance per call, batch in to batch out.
-pub fn f3() -> Result<Vec<Figure>> {
+pub fn f3() -> Result<Measured> {
     const CALLS: u64 = 10_000;
     let load = load_average();
     let bench = Bench::new()?;
     // Loaded a second time, from the stored artefact and through its hash.
     bench.load("bench_numeric")?;
     let numeric = bench.load("bench_numeric")?;
-    let one_row = data::payments(1);
+    let one_row = data::payments(1)?;
     let call = || numeric.apply(&one_row, CallClass::Serving);
     let native_call = || native::numeric(&one_row, &numeric.schema);
     same_bits(&call()?, &native_call()?)?;
-    let mut ours = || drop(black_box(call()));
-    let mut theirs = || drop(black_box(native_call()));
+    let calls = Calls::default();
+    let mut ours = || calls.note(call());
+    let mut theirs = || calls.note(native_call());
     timer::us_per_turn(CALLS, &mut ours);
     let (mut ours_us, mut theirs_us) = (f64::INFINITY, f64::INFINITY);
     for _ in 0..RUNS {
@@ -152,8 +176,9 @@ pub fn f3() -> Result<Vec<Figure>> {
         theirs_us = theirs_us.min(timer::us_per_turn(CALLS, &mut theirs));
     }
     let no_rows: Vec<ArrayRef> = one_row.columns().iter().map(|column| column.slice(0, 0)).collect();
-    let mut without_call = || drop(black_box(numeric.transform.apply(0, &no_rows, CallClass::Serving)));
+    let mut without_call = || calls.note(numeric.transform.apply(0, &no_rows, CallClass::Serving));
     let without_call_us = timer::least_us_per_turn(Duration::from_millis(10), &mut without_call);
+    calls.all_succeeded()?;
     let name = "one row, fresh instance, batch in to batch out, against a native call";
     Ok(vec![
         Figure::against("F3", name, "us", ours_us, theirs_us, RUNS, load),
@@ -165,11 +190,12 @@ pub fn f3() -> Result<Vec<Figure>> {
             RUNS,
             load,
         ),
-    ])
+    ]
+    .into())
 }
 
 /// F4: from opening an artefact's file to an instance that can be made.
-pub fn f4() -> Result<Vec<Figure>> {
+pub fn f4() -> Result<Measured> {
     let load = load_average();
     let bench = Bench::new()?;
     let (bytes, accepted) = bench.accept("bench_numeric")?;
@@ -181,7 +207,9 @@ pub fn f4() -> Result<Vec<Figure>> {
     open()?;
     let read = || std::fs::read(&path);
     read()?;
-    let times = alternate(Duration::from_millis(20), || drop(black_box(open())), || drop(black_box(read())));
+    let calls = Calls::default();
+    let times = alternate(Duration::from_millis(20), || calls.note(open()), || calls.note(read()));
+    calls.all_succeeded()?;
     let name = "from the artefact's file to an instance that can be made, against reading the file";
     let artifact_bytes = std::fs::metadata(&path)?.len();
     Ok(vec![
@@ -195,11 +223,12 @@ pub fn f4() -> Result<Vec<Figure>> {
             1,
             load,
         ),
-    ])
+    ]
+    .into())
 }
 
 /// F5: honest calls on one thread while another thread runs endless loops back to back.
-pub fn f5() -> Result<Vec<Figure>> {
+pub fn f5() -> Result<Measured> {
     const CALLS: u64 = 2_000;
     const ENDLESS: i64 = 6_660_003;
     let load = load_average();
@@ -207,9 +236,10 @@ pub fn f5() -> Result<Vec<Figure>> {
     let numeric = bench.load("bench_numeric")?;
     let poison = bench.smuggle("poison_row")?;
     let endless: ArrayRef = Arc::new(arrow_array::Int64Array::from(vec![ENDLESS]));
-    let one_row = data::payments(1);
-    let mut honest = || drop(black_box(numeric.apply(&one_row, CallClass::Serving)));
-    let loop_in_component = || drop(black_box(poison.apply(1, std::slice::from_ref(&endless), CallClass::Serving)));
+    let one_row = data::payments(1)?;
+    let calls = Calls::default();
+    let mut honest = || calls.note(numeric.apply(&one_row, CallClass::Serving));
+    let loop_in_component = || calls.note(ends_at_deadline(&poison, &endless));
     let loop_natively = || {
         for turn in 0..1_000_000_u64 {
             black_box(turn);
@@ -220,9 +250,18 @@ pub fn f5() -> Result<Vec<Figure>> {
         ours_us = ours_us.min(beside(&loop_in_component, || timer::us_per_turn(CALLS, &mut honest)));
         theirs_us = theirs_us.min(beside(&loop_natively, || timer::us_per_turn(CALLS, &mut honest)));
     }
+    calls.all_succeeded()?;
     let (ours, theirs) = (1e6 / ours_us, 1e6 / theirs_us);
     let name = "honest calls beside endless loops in a component, against beside a native loop";
-    Ok(vec![Figure::against("F5", name, "calls/s", ours, theirs, RUNS, load)])
+    Ok(vec![Figure::against("F5", name, "calls/s", ours, theirs, RUNS, load)].into())
+}
+
+/// Runs a row that never answers: anything but its deadline would mean that nothing looped.
+fn ends_at_deadline(poison: &Transform, endless: &ArrayRef) -> Result<()> {
+    let applied = poison.apply(1, std::slice::from_ref(endless), CallClass::Serving)?;
+    let kinds: Vec<FailureKind> = applied.rows.failed.iter().map(|failed| failed.kind).collect();
+    ensure!(kinds == [FailureKind::Deadline], "an endless loop ended with {kinds:?}");
+    Ok(())
 }
 
 /// Measures while another thread repeats something without pause.

@@ -14,11 +14,7 @@ mod table;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
-use eadem_benches::results::{self, Figure};
-
-/// A bar's id and what measures it.
-type Bar = (&'static str, fn() -> Result<Vec<Figure>>);
+use eadem_benches::bars::{self, Bar};
 
 const BARS: &[Bar] = &[("F1", demo::f1), ("F6", race::f6), ("F7", identity::f7)];
 
@@ -32,7 +28,7 @@ fn main() -> ExitCode {
             backfill::run(events, component.as_ref(), home.as_ref(), out.as_ref())
         }
         ["baseline", events, out] => baseline::run(events, out),
-        named => measure(named),
+        named => bars::measure(BARS, named),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -41,31 +37,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn measure(words: &[&str]) -> Result<()> {
-    let named: Vec<&str> = words.iter().copied().filter(|word| *word != "--bar").collect();
-    if let Some(unknown) = named.iter().find(|name| BARS.iter().all(|(id, _)| !is_of_bar(name, id))) {
-        let known: Vec<&str> = BARS.iter().map(|(id, _)| *id).collect();
-        bail!("there is no bar {unknown}; the bars of whole processes are {}", known.join(", "));
-    }
-    let path = results::path();
-    for (id, measure) in BARS {
-        let is_wanted = named.is_empty() || named.iter().any(|name| is_of_bar(name, id));
-        if !is_wanted {
-            continue;
-        }
-        let figures = measure()?;
-        for figure in &figures {
-            println!("{figure}");
-        }
-        results::replace(&path, id, figures)?;
-    }
-    println!("written to {}", path.display());
-    Ok(())
-}
-
-/// `F6.wall` is measured with `F6`.
-fn is_of_bar(name: &str, id: &str) -> bool {
-    name == id || name.strip_prefix(id).is_some_and(|suffix| suffix.starts_with('.'))
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use eadem_benches::bars::Measured;
 use eadem_benches::results::{Figure, load_average};
 
 use crate::process::{Cost, measured, median, root};
@@ -13,7 +14,7 @@ const ROWS: i64 = 5_000_000;
 const RUNS: u64 = 5;
 
 /// Measures both sides in turn, and takes the median of each.
-pub(crate) fn f6() -> Result<Vec<Figure>> {
+pub(crate) fn f6() -> Result<Measured> {
     let events =
         root().join("target/bench/payments/events").canonicalize().context("scripts/bench.sh makes the payments")?;
     let component = root().join("target/components/payments.wasm");
@@ -50,13 +51,15 @@ pub(crate) fn f6() -> Result<Vec<Figure>> {
         let theirs = median(their_costs.iter().map(part).collect());
         Figure::against(bar, name, unit, ours, theirs, RUNS, load)
     };
+    let name = "backfill of 5 M rows, ledger in memory (MemoryLedger), against a copy by DataFusion, processor time";
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     Ok(vec![
-        figure("F6", "backfill of 5 M rows against a copy by DataFusion, processor time", "s", |cost| cost.cpu_s),
+        figure("F6", name, "s", |cost| cost.cpu_s),
         figure("F6.wall", "the same on the clock", "s", |cost| cost.wall_s),
         figure("F6.memory", "the same, most resident memory", "MiB", |cost| cost.memory_mib),
         Figure::against("F6.bytes", "data files", "MiB", mib(our_table.bytes), mib(their_table.bytes), 1, load),
-    ])
+    ]
+    .into())
 }
 
 /// Runs a process that writes to `out`, which is removed first.
