@@ -6,13 +6,20 @@ use eadem_values::TieDigest;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::test_runner::RngSeed;
 
 use crate::oracle::Fact;
 
-/// 4,000 cases, or 200,000 with `EADEM_SOAK=1`. proptest prints and keeps the seed of a case that fails.
+/// 4,000 cases, or 200,000 with `EADEM_SOAK=1`; always the same ones, or others with another `EADEM_SEED`.
 pub(crate) fn cases() -> ProptestConfig {
     let soak = std::env::var("EADEM_SOAK").is_ok_and(|value| value == "1");
-    ProptestConfig { cases: if soak { 200_000 } else { 4_000 }, ..ProptestConfig::default() }
+    ProptestConfig { cases: if soak { 200_000 } else { 4_000 }, rng_seed: seed(), ..ProptestConfig::default() }
+}
+
+fn seed() -> RngSeed {
+    let seed: u64 = std::env::var("EADEM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_130_101);
+    println!("EADEM_SEED={seed}");
+    RngSeed::Fixed(seed)
 }
 
 /// All instants that [`history`] draws from lie in here, so a test can try every T.

@@ -9,12 +9,19 @@ use eadem_values::{DataType, ElementType, Value, array_from_values};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::test_runner::RngSeed;
 
-/// 2,000 cases, or 50,000 with `EADEM_SOAK=1`. proptest prints and keeps the seed of a case that fails.
+/// 2,000 cases, or 50,000 with `EADEM_SOAK=1`; always the same ones, or others with another `EADEM_SEED`.
 pub(crate) fn cases() -> ProptestConfig {
     let soak = std::env::var("EADEM_SOAK").is_ok_and(|value| value == "1");
     let cases = if soak { 50_000 } else { 2_000 };
-    ProptestConfig { cases, max_global_rejects: cases, ..ProptestConfig::default() }
+    ProptestConfig { cases, max_global_rejects: cases, rng_seed: seed(), ..ProptestConfig::default() }
+}
+
+fn seed() -> RngSeed {
+    let seed: u64 = std::env::var("EADEM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_130_101);
+    println!("EADEM_SEED={seed}");
+    RngSeed::Fixed(seed)
 }
 
 pub(crate) const ALL_TYPES: [DataType; 13] = [

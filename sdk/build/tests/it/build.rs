@@ -144,8 +144,8 @@ fn a_compiler_that_cannot_is_named_and_ways_out_are_given() {
 #[test]
 fn a_compiler_with_sources_builds_its_library_once() {
     let rustc = Path::new("/usr/bin/rustc");
-    if std::env::var_os("EADEM_SOAK").is_none() {
-        eprintln!("skipped: EADEM_SOAK is not set");
+    if !std::env::var("EADEM_SOAK").is_ok_and(|soak| soak == "1") {
+        eprintln!("skipped: EADEM_SOAK is not 1");
         return;
     }
     if !rustc.exists() || !Path::new("/usr/lib/rustlib/src/rust/library").exists() {

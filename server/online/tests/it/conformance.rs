@@ -7,9 +7,17 @@ use eadem_online::conformance::{CASES, Subject, Violation, run_all};
 use eadem_online::{EmbeddedOptions, EmbeddedStore, MemoryStore, OnlineStore};
 use tempfile::TempDir;
 
+const RANDOM_CASE: &str = "random_histories_agree_with_the_oracle";
+
 /// Read from `EADEM_SEED`, so that a failure can be repeated.
 fn seed() -> u64 {
     std::env::var("EADEM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_130_101)
+}
+
+/// Further seeds for random histories: a dozen each, with `EADEM_SOAK=1`.
+fn seeds_of_soak() -> std::ops::Range<u64> {
+    let soak = std::env::var("EADEM_SOAK").is_ok_and(|soak| soak == "1");
+    seed() + 1..seed() + 1 + if soak { 50 } else { 0 }
 }
 
 struct Memory(Arc<MemoryStore>);
@@ -53,24 +61,30 @@ impl Subject for Embedded {
     }
 }
 
-fn report(violations: Vec<Violation>) {
+async fn conforms<S: Subject>(mut fresh: impl AsyncFnMut() -> Result<S, Violation>) {
+    let mut violations = run_all(seed(), &mut fresh).await;
+    let random = CASES.iter().find(|case| case.name == RANDOM_CASE).unwrap();
+    for seed in seeds_of_soak() {
+        let mut subject = fresh().await.unwrap();
+        violations.extend(random.run(&mut subject, seed).await.err());
+    }
     let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
-    assert!(lines.is_empty(), "{} of {} cases, seed {}:\n{}", lines.len(), CASES.len(), seed(), lines.join("\n"));
+    assert!(lines.is_empty(), "{} violations, seed {}:\n{}", lines.len(), seed(), lines.join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_store_in_memory_conforms() {
-    report(run_all(seed(), async || Ok(Memory(Arc::default()))).await);
+    conforms(async || Ok(Memory(Arc::default()))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_embedded_store_conforms() {
-    report(run_all(seed(), async || Ok(Embedded::new(EmbeddedOptions::default()))).await);
+    conforms(async || Ok(Embedded::new(EmbeddedOptions::default()))).await;
 }
 
 /// With so little memory that every load spills, and nearly every read misses the cache.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_embedded_store_conforms_with_little_memory() {
     let options = EmbeddedOptions { table_cache_bytes: 64 * 1024, load_memory_bytes: 2_000 };
-    report(run_all(seed(), async || Ok(Embedded::new(options))).await);
+    conforms(async || Ok(Embedded::new(options))).await;
 }
