@@ -2,5 +2,6 @@
 
 mod bad_input;
 mod flights;
+mod fuzz;
 mod jobs;
 mod project;

@@ -5,6 +5,7 @@
 mod artifacts;
 mod breaches;
 mod concurrency;
+mod fuzz;
 mod golden;
 mod hostile;
 mod identity;

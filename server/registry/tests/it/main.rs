@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod definitions;
+mod fuzz;
 mod lineage;
 mod plan;
 mod resolve;
