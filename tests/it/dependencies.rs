@@ -6,7 +6,7 @@ use std::fs;
 use toml::Table;
 
 use crate::spdx;
-use crate::workspace::{Package, Workspace, root};
+use crate::workspace::{Package, Workspace, features, root};
 
 fn rules() -> Table {
     fs::read_to_string(root().join("deny.toml")).unwrap().parse().unwrap()
@@ -66,5 +66,17 @@ fn every_dependency_names_its_versions() {
             let is_wild = dependency.requirement == "*" && !dependency.is_path;
             assert!(!is_wild, "{} takes any version of {}", package.name, dependency.name);
         }
+    }
+}
+
+/// Where a dependency of tests switched on a feature of a crate, `make test` would compile that crate a second time after
+/// `make build`, with everything that depends on it.
+#[test]
+fn tests_change_no_feature_of_what_is_built() {
+    let (built, tested) = (features("normal,build"), features("normal,build,dev"));
+    assert!(built.len() > 100, "only {} packages were found", built.len());
+    for (package, its) in &built {
+        let in_tests = &tested[package];
+        assert_eq!(its, in_tests, "{package} is compiled with other features for tests; see [dev-dependencies]");
     }
 }

@@ -2,14 +2,22 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::workspace::root;
 
-const TEXT_EXTENSIONS: [&str; 14] =
-    ["rs", "toml", "md", "sh", "py", "wit", "wat", "sql", "json", "yml", "yaml", "txt", "lock", "html"];
-const TEXT_NAMES: [&str; 5] = ["Makefile", "LICENSE", "NOTICE", "run", ".gitignore"];
-/// Not of the project: what is built, what is kept by git, what a demo left.
+/// Where there is no git to ask. Not of the project: what is built, what a demo left.
 const SKIPPED: [&str; 4] = ["target", ".git", "eadem-demo", "node_modules"];
+
+/// What git keeps; `None` without a repository.
+fn files_of_git() -> Option<Vec<PathBuf>> {
+    let arguments = ["ls-files", "-z"];
+    let listed = Command::new("git").arg("-C").arg(root()).args(arguments).output().ok()?;
+    let names = String::from_utf8(listed.stdout).ok().filter(|_| listed.status.success())?;
+    // One that is deleted and not yet committed is listed still.
+    let files = names.split_terminator('\0').map(|name| root().join(name)).filter(|path| path.is_file());
+    Some(files.collect())
+}
 
 fn files_under(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
@@ -21,22 +29,23 @@ fn files_under(folder: &Path, found: &mut Vec<PathBuf>) {
             }
             continue;
         }
-        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        if TEXT_EXTENSIONS.contains(&extension) || TEXT_NAMES.contains(&&*name) {
-            found.push(path);
-        }
+        found.push(path);
     }
 }
 
 fn project_text() -> Vec<(PathBuf, String)> {
-    let mut found = Vec::new();
-    files_under(&root(), &mut found);
-    assert!(found.len() > 50, "only {} files were found", found.len());
+    let mut found = files_of_git().unwrap_or_default();
+    if found.is_empty() {
+        files_under(&root(), &mut found);
+    }
+    // What is not UTF-8 is data.
     let read = |path: PathBuf| {
-        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        (path, text)
+        let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Some((path, String::from_utf8(bytes).ok()?))
     };
-    found.into_iter().map(read).collect()
+    let texts: Vec<(PathBuf, String)> = found.into_iter().filter_map(read).collect();
+    assert!(texts.len() > 100, "only {} files were found", texts.len());
+    texts
 }
 
 /// A path of one machine means nothing on another.

@@ -143,10 +143,31 @@ impl Dependency {
     }
 }
 
+/// By package and version: the sets of features that it is compiled with for this machine, where these kinds of
+/// dependencies count (`normal,build,dev`).
+pub(crate) fn features(kinds: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let listed = |options: &[&str]| {
+        let mut command = Command::new(env!("CARGO"));
+        command.args(["tree", "--workspace", "--locked", "--edges", kinds, "--prefix", "none", "--format", "{p}|{f}"]);
+        output_of(command.args(options).current_dir(root()))
+    };
+    let text = listed(&["--offline"]).or_else(|_| listed(&[])).unwrap_or_else(|error| panic!("cargo tree: {error}"));
+    let mut features: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (package, its) in text.lines().filter_map(|line| line.split_once('|')) {
+        // The star says that what it depends on stands further up.
+        let its = its.trim_end_matches(" (*)").to_owned();
+        features.entry(package.to_owned()).or_default().insert(its);
+    }
+    features
+}
+
 fn metadata(manifest: &Path, options: &[&str]) -> Result<String, String> {
     let mut command = Command::new(env!("CARGO"));
     command.args(["metadata", "--format-version", "1", "--locked", "--filter-platform", &host()]);
-    command.args(options).arg("--manifest-path").arg(manifest);
+    output_of(command.args(options).arg("--manifest-path").arg(manifest))
+}
+
+fn output_of(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|error| error.to_string())?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
