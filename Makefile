@@ -48,6 +48,7 @@ lint: ## Check format, clippy's findings, licences, bans, sources and advisories
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --all --check --manifest-path transforms/Cargo.toml
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets --manifest-path transforms/Cargo.toml -- -D warnings
 	@scripts/deny.sh
 
 .PHONY: fmt
