@@ -46,7 +46,7 @@ impl Dice {
 #[test]
 fn damaged_components_are_accepted_or_refused() {
     let soak = std::env::var("EADEM_SOAK").is_ok_and(|soak| soak == "1");
-    let (looks, uploads) = if soak { (100_000, 3_000) } else { (1_000, 60) };
+    let (looks, uploads) = if soak { (50_000, 1_000) } else { (1_000, 60) };
     let seed: u64 = std::env::var("EADEM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_130_101);
     println!("EADEM_SEED={seed}");
     let mut dice = Dice(seed);
