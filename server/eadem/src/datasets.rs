@@ -313,3 +313,13 @@ fn report_json(id: &str, output: &str, report: &DatasetReport) -> Json {
         "lines": lines,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_fingerprint_names_what_evaluates_expressions_and_knows_time_zones() {
+        let fingerprint = super::fingerprint("engine");
+        let locked = |package: &str| fingerprint.contains(&format!(" {package}/")) && !fingerprint.contains("unknown");
+        assert!(fingerprint.starts_with("engine ") && locked("datafusion") && locked("chrono-tz"), "{fingerprint}");
+    }
+}
