@@ -122,6 +122,7 @@ fn view(events: &str, transform: Arc<dyn RowTransform>) -> ViewSpec {
             locations: vec![events.to_owned()],
             columns: Vec::new(),
             filter: None,
+            time_zone: None,
             event_time: EventTime::Column("event_timestamp".to_owned()),
             known_at: KnownAt::EventTime,
             event_id: None,

@@ -181,19 +181,3 @@ async fn features_of_entity(registry: &Registry, entity: Option<&str>) -> Result
     };
     Ok((entity.clone(), features.iter().map(name).collect()))
 }
-
-/// `name` or `name@version`.
-pub(crate) fn name_and_version(text: &str) -> Result<(&str, Option<u32>), Problem> {
-    match text.split_once('@') {
-        None => Ok((text, None)),
-        Some((name, version)) => {
-            let version = version.parse().map_err(|_| {
-                Problem::bad_request(
-                    "malformed_version",
-                    format!("`{text}`: a version is a whole number, as in {name}@1"),
-                )
-            })?;
-            Ok((name, Some(version)))
-        }
-    }
-}

@@ -190,6 +190,7 @@ pub(crate) fn source_spec(project: &Path, source: &registry_model::Source) -> Re
         locations: vec![location],
         columns: source.columns.iter().map(|(name, text)| (name.clone(), text.clone())).collect(),
         filter: source.filter.clone(),
+        time_zone: source.time_zone.clone(),
         event_time: match &source.event_time {
             registry_model::EventTime::Column(column) => offline::EventTime::Column(column.clone()),
             registry_model::EventTime::Literal(us) => offline::EventTime::Literal(*us),
@@ -349,8 +350,8 @@ impl JobLedger for RegistryLedger {
     }
 }
 
-/// A constant of a definition as the offline store takes it.
-pub(crate) fn literal(value: &Value) -> Result<Literal, String> {
+/// A constant of a stored view as the offline store takes it.
+fn literal(value: &Value) -> Result<Literal, String> {
     match value {
         Value::Boolean(value) => Ok(Literal::Boolean(*value)),
         Value::Int64(value) | Value::Timestamp(value) => Ok(Literal::Int64(*value)),

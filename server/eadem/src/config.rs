@@ -1,17 +1,33 @@
 //! Configuration in layers: defaults → `eadem.toml` → `EADEM_*` → flags. Every value remembers where it came from.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use eadem_api::Limits;
 use eadem_engine::EngineConfig;
+use eadem_registry::definitions::{DEFINITION_KINDS, did_you_mean};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
+use toml::de::DeTable;
 
 /// The tables of `eadem.toml` that are configuration and not definitions.
 pub(crate) const CONFIGURATION_TABLES: &[&str] = &["server", "store", "jobs", "limits", "engine"];
+
+/// Variables of the environment that are no settings: those that the binary, its builder or the tests read elsewhere.
+const OTHER_VARIABLES: &[&str] = &[
+    "EADEM_AOT_KEY",
+    "EADEM_CACHE_DIR",
+    "EADEM_DEMO_DATA",
+    "EADEM_GUEST_RUSTC",
+    "EADEM_HOME",
+    "EADEM_LOG",
+    "EADEM_SDK",
+    "EADEM_SEED",
+    "EADEM_SOAK",
+];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -101,13 +117,27 @@ pub(crate) struct Layered {
 
 /// Reads all layers. `flags` are `key=value` pairs.
 pub(crate) fn load(project_file: &Path, flags: &[String]) -> anyhow::Result<Layered> {
-    let environment: Vec<(String, String)> = std::env::vars().filter(|(name, _)| name.starts_with("EADEM_")).collect();
+    let environment = environment(std::env::vars_os())?;
     let file_text = match std::fs::read_to_string(project_file) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", project_file.display())),
     };
     layer(project_file, file_text.as_deref(), &environment, flags)
+}
+
+/// The variables that may be settings: they begin with `EADEM_`, and are not known to be something else.
+fn environment(variables: impl Iterator<Item = (OsString, OsString)>) -> anyhow::Result<Vec<(String, String)>> {
+    let mut settings = Vec::new();
+    for (name, text) in variables {
+        let name = name.to_string_lossy().into_owned();
+        if !name.starts_with("EADEM_") || OTHER_VARIABLES.contains(&name.as_str()) {
+            continue;
+        }
+        let text = text.into_string().map_err(|_| anyhow!("environment variable {name} is not UTF-8"))?;
+        settings.push((name, text));
+    }
+    Ok(settings)
 }
 
 fn layer(
@@ -118,10 +148,12 @@ fn layer(
 ) -> anyhow::Result<Layered> {
     let mut values = BTreeMap::new();
     flatten("", &serde_json::to_value(Config::default())?, &Origin::Default, &mut values);
+    let defaults = values.clone();
     let known: Vec<String> = values.keys().cloned().collect();
 
     if let Some(text) = file_text {
         let table: toml::Table = toml::from_str(text).with_context(|| format!("{}", project_file.display()))?;
+        check_tables(project_file, text)?;
         let mut from_file = BTreeMap::new();
         for name in CONFIGURATION_TABLES {
             if let Some(value) = table.get(*name) {
@@ -136,28 +168,43 @@ fn layer(
     }
     for (name, text) in environment {
         let Some(key) = known.iter().find(|key| &environment_name(key) == name) else {
-            let names_a_setting =
-                CONFIGURATION_TABLES.iter().any(|table| name.starts_with(&environment_name(&format!("{table}."))));
-            if !names_a_setting {
-                continue;
-            }
             let names: Vec<String> = known.iter().map(|key| environment_name(key)).collect();
-            let hint = eadem_registry::definitions::did_you_mean(name, names.iter().map(String::as_str));
+            let names = names.iter().map(String::as_str).chain(OTHER_VARIABLES.iter().copied());
+            let hint = did_you_mean(name, names);
             bail!("environment variable {name} sets nothing that exists{hint}; `eadem config` lists every setting");
         };
-        values.insert(key.clone(), (scalar(text), Origin::Environment(name.clone())));
+        values.insert(key.clone(), (value_of(text, &defaults[key].0), Origin::Environment(name.clone())));
     }
     for flag in flags {
         let (key, text) = flag.split_once('=').with_context(|| format!("--set takes key=value, found `{flag}`"))?;
         check_known(key, &known, "--set")?;
-        values.insert(key.to_owned(), (scalar(text), Origin::Flag));
+        values.insert(key.to_owned(), (value_of(text, &defaults[key].0), Origin::Flag));
     }
-    let config = serde_json::from_value(nest(&values)).map_err(|error| {
-        let place = values.iter().filter(|(_, (_, origin))| *origin != Origin::Default);
-        let set: Vec<String> = place.map(|(key, (_, origin))| format!("{key} (from {origin})")).collect();
-        anyhow::anyhow!("configuration: {error}; set here: {}", set.join(", "))
-    })?;
+    for (key, (value, origin)) in values.iter().filter(|(_, (_, origin))| *origin != Origin::Default) {
+        let alone = BTreeMap::from([(key.clone(), (value.clone(), origin.clone()))]);
+        if let Err(error) = serde_json::from_value::<Config>(nest(&alone)) {
+            bail!("{origin}: setting `{key}` cannot be {value}: {error}");
+        }
+    }
+    let config = serde_json::from_value(nest(&values)).context("configuration")?;
     Ok(Layered { config, values })
+}
+
+/// Every table of the project's file is configuration or definitions.
+fn check_tables(project_file: &Path, text: &str) -> anyhow::Result<()> {
+    // What is no TOML has been refused with its place.
+    let Ok(tables) = DeTable::parse(text) else { return Ok(()) };
+    for name in tables.get_ref().keys() {
+        let known = || CONFIGURATION_TABLES.iter().chain(DEFINITION_KINDS.iter()).copied();
+        let table = name.get_ref().as_ref();
+        if known().all(|known| known != table) {
+            let line = 1 + text.bytes().take(name.span().start).filter(|byte| *byte == b'\n').count();
+            let hint = did_you_mean(table, known());
+            let all: Vec<&str> = known().collect();
+            bail!("{}:{line}: unknown table `{table}`{hint} (known: {})", project_file.display(), all.join(", "));
+        }
+    }
+    Ok(())
 }
 
 fn environment_name(key: &str) -> String {
@@ -168,13 +215,13 @@ fn check_known(key: &str, known: &[String], origin: &str) -> anyhow::Result<()> 
     if known.iter().any(|name| name == key) {
         return Ok(());
     }
-    let hint = eadem_registry::definitions::did_you_mean(key, known.iter().map(String::as_str));
+    let hint = did_you_mean(key, known.iter().map(String::as_str));
     bail!("{origin}: unknown setting `{key}`{hint}; `eadem config` lists every setting");
 }
 
 fn flatten(prefix: &str, value: &Json, origin: &Origin, into: &mut BTreeMap<String, (Json, Origin)>) {
     match value {
-        Json::Object(map) if !map.is_empty() => {
+        Json::Object(map) => {
             for (name, value) in map {
                 let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
                 flatten(&key, value, origin, into);
@@ -205,9 +252,13 @@ fn nest(values: &BTreeMap<String, (Json, Origin)>) -> Json {
     Json::Object(root)
 }
 
-/// `12`, `true` and `[…]` as what they are, everything else as text.
-fn scalar(text: &str) -> Json {
-    serde_json::from_str(text).unwrap_or_else(|_| Json::from(text))
+/// A setting's value from text. Where the built-in value is text or nothing, it is the text as it stands; else `12`,
+/// `true` and `[…]` are what they are.
+fn value_of(text: &str, default: &Json) -> Json {
+    match default {
+        Json::String(_) | Json::Null => Json::from(text),
+        _ => serde_json::from_str(text).unwrap_or_else(|_| Json::from(text)),
+    }
 }
 
 #[cfg(test)]
@@ -239,7 +290,54 @@ mod tests {
         assert!(file.contains("eadem.toml: unknown setting `server.lissten`; did you mean `server.listen`?"), "{file}");
         let variable = layered("", &[("EADEM_JOBS_WORKER", "1")], &[]).unwrap_err().to_string();
         assert!(variable.contains("did you mean `EADEM_JOBS_WORKERS`?"), "{variable}");
-        let wrong_type = layered("", &[("EADEM_JOBS_WORKERS", "many")], &[]).unwrap_err().to_string();
-        assert!(wrong_type.contains("EADEM_JOBS_WORKERS"), "{wrong_type}");
+        let seed = layered("", &[("EADEM_SERVR_LISTEN", "1")], &[]).unwrap_err().to_string();
+        assert!(seed.contains("did you mean `EADEM_SERVER_LISTEN`?"), "{seed}");
+        let table = layered("[server]\n\n[enity.x]\n", &[], &[]).unwrap_err().to_string();
+        assert!(table.contains("eadem.toml:3: unknown table `enity`; did you mean `entity`?"), "{table}");
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_named_with_its_origin() {
+        let variable = layered("", &[("EADEM_JOBS_WORKERS", "many")], &[]).unwrap_err().to_string();
+        assert!(variable.starts_with("EADEM_JOBS_WORKERS: setting `jobs.workers` cannot be \"many\""), "{variable}");
+        let file = layered("[jobs]\nworkers = -1", &[("EADEM_JOBS_CHUNK_ROWS", "5")], &[]).unwrap_err().to_string();
+        assert!(file.starts_with("eadem.toml: setting `jobs.workers` cannot be -1"), "{file}");
+        let flag = layered("", &[], &["server.drain_s=soon"]).unwrap_err().to_string();
+        assert!(flag.starts_with("--set: setting `server.drain_s` cannot be \"soon\""), "{flag}");
+    }
+
+    #[test]
+    fn settings_that_are_text_take_any_text() {
+        let digits = "1".repeat(64);
+        let key = format!("engine.artifact_key_hex={digits}");
+        let all = layered("", &[("EADEM_STORE_DATA_DIR", "2024")], &["server.listen=7878", &key]).unwrap();
+        assert_eq!(all.config.store.data_dir, PathBuf::from("2024"));
+        assert_eq!(all.config.server.listen, "7878");
+        assert_eq!(all.config.engine.artifact_key_hex, Some(digits));
+    }
+
+    #[test]
+    fn empty_tables_set_nothing() {
+        let all = layered("[server]\n[engine.compiler]\n", &[], &[]).unwrap();
+        assert_eq!(all.config.server.listen, ServerConfig::default().listen);
+    }
+
+    #[test]
+    fn variables_of_others_are_no_settings() {
+        let variables = [("EADEM_LOG", "info"), ("EADEM_JOBS_WORKERS", "3"), ("EADEM", "x"), ("PATH", "y")];
+        let variables = variables.map(|(name, text)| (OsString::from(name), OsString::from(text)));
+        let settings = environment(variables.into_iter()).unwrap();
+        assert_eq!(settings, [("EADEM_JOBS_WORKERS".to_owned(), "3".to_owned())]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_variable_that_is_not_utf_8_matters_only_if_it_is_a_setting() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let variable = |name: &str| [(OsString::from(name), OsString::from_vec(vec![0xff]))].into_iter();
+        assert!(environment(variable("LANG")).unwrap().is_empty());
+        assert!(environment(variable("EADEM_HOME")).unwrap().is_empty());
+        let refused = environment(variable("EADEM_SERVER_LISTEN")).unwrap_err().to_string();
+        assert!(refused.contains("EADEM_SERVER_LISTEN is not UTF-8"), "{refused}");
     }
 }

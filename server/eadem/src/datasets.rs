@@ -1,7 +1,6 @@
 //! Training sets: a service of the registry as the offline store makes them, and their record.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
 use std::path::{Component, Path};
 use std::sync::Arc;
 
@@ -14,13 +13,11 @@ use eadem_offline::{
     ViewOfService, create_dataset, rebuild_dataset,
 };
 use eadem_registry::model::{BoundTo, ResolvedService, ViewRef, ViewVersion, required_key_name};
-use eadem_registry::{DatasetColumn, DatasetRecord};
+use eadem_registry::{DatasetColumn, DatasetRecord, RegistryError};
 use eadem_semantics::KnownAtCut;
-use eadem_values::Digest;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use crate::adapters::literal;
 use crate::home::Stores;
 use crate::jobs::Handle;
 
@@ -98,10 +95,11 @@ impl DatasetRequest {
 /// 404 for a service or dataset that does not exist, 400 for a cut or an output that cannot be.
 pub(crate) async fn check(stores: &Stores, request: &DatasetRequest) -> Result<Option<String>, Problem> {
     let malformed = |detail: String| Problem::bad_request("malformed_job", detail);
-    let registry_failed = |error: eadem_registry::RegistryError| match error.is_not_found() {
-        true => Problem::not_found("unknown_service", error.to_string()),
-        false if error.is_callers_fault() => malformed(error.to_string()),
-        false => Problem::internal("the registry failed", error),
+    let registry_failed = |error: RegistryError| match error {
+        RegistryError::NotFound { .. } => Problem::not_found("unknown_service", error.to_string()),
+        RegistryError::MalformedVersion(_) => Problem::bad_request("malformed_version", error.to_string()),
+        _ if error.is_callers_fault() => malformed(error.to_string()),
+        _ => Problem::internal("the registry failed", error),
     };
     let output = Path::new(request.output());
     if output.extension().is_none_or(|extension| extension != "parquet") {
@@ -206,33 +204,27 @@ async fn dataset_spec(
             default: version.defaults.get(&entry.feature).cloned(),
         });
     }
-    let (Some(name), Some(version)) = (&service.name, service.version) else {
+    let (Some(name), Some(version), Some(digest)) = (&service.name, service.version, service.digest) else {
         bail!("a training set needs a service");
     };
     Ok(DatasetSpec {
         service: format!("{name}@{version}"),
-        service_digest: service_digest(service)?.to_string(),
+        service_digest: digest.to_string(),
         spine,
         columns,
         views: views.views,
         features,
         cut,
         with_status,
-        engine_fingerprint: stores.engine.fingerprint().to_owned(),
+        engine_fingerprint: fingerprint(stores.engine.fingerprint()),
         workers: WORKERS,
     })
 }
 
-/// What a service version means: its entries, each with the digest of the view version it is pinned to.
-fn service_digest(service: &ResolvedService) -> anyhow::Result<Digest> {
-    let mut meaning = String::new();
-    for entry in &service.entries {
-        let view =
-            service.views.get(&entry.view).with_context(|| format!("{} is not part of the service", entry.view))?;
-        let role = entry.role.as_deref().unwrap_or_default();
-        writeln!(meaning, "{}\t{}\t{}\t{role}", entry.output_name, view.digest, entry.feature)?;
-    }
-    Ok(Digest::of(meaning.as_bytes()))
+/// The engine's fingerprint with what else decides values on the way into a training set: the evaluator of the sources'
+/// expressions, and the rules of time zones.
+fn fingerprint(engine: &str) -> String {
+    format!("{engine} datafusion/{} chrono-tz/{}", env!("LOCKED_DATAFUSION_VERSION"), env!("LOCKED_CHRONO_TZ_VERSION"))
 }
 
 struct ViewList<'a> {
@@ -277,7 +269,7 @@ impl ViewList<'_> {
             bindings.push(match &binding.from {
                 BoundTo::Request(field) => OnDemandBinding::Request(field.clone()),
                 BoundTo::RequestTimestamp => OnDemandBinding::RequestTimestamp,
-                BoundTo::Literal(value) => OnDemandBinding::Literal(literal(value).map_err(anyhow::Error::msg)?),
+                BoundTo::Literal(value) => OnDemandBinding::Literal(value.clone()),
                 BoundTo::Feature(upstream) => OnDemandBinding::Feature {
                     view: Box::pin(self.position(&upstream.view, upstream.role.as_deref())).await?,
                     feature: upstream.feature.clone(),
@@ -320,4 +312,14 @@ fn report_json(id: &str, output: &str, report: &DatasetReport) -> Json {
         "recipe": report.recipe,
         "lines": lines,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_fingerprint_names_what_evaluates_expressions_and_knows_time_zones() {
+        let fingerprint = super::fingerprint("engine");
+        let locked = |package: &str| fingerprint.contains(&format!(" {package}/")) && !fingerprint.contains("unknown");
+        assert!(fingerprint.starts_with("engine ") && locked("datafusion") && locked("chrono-tz"), "{fingerprint}");
+    }
 }

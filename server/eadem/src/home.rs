@@ -112,7 +112,7 @@ impl Home {
             limits: config.limits.clone(),
             configuration_tables: CONFIGURATION_TABLES,
             plans: PlanCache::default(),
-            in_flight: Arc::new(Semaphore::new(config.limits.requests_in_flight_max)),
+            in_flight: Arc::new(Semaphore::new(config.limits.requests_in_flight_max.min(Semaphore::MAX_PERMITS))),
             uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
         }))
     }

@@ -16,7 +16,7 @@ use eadem_query::{
     compute_on_read, evaluate_on_demand, project_feature, status_dictionary,
 };
 use eadem_semantics::{KnownAtCut, RowOrder, Status};
-use eadem_values::{BatchEncoder, DataType, Digest, Literal, TieDigest, Value, array_from_values};
+use eadem_values::{BatchEncoder, DataType, Digest, TieDigest, Value, array_from_values};
 use futures::TryStreamExt;
 use object_store::{ObjectStoreExt, PutPayload};
 use parquet::arrow::ArrowWriter;
@@ -131,8 +131,8 @@ pub enum OnDemandBinding {
     Request(String),
     /// The time of the request; in training, the spine row's time.
     RequestTimestamp,
-    /// The same value for every row.
-    Literal(Literal),
+    /// The same value for every row, of the input's type.
+    Literal(Value),
     /// A feature of another view.
     Feature {
         /// Position in [`DatasetSpec::views`]; before this view's own.
@@ -569,11 +569,8 @@ fn compute_view(
                 OnDemandInput { values: spine.column(spec.columns.column(name), field.data_type)?, statuses: None }
             }
             OnDemandBinding::RequestTimestamp => OnDemandInput { values: times.clone(), statuses: None },
-            OnDemandBinding::Literal(literal) => {
-                let value = literal
-                    .to_value(field.data_type)
-                    .ok_or_else(|| wrong(&field.name, format!("the literal cannot be {}", field.data_type)))?
-                    .canonical();
+            OnDemandBinding::Literal(value) => {
+                let value = value.clone().canonical();
                 let values = array_from_values(field.data_type, std::iter::repeat_n(&value, rows))?;
                 OnDemandInput { values, statuses: None }
             }

@@ -1,9 +1,11 @@
 //! Reading sources: files, their schemas, their columns in the types of the contract.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
+use arrow_array::timezone::Tz;
 use arrow_array::types::{
     TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
@@ -64,6 +66,8 @@ pub async fn inspect(source: &SourceSpec) -> Result<Vec<InspectedColumn>, Offlin
 }
 
 pub(crate) fn inspect_schema(source: &SourceSpec, file: &SchemaRef) -> Result<Vec<InspectedColumn>, OfflineError> {
+    let source = in_its_zone(source, file)?;
+    let source = source.as_ref();
     let planner = Planner::new();
     let mut columns: Vec<InspectedColumn> =
         file.fields().iter().map(|field| inspected(field.name(), field.data_type(), true)).collect();
@@ -108,6 +112,26 @@ pub(crate) fn inspect_schema(source: &SourceSpec, file: &SchemaRef) -> Result<Ve
         known("event_id", name, false)?;
     }
     Ok(columns)
+}
+
+/// The source with its time zone written out: each timestamp of the file that has no zone, and that no computed column
+/// replaces, is read where the source's clock stood.
+fn in_its_zone<'a>(source: &'a SourceSpec, file: &Schema) -> Result<Cow<'a, SourceSpec>, OfflineError> {
+    let Some(zone) = &source.time_zone else { return Ok(Cow::Borrowed(source)) };
+    if zone.parse::<Tz>().is_err() {
+        let reason = format!("there is no time zone `{zone}`; give an IANA name, such as America/New_York");
+        return Err(source_error(source, "time_zone", reason));
+    }
+    let mut zoned = source.clone();
+    for field in file.fields() {
+        let is_local = matches!(field.data_type(), ArrowType::Timestamp(_, None));
+        let is_replaced = source.columns.iter().any(|(name, _)| name == field.name());
+        if is_local && !is_replaced {
+            let quoted = field.name().replace('"', "\"\"");
+            zoned.columns.push((field.name().clone(), format!("\"{quoted}\" at time zone '{zone}'")));
+        }
+    }
+    Ok(Cow::Owned(zoned))
 }
 
 pub(crate) fn source_error(source: &SourceSpec, field: &str, reason: String) -> OfflineError {
@@ -336,12 +360,21 @@ pub(crate) struct SourceReader {
     source_name: String,
     /// The file's columns to read.
     read: SchemaRef,
-    computed: Vec<(String, Expression)>,
+    computed: Vec<Computed>,
     filter: Option<Expression>,
     /// Whether the filter reads no computed column and so can run first.
     filter_first: bool,
     /// The columns that come out, in order.
     needed: Vec<String>,
+}
+
+/// A computed column.
+#[derive(Debug)]
+struct Computed {
+    name: String,
+    expression: Expression,
+    /// The statement of the definition that makes it, for messages.
+    statement: String,
 }
 
 /// Rows of one file that passed `where`, in canonical form.
@@ -357,6 +390,9 @@ impl SourceReader {
     /// Plans the source for a file. `needed` are the columns to come out.
     pub(crate) fn try_new(source: &SourceSpec, file: &SchemaRef, needed: &[String]) -> Result<Self, OfflineError> {
         let inspected = inspect_schema(source, file)?;
+        let written = source;
+        let source = in_its_zone(written, file)?;
+        let source = source.as_ref();
         let planner = Planner::new();
         let extended = extended_schema(source, file, &inspected);
         let filter = match &source.filter {
@@ -404,11 +440,14 @@ impl SourceReader {
         let mut narrow_computed = Vec::new();
         for (name, _) in computed {
             let Some((_, text)) = source.columns.iter().find(|(computed, _)| *computed == name) else { continue };
-            narrow_computed.push((name.clone(), replan(&format!("columns.{name}"), text, &read)?));
+            let is_written = written.columns.iter().any(|(computed, _)| *computed == name);
+            let statement = if is_written { format!("columns.{name}") } else { format!("time_zone, column `{name}`") };
+            let expression = replan(&statement, text, &read)?;
+            narrow_computed.push(Computed { name, expression, statement });
         }
         let mut narrow_fields: Vec<ArrowField> = read.fields().iter().map(|field| field.as_ref().clone()).collect();
         if !filter_first {
-            for (name, expression) in &narrow_computed {
+            for Computed { name, expression, .. } in &narrow_computed {
                 narrow_fields.retain(|field| field.name() != name);
                 narrow_fields.push(ArrowField::new(name, expression.data_type.clone(), true));
             }
@@ -463,10 +502,9 @@ impl SourceReader {
             (batch, sequence) = self.keep(batch, sequence)?;
         }
         let mut computed = Vec::with_capacity(self.computed.len());
-        for (name, expression) in &self.computed {
-            let column = expression
-                .evaluate(&batch)
-                .map_err(|reason| self.error(&format!("columns.{name}"), &batch, first_row, reason))?;
+        for Computed { name, expression, statement } in &self.computed {
+            let column =
+                expression.evaluate(&batch).map_err(|reason| self.error(statement, &batch, first_row, reason))?;
             computed.push((name.clone(), column));
         }
         let mut extended = self.extend(&batch, computed)?;

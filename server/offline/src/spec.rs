@@ -18,6 +18,10 @@ pub struct SourceSpec {
     pub columns: Vec<(String, String)>,
     /// Rows for which this expression is not true are left out. It sees the file's and the computed columns.
     pub filter: Option<String>,
+    /// IANA name of the zone in which the files' timestamps without zone are read, unless a computed column replaces them;
+    /// `None`: they are no instants.
+    #[serde(default)]
+    pub time_zone: Option<String>,
     /// When a row's fact happened.
     pub event_time: EventTime,
     /// When it could be known.

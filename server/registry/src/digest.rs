@@ -7,8 +7,12 @@ use eadem_values::{Digest, Field, Value, encode_values};
 
 use crate::model::{Binding, BoundTo, Entity, EventTime, KnownAt, ServiceEntry, Source, ViewRef, ViewVersion};
 
-/// The canonical text of a view version. `upstream_digest` answers for every view that a binding names.
-pub(crate) fn view_text(view: &ViewVersion, upstream_digest: impl Fn(&ViewRef) -> Digest) -> String {
+/// The canonical text of a view version. `upstream_digest` answers for every view that a binding names; its error is
+/// passed on.
+pub(crate) fn view_text<E>(
+    view: &ViewVersion,
+    upstream_digest: impl Fn(&ViewRef) -> Result<Digest, E>,
+) -> Result<String, E> {
     let mut text = Text::default();
     text.line("eadem view version 1");
     text.line(&format!("view {}", quoted(&view.id.name)));
@@ -24,7 +28,7 @@ pub(crate) fn view_text(view: &ViewVersion, upstream_digest: impl Fn(&ViewRef) -
     }
     for binding in &view.bindings {
         let declared = declared_field(&binding.input);
-        text.line(&format!("input {declared} {}", binding_text(binding, &upstream_digest)));
+        text.line(&format!("input {declared} {}", binding_text(binding, &upstream_digest)?));
     }
     for output in &view.description.outputs {
         text.line(&format!("output {}", declared_field(output)));
@@ -33,20 +37,25 @@ pub(crate) fn view_text(view: &ViewVersion, upstream_digest: impl Fn(&ViewRef) -
         text.line(&format!("default {} {}", quoted(feature), value_hex(value)));
     }
     text.line(&format!("validation {}", view.validation));
-    text.0
+    Ok(text.0)
 }
 
-/// The canonical text of a service version. `view_digest` answers for every view that an entry names.
-pub(crate) fn service_text(name: &str, entries: &[ServiceEntry], view_digest: impl Fn(&ViewRef) -> Digest) -> String {
+/// The canonical text of a service version. `view_digest` answers for every view that an entry names; its error is
+/// passed on.
+pub(crate) fn service_text<E>(
+    name: &str,
+    entries: &[ServiceEntry],
+    view_digest: impl Fn(&ViewRef) -> Result<Digest, E>,
+) -> Result<String, E> {
     let mut text = Text::default();
     text.line("eadem service version 1");
     text.line(&format!("service {}", quoted(name)));
     for entry in entries {
-        let digest = view_digest(&entry.view);
+        let digest = view_digest(&entry.view)?;
         let role = role_suffix(entry.role.as_deref());
         text.line(&format!("entry {} {digest} {}{role}", quoted(&entry.output_name), quoted(&entry.feature)));
     }
-    text.0
+    Ok(text.0)
 }
 
 /// The digest of an entity's name and keys.
@@ -92,17 +101,17 @@ fn declared_field(field: &Field) -> String {
     format!("{} {} {null}", quoted(&field.name), field.data_type)
 }
 
-fn binding_text(binding: &Binding, upstream_digest: &impl Fn(&ViewRef) -> Digest) -> String {
-    match &binding.from {
+fn binding_text<E>(binding: &Binding, upstream_digest: &impl Fn(&ViewRef) -> Result<Digest, E>) -> Result<String, E> {
+    Ok(match &binding.from {
         BoundTo::Column(name) => format!("column {}", quoted(name)),
         BoundTo::Request(name) => format!("request {}", quoted(name)),
         BoundTo::RequestTimestamp => "request-timestamp".to_owned(),
         BoundTo::Literal(value) => format!("literal {}", value_hex(value)),
         BoundTo::Feature(upstream) => {
-            let digest = upstream_digest(&upstream.view);
+            let digest = upstream_digest(&upstream.view)?;
             format!("feature {digest} {}{}", quoted(&upstream.feature), role_suffix(upstream.role.as_deref()))
         }
-    }
+    })
 }
 
 fn write_entity(text: &mut Text, entity: &Entity) {
@@ -127,7 +136,7 @@ fn write_source(text: &mut Text, source: &Source, relevant: &Relevant) {
     if let Some(filter) = &source.filter {
         text.line(&format!("where {}", quoted(filter)));
     }
-    if let Some(zone) = source.time_zone.as_deref().filter(|zone| *zone != "UTC") {
+    if let Some(zone) = &source.time_zone {
         text.line(&format!("time_zone {}", quoted(zone)));
     }
     match &source.event_time {
@@ -161,7 +170,7 @@ impl Relevant {
     fn has_field(&self, name: &str) -> bool {
         match self {
             Self::All => true,
-            Self::Only { words, .. } => words.contains(&name.to_lowercase()),
+            Self::Only { words, .. } => may_be_named(name, words),
         }
     }
 }
@@ -192,7 +201,7 @@ fn relevant_parts(view: &ViewVersion) -> Relevant {
             .columns
             .iter()
             .filter(|(name, _)| !columns.contains(*name))
-            .filter(|(name, _)| used.contains(*name) || words.contains(&name.to_lowercase()))
+            .filter(|(name, _)| used.contains(*name) || may_be_named(name, &words))
             .collect();
         if newly_relevant.is_empty() {
             return Relevant::Only { columns, words };
@@ -204,9 +213,19 @@ fn relevant_parts(view: &ViewVersion) -> Relevant {
     }
 }
 
-fn add_words(expression: &str, words: &mut BTreeSet<String>) {
+fn words_of(text: &str) -> impl Iterator<Item = String> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    words.extend(expression.split(|c| !is_word(c)).filter(|word| !word.is_empty()).map(str::to_lowercase));
+    text.split(move |c| !is_word(c)).filter(|word| !word.is_empty()).map(str::to_lowercase)
+}
+
+fn add_words(expression: &str, words: &mut BTreeSet<String>) {
+    words.extend(words_of(expression));
+}
+
+/// Whether expressions with these words may name the column. A name of several words stands in them as a quoted one,
+/// and all of its words with it; one without any word is taken to be named.
+fn may_be_named(name: &str, words: &BTreeSet<String>) -> bool {
+    words_of(name).all(|word| words.contains(&word))
 }
 
 /// The parts of a view that its version stands for, as lines for people: what `plan` compares.
@@ -224,7 +243,7 @@ pub(crate) fn explained(view: &ViewVersion) -> Vec<(String, String)> {
         }
         add("source", stored.source.name.clone());
         let Relevant::Only { columns, words } = relevant_parts(view) else { return parts };
-        for field in stored.source.fields.iter().filter(|field| words.contains(&field.name.to_lowercase())) {
+        for field in stored.source.fields.iter().filter(|field| may_be_named(&field.name, &words)) {
             add(&format!("source field {}", field.name), field.data_type.to_string());
         }
         for (name, expression) in stored.source.columns.iter().filter(|(name, _)| columns.contains(*name)) {
@@ -288,12 +307,18 @@ pub(crate) fn source_times(source: &Source) -> Vec<(&'static str, String)> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::convert::Infallible;
     use std::sync::Arc;
 
     use eadem_values::{DataType, Description, KeyType};
 
     use super::*;
     use crate::model::{About, Deployment, JoinKey, SourceField, StoredView, UpstreamFeature, ValidationPolicy};
+
+    fn text_of(view: &ViewVersion) -> String {
+        let Ok(text) = view_text(view, |view| Ok::<_, Infallible>(Digest::of(view.to_string().as_bytes())));
+        text
+    }
 
     fn description() -> Description {
         Description {
@@ -385,7 +410,7 @@ validation clamp
     #[test]
     fn text_of_a_stored_view() {
         let bindings = vec![BoundTo::Column("visib".into()), BoundTo::Literal(Value::Float64(-0.0))];
-        let text = view_text(&view(bindings, Some(stored())), |_| Digest::of(b""));
+        let text = text_of(&view(bindings, Some(stored())));
         assert_eq!(text, STORED);
         assert_eq!(
             Digest::of(text.as_bytes()).to_string(),
@@ -401,7 +426,7 @@ validation clamp
             role: Some("origin".into()),
         };
         let view = view(vec![BoundTo::Feature(upstream), BoundTo::Request("limit".into())], None);
-        let text = view_text(&view, |view| Digest::of(view.to_string().as_bytes()));
+        let text = text_of(&view);
         assert_eq!(
             Digest::of(text.as_bytes()).to_string(),
             "sha256:1826d3f6788ce25dff16f9768d6a19d1c4d15ce625bf879d4fc464dc9cf148e0",
@@ -419,7 +444,8 @@ validation clamp
             role: role.map(str::to_owned),
         };
         let entries = [entry("age", None), entry("origin_age", Some("origin"))];
-        let text = service_text("delay", &entries, |view| Digest::of(view.to_string().as_bytes()));
+        let digest_of = |view: &ViewRef| Ok::<_, Infallible>(Digest::of(view.to_string().as_bytes()));
+        let Ok(text) = service_text("delay", &entries, digest_of);
         let planes = Digest::of(b"planes@3");
         let expected = format!(
             "eadem service version 1\nservice \"delay\"\nentry \"age\" {planes} \"age\"\n\
@@ -440,15 +466,52 @@ validation clamp
     #[test]
     fn deployment_and_documentation_are_not_in_the_text() {
         let bindings = || vec![BoundTo::Column("visib".into()), BoundTo::Literal(Value::Float64(1.0))];
-        let text = view_text(&view(bindings(), Some(stored())), |_| Digest::of(b""));
+        let text = text_of(&view(bindings(), Some(stored())));
         let mut moved = stored();
         moved.source.push = false;
         moved.source.max_ahead_us = 77;
         moved.source.columns.insert("never".into(), "unseen + 1".into());
         moved.deployment.online_history_us = Some(5);
-        assert_eq!(view_text(&view(bindings(), Some(moved)), |_| Digest::of(b"")), text);
+        assert_eq!(text_of(&view(bindings(), Some(moved))), text);
         let mut changed = stored();
         changed.source.columns.insert("speed_ok".into(), "zulu > 2".into());
-        assert_ne!(view_text(&view(bindings(), Some(changed)), |_| Digest::of(b"")), text);
+        assert_ne!(text_of(&view(bindings(), Some(changed))), text);
+    }
+
+    #[test]
+    fn columns_that_only_the_filter_names_are_in_the_text_whatever_they_are_called() {
+        let bindings = || vec![BoundTo::Column("visib".into()), BoundTo::Literal(Value::Float64(1.0))];
+        let with_column = |name: &str, expression: &str, filter: &str| {
+            let mut stored = stored();
+            stored.source.columns.insert(name.into(), expression.into());
+            stored.source.filter = Some(filter.into());
+            text_of(&view(bindings(), Some(stored)))
+        };
+        for (name, filter) in [
+            ("wind speed", r#""wind speed" > 3"#),
+            ("Wind-Speed", r#""Wind-Speed" > 3"#),
+            ("größe.m", r#""größe.m" > 3"#),
+            (r#"a"b"#, r#""a""b" > 3"#),
+            ("°", r#""°" > 3"#),
+        ] {
+            let text = with_column(name, "unseen * 2", filter);
+            let line = format!("\ncolumn {} \"unseen * 2\"\n", quoted(name));
+            assert!(text.contains(&line) && text.contains("\nfield \"unseen\" int64\n"), "{text}");
+            assert_ne!(with_column(name, "unseen * 3", filter), text, "another filter, another version");
+        }
+        let unrelated = with_column("wind speed", "unseen * 2", "speed > 3");
+        assert!(!unrelated.contains("wind speed"), "{unrelated}");
+    }
+
+    #[test]
+    fn a_zone_is_in_the_text_if_one_is_written() {
+        let bindings = || vec![BoundTo::Column("visib".into()), BoundTo::Literal(Value::Float64(1.0))];
+        let with_zone = |zone: Option<&str>| {
+            let mut stored = stored();
+            stored.source.time_zone = zone.map(str::to_owned);
+            text_of(&view(bindings(), Some(stored)))
+        };
+        assert!(with_zone(Some("UTC")).contains("\ntime_zone \"UTC\"\n"), "without it those times are no instants");
+        assert!(!with_zone(None).contains("time_zone"));
     }
 }

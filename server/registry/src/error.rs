@@ -80,6 +80,9 @@ pub enum RegistryError {
         /// `view:feature`, each.
         candidates: Vec<String>,
     },
+    /// What follows `@` in a request is no version. Over HTTP: 400.
+    #[error("{0}")]
+    MalformedVersion(String),
     /// A request that cannot be understood or fulfilled as it is. Over HTTP: 400.
     #[error("{0}")]
     Invalid(String),

@@ -1,17 +1,21 @@
 //! Lineage: which source columns and request fields a feature comes from, and which services and datasets read it.
 //!
-//! A transform is opaque, so every input of a view version leads to all of its features.
+//! A transform is opaque, so every input of a view version leads to all of its features. So do the columns that decide
+//! which row a feature is read from: join keys, times, the event id, and what `where` looks at.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
+use std::iter::Peekable;
+use std::str::Chars;
+use std::sync::Arc;
 
 use eadem_values::Digest;
 use serde::{Deserialize, Serialize};
 use sqlx::{Row, SqliteConnection};
 
-use crate::definitions::{FeatureName, parse_feature_name, parse_versioned};
+use crate::definitions::{feature_as_asked, split_version};
 use crate::error::{ObjectKind, RegistryError};
-use crate::model::ViewRef;
+use crate::model::{BoundTo, EventTime, KnownAt, Source, StoredView, ViewRef, ViewVersion};
 use crate::store::{Registry, Snapshot, read, read_digest, unsigned};
 
 /// What a node of the lineage is.
@@ -50,7 +54,8 @@ pub struct LineageEdge {
     pub to: LineageNode,
     /// The digest of the transform they pass through, for edges from an input to a feature.
     pub transform: Option<Digest>,
-    /// The role under which a feature is read, or the expression behind a source column.
+    /// The role under which a feature is read, the expression that a source column goes through, or what a source column
+    /// decides: `join key`, `event time`, …
     pub note: Option<String>,
 }
 
@@ -175,7 +180,7 @@ struct Found {
 }
 
 async fn walk(
-    connection: &mut SqliteConnection,
+    snapshot: &mut Snapshot,
     roots: &[LineageNode],
     upstream: bool,
     found: &mut Found,
@@ -183,8 +188,7 @@ async fn walk(
     let mut seen: BTreeSet<LineageNode> = roots.iter().cloned().collect();
     let mut open: VecDeque<LineageNode> = roots.iter().cloned().collect();
     while let Some(node) = open.pop_front() {
-        let edges =
-            if upstream { edges_into(connection, &node).await? } else { edges_out_of(connection, &node).await? };
+        let edges = if upstream { edges_into(snapshot, &node).await? } else { edges_out_of(snapshot, &node).await? };
         for edge in edges {
             let next = if upstream { edge.from.clone() } else { edge.to.clone() };
             found.nodes.insert(next.clone());
@@ -222,93 +226,176 @@ fn split_view(name: &str, separator: char) -> Result<(ViewRef, &str), RegistryEr
     Ok((ViewRef { name: name.to_owned(), version }, rest))
 }
 
-/// Selects the inputs of view versions with what feeds them.
-const BINDINGS: &str = "
-    SELECT view.name AS view_name, view_version.version AS view_version, field.name AS input,
-           binding.kind, binding.name, binding.role, transform.digest,
-           source_meaning.name AS source, expression.expression,
-           upstream_view.name AS upstream_name, upstream.version AS upstream_version
-    FROM view_binding AS binding
-        JOIN view_version USING (view_version_id)
-        JOIN view USING (view_id)
-        JOIN transform USING (transform_id)
-        JOIN transform_field AS field
-            ON field.transform_id = transform.transform_id AND field.direction = 'input'
-                AND field.position = binding.position
-        LEFT JOIN source_meaning USING (meaning_id)
-        LEFT JOIN source_expression AS expression
-            ON expression.meaning_id = view_version.meaning_id AND expression.name = binding.name
-                AND binding.kind = 'column'
-        LEFT JOIN view_version AS upstream ON upstream.view_version_id = binding.upstream_version_id
-        LEFT JOIN view AS upstream_view ON upstream_view.view_id = upstream.view_id
-";
-
-enum BindingFilter<'a> {
-    /// The bindings of one view version, or of one of its inputs.
-    Of { view: &'a ViewRef, input: Option<&'a str> },
-    /// The bindings that read a column of a source.
-    Column { source: &'a str, column: &'a str },
-    /// The bindings that read a request field.
-    Request(&'a str),
-    /// The bindings that read a feature.
-    Feature { view: &'a ViewRef, feature: &'a str },
+/// A source column that a view version uses, as the edge to what it feeds or decides.
+fn column_edges(view: &ViewVersion, file_columns: &BTreeSet<String>) -> Vec<LineageEdge> {
+    let Some(stored) = &view.stored else { return Vec::new() };
+    let names = ColumnNames { source: &stored.source, file_columns };
+    let mut edges = Vec::new();
+    for binding in &view.bindings {
+        let BoundTo::Column(column) = &binding.from else { continue };
+        let to = input_node(&view.id, &binding.input.name);
+        edges.push(LineageEdge { note: stored.source.columns.get(column).cloned(), ..names.edge(column, &to) });
+        edges.extend(names.edges_from_behind(column, &to, ""));
+    }
+    for (column, decides) in deciding_columns(stored, &names) {
+        for output in &view.description.outputs {
+            let to = feature_node(&view.id, &output.name);
+            edges.push(LineageEdge { note: Some(decides.to_owned()), ..names.edge(&column, &to) });
+            edges.extend(names.edges_from_behind(&column, &to, decides));
+        }
+    }
+    edges
 }
 
-async fn binding_edges(
-    connection: &mut SqliteConnection,
-    filter: BindingFilter<'_>,
+/// The columns that decide which row a read finds, each with what it decides.
+fn deciding_columns(stored: &StoredView, names: &ColumnNames<'_>) -> Vec<(String, &'static str)> {
+    let source = &stored.source;
+    let mut columns: Vec<(String, &'static str)> =
+        stored.entity.keys.iter().map(|key| (key.name.clone(), "join key")).collect();
+    if let EventTime::Column(column) = &source.event_time {
+        columns.push((column.clone(), "event time"));
+    }
+    if let KnownAt::Column(column) = &source.known_at {
+        columns.push((column.clone(), "known at"));
+    }
+    columns.extend(source.event_id.iter().map(|column| (column.clone(), "event id")));
+    let filter = source.filter.as_deref().unwrap_or_default();
+    columns.extend(names.named_in(filter, true).map(|column| (column, "where")));
+    columns
+}
+
+/// The columns of a source, to find them in its expressions.
+struct ColumnNames<'a> {
+    source: &'a Source,
+    /// Those of its files, or declared, as the registry last saw them.
+    file_columns: &'a BTreeSet<String>,
+}
+
+impl ColumnNames<'_> {
+    fn edge(&self, column: &str, to: &LineageNode) -> LineageEdge {
+        plain_edge(node(LineageKind::SourceColumn, format!("{}.{column}", self.source.name)), to.clone())
+    }
+
+    /// Edges from the file's columns that a computed column is made of. One of the same name is the same node.
+    fn edges_from_behind(&self, column: &str, to: &LineageNode, decides: &str) -> Vec<LineageEdge> {
+        let Some(expression) = self.source.columns.get(column) else { return Vec::new() };
+        let separator = if decides.is_empty() { "" } else { ", " };
+        let note = format!("{decides}{separator}through {column} = {expression}");
+        let behind = self.named_in(expression, false).filter(|behind| behind != column);
+        behind.map(|behind| LineageEdge { note: Some(note.clone()), ..self.edge(&behind, to) }).collect()
+    }
+
+    /// The columns that an expression names; with `computed`, also those that other expressions make.
+    fn named_in(&self, expression: &str, computed: bool) -> impl Iterator<Item = String> {
+        let computed = self.source.columns.keys().filter(move |_| computed);
+        let known: BTreeSet<&String> = self.file_columns.iter().chain(computed).collect();
+        identifiers(expression).into_iter().filter(move |name| known.contains(name))
+    }
+}
+
+/// The words of an expression that could be columns: quoted names as they stand, texts left out.
+fn identifiers(expression: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut rest = expression.chars().peekable();
+    while let Some(first) = rest.next() {
+        if first == '\'' {
+            let _text = quoted_until(&mut rest, first);
+        } else if first == '"' {
+            found.insert(quoted_until(&mut rest, first));
+        } else if is_word(first) {
+            let mut word = String::from(first);
+            while let Some(next) = rest.next_if(|next| is_word(*next)) {
+                word.push(next);
+            }
+            found.insert(word);
+        }
+    }
+    found
+}
+
+fn is_word(character: char) -> bool {
+    character.is_alphanumeric() || character == '_'
+}
+
+/// What stands up to the closing quote; a doubled quote is one of the text.
+fn quoted_until(rest: &mut Peekable<Chars<'_>>, quote: char) -> String {
+    let mut text = String::new();
+    while let Some(next) = rest.next() {
+        let is_closing = next == quote && rest.next_if_eq(&quote).is_none();
+        if is_closing {
+            break;
+        }
+        text.push(next);
+    }
+    text
+}
+
+/// Where the values of one input come from, unless it is a column of a source.
+fn binding_edge(from: &BoundTo, to: LineageNode) -> Option<LineageEdge> {
+    match from {
+        BoundTo::Request(field) => Some(plain_edge(request_node(field), to)),
+        BoundTo::RequestTimestamp => Some(plain_edge(request_node("timestamp"), to)),
+        BoundTo::Feature(upstream) => {
+            let note = role_note(upstream.role.clone());
+            Some(LineageEdge { note, ..plain_edge(feature_node(&upstream.view, &upstream.feature), to) })
+        }
+        BoundTo::Column(_) | BoundTo::Literal(_) => None,
+    }
+}
+
+fn request_node(field: &str) -> LineageNode {
+    node(LineageKind::RequestField, format!("request.{field}"))
+}
+
+/// The edges from source columns into a view version.
+async fn edges_from_columns(snapshot: &mut Snapshot, view: &ViewVersion) -> Result<Vec<LineageEdge>, RegistryError> {
+    let Some(stored) = &view.stored else { return Ok(Vec::new()) };
+    let columns = read::load_columns(snapshot, &stored.source.name).await?;
+    let file_columns = columns.into_iter().map(|column| column.name).collect();
+    Ok(column_edges(view, &file_columns))
+}
+
+/// The edges out of a source column, into every view version that uses it.
+async fn edges_out_of_column(
+    snapshot: &mut Snapshot,
+    source: &str,
+    origin: &LineageNode,
 ) -> Result<Vec<LineageEdge>, RegistryError> {
-    let mut query = sqlx::QueryBuilder::new(BINDINGS);
-    match filter {
-        BindingFilter::Of { view, input } => {
-            query.push(" WHERE view.name = ").push_bind(view.name.clone());
-            query.push(" AND view_version.version = ").push_bind(view.version);
-            if let Some(input) = input {
-                query.push(" AND field.name = ").push_bind(input.to_owned());
-            }
-        }
-        BindingFilter::Column { source, column } => {
-            query.push(" WHERE binding.kind = 'column' AND source_meaning.name = ").push_bind(source.to_owned());
-            query.push(" AND binding.name = ").push_bind(column.to_owned());
-        }
-        BindingFilter::Request(field) => {
-            query.push(" WHERE binding.kind = 'request' AND binding.name = ").push_bind(field.to_owned());
-        }
-        BindingFilter::Feature { view, feature } => {
-            query.push(" WHERE binding.kind = 'feature' AND upstream_view.name = ").push_bind(view.name.clone());
-            query.push(" AND upstream.version = ").push_bind(view.version);
-            query.push(" AND binding.name = ").push_bind(feature.to_owned());
-        }
+    let ids: Vec<i64> = sqlx::query_scalar(
+        "SELECT view_version_id FROM view_version JOIN source_meaning USING (meaning_id) WHERE source_meaning.name = ?",
+    )
+    .bind(source)
+    .fetch_all(&mut **snapshot)
+    .await?;
+    let mut edges = Vec::new();
+    for id in ids {
+        let view = read::load_view_version(snapshot, id).await?;
+        edges.extend(edges_from_columns(snapshot, &view).await?);
     }
-    let rows = query.build().fetch_all(connection).await?;
-    let mut edges = Vec::with_capacity(rows.len());
-    for row in rows {
-        let view = ViewRef { name: row.try_get("view_name")?, version: unsigned(row.try_get("view_version")?)? };
-        let input: String = row.try_get("input")?;
-        let kind: String = row.try_get("kind")?;
-        let name: Option<String> = row.try_get("name")?;
-        let name = name.unwrap_or_default();
-        let to = input_node(&view, &input);
-        let edge = match kind.as_str() {
-            "column" => {
-                let source: String = row.try_get("source")?;
-                let from = node(LineageKind::SourceColumn, format!("{source}.{name}"));
-                LineageEdge { note: row.try_get("expression")?, ..plain_edge(from, to) }
-            }
-            "request" => plain_edge(node(LineageKind::RequestField, format!("request.{name}")), to),
-            "request_timestamp" => plain_edge(node(LineageKind::RequestField, "request.timestamp"), to),
-            "feature" => {
-                let upstream = ViewRef {
-                    name: row.try_get("upstream_name")?,
-                    version: unsigned(row.try_get("upstream_version")?)?,
-                };
-                LineageEdge { note: role_note(row.try_get("role")?), ..plain_edge(feature_node(&upstream, &name), to) }
-            }
-            _ => continue,
-        };
-        edges.push(edge);
-    }
+    edges.retain(|edge| edge.from == *origin);
     Ok(edges)
+}
+
+/// The edges out of a request field or feature, into the inputs that are bound to it.
+async fn edges_into_inputs(snapshot: &mut Snapshot, origin: &LineageNode) -> Result<Vec<LineageEdge>, RegistryError> {
+    // On-demand views are the only ones that read either.
+    let ids: Vec<i64> = sqlx::query_scalar("SELECT view_version_id FROM view_version WHERE meaning_id IS NULL")
+        .fetch_all(&mut **snapshot)
+        .await?;
+    let mut edges = Vec::new();
+    for id in ids {
+        let view = read::load_view_version(snapshot, id).await?;
+        let into = |input: &str| input_node(&view.id, input);
+        edges.extend(view.bindings.iter().filter_map(|binding| binding_edge(&binding.from, into(&binding.input.name))));
+    }
+    edges.retain(|edge| edge.from == *origin);
+    Ok(edges)
+}
+
+/// A view version that a node of the lineage names.
+async fn view_of(snapshot: &mut Snapshot, view: &ViewRef) -> Result<Arc<ViewVersion>, RegistryError> {
+    let id = read::require_view_version(snapshot, &view.name, Some(view.version)).await?;
+    read::load_view_version(snapshot, id).await
 }
 
 fn role_note(role: Option<String>) -> Option<String> {
@@ -346,19 +433,25 @@ async fn transform_edges(
         .collect()
 }
 
-async fn edges_into(
-    connection: &mut SqliteConnection,
-    target: &LineageNode,
-) -> Result<Vec<LineageEdge>, RegistryError> {
+async fn edges_into(snapshot: &mut Snapshot, target: &LineageNode) -> Result<Vec<LineageEdge>, RegistryError> {
     match target.kind {
         LineageKind::SourceColumn | LineageKind::RequestField => Ok(Vec::new()),
         LineageKind::TransformInput => {
             let (view, input) = split_view(&target.name, '.')?;
-            binding_edges(connection, BindingFilter::Of { view: &view, input: Some(input) }).await
+            let view = view_of(snapshot, &view).await?;
+            let mut edges = edges_from_columns(snapshot, &view).await?;
+            edges.retain(|edge| edge.to == *target);
+            let bound = view.bindings.iter().filter(|binding| binding.input.name == input);
+            edges.extend(bound.filter_map(|binding| binding_edge(&binding.from, target.clone())));
+            Ok(edges)
         }
         LineageKind::Feature => {
             let (view, feature) = split_view(&target.name, ':')?;
-            transform_edges(connection, &view, None, Some(feature)).await
+            let mut edges = transform_edges(snapshot, &view, None, Some(feature)).await?;
+            let view = view_of(snapshot, &view).await?;
+            let deciding = edges_from_columns(snapshot, &view).await?.into_iter();
+            edges.extend(deciding.filter(|edge| edge.to == *target));
+            Ok(edges)
         }
         LineageKind::Service => {
             let rows = sqlx::query(
@@ -368,7 +461,7 @@ async fn edges_into(
                  WHERE service.name || '@' || service_version.version = ?",
             )
             .bind(&target.name)
-            .fetch_all(connection)
+            .fetch_all(&mut **snapshot)
             .await?;
             rows.iter().map(|row| feature_edge(row, target)).collect()
         }
@@ -379,7 +472,7 @@ async fn edges_into(
                  WHERE dataset_id = ?",
             )
             .bind(&target.name)
-            .fetch_optional(&mut *connection)
+            .fetch_optional(&mut **snapshot)
             .await?;
             if let Some(service) = service {
                 return Ok(vec![plain_edge(node(LineageKind::Service, service), target.clone())]);
@@ -390,7 +483,7 @@ async fn edges_into(
                  WHERE dataset_id = ?",
             )
             .bind(&target.name)
-            .fetch_all(connection)
+            .fetch_all(&mut **snapshot)
             .await?;
             rows.iter().map(|row| feature_edge(row, target)).collect()
         }
@@ -403,26 +496,20 @@ fn feature_edge(row: &sqlx::sqlite::SqliteRow, target: &LineageNode) -> Result<L
     Ok(LineageEdge { note: role_note(row.try_get("role")?), ..plain_edge(from, target.clone()) })
 }
 
-async fn edges_out_of(
-    connection: &mut SqliteConnection,
-    origin: &LineageNode,
-) -> Result<Vec<LineageEdge>, RegistryError> {
+async fn edges_out_of(snapshot: &mut Snapshot, origin: &LineageNode) -> Result<Vec<LineageEdge>, RegistryError> {
     match origin.kind {
         LineageKind::SourceColumn => {
-            let Some((source, column)) = origin.name.split_once('.') else { return Ok(Vec::new()) };
-            binding_edges(connection, BindingFilter::Column { source, column }).await
+            let source = origin.name.split_once('.').map_or(origin.name.as_str(), |(source, _)| source);
+            edges_out_of_column(snapshot, source, origin).await
         }
-        LineageKind::RequestField => {
-            let field = origin.name.strip_prefix("request.").unwrap_or(&origin.name);
-            binding_edges(connection, BindingFilter::Request(field)).await
-        }
+        LineageKind::RequestField => edges_into_inputs(snapshot, origin).await,
         LineageKind::TransformInput => {
             let (view, input) = split_view(&origin.name, '.')?;
-            transform_edges(connection, &view, Some(input), None).await
+            transform_edges(snapshot, &view, Some(input), None).await
         }
         LineageKind::Feature => {
             let (view, feature) = split_view(&origin.name, ':')?;
-            let mut edges = binding_edges(connection, BindingFilter::Feature { view: &view, feature }).await?;
+            let mut edges = edges_into_inputs(snapshot, origin).await?;
             let services = sqlx::query(
                 "SELECT service.name || '@' || service_version.version AS target, role
                  FROM service_entry JOIN view_version USING (view_version_id) JOIN view USING (view_id)
@@ -432,7 +519,7 @@ async fn edges_out_of(
             .bind(&view.name)
             .bind(view.version)
             .bind(feature)
-            .fetch_all(&mut *connection)
+            .fetch_all(&mut **snapshot)
             .await?;
             let datasets = sqlx::query(
                 "SELECT dataset_id AS target, role
@@ -443,7 +530,7 @@ async fn edges_out_of(
             .bind(&view.name)
             .bind(view.version)
             .bind(feature)
-            .fetch_all(&mut *connection)
+            .fetch_all(&mut **snapshot)
             .await?;
             for (kind, rows) in [(LineageKind::Service, services), (LineageKind::Dataset, datasets)] {
                 for row in rows {
@@ -460,7 +547,7 @@ async fn edges_out_of(
                  WHERE service.name || '@' || version = ?",
             )
             .bind(&origin.name)
-            .fetch_all(connection)
+            .fetch_all(&mut **snapshot)
             .await?;
             let to_dataset = |id: String| plain_edge(origin.clone(), node(LineageKind::Dataset, id));
             Ok(datasets.into_iter().map(to_dataset).collect())
@@ -475,18 +562,18 @@ async fn find_roots(snapshot: &mut Snapshot, kind: ObjectKind, name: &str) -> Re
         ObjectKind::Entity => entity_roots(snapshot, name).await,
         ObjectKind::Transform => transform_roots(snapshot, name).await,
         ObjectKind::View => {
-            let (view, version) = parse_versioned(name).map_err(RegistryError::Invalid)?;
-            let id = read::require_view_version(snapshot, &view, version).await?;
+            let (view, version) = split_version(name)?;
+            let id = read::require_view_version(snapshot, view, version).await?;
             view_features(snapshot, id).await
         }
         ObjectKind::Feature => {
-            let name: FeatureName = parse_feature_name(name).map_err(RegistryError::Invalid)?;
+            let name = feature_as_asked(name)?;
             let version = crate::resolve::view_of_feature(snapshot, &name).await?;
             Ok(vec![feature_node(&version.id, &name.feature)])
         }
         ObjectKind::Service => {
-            let (service, version) = parse_versioned(name).map_err(RegistryError::Invalid)?;
-            let (_, version) = read::require_service_version(snapshot, &service, version).await?;
+            let (service, version) = split_version(name)?;
+            let (_, version, _) = read::require_service_version(snapshot, service, version).await?;
             Ok(vec![node(LineageKind::Service, format!("{service}@{version}"))])
         }
         ObjectKind::Dataset => {
@@ -519,7 +606,7 @@ async fn source_roots(snapshot: &mut Snapshot, name: &str) -> Result<Vec<Lineage
     .fetch_all(&mut **snapshot)
     .await?;
     if read::load_source(snapshot, source).await?.is_none() {
-        return Err(RegistryError::not_found(ObjectKind::Source, source, ""));
+        return Err(read::unknown_source(snapshot, source).await?);
     }
     let wanted: Vec<LineageNode> = columns
         .iter()
@@ -537,7 +624,7 @@ async fn source_roots(snapshot: &mut Snapshot, name: &str) -> Result<Vec<Lineage
 
 async fn entity_roots(snapshot: &mut Snapshot, name: &str) -> Result<Vec<LineageNode>, RegistryError> {
     if read::load_entity(snapshot, name).await?.is_none() {
-        return Err(RegistryError::not_found(ObjectKind::Entity, name, ""));
+        return Err(read::unknown_entity(snapshot, name).await?);
     }
     let ids: Vec<i64> = sqlx::query_scalar(
         "SELECT head_version_id FROM view JOIN view_version ON view_version_id = head_version_id

@@ -108,7 +108,7 @@ pub struct Source {
     /// DataFusion expression that a row must satisfy.
     #[serde(rename = "where")]
     pub filter: Option<String>,
-    /// IANA name of the zone in which timestamps without a zone are read; `None` is UTC.
+    /// IANA name of the zone in which the files' timestamps without a zone are read; `None`: they are no instants.
     pub time_zone: Option<String>,
     /// Which instant a row is about.
     pub event_time: EventTime,
@@ -403,6 +403,8 @@ pub struct ResolvedService {
     pub name: Option<String>,
     /// Its version.
     pub version: Option<u32>,
+    /// The digest of the service version: see `DIGEST.md`; `None` for a list of features in a request.
+    pub digest: Option<Digest>,
     /// In declared order; output names are unique.
     pub entries: Vec<ServiceEntry>,
     /// The union of the keys that the entries and their upstreams need, sorted by name.

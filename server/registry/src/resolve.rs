@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use eadem_values::DataType;
 
-use crate::definitions::{FeatureName, did_you_mean, parse_feature_name, parse_versioned};
+use crate::definitions::{FeatureName, did_you_mean, feature_as_asked, split_version};
 use crate::error::{ObjectKind, RegistryError};
 use crate::model::{
     About, RequestField, RequiredKey, ResolvedService, ServiceEntry, ViewRef, ViewVersion, required_key_name,
@@ -141,13 +141,13 @@ impl Registry {
     /// A service by `name` or `name@version`, ready to be answered.
     ///
     /// # Errors
-    /// No such service or version.
+    /// No such service or version; a malformed version.
     pub async fn resolve_service(&self, reference: &str) -> Result<ResolvedService, RegistryError> {
-        let (name, version) = parse_versioned(reference).map_err(RegistryError::Invalid)?;
+        let (name, version) = split_version(reference)?;
         let mut snapshot = self.snapshot().await?;
-        let (id, version) = read::require_service_version(&mut snapshot, &name, version).await?;
+        let (id, version, digest) = read::require_service_version(&mut snapshot, name, version).await?;
         let entries = read::load_service_entries(&mut snapshot, id).await?;
-        let about = read::load_service_head(&mut snapshot, &name).await?.map(|head| head.about);
+        let about = read::load_service_head(&mut snapshot, name).await?.map(|head| head.about);
         let mut views = ViewVersions::new();
         for entry in &entries {
             if !views.contains_key(&entry.view) {
@@ -158,8 +158,9 @@ impl Registry {
         let required = required(&entries, &views)
             .map_err(|message| RegistryError::damaged(format!("service {name}@{version}: {message}")))?;
         Ok(ResolvedService {
-            name: Some(name),
+            name: Some(name.to_owned()),
             version: Some(version),
+            digest: Some(digest),
             entries,
             keys: required.keys,
             request_fields: required.request_fields,
@@ -173,7 +174,7 @@ impl Registry {
     /// stored feature must belong to it. Output names are the names as asked.
     ///
     /// # Errors
-    /// A malformed, unknown, ambiguous or repeated name; an unknown entity type; a feature of another entity.
+    /// An unknown, ambiguous or repeated name; a malformed version; an unknown entity type; a feature of another entity.
     pub async fn resolve_features(
         &self,
         features: &[String],
@@ -193,7 +194,7 @@ impl Registry {
             if entries.iter().any(|entry| entry.output_name == asked) {
                 return Err(RegistryError::Invalid(format!("feature `{asked}` is asked for twice")));
             }
-            let name = parse_feature_name(asked).map_err(RegistryError::Invalid)?;
+            let name = feature_as_asked(asked)?;
             let view = resolve_feature(&mut snapshot, &name, entity, &mut views).await?;
             let field = view.feature(&name.feature).ok_or_else(|| unknown_feature(&name.to_string(), &view))?;
             if let (Some(entity), Some(stored)) = (entity, &view.stored)
@@ -216,6 +217,7 @@ impl Registry {
         Ok(ResolvedService {
             name: None,
             version: None,
+            digest: None,
             entries,
             keys: required.keys,
             request_fields: required.request_fields,

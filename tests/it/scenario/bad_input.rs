@@ -41,7 +41,10 @@ fn good_definitions_pass() {
     let project = project(GOOD);
     let text = project.succeed(&["plan"]);
     assert!(text.contains("plane_profile"), "{text}");
-    project.succeed(&["apply"]);
+    let applied = project.succeed(&["apply"]);
+    assert!(applied.trim_end().ends_with("applied; the registry is at revision 1"), "{applied}");
+    let again = project.json(&["apply"]);
+    assert_eq!(again["definitions_revision"], 1, "nothing was left to apply: {again}");
     let again = project.json(&["plan"]);
     let changes = again["changes"].as_array().unwrap();
     assert!(changes.iter().all(|change| change["action"] == "unchanged"), "{again}");
@@ -88,6 +91,12 @@ bind = { scheduled_at = "request.scheduled_at", distance = "request.distance", l
 "#;
     let said = refused(cycle);
     assert!(said.contains("features/planes.toml:") && (said.contains("cycle") || said.contains("itself")), "{said}");
+}
+
+#[test]
+fn a_time_zone_that_does_not_exist_is_named_with_its_place() {
+    let said = refused(&GOOD.replace("event_time", "time_zone = \"America/New_Yrok\"\nevent_time"));
+    assert!(said.contains("features/planes.toml:7") && said.contains("no time zone `America/New_Yrok`"), "{said}");
 }
 
 #[test]
@@ -175,6 +184,11 @@ fn unknown_settings_are_refused_with_their_origin() {
     project.write("eadem.toml", "[server]\nlissten = \"127.0.0.1:1\"\n");
     let said = project.fail(&["config"]);
     assert!(said.contains("did you mean `server.listen`?"), "{said}");
+    project.write("eadem.toml", "[server]\n\n[srever]\nlisten = \"127.0.0.1:1\"\n");
+    let said = project.fail(&["config"]);
+    assert!(said.contains("eadem.toml:3: unknown table `srever`; did you mean `server`?"), "{said}");
+    let said = project.fail(&["config", "--project", "no_such_folder"]);
+    assert!(said.contains("no_such_folder"), "a project that is named must be there: {said}");
     let project = Project::new();
     let settings = project.json(&["config", "--set", "jobs.workers=7"]);
     let workers = settings.as_array().unwrap().iter().find(|setting| setting["key"] == "jobs.workers").unwrap();

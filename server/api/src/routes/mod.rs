@@ -199,12 +199,13 @@ pub(crate) fn registry_problem(error: &RegistryError) -> Problem {
     match error {
         RegistryError::NotFound { kind, .. } => Problem::not_found(&registry::not_found_code(*kind), error.to_string()),
         RegistryError::Ambiguous { .. } => Problem::bad_request("ambiguous_feature", error.to_string()),
+        RegistryError::MalformedVersion(_) => Problem::bad_request("malformed_version", error.to_string()),
         RegistryError::Invalid(_) => Problem::bad_request("malformed_request", error.to_string()),
         RegistryError::Definitions(errors) => {
-            let count = errors.errors().len();
+            let count = errors.count();
             let noun = if count == 1 { "mistake" } else { "mistakes" };
             Problem::refused("invalid_definitions", format!("the definitions have {count} {noun}; nothing was changed"))
-                .with_errors(errors.errors().iter().map(ToString::to_string))
+                .with_errors(errors.lines())
         }
         RegistryError::Stale { .. } => Problem::conflict("stale_plan", error.to_string()),
         RegistryError::Conflict(_) => Problem::conflict("conflict", error.to_string()),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::Uri;
-use eadem_registry::definitions::{DefinitionFile, Definitions};
+use eadem_registry::definitions::{DefinitionFile, Definitions, split_version};
 use eadem_registry::{DatasetRecord, LineageDirection, ObjectKind, Plan};
 use eadem_values::Digest;
 use serde::Deserialize;
@@ -16,7 +16,7 @@ use super::body::JsonBody;
 use super::query::RawQuery;
 use super::registry_problem;
 use crate::problem::Problem;
-use crate::state::{ApiState, name_and_version};
+use crate::state::ApiState;
 
 /// The body of `/registry/plan` and `/registry/apply`.
 #[derive(Debug, Deserialize)]
@@ -44,8 +44,12 @@ pub(super) async fn apply(
     JsonBody(body): JsonBody<DefinitionsBody>,
 ) -> Result<Json<Value>, Problem> {
     let plan = make_plan(&state, &body).await?;
-    state.registry.apply(&plan, state.clock.now_us()).await.map_err(|error| registry_problem(&error))?;
-    Ok(Json(plan_json(&plan)))
+    let applied = state.registry.apply(&plan, state.clock.now_us()).await.map_err(|error| registry_problem(&error))?;
+    let revision = applied.definitions_revision;
+    let mut json = plan_json(&plan);
+    json["definitions_revision"] = Value::from(revision);
+    json["text"] = Value::from(format!("{}\napplied; the registry is at revision {revision}", plan.report().summary()));
+    Ok(Json(json))
 }
 
 async fn make_plan(state: &ApiState, body: &DefinitionsBody) -> Result<Plan, Problem> {
@@ -94,7 +98,7 @@ pub(super) async fn get(
     Path((kind, name)): Path<(String, String)>,
 ) -> Result<Json<Value>, Problem> {
     let registry = &state.registry;
-    let (bare, version) = name_and_version(&name)?;
+    let (bare, version) = split_version(&name).map_err(|error| registry_problem(&error))?;
     let object = match kind.as_str() {
         "entities" => registry.entity(&name).await.map(|object| serde_json::to_value(object)),
         "sources" => registry.source(&name).await.map(|object| serde_json::to_value(object)),

@@ -412,6 +412,7 @@ fn plan(view: ViewVersion) -> ServingPlan {
     let service = ResolvedService {
         name: None,
         version: None,
+        digest: None,
         entries: view.description.outputs.iter().map(entry).collect(),
         keys: vec![key],
         request_fields: Vec::new(),

@@ -157,9 +157,10 @@ impl Context {
         config::load(&self.project()?.join(PROJECT_FILE), &self.global.set)
     }
 
-    /// The configuration where a project is not needed: defaults, environment and flags.
+    /// The configuration where a project is not needed: defaults, environment and flags. One that is named must be there.
     pub(crate) fn layered_without_project(&self) -> anyhow::Result<Layered> {
         match self.project() {
+            Err(error) if self.global.project.is_some() => Err(error),
             Ok(project) => config::load(&project.join(PROJECT_FILE), &self.global.set),
             Err(_) => config::load(Path::new(PROJECT_FILE), &self.global.set),
         }

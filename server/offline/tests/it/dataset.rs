@@ -13,7 +13,7 @@ use eadem_offline::{
 };
 use eadem_query::{RowTransform, ValidationPolicy};
 use eadem_semantics::{KnownAtCut, Lifetime, ReadAt};
-use eadem_values::{DataType, EntityKey, Field, KeyValue, Literal, Value, value_at};
+use eadem_values::{DataType, ElementType, EntityKey, Field, KeyValue, Value, value_at};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -258,6 +258,9 @@ fn gap() -> Arc<dyn RowTransform> {
             Field::new("extra", DataType::Int64, false),
             Field::new("now", DataType::Timestamp, false),
             Field::new("factor", DataType::Float64, false),
+            Field::new("carriers", DataType::List(ElementType::Utf8), false),
+            Field::new("weights", DataType::Vector(2), false),
+            Field::new("salt", DataType::Binary, false),
         ],
         vec![Field::new("gap", DataType::Float64, true), Field::new("noted", DataType::Boolean, false)],
         |input| {
@@ -265,6 +268,9 @@ fn gap() -> Arc<dyn RowTransform> {
                 panic!("a null reached an input that does not accept one")
             };
             assert_eq!(input[4], Value::Float64(10.0));
+            assert_eq!(input[5], Value::ListUtf8(vec!["UA".into(), String::new()]));
+            assert!(input[6].bits_eq(&Value::Vector(vec![0.5, -0.0])));
+            assert_eq!(input[7], Value::Binary(vec![0, 255]));
             assert!(matches!(input[3], Value::Timestamp(_)));
             match extra {
                 3 => Outcome::Drop,
@@ -312,7 +318,10 @@ async fn roles_example(folder: &Path) -> (OfflineStore, DatasetSpec) {
             OnDemandBinding::Feature { view: 1, feature: "text".into() },
             OnDemandBinding::Request("extra".into()),
             OnDemandBinding::RequestTimestamp,
-            OnDemandBinding::Literal(Literal::Int64(10)),
+            OnDemandBinding::Literal(Value::Float64(10.0)),
+            OnDemandBinding::Literal(Value::ListUtf8(vec!["UA".into(), String::new()])),
+            OnDemandBinding::Literal(Value::Vector(vec![0.5, -0.0])),
+            OnDemandBinding::Literal(Value::Binary(vec![0, 255])),
         ],
     };
     let views = vec![stored(&plain, "payer"), stored(&plain, "to"), ViewOfService::OnDemand(on_demand)];

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::{
-    ArrayRef, Date32Array, Decimal128Array, Float32Array, Int32Array, RecordBatch, TimestampMillisecondArray,
-    TimestampNanosecondArray, UInt64Array,
+    ArrayRef, Date32Array, Decimal128Array, Float32Array, Int32Array, RecordBatch, StringArray,
+    TimestampMillisecondArray, TimestampNanosecondArray, UInt64Array,
 };
 use eadem_offline::{KnownAt, MemoryLedger, OfflineStore, inspect, run_backfill};
 use eadem_query::RowTransform;
@@ -74,6 +74,95 @@ async fn inspect_gives_each_column_its_type_or_says_what_to_do() {
     assert!(hint("price").contains("no decimal"), "{}", hint("price"));
     assert!(hint("naive").contains("at time zone"), "{}", hint("naive"));
     assert!(hint("day").contains("to_timestamp"), "{}", hint("day"));
+}
+
+/// Rows with a local clock in `stood`, in milliseconds without a zone.
+fn local_clocks(readings: &[Option<&str>]) -> RecordBatch {
+    let millis = |reading: &&str| at(&format!("{reading}Z")) / 1_000;
+    let clock = TimestampMillisecondArray::from(readings.iter().map(|r| r.as_ref().map(millis)).collect::<Vec<_>>());
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("card", Arc::new(StringArray::from(vec!["c"; readings.len()]))),
+        ("stood \"here\"", Arc::new(clock.clone())),
+        ("in_utc", Arc::new(clock)),
+        ("small", Arc::new(Int32Array::from_iter_values(0..readings.len() as i32))),
+    ];
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+fn in_new_york(folder: &Path) -> eadem_offline::SourceSpec {
+    let mut spec = source("clocks", folder);
+    spec.time_zone = Some("America/New_York".into());
+    spec.columns = vec![
+        ("in_utc".into(), "in_utc at time zone 'UTC'".into()),
+        ("seen".into(), "\"stood \"\"here\"\"\" at time zone 'America/New_York'".into()),
+    ];
+    spec.event_time = eadem_offline::EventTime::Literal(at("2000-01-01T00:00:00Z"));
+    spec
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_time_zone_of_a_source_says_where_the_clocks_of_its_files_stood() {
+    let folder = tempfile::tempdir().unwrap();
+    let readings = [
+        (Some("2013-01-01T12:00:00"), Some("2013-01-01T17:00:00Z")),
+        (Some("2013-07-01T12:00:00"), Some("2013-07-01T16:00:00Z")),
+        // The clocks go forward from 2 to 3, and back from 2 to 1.
+        (Some("2013-03-10T01:59:59"), Some("2013-03-10T06:59:59Z")),
+        (Some("2013-03-10T03:00:00"), Some("2013-03-10T07:00:00Z")),
+        (Some("2013-11-03T00:59:59"), Some("2013-11-03T04:59:59Z")),
+        (Some("2013-11-03T02:00:00"), Some("2013-11-03T07:00:00Z")),
+        (None, None),
+    ];
+    write_parquet(&folder.path().join("in/c.parquet"), &local_clocks(&readings.map(|(clock, _)| clock)), 10);
+    let store = OfflineStore::open(folder.path().join("out").to_str().unwrap()).unwrap();
+    let spec = in_new_york(&folder.path().join("in"));
+    for (name, column) in [("zoned", "stood \"here\""), ("written_out", "seen"), ("replaced", "in_utc")] {
+        let mut view = view(name, spec.clone(), echo_time());
+        view.bindings[0] = eadem_offline::Binding::Column(column.into());
+        run_backfill(backfill("job", &view, &store, Arc::new(MemoryLedger::default()))).await.unwrap();
+        let found: Vec<Value> = stored_rows(&store, &view).await.into_iter().map(|row| row.values[0].clone()).collect();
+        let expected = readings.map(|(clock, instant)| match clock.zip(instant) {
+            None => Value::Null,
+            Some((clock, _)) if column == "in_utc" => Value::Timestamp(at(&format!("{clock}Z"))),
+            Some((_, instant)) => Value::Timestamp(at(instant)),
+        });
+        assert_eq!(found, expected, "{name}");
+    }
+    let mut filtered = spec.clone();
+    filtered.filter = Some("\"stood \"\"here\"\"\" >= '2013-07-01T16:00:00Z'".into());
+    let mut view = view("filtered", filtered, echo_time());
+    view.bindings[0] = eadem_offline::Binding::Column("in_utc".into());
+    let report = run_backfill(backfill("job", &view, &store, Arc::new(MemoryLedger::default()))).await.unwrap();
+    assert_eq!(report.rows_stored, 3, "`where` sees instants");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_local_time_that_names_no_single_instant_stops_the_backfill() {
+    for reading in ["2013-03-10T02:30:00", "2013-11-03T01:30:00"] {
+        let folder = tempfile::tempdir().unwrap();
+        write_parquet(&folder.path().join("in/c.parquet"), &local_clocks(&[Some(reading)]), 10);
+        let store = OfflineStore::open(folder.path().join("out").to_str().unwrap()).unwrap();
+        let mut spec = in_new_york(&folder.path().join("in"));
+        spec.columns.retain(|(name, _)| name != "seen");
+        let mut view = view("clocks", spec, echo_time());
+        view.bindings[0] = eadem_offline::Binding::Column("stood \"here\"".into());
+        let ledger = Arc::new(MemoryLedger::default());
+        let error = run_backfill(backfill("job", &view, &store, ledger)).await.unwrap_err().to_string();
+        assert!(error.contains("time_zone, column `stood \"here\"`"), "{reading}: {error}");
+        assert!(stored_rows(&store, &view).await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_time_zone_that_does_not_exist_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    write_parquet(&folder.path().join("p.parquet"), &plain(), 10);
+    for zone in ["America/New_Yrok", "", "UTC' or 'x", "EST5EDT4"] {
+        let mut spec = source("payments", folder.path());
+        spec.time_zone = Some(zone.into());
+        let error = inspect(&spec).await.unwrap_err().to_string();
+        assert!(error.starts_with("source `payments`, time_zone: there is no time zone"), "{zone}: {error}");
+    }
 }
 
 async fn error_of(folder: &Path, columns: &[(&str, &str)], filter: Option<&str>) -> String {

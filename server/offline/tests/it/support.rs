@@ -135,6 +135,7 @@ pub fn source(name: &str, location: &FilePath) -> SourceSpec {
         locations: vec![location.to_str().unwrap().to_owned()],
         columns: vec![],
         filter: None,
+        time_zone: None,
         event_time: EventTime::Column("at".to_owned()),
         known_at: KnownAt::EventTime,
         event_id: None,

@@ -16,24 +16,46 @@ pub struct DefinitionError {
     pub message: String,
 }
 
-/// Everything that is wrong with a set of definitions, in order of file and line.
+/// How many mistakes are listed. Who has more of them has one that repeats.
+const LISTED_MAX: usize = 200;
+
+/// What is wrong with a set of definitions, in order of file and line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DefinitionErrors(Vec<DefinitionError>);
+pub struct DefinitionErrors {
+    listed: Vec<DefinitionError>,
+    left_out: usize,
+}
 
 impl DefinitionErrors {
-    /// The mistakes, in order of file and line.
+    /// The first mistakes, in order of file and line; at most 200.
     pub fn errors(&self) -> &[DefinitionError] {
-        &self.0
+        &self.listed
+    }
+
+    /// How many there are besides those that are listed.
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.listed.len() + self.left_out
+    }
+
+    /// A line for each mistake that is listed, and one for the rest.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let rest = (self.left_out > 0).then(|| format!("and {} more", self.left_out));
+        self.listed.iter().map(ToString::to_string).chain(rest)
     }
 }
 
 impl fmt::Display for DefinitionErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, error) in self.0.iter().enumerate() {
+        for (index, line) in self.lines().enumerate() {
             if index > 0 {
                 f.write_str("\n")?;
             }
-            error.fmt(f)?;
+            f.write_str(&line)?;
         }
         Ok(())
     }
@@ -67,7 +89,9 @@ impl ErrorList {
         }
         self.0.sort_by(|a, b| a.at.cmp(&b.at));
         self.0.dedup();
-        Err(DefinitionErrors(self.0))
+        let left_out = self.0.len().saturating_sub(LISTED_MAX);
+        self.0.truncate(LISTED_MAX);
+        Err(DefinitionErrors { listed: self.0, left_out })
     }
 }
 

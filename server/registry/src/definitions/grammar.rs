@@ -4,18 +4,23 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::RegistryError;
+
+/// What every spine and request calls the instant of a row.
+pub(crate) const SPINE_TIMESTAMP: &str = "timestamp";
+
 /// Longest name, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 
-/// A feature as a binding or a request names it: `view:feature`, `view@2:feature` or a bare `feature`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct FeatureName {
+/// A feature as a request names it: `view:feature`, `view@2:feature` or a bare `feature`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FeatureName {
     /// The view; `None` for a bare name.
-    pub view: Option<String>,
+    pub(crate) view: Option<String>,
     /// The version; `None` is the newest.
-    pub version: Option<u32>,
+    pub(crate) version: Option<u32>,
     /// The feature.
-    pub feature: String,
+    pub(crate) feature: String,
 }
 
 /// An entry of a service: `view[@version]:feature|* [for role] [as alias]`.
@@ -79,8 +84,19 @@ pub fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Checks the name of a role: who sends a key calls it so, and beside it stands the instant.
+fn check_role(role: &str) -> Result<(), String> {
+    check_name(role)?;
+    if role == SPINE_TIMESTAMP {
+        return Err(format!(
+            "the role `{role}` is reserved: requests and spines call their instant so; choose another"
+        ));
+    }
+    Ok(())
+}
+
 /// Splits `view@2` into name and version.
-pub(crate) fn parse_versioned(text: &str) -> Result<(String, Option<u32>), String> {
+fn parse_versioned(text: &str) -> Result<(String, Option<u32>), String> {
     let (name, version) = match text.split_once('@') {
         None => (text, None),
         Some((name, version)) => (name, Some(parse_version(version)?)),
@@ -105,19 +121,32 @@ fn check_feature(feature: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Splits `name` or `name@2` as a request names a view or service. Nothing has a malformed name, so looking for it is what
+/// refuses it, with the nearest one that there is.
+///
+/// # Errors
+/// [`RegistryError::MalformedVersion`]: what follows `@` is no whole number from 1.
+pub fn split_version(text: &str) -> Result<(&str, Option<u32>), RegistryError> {
+    match text.split_once('@') {
+        None => Ok((text, None)),
+        Some((name, version)) => {
+            let version = parse_version(version);
+            version.map(|version| (name, Some(version))).map_err(RegistryError::MalformedVersion)
+        }
+    }
+}
+
 /// Reads a feature as a request names it.
 ///
 /// # Errors
-/// What is wrong, for people.
-pub fn parse_feature_name(text: &str) -> Result<FeatureName, String> {
+/// [`RegistryError::MalformedVersion`]
+pub(crate) fn feature_as_asked(text: &str) -> Result<FeatureName, RegistryError> {
     let text = text.trim();
     let Some((view, feature)) = text.split_once(':') else {
-        check_feature(text)?;
         return Ok(FeatureName { view: None, version: None, feature: text.to_owned() });
     };
-    let (view, version) = parse_versioned(view)?;
-    check_feature(feature)?;
-    Ok(FeatureName { view: Some(view), version, feature: feature.to_owned() })
+    let (view, version) = split_version(view)?;
+    Ok(FeatureName { view: Some(view.to_owned()), version, feature: feature.to_owned() })
 }
 
 /// Reads an entry of a service.
@@ -142,7 +171,11 @@ pub fn parse_service_entry(text: &str) -> Result<ServiceEntryName, String> {
             _ => return Err(format!("`{keyword}` is not expected in `{text}`; {SHAPE}")),
         };
         let name = words.next().ok_or_else(|| format!("`{keyword}` is not followed by a name in `{text}`; {SHAPE}"))?;
-        check_name(name)?;
+        if keyword == "for" {
+            check_role(name)?
+        } else {
+            check_name(name)?
+        }
         *slot = Some(name.to_owned());
     }
     if feature == "*" && alias.is_some() {
@@ -199,7 +232,7 @@ pub(crate) fn parse_binding_name(text: &str) -> Result<BindingName, String> {
     let (view, version) = parse_versioned(view)?;
     check_feature(feature)?;
     if let Some(role) = role {
-        check_name(role)?;
+        check_role(role)?;
     }
     Ok(BindingName::Feature { view, version, feature: feature.to_owned(), role: role.map(str::to_owned) })
 }
@@ -247,12 +280,20 @@ mod tests {
     }
 
     #[test]
-    fn feature_names_read_back_as_written() {
-        for text in ["seats", "plane:seats", "plane@2:seats"] {
-            assert_eq!(parse_feature_name(text).unwrap().to_string(), text);
+    fn requests_may_name_what_does_not_exist_but_no_malformed_version() {
+        for text in ["seats", "plane:seats", "plane@2:seats", "a:b:c", "a b", ""] {
+            assert_eq!(feature_as_asked(text).unwrap().to_string(), text);
         }
-        assert!(parse_feature_name("a:b:c").is_err());
-        assert!(parse_feature_name("").is_err());
+        for text in ["plane@x:seats", "plane@:seats", "plane@0:seats", "plane@+1:seats", "plane@1@2:seats"] {
+            assert!(matches!(feature_as_asked(text), Err(RegistryError::MalformedVersion(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_role_is_called_like_the_instant_of_a_request() {
+        assert!(parse_service_entry("plane:seats for timestamp").is_err());
+        assert!(parse_binding_name("plane.seats for timestamp").is_err());
+        assert!(parse_service_entry("plane:seats for timestamps").is_ok());
     }
 
     #[test]

@@ -20,8 +20,11 @@ use crate::model::{About, Deployment, Entity, Source, ValidationPolicy};
 
 pub(crate) use errors::ErrorList;
 pub use errors::{DefinitionError, DefinitionErrors, did_you_mean};
-pub(crate) use grammar::{BindingName, names_the_request, parse_binding_name, parse_versioned};
-pub use grammar::{FeatureName, ServiceEntryName, check_name, parse_feature_name, parse_service_entry};
+pub(crate) use grammar::{
+    BindingName, FeatureName, SPINE_TIMESTAMP, feature_as_asked, names_the_request, parse_binding_name,
+};
+pub use grammar::{ServiceEntryName, check_name, parse_service_entry, split_version};
+pub use parse::DEFINITION_KINDS;
 pub(crate) use parse::check_column_name;
 
 /// One file of definitions: what `plan` and `apply` receive.
@@ -72,6 +75,11 @@ impl Places {
     /// Where the statement stands, such as `ttl` or `bind.wind_gust`; the header if it is not written.
     pub fn of(&self, statement: &str) -> &Location {
         self.statements.get(statement).unwrap_or(&self.header)
+    }
+
+    /// Whether the definition stands in a file, and not only in the registry.
+    pub fn are_written(&self) -> bool {
+        self.header.line > 0
     }
 
     pub(crate) fn record(&mut self, statement: impl Into<String>, at: Location) {

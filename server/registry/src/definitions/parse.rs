@@ -7,7 +7,7 @@ use eadem_values::{DataType, Digest, KeyType};
 use toml::de::{DeTable, DeValue};
 
 use super::errors::{DefinitionErrors, ErrorList, did_you_mean};
-use super::grammar::{check_name, parse_service_entry};
+use super::grammar::{SPINE_TIMESTAMP, check_name, parse_service_entry};
 use super::toml_reader::{SourceText, TableReader, TomlValue};
 use super::{
     BindingDefinition, DefinitionFile, Definitions, EntityDefinition, LiteralText, Location, Places, ServiceDefinition,
@@ -23,14 +23,26 @@ const PROJECT_FILE: &str = "eadem.toml";
 /// How far ahead of its arrival an event time may lie where the source does not say.
 const MAX_AHEAD_DEFAULT_US: i64 = 3_600_000_000;
 
-const KINDS: [&str; 4] = ["entity", "source", "view", "service"];
+/// The tables of definitions.
+pub const DEFINITION_KINDS: [&str; 4] = ["entity", "source", "view", "service"];
 const ENTITY_KEYS: &[&str] = &["keys", "doc", "owner", "tags"];
-const SOURCE_KEYS: &[&str] =
-    &["parquet", "columns", "where", "event_time", "known_at", "event_id", "max_ahead", "doc", "owner", "tags"];
+const SOURCE_KEYS: &[&str] = &[
+    "parquet",
+    "columns",
+    "where",
+    "time_zone",
+    "event_time",
+    "known_at",
+    "event_id",
+    "max_ahead",
+    "doc",
+    "owner",
+    "tags",
+];
 /// Kinds of sources that the design knows and this version does not read.
 const LATER_SOURCE_KINDS: &[&str] = &["csv", "json", "delta", "postgres", "kafka"];
 /// Keys that are refused with what to do instead, and offered to nobody.
-const LATER_SOURCE_KEYS: &[&str] = &["csv", "json", "delta", "postgres", "kafka", "push", "fields", "time_zone"];
+const LATER_SOURCE_KEYS: &[&str] = &["csv", "json", "delta", "postgres", "kafka", "push", "fields"];
 const VIEW_KEYS: &[&str] = &[
     "entity",
     "source",
@@ -75,7 +87,7 @@ pub(super) fn parse_files(
 }
 
 fn parse_file(
-    source: &SourceText<'_>,
+    source: &SourceText,
     file: &DefinitionFile,
     root: &DeTable<'_>,
     configuration_tables: &[&str],
@@ -92,10 +104,13 @@ fn parse_file(
             }
             continue;
         }
-        if !KINDS.contains(&kind) {
+        if !DEFINITION_KINDS.contains(&kind) {
             let allowed_here = if holds_configuration { configuration_tables } else { &[] };
-            let nearest = did_you_mean(kind, KINDS.iter().chain(allowed_here).copied());
-            errors.push(&at, format!("unknown table `{kind}`{nearest} (definitions are {})", KINDS.join(", ")));
+            let nearest = did_you_mean(kind, DEFINITION_KINDS.iter().chain(allowed_here).copied());
+            errors.push(
+                &at,
+                format!("unknown table `{kind}`{nearest} (definitions are {})", DEFINITION_KINDS.join(", ")),
+            );
             continue;
         }
         let DeValue::Table(named) = value.get_ref() else {
@@ -168,7 +183,7 @@ fn read_about(reader: &mut TableReader<'_, '_>) -> About {
 }
 
 fn parse_entity(
-    source: &SourceText<'_>,
+    source: &SourceText,
     name: &str,
     at: Location,
     table: &DeTable<'_>,
@@ -204,8 +219,8 @@ fn table_is_empty(value: Option<&TomlValue<'_>>) -> bool {
     matches!(value.map(|value| value.get_ref()), Some(DeValue::Table(table)) if table.is_empty())
 }
 
-/// Columns that every offline table has of its own.
-const RESERVED_COLUMNS: &[&str] = &["event_time", "known_at", "event_date", "event_hour", "timestamp"];
+/// Columns that every offline table or spine has of its own.
+const RESERVED_COLUMNS: &[&str] = &["event_time", "known_at", "event_date", "event_hour", SPINE_TIMESTAMP];
 /// What stands behind a feature's name in a dataset to name its status.
 const STATUS_SUFFIX: &str = "__status";
 
@@ -230,7 +245,7 @@ pub(crate) fn check_column_name(name: &str) -> Result<(), String> {
 const PUSH_NOT_SUPPORTED: &str = "pushing rows is not supported yet; use `parquet`";
 
 fn parse_source(
-    source: &SourceText<'_>,
+    source: &SourceText,
     name: &str,
     at: Location,
     table: &DeTable<'_>,
@@ -266,15 +281,6 @@ fn parse_source(
         reader.error_at_key("where", "`where` is empty; leave it out to keep every row");
     }
     let time_zone = reader.text("time_zone");
-    if let Some(zone) = &time_zone {
-        reader.error_at_key(
-            "time_zone",
-            format!(
-                "`time_zone` is not supported yet; convert each local time in `columns`: \
-                 `columns = {{ landed_at = \"landed_at at time zone '{zone}'\" }}`"
-            ),
-        );
-    }
     let event_time = parse_event_time(&mut reader);
     let known_at = parse_known_at(&mut reader);
     let event_id = reader.text("event_id");
@@ -386,7 +392,7 @@ fn literal_text(value: &TomlValue<'_>) -> Option<LiteralText> {
     match value.get_ref() {
         DeValue::Boolean(flag) => Some(LiteralText::Boolean(*flag)),
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok().map(LiteralText::Integer),
-        DeValue::Float(number) => number.as_str().parse().ok().map(LiteralText::Float),
+        DeValue::Float(number) => float_literal(number.as_str()).map(LiteralText::Float),
         DeValue::String(text) => Some(LiteralText::Text(text.as_ref().to_owned())),
         DeValue::Datetime(instant) => {
             eadem_values::parse_timestamp(&instant.to_string()).ok().map(LiteralText::Timestamp)
@@ -399,8 +405,15 @@ fn literal_text(value: &TomlValue<'_>) -> Option<LiteralText> {
     }
 }
 
+/// A number that is too large for a float64 is not meant to be infinite.
+fn float_literal(text: &str) -> Option<f64> {
+    let number: f64 = text.parse().ok()?;
+    let overflowed = number.is_infinite() && !text.ends_with("inf");
+    (!overflowed).then_some(number)
+}
+
 const LITERAL_SHAPE: &str = "a constant is a number, true or false, a timestamp with zone, a list of constants, or \
-                             `{ literal = \"text\" }`; integers must fit 64 bits";
+                             `{ literal = \"text\" }`; numbers must fit 64 bits";
 
 fn parse_transform(reader: &mut TableReader<'_, '_>) -> Option<TransformReference> {
     let hint = "give a folder to build, a `.wasm` file, or `name@sha256:…`";
@@ -425,7 +438,7 @@ fn parse_transform(reader: &mut TableReader<'_, '_>) -> Option<TransformReferenc
 }
 
 fn parse_view(
-    source: &SourceText<'_>,
+    source: &SourceText,
     name: &str,
     at: Location,
     table: &DeTable<'_>,
@@ -533,7 +546,7 @@ fn parse_bind(reader: &mut TableReader<'_, '_>) -> BTreeMap<String, BindingDefin
 }
 
 fn parse_service(
-    source: &SourceText<'_>,
+    source: &SourceText,
     name: &str,
     at: Location,
     table: &DeTable<'_>,

@@ -10,21 +10,22 @@ use super::errors::{ErrorList, did_you_mean};
 use super::{Location, Places};
 
 /// A file and where its lines begin.
-pub(super) struct SourceText<'a> {
+pub(super) struct SourceText {
     path: Arc<str>,
-    text: &'a str,
+    /// Where the line breaks stand, ascending.
+    line_breaks: Vec<usize>,
 }
 
-impl<'a> SourceText<'a> {
-    pub(super) fn new(path: &str, text: &'a str) -> Self {
-        Self { path: path.into(), text }
+impl SourceText {
+    pub(super) fn new(path: &str, text: &str) -> Self {
+        let line_breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect();
+        Self { path: path.into(), line_breaks }
     }
 
     /// Where a span begins.
     pub(super) fn location(&self, span: Range<usize>) -> Location {
-        let before = self.text.as_bytes().get(..span.start.min(self.text.len())).unwrap_or_default();
-        let line_breaks = before.iter().filter(|byte| **byte == b'\n').count();
-        Location { file: Arc::clone(&self.path), line: u32::try_from(line_breaks + 1).unwrap_or(u32::MAX) }
+        let breaks_before = self.line_breaks.partition_point(|at| *at < span.start);
+        Location { file: Arc::clone(&self.path), line: u32::try_from(breaks_before + 1).unwrap_or(u32::MAX) }
     }
 }
 
@@ -32,7 +33,7 @@ pub(super) type TomlValue<'i> = Spanned<DeValue<'i>>;
 
 /// One table of a definition, with its subject (`view aircraft_legs`) for messages.
 pub(super) struct TableReader<'a, 'i> {
-    source: &'a SourceText<'a>,
+    source: &'a SourceText,
     subject: String,
     table: &'a DeTable<'i>,
     pub(super) places: Places,
@@ -43,7 +44,7 @@ impl<'a, 'i> TableReader<'a, 'i> {
     /// Refuses keys that are neither among `known` nor `hidden`, and notes where the others stand. Hidden keys are not
     /// offered in messages.
     pub(super) fn new(
-        source: &'a SourceText<'a>,
+        source: &'a SourceText,
         subject: String,
         header: Location,
         table: &'a DeTable<'i>,

@@ -8,8 +8,8 @@ use eadem_values::Digest;
 use super::report::{PlanReport, PlannedAction, PlannedChange};
 use super::{InspectError, Plan, ServiceWrite, SourceInspector, Writes};
 use crate::definitions::{
-    BindingDefinition, BindingName, Definitions, ErrorList, LiteralText, Location, Places, ServiceDefinition,
-    TransformReference, ViewDefinition, check_column_name, did_you_mean, parse_binding_name,
+    BindingDefinition, BindingName, Definitions, ErrorList, LiteralText, Location, Places, SPINE_TIMESTAMP,
+    ServiceDefinition, TransformReference, ViewDefinition, check_column_name, did_you_mean, parse_binding_name,
 };
 use crate::digest::{entity_digest, service_text, source_digest, source_times};
 use crate::error::{ObjectKind, RegistryError};
@@ -22,8 +22,6 @@ use crate::store::{Registry, Snapshot, WrittenEntry, read};
 
 /// Where definitions that are only in the registry "stand".
 const REGISTRY_FILE: &str = "the registry";
-/// What every spine calls the instant of a row.
-const SPINE_TIMESTAMP: &str = "timestamp";
 
 pub(super) async fn plan(
     registry: &Registry,
@@ -49,6 +47,7 @@ pub(super) async fn plan(
         service_definitions: definitions.services.clone(),
         newest: BTreeMap::new(),
         failed_views: BTreeSet::new(),
+        depths: BTreeMap::new(),
         readers: BTreeMap::new(),
         versions: ViewVersions::new(),
     };
@@ -79,7 +78,11 @@ pub(super) struct Planner<'a> {
     service_definitions: BTreeMap<String, ServiceDefinition>,
     /// The newest version of each view, as it will be.
     pub(super) newest: BTreeMap<String, Arc<ViewVersion>>,
+    /// Views in the files that have mistakes. What reads them is not looked at: it could only repeat them. A view of the
+    /// registry that cannot follow is not among them; it stays as it is, and can be read as it is.
     pub(super) failed_views: BTreeSet<String>,
+    /// How many on-demand views stand in a row at this version, itself included.
+    depths: BTreeMap<ViewRef, usize>,
     /// View → what reads it by name, for people.
     readers: BTreeMap<String, BTreeSet<String>>,
     /// Every version that was looked at, upstreams included.
@@ -386,12 +389,39 @@ impl Planner<'_> {
             search.visit(name, None);
         }
         let OrderSearch { order, faults, .. } = search;
-        for (path, at, fault) in faults {
-            let view = path.first().cloned().unwrap_or_default();
-            self.errors.push(&at, format!("view {view}: {fault}: {}", path.join(" → ")));
-            self.failed_views.extend(path);
+        let mut left_out: BTreeSet<String> = BTreeSet::new();
+        for OrderFault { views, at, message } in faults {
+            let view = views.first().cloned().unwrap_or_default();
+            self.errors.push(&at, format!("view {view}: {message}: {}", views.join(" → ")));
+            for view in views {
+                self.mark_failed(&view);
+                left_out.insert(view);
+            }
         }
-        Ok(order.into_iter().filter(|name| !self.failed_views.contains(name)).collect())
+        Ok(order.into_iter().filter(|name| !left_out.contains(name)).collect())
+    }
+
+    /// Notes that a view has a mistake, if it stands in the files.
+    pub(super) fn mark_failed(&mut self, view: &str) {
+        let is_written = self.view_definitions.get(view).is_some_and(|definition| definition.places.are_written());
+        if is_written {
+            self.failed_views.insert(view.to_owned());
+        }
+    }
+
+    /// How many on-demand views stand in a row at this version, itself included. 0 for a stored view.
+    pub(super) fn depth(&mut self, view: &ViewRef) -> usize {
+        if let Some(depth) = self.depths.get(view) {
+            return *depth;
+        }
+        let Some(version) = self.versions.get(view).cloned() else { return 0 };
+        if !version.is_on_demand() {
+            return 0;
+        }
+        let below = version.upstream_features().map(|upstream| self.depth(&upstream.view)).max();
+        let depth = 1 + below.unwrap_or_default();
+        self.depths.insert(view.clone(), depth);
+        depth
     }
 
     /// The version that a name stands for after this plan; `None` if there is none or its definition has an error.
@@ -484,10 +514,7 @@ impl Planner<'_> {
         if self.errors.len() > errors_before {
             return Ok(());
         }
-        let digest_of = |view: &ViewRef| {
-            self.versions.get(view).map_or_else(|| Digest::of(view.to_string().as_bytes()), |version| version.digest)
-        };
-        let digest = Digest::of(service_text(name, &entries, digest_of).as_bytes());
+        let digest = Digest::of(service_text(name, &entries, |view| digest_among(&self.versions, view))?.as_bytes());
         let versions = read::load_service_versions(&mut self.snapshot, name).await?;
         let head = read::load_service_head(&mut self.snapshot, name).await?;
         let existing = versions.iter().find(|(_, _, known)| *known == digest).map(|(id, version, _)| (*id, *version));
@@ -570,8 +597,7 @@ impl Planner<'_> {
         written: &WrittenEntry,
         at: &Location,
     ) -> Result<Option<Vec<ServiceEntry>>, RegistryError> {
-        let is_planned = !self.failed_views.contains(&written.view);
-        if !is_planned && at.line > 0 {
+        if self.failed_views.contains(&written.view) {
             return Ok(None);
         }
         let Some(view) = self.version_named(&written.view, written.version).await? else {
@@ -715,36 +741,58 @@ pub(super) fn named_views(definition: &ViewDefinition) -> Vec<(String, Option<u3
     named
 }
 
+/// The digest of a version that planning has looked at.
+pub(super) fn digest_among(versions: &ViewVersions, view: &ViewRef) -> Result<Digest, RegistryError> {
+    let unknown = || RegistryError::damaged(format!("{view} is read, but it is not there"));
+    versions.get(view).map(|version| version.digest).ok_or_else(unknown)
+}
+
 /// How many on-demand views may stand in a row, each reading the next. It bounds the work of a request.
-const CHAIN_MAX: usize = 32;
+pub(super) const CHAIN_MAX: usize = 32;
+/// What is wrong with a longer one.
+pub(super) const TOO_LONG_A_CHAIN: &str = "reads through too many views in a row";
+
+/// Views that cannot be ordered.
+struct OrderFault {
+    /// Each reads the next. The first holds the statement at fault.
+    views: Vec<String>,
+    at: Location,
+    message: &'static str,
+}
+
+/// A view on the way of the search, and where the view before it names it; the first is named by nobody.
+#[derive(Clone)]
+struct Step {
+    view: String,
+    named_at: Option<Location>,
+}
 
 /// Depth-first search for an order in which upstreams come first.
 struct OrderSearch<'a> {
     upstreams: &'a BTreeMap<String, Vec<(String, Location)>>,
-    path: Vec<String>,
+    path: Vec<Step>,
     done: BTreeSet<String>,
     order: Vec<String>,
-    /// Views that cannot be ordered, where the last step is written, and why.
-    faults: Vec<(Vec<String>, Location, &'static str)>,
+    faults: Vec<OrderFault>,
 }
 
 impl OrderSearch<'_> {
     fn visit(&mut self, name: &str, named_at: Option<&Location>) {
-        if let Some(start) = self.path.iter().position(|open| open == name) {
-            let mut cycle: Vec<String> = self.path.get(start..).unwrap_or_default().to_vec();
-            cycle.push(name.to_owned());
-            self.faults.extend(named_at.map(|at| (cycle, at.clone(), "reads itself")));
+        let step = Step { view: name.to_owned(), named_at: named_at.cloned() };
+        if let Some(start) = self.path.iter().position(|open| open.view == name) {
+            let cycle = self.path.get(start..).unwrap_or_default().iter().skip(1).cloned();
+            self.faults.extend(cycle_fault(cycle.chain([step]).collect()));
             return;
         }
         if self.done.contains(name) {
             return;
         }
-        if self.path.len() >= CHAIN_MAX {
-            let chain = self.path.clone();
-            self.faults.extend(named_at.map(|at| (chain, at.clone(), "reads through too many views in a row")));
+        // Bounds the search itself. Chains that it does not meet as a whole are measured when they are planned.
+        if self.path.len() > CHAIN_MAX {
+            self.faults.extend(chain_fault(&self.path));
             return;
         }
-        self.path.push(name.to_owned());
+        self.path.push(step);
         let upstreams = self.upstreams;
         for (upstream, at) in upstreams.get(name).into_iter().flatten() {
             self.visit(upstream, Some(at));
@@ -753,6 +801,26 @@ impl OrderSearch<'_> {
         self.done.insert(name.to_owned());
         self.order.push(name.to_owned());
     }
+}
+
+/// The fault of views that read each other: each step says where the view of the step before names its own, and the
+/// first is named by the last. It stands where the files first say it: what is only in the registry has no line.
+fn cycle_fault(mut steps: Vec<Step>) -> Option<OrderFault> {
+    let is_written = |step: &Step| step.named_at.as_ref().is_some_and(|at| at.line > 0);
+    let first_written = steps.iter().position(is_written).unwrap_or_default();
+    let at = steps.get(first_written)?.named_at.clone()?;
+    // The view that holds the statement is the one before.
+    steps.rotate_left(first_written);
+    let holder = steps.last()?.view.clone();
+    let views = [holder].into_iter().chain(steps.into_iter().map(|step| step.view)).collect();
+    Some(OrderFault { views, at, message: "reads itself" })
+}
+
+fn chain_fault(path: &[Step]) -> Option<OrderFault> {
+    let named = || path.iter().filter_map(|step| step.named_at.as_ref());
+    let at = named().find(|at| at.line > 0).or_else(|| named().next())?.clone();
+    let views = path.iter().map(|step| step.view.clone()).collect();
+    Some(OrderFault { views, at, message: TOO_LONG_A_CHAIN })
 }
 
 fn key_list(entity: &Entity) -> String {
@@ -855,11 +923,12 @@ fn entry_differences(before: &[ServiceEntry], after: &[ServiceEntry]) -> Vec<Str
     lines
 }
 
+/// What a caller of the newest version meets: requests that are refused, values that are gone or of another type.
 fn service_breaks(
     before: &[ServiceEntry],
     after: &[ServiceEntry],
-    (keys_before, keys_after): (&[RequiredKey], &[RequiredKey]),
-    (fields_before, fields_after): (&[RequestField], &[RequestField]),
+    keys: (&[RequiredKey], &[RequiredKey]),
+    fields: (&[RequestField], &[RequestField]),
 ) -> Vec<String> {
     let mut breaks = Vec::new();
     for entry in before {
@@ -870,26 +939,50 @@ fn service_breaks(
             Some(_) => {}
         }
     }
-    for key in keys_after {
-        let known = keys_before.iter().find(|candidate| candidate.name == key.name);
-        match known {
+    breaks.extend(key_breaks(keys.0, keys.1));
+    breaks.extend(field_breaks(fields.0, fields.1));
+    breaks
+}
+
+fn key_breaks(before: &[RequiredKey], after: &[RequiredKey]) -> Vec<String> {
+    let mut breaks = Vec::new();
+    for key in after {
+        match before.iter().find(|candidate| candidate.name == key.name) {
             None => breaks.push(format!("callers must send key `{}`", key.name)),
-            Some(before) if before.key_type != key.key_type => {
-                breaks.push(format!("key `{}` changes from {} to {}", key.name, before.key_type, key.key_type));
+            Some(known) if known.key_type != key.key_type => {
+                breaks.push(format!("key `{}` changes from {} to {}", key.name, known.key_type, key.key_type));
             }
             Some(_) => {}
         }
     }
-    for field in fields_after {
-        let known = fields_before.iter().find(|candidate| candidate.name == field.name);
-        match known {
+    let is_gone = |key: &&RequiredKey| !after.iter().any(|candidate| candidate.name == key.name);
+    breaks
+        .extend(before.iter().filter(is_gone).map(|key| format!("callers must not send key `{}` any more", key.name)));
+    breaks
+}
+
+fn field_breaks(before: &[RequestField], after: &[RequestField]) -> Vec<String> {
+    let mut breaks = Vec::new();
+    for field in after {
+        match before.iter().find(|candidate| candidate.name == field.name) {
             None if !field.nullable => breaks.push(format!("callers must send request field `{}`", field.name)),
-            Some(before) if before.data_type != field.data_type => breaks.push(format!(
+            None => {}
+            Some(known) if known.data_type != field.data_type => breaks.push(format!(
                 "request field `{}` changes from {} to {}",
-                field.name, before.data_type, field.data_type
+                field.name, known.data_type, field.data_type
             )),
-            _ => {}
+            Some(known) if known.nullable && !field.nullable => {
+                breaks.push(format!("request field `{}` may not be left out or null any more", field.name));
+            }
+            Some(_) => {}
         }
     }
+    let is_gone = |field: &&RequestField| !after.iter().any(|candidate| candidate.name == field.name);
+    breaks.extend(
+        before
+            .iter()
+            .filter(is_gone)
+            .map(|field| format!("callers must not send request field `{}` any more", field.name)),
+    );
     breaks
 }

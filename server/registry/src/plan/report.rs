@@ -100,8 +100,15 @@ impl PlannedChange {
     }
 }
 
-impl fmt::Display for PlanReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl PlanReport {
+    /// What changes, for people, without what it was planned against.
+    pub fn summary(&self) -> String {
+        let mut text = String::new();
+        let _infallible = self.write_summary(&mut text);
+        text
+    }
+
+    fn write_summary(&self, f: &mut impl fmt::Write) -> fmt::Result {
         for change in self.changes.iter().filter(|change| change.action != PlannedAction::Unchanged) {
             writeln!(f, "{} {} {}: {}", change.mark(), change.kind, change.name, change.summary())?;
             for detail in &change.details {
@@ -126,8 +133,14 @@ impl fmt::Display for PlanReport {
         ]);
         let unchanged = self.count(&[PlannedAction::Unchanged]);
         let breaking = self.breaks().count();
-        writeln!(f, "{created} new, {changed} changed, {unchanged} unchanged, {breaking} breaking")?;
+        write!(f, "{created} new, {changed} changed, {unchanged} unchanged, {breaking} breaking")
+    }
+}
+
+impl fmt::Display for PlanReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_summary(f)?;
         let revision = self.definitions_revision;
-        write!(f, "planned against revision {revision} (apply --revision {revision} refuses any other)")
+        write!(f, "\nplanned against revision {revision} (apply --revision {revision} refuses any other)")
     }
 }

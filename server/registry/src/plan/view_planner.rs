@@ -6,7 +6,7 @@ use std::sync::Arc;
 use eadem_values::{Constraint, DataType, Description, Digest, Field, Value, value_from_json};
 
 use super::ViewWrite;
-use super::planner::{KnownSource, Planner, differences, named_views};
+use super::planner::{CHAIN_MAX, KnownSource, Planner, TOO_LONG_A_CHAIN, differences, digest_among, named_views};
 use super::report::{PlannedAction, PlannedChange};
 use crate::definitions::{
     BindingDefinition, BindingName, LiteralText, TransformReference, ViewDefinition, check_column_name, did_you_mean,
@@ -15,10 +15,10 @@ use crate::definitions::{
 use crate::digest::{explained, view_text};
 use crate::error::{ObjectKind, RegistryError};
 use crate::model::{
-    Binding, BoundTo, ColumnType, Entity, Placement, StoredView, UpstreamFeature, ValidationPolicy, ViewRef,
-    ViewVersion,
+    Binding, BoundTo, ColumnType, Entity, Placement, ServiceEntry, StoredView, UpstreamFeature, ValidationPolicy,
+    ViewRef, ViewVersion,
 };
-use crate::resolve::key_data_type;
+use crate::resolve::{key_data_type, required};
 use crate::store::read;
 
 impl Planner<'_> {
@@ -26,16 +26,17 @@ impl Planner<'_> {
         let Some(definition) = self.view_definitions.get(name).cloned() else { return Ok(()) };
         let reads_a_failed_view = named_views(&definition).iter().any(|(view, _, _)| self.failed_views.contains(view));
         if reads_a_failed_view {
-            self.failed_views.insert(name.to_owned());
+            self.mark_failed(name);
             return Ok(());
         }
         let errors_before = self.errors.len();
         let draft = self.draft_view(&definition).await?;
         let Some(mut draft) = draft.filter(|_| self.errors.len() == errors_before) else {
-            self.failed_views.insert(name.to_owned());
+            self.mark_failed(name);
             return Ok(());
         };
-        draft.digest = self.digest_of(&draft);
+        let text = view_text(&draft, |view| digest_among(&self.versions, view))?;
+        draft.digest = Digest::of(text.as_bytes());
         let rows = read::load_versions(&mut self.snapshot, name).await?;
         let existing = rows.iter().find(|row| row.digest == draft.digest);
         let next = rows.iter().map(|row| row.version + 1).max().unwrap_or(1);
@@ -43,9 +44,13 @@ impl Planner<'_> {
         if let Some(row) = existing {
             let stands = read::load_view_version(&mut self.snapshot, row.view_version_id).await?;
             if !self.keeps_placement(&definition, &stands) {
-                self.failed_views.insert(name.to_owned());
+                self.mark_failed(name);
                 return Ok(());
             }
+        }
+        if !self.can_be_asked_for(&definition, &draft) {
+            self.mark_failed(name);
+            return Ok(());
         }
         let before = match read::head_version_id(&mut self.snapshot, name).await? {
             Some(id) => Some(read::load_view_version(&mut self.snapshot, id).await?),
@@ -99,13 +104,6 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn digest_of(&self, draft: &ViewVersion) -> Digest {
-        let upstream_digest = |view: &ViewRef| {
-            self.versions.get(view).map_or_else(|| Digest::of(view.to_string().as_bytes()), |version| version.digest)
-        };
-        Digest::of(view_text(draft, upstream_digest).as_bytes())
-    }
-
     /// The version that a definition describes, without number and digest. `None` only after an error.
     async fn draft_view(&mut self, definition: &ViewDefinition) -> Result<Option<ViewVersion>, RegistryError> {
         let Some((transform, description)) = self.find_transform(definition).await? else { return Ok(None) };
@@ -127,6 +125,7 @@ impl Planner<'_> {
         }
         self.check_placement(definition, &description);
         let bindings = self.bind_inputs(definition, &description, source.as_ref()).await?;
+        self.check_request_fields(definition, &bindings);
         let defaults = self.read_defaults(definition, &description);
         let stored = match (entity, source) {
             (Some(entity), Some(known)) => Some(StoredView {
@@ -313,6 +312,40 @@ impl Planner<'_> {
             stands.id
         );
         self.view_error(definition, "placement", message);
+        false
+    }
+
+    /// A request field has one type, so inputs that read it agree.
+    fn check_request_fields(&mut self, definition: &ViewDefinition, bindings: &[Binding]) {
+        let mut seen: BTreeMap<&str, &Field> = BTreeMap::new();
+        for binding in bindings {
+            let (BoundTo::Request(field), input) = (&binding.from, &binding.input) else { continue };
+            let first = *seen.entry(field).or_insert(input);
+            if first.data_type != input.data_type {
+                let message = format!(
+                    "input `{}` is {}, but request field `{field}` is {} for input `{}`; bind one of them to another \
+                     field",
+                    input.name, input.data_type, first.data_type, first.name
+                );
+                self.view_error(definition, &format!("bind.{}", input.name), message);
+            }
+        }
+    }
+
+    /// Whether a request can carry everything that an on-demand view and its upstreams need: no name may have to be two
+    /// things at once.
+    fn can_be_asked_for(&mut self, definition: &ViewDefinition, draft: &ViewVersion) -> bool {
+        let Some(output) = draft.description.outputs.first().filter(|_| draft.is_on_demand()) else { return true };
+        let entry = ServiceEntry {
+            output_name: output.name.clone(),
+            view: draft.id.clone(),
+            feature: output.name.clone(),
+            data_type: output.data_type,
+            role: None,
+        };
+        self.versions.insert(draft.id.clone(), Arc::new(draft.clone()));
+        let Err(message) = required(&[entry], &self.versions) else { return true };
+        self.view_error(definition, "bind", message);
         false
     }
 
@@ -513,6 +546,16 @@ impl Planner<'_> {
             let message = format!(
                 "input `{}`: {} is computed on demand and has no entity, so it takes no role; give the role in its own \
                  bindings",
+                input.name, upstream.id
+            );
+            self.view_error(definition, statement, message);
+            return None;
+        }
+        let in_a_row = self.depth(&upstream.id);
+        if in_a_row >= CHAIN_MAX {
+            let message = format!(
+                "input `{}`: {TOO_LONG_A_CHAIN}: {in_a_row} stand behind {} already, itself included, and at most \
+                 {CHAIN_MAX} on-demand views may; compute some of it in one transform",
                 input.name, upstream.id
             );
             self.view_error(definition, statement, message);

@@ -33,14 +33,18 @@ impl Registry {
         let entity = load_entity(&mut snapshot, name).await?;
         match entity {
             Some(entity) => Ok(entity),
-            None => {
-                let names: Vec<String> =
-                    sqlx::query_scalar("SELECT name FROM entity").fetch_all(&mut *snapshot).await?;
-                let hint = crate::definitions::did_you_mean(name, names.iter().map(String::as_str));
-                Err(RegistryError::not_found(ObjectKind::Entity, name, hint))
-            }
+            None => Err(unknown_entity(&mut snapshot, name).await?),
         }
     }
+}
+
+pub(crate) async fn unknown_entity(
+    connection: &mut SqliteConnection,
+    name: &str,
+) -> Result<RegistryError, RegistryError> {
+    let names: Vec<String> = sqlx::query_scalar("SELECT name FROM entity").fetch_all(connection).await?;
+    let hint = crate::definitions::did_you_mean(name, names.iter().map(String::as_str));
+    Ok(RegistryError::not_found(ObjectKind::Entity, name, hint))
 }
 
 pub(crate) async fn load_entity(

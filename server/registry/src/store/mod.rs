@@ -35,11 +35,11 @@ pub use views::ViewSummary;
 /// What planning and resolving read.
 pub(crate) mod read {
     pub(crate) use super::datasets::require_dataset_id;
-    pub(crate) use super::entities::load_entity;
+    pub(crate) use super::entities::{load_entity, unknown_entity};
     pub(crate) use super::services::{
         load_service_entries, load_service_head, load_service_versions, load_written_entries, require_service_version,
     };
-    pub(crate) use super::sources::{load_columns, load_source};
+    pub(crate) use super::sources::{load_columns, load_source, unknown_source};
     pub(crate) use super::transforms::{load_description, transform_id};
     pub(crate) use super::views::{
         head_version_id, load_upstream_pins, load_versions, load_view_version, require_view_version,

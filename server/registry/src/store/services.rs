@@ -73,12 +73,12 @@ pub(crate) async fn unknown_service(
     Ok(RegistryError::not_found(ObjectKind::Service, name, hint))
 }
 
-/// The row and number of a service version; without number the newest.
+/// Row, number and digest of a service version; without number the newest.
 pub(crate) async fn require_service_version(
     connection: &mut SqliteConnection,
     name: &str,
     version: Option<u32>,
-) -> Result<(i64, u32), RegistryError> {
+) -> Result<(i64, u32, Digest), RegistryError> {
     let versions = load_service_versions(connection, name).await?;
     if versions.is_empty() {
         return Err(unknown_service(connection, name).await?);
@@ -86,12 +86,12 @@ pub(crate) async fn require_service_version(
     let Some(version) = version else {
         let head = load_service_head(connection, name).await?;
         return match head {
-            Some(head) => Ok((head.service_version_id, head.version)),
+            Some(head) => Ok((head.service_version_id, head.version, head.digest)),
             None => Err(unknown_service(connection, name).await?),
         };
     };
     let found = versions.iter().find(|(_, number, _)| *number == version);
-    found.map(|(id, number, _)| (*id, *number)).ok_or_else(|| {
+    found.copied().ok_or_else(|| {
         let known: Vec<String> = versions.iter().map(|(_, number, _)| number.to_string()).collect();
         RegistryError::not_found(
             ObjectKind::Service,

@@ -37,12 +37,7 @@ impl Registry {
         let source = load_source(&mut snapshot, name).await?;
         match source {
             Some(source) => Ok(source),
-            None => {
-                let names: Vec<String> =
-                    sqlx::query_scalar("SELECT name FROM source").fetch_all(&mut *snapshot).await?;
-                let hint = crate::definitions::did_you_mean(name, names.iter().map(String::as_str));
-                Err(RegistryError::not_found(ObjectKind::Source, name, hint))
-            }
+            None => Err(unknown_source(&mut snapshot, name).await?),
         }
     }
 
@@ -77,6 +72,15 @@ pub(crate) async fn load_columns(
         columns.push(SourceColumn { name: row.try_get("name")?, column_type });
     }
     Ok(columns)
+}
+
+pub(crate) async fn unknown_source(
+    connection: &mut SqliteConnection,
+    name: &str,
+) -> Result<RegistryError, RegistryError> {
+    let names: Vec<String> = sqlx::query_scalar("SELECT name FROM source").fetch_all(connection).await?;
+    let hint = crate::definitions::did_you_mean(name, names.iter().map(String::as_str));
+    Ok(RegistryError::not_found(ObjectKind::Source, name, hint))
 }
 
 pub(crate) async fn load_source(

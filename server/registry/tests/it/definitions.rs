@@ -133,14 +133,43 @@ push = false\nevent_time = 't'\n[source.old]\nparquet = 'p'\nevent_time = 1812-0
 
 #[test]
 fn what_is_not_there_yet_is_refused() {
-    insta::assert_snapshot!(errors(&[
-        ("eadem.toml", "[source.s]\nparquet = 'p'\ntime_zone = 'America/New_York'\nevent_time = 't'"),
-        (
-            "features/views.toml",
-            "[view.hourly]\nentity = 'e'\nsource = 's'\ntransform = 't'\npartition = 'hour'\n
+    insta::assert_snapshot!(errors(&[(
+        "features/views.toml",
+        "[view.hourly]\nentity = 'e'\nsource = 's'\ntransform = 't'\npartition = 'hour'\n
 [view.daily]\nentity = 'e'\nsource = 's'\ntransform = 't'\npartition = 'day'"
-        ),
-    ]));
+    )]));
+}
+
+#[test]
+fn numbers_that_are_too_large_are_refused_and_infinity_is_not() {
+    let with = |number: &str| {
+        parse(&[("a.toml", &format!("[view.v]\ntransform = 't'\nbind.x = {number}\ndefaults.y = [{number}]"))])
+    };
+    for number in ["1e999", "-1e999", "1e309", "18446744073709551616"] {
+        let errors = with(number).unwrap_err().to_string();
+        assert!(errors.contains("a.toml:3: view v: input `x`") && errors.contains("a.toml:4: view v:"), "{errors}");
+        assert!(errors.contains("numbers must fit 64 bits"), "{errors}");
+    }
+    for number in ["inf", "-inf", "+inf", "nan", "1e308", "9223372036854775807"] {
+        with(number).unwrap();
+    }
+}
+
+#[test]
+fn a_role_is_not_called_like_the_instant_of_a_request() {
+    let errors = errors(&[("a.toml", "[service.s]\nfeatures = ['v:x for timestamp']")]);
+    assert!(errors.starts_with("a.toml:2: service s: the role `timestamp` is reserved"), "{errors}");
+}
+
+#[test]
+fn very_many_mistakes_are_counted_and_the_first_listed() {
+    const MISTAKES: usize = 20_000;
+    let text = "[view.v]\ntransform = 't'\n".to_owned()
+        + &(0..MISTAKES).map(|number| format!("key_{number} = 1\n")).collect::<String>();
+    let errors = parse(&[("a.toml", &text)]).unwrap_err();
+    assert_eq!((errors.errors().len(), errors.count()), (200, MISTAKES));
+    assert_eq!(errors.errors()[199].at.line, 202);
+    assert!(errors.to_string().ends_with("\nand 19800 more"), "{errors}");
 }
 
 #[test]

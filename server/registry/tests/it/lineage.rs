@@ -1,11 +1,11 @@
 //! Lineage, both ways, in all three forms.
 
 use eadem_registry::model::ViewRef;
-use eadem_registry::{DatasetColumn, DatasetRecord, LineageDirection, ObjectKind};
-use eadem_values::Digest;
+use eadem_registry::{DatasetColumn, DatasetRecord, LineageDirection, LineageKind, ObjectKind};
+use eadem_values::{DataType, Digest};
 use serde_json::json;
 
-use crate::support::{Company, FEATURES, NOW_US, company, company_with};
+use crate::support::{Company, FEATURES, NOW_US, column, company, company_with};
 
 async fn founded() -> Company {
     let registry = Company::found().await;
@@ -40,6 +40,50 @@ async fn downstream_of_a_column() {
         .await
         .unwrap();
     insta::assert_snapshot!(lineage.to_text());
+}
+
+#[tokio::test]
+async fn columns_that_decide_and_columns_behind_expressions_lead_to_features() {
+    let mut registry = Company::found().await;
+    let landings = registry.inspector.0.get_mut("landings").unwrap();
+    landings.extend(["arrived", "arr_time", "it's late"].map(|name| column(name, DataType::Int64)));
+    let mut definitions = company();
+    let source = &mut definitions.sources.get_mut("landings").unwrap().source;
+    source.filter = Some("arr_time is not null and \"it's late\" > 3 and tailnum <> 'distance'".into());
+    registry.apply(&definitions).await;
+    let lineage = async |name: &str, direction| {
+        let lineage = registry.registry.lineage(ObjectKind::Source, name, direction).await.unwrap();
+        lineage.edges.into_iter().map(|edge| (edge.to.name, edge.note.unwrap_or_default())).collect::<Vec<_>>()
+    };
+    let feature = |feature: &str, note: &str| (format!("aircraft_legs@1:{feature}"), note.to_owned());
+    for (name, notes) in [
+        ("landings.it's late", vec!["where"]),
+        ("landings.tailnum", vec!["join key", "where"]),
+        ("landings.arrived", vec!["event time, through landed_at = to_timestamp_micros(arrived)"]),
+    ] {
+        let edges = lineage(name, LineageDirection::Downstream).await;
+        for note in notes {
+            for output in ["last_landed_at", "last_delay"] {
+                assert!(edges.contains(&feature(output, note)), "{name} {note} {output}: {edges:?}");
+            }
+        }
+    }
+    let into_input =
+        ("aircraft_legs@1.landed_at".to_owned(), "through landed_at = to_timestamp_micros(arrived)".to_owned());
+    assert!(lineage("landings.arrived", LineageDirection::Downstream).await.contains(&into_input));
+    let edges = lineage("landings.distance", LineageDirection::Downstream).await;
+    assert!(!edges.iter().any(|(_, note)| note == "where"), "a text is no column: {edges:?}");
+
+    let upstream = registry.registry.lineage(ObjectKind::Feature, "last_delay", LineageDirection::Upstream).await;
+    let columns: Vec<String> = upstream
+        .unwrap()
+        .nodes
+        .into_iter()
+        .filter(|node| node.kind == LineageKind::SourceColumn)
+        .map(|node| node.name)
+        .collect();
+    let expected = ["arr_delay", "arr_time", "arrived", "distance", "it's late", "landed_at", "tailnum"];
+    assert_eq!(columns, expected.map(|name| format!("landings.{name}")));
 }
 
 #[tokio::test]

@@ -94,6 +94,35 @@ async fn followers_that_cannot_follow_are_left_as_they_are() {
 }
 
 #[tokio::test]
+async fn what_reads_a_view_that_is_left_behind_is_applied() {
+    let mut registry = Company::found().await;
+    registry.apply(&company()).await;
+    let mut legs = legs_transform();
+    legs.outputs = vec![Field::new("last_delay", DataType::Float64, true)];
+    registry.upload(&legs).await;
+    let mut later = next_transform();
+    later.name = "later".into();
+    later.inputs = vec![Field::new("gap", DataType::Float64, true)];
+    registry.upload(&later).await;
+    let features = format!(
+        "{}\n[view.later]\ntransform = \"transforms/later\"\n\
+         bind.gap = \"departure_context.turnaround_minutes\"\n\
+         [service.gaps]\nfeatures = [\"departure_context:turnaround_minutes\", \"later:x\"]\n",
+        FEATURES
+    );
+    let mut written = company_with(&features);
+    written.services.retain(|name, _| name == "gaps");
+    written.views.retain(|name, _| name == "aircraft_legs" || name == "later");
+    let plan = registry.plan(&written).await.unwrap();
+    let left_behind = &plan.report().left_behind;
+    assert!(left_behind.len() == 1 && left_behind[0].starts_with("view departure_context: "), "{left_behind:?}");
+    registry.registry.apply(&plan, NOW_US).await.unwrap();
+    let views = registry.registry.resolve_service("gaps").await.unwrap().views;
+    let views: Vec<String> = views.keys().map(ToString::to_string).collect();
+    assert_eq!(views, ["aircraft_legs@1", "airport_weather@1", "departure_context@1", "later@1"]);
+}
+
+#[tokio::test]
 async fn pinned_names_stay() {
     let registry = Company::found().await;
     let pinned = FEATURES
@@ -259,6 +288,35 @@ bind.max_gap_h = 12\n\n[service.departure_delay]",
     insta::assert_snapshot!(registry.plan_errors(&company_with(&features)).await);
 }
 
+/// A cycle through views that are only in the registry stands where the files close it, whatever the views are called.
+#[tokio::test]
+async fn cycles_through_the_registry_stand_where_the_files_close_them() {
+    for (written, registered) in [
+        ("a", ["b", "c"]),
+        ("a", ["c", "b"]),
+        ("b", ["a", "c"]),
+        ("b", ["c", "a"]),
+        ("c", ["a", "b"]),
+        ("c", ["b", "a"]),
+    ] {
+        let mut registry = Company::found().await;
+        registry.upload(&next_transform()).await;
+        let [near, far] = registered;
+        let definitions = |statements: &[(&str, &str)]| {
+            let views = statements.iter().map(|(view, reads)| {
+                format!("[view.{view}]\ntransform = 'transforms/next'\nbind = {{ a = '{reads}', b = '{reads}' }}\n")
+            });
+            parse(&[("features/loop.toml", &views.collect::<String>())]).unwrap()
+        };
+        let (near_x, far_x, written_x) = (format!("{near}.x"), format!("{far}.x"), format!("{written}.x"));
+        registry.apply(&definitions(&[(written, "request.a"), (near, &written_x), (far, &near_x)])).await;
+        let errors = registry.plan_errors(&definitions(&[(written, &far_x)])).await;
+        let expected =
+            format!("features/loop.toml:3: view {written}: reads itself: {written} → {far} → {near} → {written}");
+        assert!(errors.contains(&expected), "{errors}\nlacks\n{expected}");
+    }
+}
+
 #[tokio::test]
 async fn names_that_collide() {
     let mut registry = Company::found().await;
@@ -392,15 +450,7 @@ async fn entity_keys_are_meaning() {
 #[tokio::test]
 async fn chains_of_views_are_bounded() {
     let mut registry = Company::found().await;
-    let next = eadem_values::Description {
-        name: "next".into(),
-        doc: String::new(),
-        owner: String::new(),
-        total: true,
-        inputs: vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Int64, true)],
-        outputs: vec![Field::new("x", DataType::Int64, true)],
-    };
-    registry.upload(&next).await;
+    registry.upload(&next_transform()).await;
     let chain = |length: usize| {
         let mut text =
             "[view.v0]\ntransform = 'transforms/next'\nbind = { a = 'request.a', b = 'request.b' }\n".to_owned();
@@ -418,6 +468,103 @@ async fn chains_of_views_are_bounded() {
     assert_eq!((service.views.len(), service.request_fields.len()), (32, 2));
     let errors = registry.plan_errors(&chain(400)).await;
     assert!(errors.contains("reads through too many views in a row"), "{errors}");
+}
+
+/// An on-demand view that others of its kind can read.
+fn next_transform() -> eadem_values::Description {
+    eadem_values::Description {
+        name: "next".into(),
+        doc: String::new(),
+        owner: String::new(),
+        total: true,
+        inputs: vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Int64, true)],
+        outputs: vec![Field::new("x", DataType::Int64, true)],
+    }
+}
+
+/// `[view.<prefix><number>]` for each number, each reading the one before; the first of all reads the request.
+fn links(name: impl Fn(usize) -> String, numbers: std::ops::Range<usize>) -> eadem_registry::definitions::Definitions {
+    let link = |number: usize| {
+        let reads = if number == 0 { "request.a".to_owned() } else { format!("{}.x", name(number - 1)) };
+        let view = name(number);
+        format!("[view.{view}]\ntransform = 'transforms/next'\nbind = {{ a = '{reads}', b = '{reads}' }}\n")
+    };
+    parse(&[("features/chain.toml", &numbers.map(link).collect::<String>())]).unwrap()
+}
+
+#[tokio::test]
+async fn chains_are_bounded_in_whatever_order_their_views_are_met() {
+    let mut registry = Company::found().await;
+    registry.upload(&next_transform()).await;
+    let padded = |number: usize| format!("v{number:03}");
+    let backwards = |number: usize| format!("v{:03}", 999 - number);
+    for name in [&padded as &dyn Fn(usize) -> String, &backwards] {
+        let errors = registry.plan_errors(&links(name, 0..33)).await;
+        assert!(errors.contains("reads through too many views in a row"), "{errors}");
+        assert!(errors.starts_with("features/chain.toml:"), "{errors}");
+        registry.plan(&links(name, 0..32)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn chains_are_bounded_across_applies() {
+    let mut registry = Company::found().await;
+    registry.upload(&next_transform()).await;
+    let padded = |number: usize| format!("v{number:03}");
+    registry.apply(&links(padded, 0..20)).await;
+    registry.apply(&links(padded, 20..32)).await;
+    let errors = registry.plan_errors(&links(padded, 32..34)).await;
+    let place =
+        "features/chain.toml:3: view v032: input `a`: reads through too many views in a row: 32 stand behind v031@1";
+    assert!(errors.contains(place), "{errors}");
+}
+
+#[tokio::test]
+async fn request_fields_that_change_break_callers() {
+    let mut registry = Company::found().await;
+    registry.upload(&next_transform()).await;
+    let definitions = |a: &str| {
+        let text = format!(
+            "[view.v]\ntransform = 'transforms/next'\nbind = {{ a = 'request.{a}', b = 'request.b' }}\n\
+             [service.s]\nfeatures = ['v:x']"
+        );
+        parse(&[("features/s.toml", &text)]).unwrap()
+    };
+    let breaks = async |registry: &Company, a: &str| {
+        let plan = registry.plan(&definitions(a)).await.unwrap();
+        let service = plan.report().changes.iter().find(|change| change.name == "s").unwrap().clone();
+        service.breaks
+    };
+    registry.apply(&definitions("a")).await;
+    assert_eq!(breaks(&registry, "other").await, ["callers must not send request field `a` any more"]);
+    let mut strict = next_transform();
+    strict.inputs[0].nullable = false;
+    registry.upload(&strict).await;
+    assert_eq!(breaks(&registry, "a").await, ["request field `a` may not be left out or null any more"]);
+}
+
+#[tokio::test]
+async fn a_request_field_has_one_type() {
+    let mut registry = Company::found().await;
+    let mut mixed = next_transform();
+    mixed.inputs[1] = Field::new("b", DataType::Utf8, true);
+    mixed.name = "mixed".into();
+    registry.upload(&mixed).await;
+    registry.upload(&next_transform()).await;
+    let within_one_view =
+        parse(&[("f.toml", "[view.v]\ntransform = 'transforms/mixed'\nbind.a = 'request.q'\nbind.b = 'request.q'")]);
+    assert_eq!(
+        registry.plan_errors(&within_one_view.unwrap()).await,
+        "f.toml:4: view v: input `b` is utf8, but request field `q` is int64 for input `a`; bind one of them to \
+         another field"
+    );
+    let through_another = parse(&[(
+        "f.toml",
+        "[view.first]\ntransform = 'transforms/next'\nbind = { a = 'request.p', b = 'request.q' }\n\
+         [view.second]\ntransform = 'transforms/mixed'\nbind = { a = 'first.x', b = 'request.q' }",
+    )]);
+    let errors = registry.plan_errors(&through_another.unwrap()).await;
+    assert!(errors.starts_with("f.toml:6: view second: request field `q` would have to be utf8 and int64"), "{errors}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,7 @@
 
 use eadem_registry::RegistryError;
 use eadem_registry::model::{BoundTo, ResolvedService};
-use eadem_values::{DataType, Value};
+use eadem_values::{DataType, Digest, Value};
 
 use crate::support::{Company, FEATURES, company, company_with};
 
@@ -101,28 +101,49 @@ async fn unknown_names_are_told_from_malformed_ones() {
         (&["airport_weather@7:gusty"], None),
         (&["gusty"], Some("airprot")),
         (&["last_delay"], Some("airport")),
+        (&["a b"], None),
+        (&["airport_weather:gusty:"], None),
+        (&["Airport-Weather:gusty"], None),
     ] {
         let error = registry.resolve_features(&names(features), entity).await.unwrap_err();
         assert!(error.is_not_found(), "{error}");
         messages.push(error.to_string());
     }
-    for service in ["departure_dealy", "departure_delay@3"] {
+    for service in ["departure_dealy", "departure_delay@3", "Departure_Delay"] {
         let error = registry.resolve_service(service).await.unwrap_err();
         assert!(error.is_not_found(), "{error}");
         messages.push(error.to_string());
     }
-    for (features, entity) in [
-        (&[][..], None),
-        (&["a b"], None),
-        (&["airport_weather@x:gusty"], None),
-        (&["gusty", "gusty"], None),
-        (&["aircraft_legs:last_delay"], Some("airport")),
-    ] {
+    for (features, entity) in
+        [(&[][..], None), (&["gusty", "gusty"], None), (&["aircraft_legs:last_delay"], Some("airport"))]
+    {
         let error = registry.resolve_features(&names(features), entity).await.unwrap_err();
         assert!(error.is_callers_fault() && !error.is_not_found(), "{error}");
         messages.push(error.to_string());
     }
+    for version in ["x", "", "0", "+1", "1@2", "4294967296"] {
+        let feature = registry.resolve_features(&[format!("airport_weather@{version}:gusty")], None).await.unwrap_err();
+        let service = registry.resolve_service(&format!("departure_delay@{version}")).await.unwrap_err();
+        for error in [feature, service] {
+            assert!(matches!(error, RegistryError::MalformedVersion(_)), "{version}: {error}");
+            messages.push(error.to_string());
+        }
+    }
     insta::assert_snapshot!(messages.join("\n"));
+}
+
+#[tokio::test]
+async fn a_service_version_has_the_digest_of_its_text() {
+    let registry = founded().await;
+    let service = registry.registry.resolve_service("departure_delay@1").await.unwrap();
+    let mut text = "eadem service version 1\nservice \"departure_delay\"\n".to_owned();
+    for entry in &service.entries {
+        let digest = service.views[&entry.view].digest;
+        let role = entry.role.as_ref().map(|role| format!(" for \"{role}\"")).unwrap_or_default();
+        text.push_str(&format!("entry \"{}\" {digest} \"{}\"{role}\n", entry.output_name, entry.feature));
+    }
+    assert_eq!(service.digest, Some(Digest::of(text.as_bytes())));
+    assert_eq!(registry.registry.resolve_features(&names(&["gusty"]), None).await.unwrap().digest, None);
 }
 
 #[tokio::test]
