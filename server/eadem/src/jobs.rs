@@ -737,7 +737,7 @@ mod tests {
         let mut waiting = Box::pin(turn(&places, &next));
         assert!(futures::poll!(waiting.as_mut()).is_pending());
         drop(place);
-        waiting.await.unwrap();
+        drop(waiting.await.unwrap());
         assert_eq!(next.progress().message, "");
     }
 }

@@ -91,7 +91,11 @@ fn a_training_set_that_cannot_be_is_refused_before_it_starts() {
         ("columns", json!({ "tail": "tailnum" }), "`tail` is no key or request field of departure_delay@1"),
         ("spine", json!(path("nothing.csv")), "nothing.csv"),
         ("spine", json!(path("eadem.toml")), "a spine is a .parquet or a .csv file"),
-        ("pinned", json!({ "spine": { "digest": "sha256:00", "format": "csv" }, "tables": {} }), "pinned"),
+        (
+            "pinned",
+            json!({ "spine": { "digest": format!("sha256:{:064}", 0), "format": "csv" }, "tables": {} }),
+            "pinned",
+        ),
     ] {
         let mut spec = good.clone();
         spec[field] = value;
@@ -108,16 +112,8 @@ fn a_training_set_that_is_resumed_is_made_of_what_there_was_when_it_was_started(
     let project = Project::of_flights();
     project.succeed(&["apply"]);
     project.write("spine.csv", SPINE);
-    let create = |out: &str| {
-        vec!["dataset", "create", "--service", "departure_delay", "--spine", "spine.csv", "--out"]
-            .into_iter()
-            .chain([out])
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    };
     let run = |out: &str| {
-        let arguments = create(out);
-        project.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+        project.run(&["dataset", "create", "--service", "departure_delay", "--spine", "spine.csv", "--out", out])
     };
     assert!(run("before.parquet").status.success());
     // A folder where the file should go: the job fails at its very end.
