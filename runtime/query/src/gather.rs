@@ -20,7 +20,7 @@ pub(crate) fn all_but(rows: usize, rows_out: impl Iterator<Item = u32>) -> Boole
 ///
 /// # Errors
 /// `keep` of another length than the column.
-pub fn null_rows(column: &ArrayRef, keep: &BooleanBuffer) -> Result<ArrayRef, QueryError> {
+pub(crate) fn null_rows(column: &ArrayRef, keep: &BooleanBuffer) -> Result<ArrayRef, QueryError> {
     if keep.count_set_bits() == keep.len() {
         return Ok(column.clone());
     }
@@ -34,7 +34,7 @@ pub fn null_rows(column: &ArrayRef, keep: &BooleanBuffer) -> Result<ArrayRef, Qu
 ///
 /// # Errors
 /// More positions than the column has rows.
-pub fn scatter_rows(column: &ArrayRef, rows_in: &[u32], rows: usize) -> Result<ArrayRef, QueryError> {
+pub(crate) fn scatter_rows(column: &ArrayRef, rows_in: &[u32], rows: usize) -> Result<ArrayRef, QueryError> {
     let mut positions = vec![0_u32; rows];
     let mut present = BooleanBufferBuilder::new(rows);
     present.append_n(rows, false);

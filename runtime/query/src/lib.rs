@@ -15,7 +15,6 @@ mod transform;
 mod transform_exec;
 mod validate;
 
-pub use gather::{null_rows, scatter_rows};
 pub use on_demand::{OnDemandInput, OnDemandOutput, evaluate_on_demand};
 pub use point_in_time::{HistoryRows, PartialWinners, SpineIndex, Winners};
 pub use point_in_time_exec::{HistoryColumns, PointInTimeJoin, PointInTimeJoinExec};
@@ -36,7 +35,7 @@ pub enum QueryError {
     /// A value refused by a constraint, where the policy is to stop.
     #[error("row {row} of the batch: {reason}; the view's validation policy is `stop_job`")]
     Stopped {
-        /// Position in the batch.
+        /// Position in the columns passed.
         row: usize,
         /// Which constraint refused which value.
         reason: String,
@@ -50,4 +49,18 @@ pub enum QueryError {
     /// An error of the value library.
     #[error(transparent)]
     Value(#[from] eadem_values::ValueError),
+}
+
+impl QueryError {
+    /// The same error with the row at fault as the caller numbers it.
+    fn renumbered(self, number: impl Fn(usize) -> usize) -> Self {
+        match self {
+            Self::Stopped { row, reason } => Self::Stopped { row: number(row), reason },
+            Self::Transform(failure) => {
+                let row = failure.row.map(|row| u32::try_from(number(row as usize)).unwrap_or(u32::MAX));
+                Self::Transform(TransformFailure { row, ..failure })
+            }
+            other => other,
+        }
+    }
 }

@@ -3,7 +3,8 @@
 use arrow_array::{Array, ArrayRef, UInt32Array};
 use eadem_semantics::Status;
 
-use crate::{QueryError, RowTransform, ValidationPolicy, run_transform, scatter_rows};
+use crate::gather::scatter_rows;
+use crate::{QueryError, RowTransform, ValidationPolicy, run_transform};
 
 /// One input of an on-demand view, one entry per request row.
 #[derive(Debug, Clone)]
@@ -83,7 +84,9 @@ pub fn evaluate_on_demand(
                 Ok(eadem_values::canonicalize(&taken)?)
             })
             .collect::<Result<_, QueryError>>()?;
-        let result = run_transform(transform, row_policy, computed.len(), &columns)?;
+        let number = |row: usize| computed.get(row).map_or(row, |row| *row as usize);
+        let result =
+            run_transform(transform, row_policy, computed.len(), &columns).map_err(|error| error.renumbered(number))?;
         mark(&result, &computed, &mut row_status);
         let errors = errors_of(&result, &computed);
         let spread = result.columns.iter().map(|column| scatter_rows(column, &computed, rows));

@@ -146,13 +146,6 @@ impl SpineIndex {
         Ok(Self { entities, slots_from, slot_times_us, slot_of_row })
     }
 
-    /// The earliest and the latest time of the spine; `None` if no row has an entity.
-    pub fn time_range_us(&self) -> Option<(i64, i64)> {
-        let earliest = self.slot_times_us.iter().min()?;
-        let latest = self.slot_times_us.iter().max()?;
-        Some((*earliest, *latest))
-    }
-
     /// How many winners can be kept: the distinct (entity, time) pairs.
     pub fn slots(&self) -> usize {
         self.slot_times_us.len()
@@ -179,7 +172,8 @@ impl SpineIndex {
         (slot < end).then_some(slot)
     }
 
-    /// Merges the parts and carries each entity's winners forward. `payload_schema` is that of the absorbed payloads.
+    /// Merges the parts and carries each entity's winners forward. `payload_schema` is that of the absorbed payloads, every
+    /// column nullable: a spine row may find nothing.
     ///
     /// # Errors
     /// Parts started from another index.
@@ -254,6 +248,12 @@ impl PartialWinners {
         }
         self.scratch = scratch;
         self.keep_winners(touched, batch, history.payload)
+    }
+
+    /// How many history rows are held. Besides the winners these are rows that have been beaten since; when there are more
+    /// than 65,536 more of them than of winners, they go.
+    pub fn rows_held(&self) -> usize {
+        self.kept_rows
     }
 
     /// Copies the payload of the rows that still win, so that the batch itself can go.

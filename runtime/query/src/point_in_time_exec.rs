@@ -241,7 +241,10 @@ impl PointInTimeJoinExec {
         let mut tasks = tokio::task::JoinSet::new();
         for partition in 0..self.history.output_partitioning().partition_count() {
             let stream = self.history.execute(partition, context.clone())?;
-            tasks.spawn(absorb_stream(stream, index.clone(), self.join.clone(), self.payload_schema.clone()));
+            let part = absorb_stream(stream, index.clone(), self.join.clone(), self.payload_schema.clone());
+            // Decoding and comparing take whole seconds of processor time, which the runtime's own threads do not have.
+            let runtime = tokio::runtime::Handle::current();
+            tasks.spawn_blocking(move || runtime.block_on(part));
         }
         let mut parts = Vec::with_capacity(tasks.len());
         while let Some(part) = tasks.join_next().await {

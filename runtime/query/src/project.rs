@@ -118,7 +118,8 @@ pub fn compute_on_read(
         .iter()
         .map(|input| Ok(eadem_values::canonicalize(&arrow_select::take::take(input.as_ref(), &indices, None)?)?))
         .collect::<Result<Vec<ArrayRef>, QueryError>>()?;
-    let result = run_transform(transform, policy, served.len(), &inputs)?;
+    let number = |row: usize| served.get(row).map_or(row, |row| *row as usize);
+    let result = run_transform(transform, policy, served.len(), &inputs).map_err(|error| error.renumbered(number))?;
     // Only total transforms are computed on read: a row they drop, fail or cannot validate is an error of that row.
     let dropped = result.dropped.iter().copied();
     let failed = result.failed.iter().map(|failure| failure.row);

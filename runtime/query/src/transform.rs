@@ -50,13 +50,14 @@ pub struct FailedRow {
 
 /// A transform that could not run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("transform {transform}: {message}")]
+#[error("transform {transform}{}: {message}", .row.map(|row| format!(", row {row}")).unwrap_or_default())]
 pub struct TransformFailure {
     /// Name of the transform.
     pub transform: String,
     /// What went wrong and what to do.
     pub message: String,
-    /// The row of the batch at which it went wrong, where one is to blame.
+    /// The row at which it went wrong, where one is to blame: its position in the columns passed. The message does not
+    /// number it, since whoever passed them may know it by another number.
     pub row: Option<u32>,
 }
 
@@ -93,7 +94,8 @@ pub fn run_transform(
     while start < rows {
         let length = BATCH_ROWS.min(rows - start);
         let slice: Vec<ArrayRef> = inputs.iter().map(|input| input.slice(start, length)).collect();
-        parts.push((start, run_batch(transform, policy, length, &slice)?));
+        let part = run_batch(transform, policy, length, &slice).map_err(|error| error.renumbered(|row| start + row))?;
+        parts.push((start, part));
         start += length;
     }
     concat_parts(&parts)

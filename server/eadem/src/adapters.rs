@@ -14,7 +14,7 @@ use eadem_registry::model::{self as registry_model, BoundTo, ColumnType, SourceC
 use eadem_registry::{InspectError, Registry, SourceInspector};
 use eadem_semantics::ReadAt;
 use eadem_values::{Description, Digest, EntityKey, Literal, Value, encode_values};
-use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::sync::Semaphore;
 
 use crate::home::Stores;
 
@@ -46,7 +46,7 @@ impl RowTransform for EngineTransform {
                 EngineError::Deadline { row, .. } => Some(*row),
                 _ => None,
             },
-            message: error.to_string(),
+            message: without_row(&error),
         })?;
         let failed = applied.rows.failed.into_iter();
         Ok(AppliedRows {
@@ -54,6 +54,18 @@ impl RowTransform for EngineTransform {
             dropped: applied.rows.dropped,
             failed: failed.map(|failed| FailedRow { row: failed.row, message: failed.message }).collect(),
         })
+    }
+}
+
+/// The engine's message without its own number of the row: whoever passed the columns knows the row by another.
+fn without_row(error: &EngineError) -> String {
+    match error {
+        EngineError::Deadline { row, transform, .. } => {
+            let text = error.to_string();
+            let numbered = format!("row {row} of transform {transform} ");
+            text.strip_prefix(&numbered).map_or(text.clone(), str::to_owned)
+        }
+        other => other.to_string(),
     }
 }
 
@@ -242,16 +254,18 @@ pub(crate) fn view_spec(
 /// The past of views, from their offline tables.
 pub(crate) struct OfflineHistory {
     stores: Stores,
+    calls: Semaphore,
 }
 
 impl OfflineHistory {
     pub(crate) fn new(stores: Stores) -> Self {
-        Self { stores }
+        Self { stores, calls: Semaphore::new(HISTORY_CALLS_AT_ONCE) }
     }
 }
 
-/// Entities of one request whose past is read at once.
-const HISTORY_READS_AT_ONCE: usize = 4;
+/// Calls that read at the same time. Each takes a thread and waits on it for others, that read files: were there as many
+/// calls as threads, they would wait for ever.
+const HISTORY_CALLS_AT_ONCE: usize = 16;
 
 #[async_trait]
 impl serving::History for OfflineHistory {
@@ -264,15 +278,13 @@ impl serving::History for OfflineHistory {
         let failed = |error: &dyn std::fmt::Display| RowSourceError { store: "offline", message: error.to_string() };
         let spec = self.stores.view_spec(view).await.map_err(|error| failed(&error))?;
         let table = self.stores.offline.table(&spec).map_err(|error| failed(&error))?;
-        let read_one = |(key, read): (&EntityKey, &ReadAt)| {
-            let (table, key, read, lifetime) = (table.clone(), key.clone(), *read, spec.lifetime);
-            async move { table.read_entity(&key, read, lifetime, None).await }
-        };
-        let found: Vec<_> = futures::stream::iter(keys.iter().zip(reads).map(read_one))
-            .buffered(HISTORY_READS_AT_ONCE)
-            .try_collect()
-            .await
-            .map_err(|error: offline::OfflineError| failed(&error))?;
+        let _call = self.calls.acquire().await.map_err(|error| failed(&error))?;
+        let (keys, reads, lifetime) = (keys.to_vec(), reads.to_vec(), spec.lifetime);
+        let runtime = tokio::runtime::Handle::current();
+        // Files are decoded row by row: not on the threads of requests.
+        let read = move || runtime.block_on(table.read_entities(&keys, &reads, lifetime));
+        let found = tokio::task::spawn_blocking(read).await.map_err(|error| failed(&error))?;
+        let found = found.map_err(|error| failed(&error))?;
         Ok(found.into_iter().map(|row| row.map(stored_row)).collect())
     }
 }

@@ -1,7 +1,7 @@
 //! Training sets: a service of the registry as the offline store makes them, and their record.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Component, Path};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -9,14 +9,15 @@ use eadem_api::Problem;
 use eadem_api::serving::validation_policy;
 use eadem_engine::CallClass;
 use eadem_offline::{
-    DatasetFeature, DatasetReport, DatasetSpec, OnDemandBinding, OnDemandView, Recipe, SpineColumns, StoredView,
-    ViewOfService, create_dataset, rebuild_dataset,
+    DatasetFeature, DatasetReport, DatasetSpec, KeptSpine, Location, OfflineError, OnDemandBinding, OnDemandView,
+    ReadVersion, Recipe, SpineColumns, StoredView, ViewOfService, create_dataset, rebuild_dataset,
 };
 use eadem_registry::model::{BoundTo, ResolvedService, ViewRef, ViewVersion, required_key_name};
 use eadem_registry::{DatasetColumn, DatasetRecord, RegistryError};
 use eadem_semantics::KnownAtCut;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
+use tokio::sync::Semaphore;
 
 use crate::home::Stores;
 use crate::jobs::Handle;
@@ -62,6 +63,24 @@ pub(crate) struct CreateRequest {
     /// Leave the status columns out.
     #[serde(default)]
     no_status: bool,
+    /// What it is made from, as it was when the job was started. The server adds it; whoever asks cannot.
+    #[serde(default)]
+    pinned: Option<PinnedInputs>,
+}
+
+/// What a training set is made from, besides definitions: a job that is resumed makes the same bytes of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PinnedInputs {
+    spine: KeptSpine,
+    /// For each stored view, `name@version`, the commit of its table; null where nothing was loaded.
+    tables: BTreeMap<String, Option<u64>>,
+}
+
+/// What is written into the specification of a job that makes a training set.
+pub(crate) struct Pins {
+    /// `name@version`.
+    pub(crate) service: String,
+    pub(crate) inputs: PinnedInputs,
 }
 
 fn default_timestamp_column() -> String {
@@ -89,11 +108,12 @@ impl DatasetRequest {
     }
 }
 
-/// Checks what can be checked before the work begins; gives the service as `name@version`.
+/// Checks what can be checked before the work begins, and pins what a new training set is made from: the service's version,
+/// the commits of its tables, a copy of the spine.
 ///
 /// # Errors
-/// 404 for a service or dataset that does not exist, 400 for a cut or an output that cannot be.
-pub(crate) async fn check(stores: &Stores, request: &DatasetRequest) -> Result<Option<String>, Problem> {
+/// 404 for a service or dataset that does not exist, 400 for a spine, a column, a cut or an output that cannot be.
+pub(crate) async fn check_and_pin(stores: &Stores, request: &DatasetRequest) -> Result<Option<Pins>, Problem> {
     let malformed = |detail: String| Problem::bad_request("malformed_job", detail);
     let registry_failed = |error: RegistryError| match error {
         RegistryError::NotFound { .. } => Problem::not_found("unknown_service", error.to_string()),
@@ -105,9 +125,8 @@ pub(crate) async fn check(stores: &Stores, request: &DatasetRequest) -> Result<O
     if output.extension().is_none_or(|extension| extension != "parquet") {
         return Err(malformed(format!("output `{}`: a training set is a .parquet file", output.display())));
     }
-    let in_the_stores = output.starts_with(&stores.data_dir)
-        || output.components().any(|part| matches!(part, Component::ParentDir | Component::CurDir));
-    if in_the_stores {
+    let is_absolute = output.is_absolute() || request.output().contains("://");
+    if !is_absolute || is_in_the_stores(stores, request.output()).map_err(|error| malformed(error.to_string()))? {
         return Err(malformed(format!(
             "output `{}`: name an absolute path outside the store's own directory",
             output.display()
@@ -123,11 +142,48 @@ pub(crate) async fn check(stores: &Stores, request: &DatasetRequest) -> Result<O
         }
         DatasetRequest::Create(request) => {
             let cut: Result<KnownAtCut, _> = request.known_at_cut.parse();
-            cut.map_err(|error| malformed(format!("known_at_cut is `spine`, `none` or an instant: {error}")))?;
+            let cut =
+                cut.map_err(|error| malformed(format!("known_at_cut is `spine`, `none` or an instant: {error}")))?;
+            if request.pinned.is_some() {
+                return Err(malformed("`pinned` is for the server to say; leave it out".to_owned()));
+            }
             let service = stores.registry.resolve_service(&request.service).await.map_err(registry_failed)?;
-            Ok(service.name.zip(service.version).map(|(name, version)| format!("{name}@{version}")))
+            let spec = dataset_spec(stores, &service, cut, request).await;
+            let spec = spec.map_err(|error| Problem::internal("the service could not be prepared", error))?;
+            spec.check_columns().map_err(|error| malformed(error.to_string()))?;
+            spec.check_output(&stores.offline, &request.output).map_err(|error| malformed(error.to_string()))?;
+            let tables = commits_of_tables(stores, &spec).await;
+            let tables = tables.map_err(|error| Problem::internal("the offline tables could not be read", error))?;
+            let spine = keep_spine(stores, &request.spine).await.map_err(|error| malformed(error.to_string()))?;
+            Ok(Some(Pins { service: spec.service, inputs: PinnedInputs { spine, tables } }))
         }
     }
+}
+
+fn is_in_the_stores(stores: &Stores, output: &str) -> Result<bool, OfflineError> {
+    let own = Location::parse(&stores.data_dir.display().to_string())?;
+    Ok(Location::parse(output)?.is_within(&own))
+}
+
+/// The current commit of every table that the service reads.
+async fn commits_of_tables(stores: &Stores, spec: &DatasetSpec) -> Result<BTreeMap<String, Option<u64>>, OfflineError> {
+    let mut commits = BTreeMap::new();
+    for view in &spec.views {
+        if let ViewOfService::Stored(stored) = view {
+            commits.insert(stored.view.id(), stores.offline.table(&stored.view)?.version().await?);
+        }
+    }
+    Ok(commits)
+}
+
+/// Copying and hashing a large file is not for the threads of requests, and not for several of them at once: it is held in
+/// memory.
+async fn keep_spine(stores: &Stores, spine: &str) -> anyhow::Result<KeptSpine> {
+    static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
+    let _turn = ONE_AT_A_TIME.acquire().await?;
+    let (offline, spine) = (Arc::clone(&stores.offline), spine.to_owned());
+    let runtime = tokio::runtime::Handle::current();
+    Ok(tokio::task::spawn_blocking(move || runtime.block_on(offline.keep_spine(&spine))).await??)
 }
 
 /// Runs a dataset job.
@@ -138,17 +194,25 @@ pub(crate) async fn run(
     handle: &Arc<Handle>,
 ) -> anyhow::Result<Json> {
     handle.report(eadem_api::JobProgress { total: 1, message: "joining".to_owned(), ..Default::default() });
-    match request {
-        DatasetRequest::Create(request) => create(stores, id, request).await,
-        DatasetRequest::Rebuild(request) => rebuild(stores, request).await,
-    }
+    let made = match request {
+        DatasetRequest::Create(request) => create(stores, id, request).await?,
+        DatasetRequest::Rebuild(request) => rebuild(stores, request).await?,
+    };
+    let rows = made["rows"].as_u64().unwrap_or_default();
+    handle.report(eadem_api::JobProgress {
+        done: 1,
+        total: 1,
+        rows,
+        message: "written".to_owned(),
+        ..Default::default()
+    });
+    Ok(made)
 }
 
 async fn create(stores: &Stores, id: &str, request: CreateRequest) -> anyhow::Result<Json> {
     let service = stores.registry.resolve_service(&request.service).await?;
     let cut: KnownAtCut = request.known_at_cut.parse().context("known_at_cut is `spine`, `none` or an instant")?;
-    let columns = SpineColumns { timestamp: request.timestamp_column, renamed: request.columns };
-    let spec = dataset_spec(stores, &service, request.spine, columns, cut, !request.no_status).await?;
+    let spec = dataset_spec(stores, &service, cut, &request).await?;
     let report = create_dataset(&stores.offline, &spec, &request.output).await?;
     let record = DatasetRecord {
         id: id.to_owned(),
@@ -177,8 +241,17 @@ async fn rebuild(stores: &Stores, request: RebuildRequest) -> anyhow::Result<Jso
     let record = stores.registry.dataset(&request.rebuild).await?;
     let recipe: Recipe = serde_json::from_value(record.recipe).context("the dataset's recipe cannot be read")?;
     let service = stores.registry.resolve_service(&recipe.service).await?;
-    let spec =
-        dataset_spec(stores, &service, String::new(), recipe.columns.clone(), recipe.cut, recipe.with_status).await?;
+    let as_recorded = CreateRequest {
+        service: recipe.service.clone(),
+        spine: String::new(),
+        output: request.output.clone(),
+        timestamp_column: recipe.columns.timestamp.clone(),
+        columns: recipe.columns.renamed.clone(),
+        known_at_cut: String::new(),
+        no_status: !recipe.with_status,
+        pinned: None,
+    };
+    let spec = dataset_spec(stores, &service, recipe.cut, &as_recorded).await?;
     let report = rebuild_dataset(&stores.offline, &recipe, &spec, &request.output).await?;
     Ok(report_json(&record.id, &request.output, &report))
 }
@@ -187,12 +260,12 @@ async fn rebuild(stores: &Stores, request: RebuildRequest) -> anyhow::Result<Jso
 async fn dataset_spec(
     stores: &Stores,
     service: &ResolvedService,
-    spine: String,
-    columns: SpineColumns,
     cut: KnownAtCut,
-    with_status: bool,
+    request: &CreateRequest,
 ) -> anyhow::Result<DatasetSpec> {
-    let mut views = ViewList { stores, service, views: Vec::new(), positions: HashMap::new() };
+    let pinned = request.pinned.as_ref();
+    let tables = pinned.map(|pinned| &pinned.tables);
+    let mut views = ViewList { stores, service, tables, views: Vec::new(), positions: HashMap::new() };
     let mut features = Vec::with_capacity(service.entries.len());
     for entry in &service.entries {
         let view = Box::pin(views.position(&entry.view, entry.role.as_deref())).await?;
@@ -210,12 +283,13 @@ async fn dataset_spec(
     Ok(DatasetSpec {
         service: format!("{name}@{version}"),
         service_digest: digest.to_string(),
-        spine,
-        columns,
+        spine: request.spine.clone(),
+        kept_spine: pinned.map(|pinned| pinned.spine.clone()),
+        columns: SpineColumns { timestamp: request.timestamp_column.clone(), renamed: request.columns.clone() },
         views: views.views,
         features,
         cut,
-        with_status,
+        with_status: !request.no_status,
         engine_fingerprint: fingerprint(stores.engine.fingerprint()),
         workers: WORKERS,
     })
@@ -230,6 +304,8 @@ fn fingerprint(engine: &str) -> String {
 struct ViewList<'a> {
     stores: &'a Stores,
     service: &'a ResolvedService,
+    /// The commits to read, where they are pinned.
+    tables: Option<&'a BTreeMap<String, Option<u64>>>,
     views: Vec<ViewOfService>,
     positions: HashMap<(ViewRef, Option<String>), usize>,
 }
@@ -237,6 +313,12 @@ struct ViewList<'a> {
 impl ViewList<'_> {
     fn version(&self, view: &ViewRef) -> anyhow::Result<Arc<ViewVersion>> {
         self.service.views.get(view).cloned().with_context(|| format!("{view} is not part of the service"))
+    }
+
+    fn read_version(&self, view: &ViewRef) -> anyhow::Result<ReadVersion> {
+        let Some(tables) = self.tables else { return Ok(ReadVersion::Current) };
+        let version = tables.get(&view.to_string());
+        version.map(|version| ReadVersion::pinned(*version)).with_context(|| format!("no commit is pinned for {view}"))
     }
 
     /// The position of a view in a role, after those that it depends on. The registry refuses cycles.
@@ -252,7 +334,7 @@ impl ViewList<'_> {
                 ViewOfService::Stored(Box::new(StoredView {
                     view: self.stores.view_spec(&version).await?,
                     keys: keys.iter().map(|key| required_key_name(&stored.entity, &key.name, role)).collect(),
-                    version: None,
+                    version: self.read_version(view)?,
                 }))
             }
             None => ViewOfService::OnDemand(self.on_demand(&version).await?),
@@ -303,6 +385,7 @@ fn report_json(id: &str, output: &str, report: &DatasetReport) -> Json {
     for (view, row, reason) in report.errors.iter().take(5) {
         lines.push(format!("{view} failed on row {row}: {reason}"));
     }
+    lines.extend(report.notes.iter().cloned());
     json!({
         "id": id,
         "output": output,
@@ -310,6 +393,7 @@ fn report_json(id: &str, output: &str, report: &DatasetReport) -> Json {
         "content_digest": report.content_digest,
         "statuses": report.statuses,
         "recipe": report.recipe,
+        "notes": report.notes,
         "lines": lines,
     })
 }

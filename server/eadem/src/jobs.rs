@@ -20,7 +20,7 @@ use eadem_values::{BatchEncoder, format_timestamp, parse_timestamp};
 use futures::TryStreamExt as _;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use uuid::Uuid;
 
 use crate::adapters::RegistryLedger;
@@ -100,6 +100,10 @@ pub(crate) struct Handle {
 }
 
 impl Handle {
+    fn progress(&self) -> JobProgress {
+        self.changes.borrow().progress.clone()
+    }
+
     /// Tells whoever follows the job how far it is.
     pub(crate) fn report(&self, progress: JobProgress) {
         self.changes.send_modify(|job| job.progress = progress);
@@ -159,26 +163,45 @@ impl JobRunner {
     }
 }
 
+/// A job's turn among those that cannot be at work together. A job that is called off does not wait for it.
+async fn turn<'a>(places: &'a Semaphore, handle: &Handle) -> anyhow::Result<SemaphorePermit<'a>> {
+    if handle.cancel.is_cancelled() {
+        bail!("cancelled before it began");
+    }
+    if let Ok(place) = places.try_acquire() {
+        return Ok(place);
+    }
+    let message = "queued: it begins when the job before it has ended".to_owned();
+    handle.report(JobProgress { message, ..JobProgress::default() });
+    tokio::select! {
+        // Called off and its turn at once: called off.
+        biased;
+        () = handle.cancel.cancelled() => bail!("cancelled before it began"),
+        place = places.acquire() => {
+            handle.report(JobProgress::default());
+            Ok(place?)
+        }
+    }
+}
+
 impl Shared {
-    async fn run(&self, id: &str, kind: JobKind, spec: &Json, handle: &Arc<Handle>) -> anyhow::Result<Json> {
+    async fn run(self: &Arc<Self>, id: &str, kind: JobKind, spec: &Json, handle: &Arc<Handle>) -> anyhow::Result<Json> {
         let places = if kind == JobKind::Dataset { &self.datasets } else { &self.writers };
-        handle.report(JobProgress { message: "waiting for the job before it".to_owned(), ..JobProgress::default() });
-        let _place = places.acquire().await?;
-        if handle.cancel.is_cancelled() {
-            bail!("cancelled");
+        let _place = turn(places, handle).await?;
+        if kind == JobKind::Backfill {
+            return self.backfill(id, serde_json::from_value(spec.clone())?, handle).await;
         }
-        match kind {
-            JobKind::Backfill => self.backfill(id, serde_json::from_value(spec.clone())?, handle).await,
-            JobKind::Materialize => self.materialize(serde_json::from_value(spec.clone())?, handle).await,
+        // Decoding, joining, hashing and encoding take whole seconds of processor time: not on the threads of requests.
+        // (A backfill takes threads of its own.)
+        let runtime = tokio::runtime::Handle::current();
+        let (shared, id, spec, handle) = (Arc::clone(self), id.to_owned(), spec.clone(), Arc::clone(handle));
+        let work = move || match kind {
             JobKind::Dataset => {
-                let request = DatasetRequest::read(spec)?;
-                let (stores, id, handle) = (self.stores.clone(), id.to_owned(), Arc::clone(handle));
-                // Joining, hashing and encoding take whole seconds of processor time: not on the threads of requests.
-                let runtime = tokio::runtime::Handle::current();
-                let work = move || runtime.block_on(datasets::run(&stores, &id, request, &handle));
-                tokio::task::spawn_blocking(work).await?
+                runtime.block_on(datasets::run(&shared.stores, &id, DatasetRequest::read(&spec)?, &handle))
             }
-        }
+            _ => runtime.block_on(shared.materialize(serde_json::from_value(spec)?, &handle)),
+        };
+        tokio::task::spawn_blocking(work).await?
     }
 
     async fn finish(&self, id: &str, handle: &Handle, outcome: anyhow::Result<Json>) {
@@ -186,14 +209,19 @@ impl Shared {
         let was_cancelled = handle.cancel.is_cancelled();
         let (state, recorded, outcome_json) = match &outcome {
             Ok(result) => (JobState::Succeeded, eadem_registry::JobState::Done, result.clone()),
-            Err(_) if was_cancelled => (JobState::Cancelled, eadem_registry::JobState::Cancelled, Json::Null),
             Err(error) => {
-                (JobState::Failed, eadem_registry::JobState::Failed, json!({ "error": format!("{error:#}") }))
+                let (state, recorded) = match was_cancelled {
+                    true => (JobState::Cancelled, eadem_registry::JobState::Cancelled),
+                    false => (JobState::Failed, eadem_registry::JobState::Failed),
+                };
+                (state, recorded, json!({ "error": format!("{error:#}") }))
             }
         };
-        if let Err(error) = self.stores.registry.finish_job(id, recorded, &outcome_json, now_us).await {
+        if let Err(error) = self.record_end(id, handle, recorded, &outcome_json, now_us).await {
             tracing::error!(job = id, %error, "the end of a job could not be recorded; it counts as interrupted");
         }
+        // Before anybody can see that it has ended: whoever sees it may resume it.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         handle.changes.send_modify(|job| {
             job.state = state;
             job.finished_at = Some(format_timestamp(now_us));
@@ -202,7 +230,19 @@ impl Shared {
                 Err(error) => job.error = Some(format!("{error:#}")),
             }
         });
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    async fn record_end(
+        &self,
+        id: &str,
+        handle: &Handle,
+        state: eadem_registry::JobState,
+        outcome: &Json,
+        now_us: i64,
+    ) -> anyhow::Result<()> {
+        let progress = serde_json::to_value(handle.progress())?;
+        self.stores.registry.set_job_progress(id, &progress, now_us).await?;
+        Ok(self.stores.registry.finish_job(id, state, outcome, now_us).await?)
     }
 
     /// The stored views of these names; all newest ones where no name is given.
@@ -273,6 +313,8 @@ impl Shared {
             let loaded = self.load_view(view, as_of_us, handle, (done, views.len()), rows_before).await;
             let loaded = loaded.with_context(|| view.id.to_string())?;
             rows_before += loaded.rows;
+            let (done, total) = (done as u64 + 1, views.len() as u64);
+            handle.steps(done, total, rows_before, format!("{}: {} rows", view.id, loaded.rows));
             lines.push(loaded.line(view));
             loaded_views.push(json!({
                 "view": view.id.to_string(),
@@ -299,7 +341,7 @@ impl Shared {
         let now_us = self.stores.clock.now_us();
         let registry = &self.stores.registry;
         let table = self.stores.offline.table(&self.stores.view_spec(view).await?)?;
-        let scan = table.scan(None, ScanRange::ALL).await?;
+        let scan = table.scan(ScanRange::ALL).await?;
         let (commit, mut batches) = scan.context("it has no rows offline; backfill it first")?;
         let epoch = registry.create_epoch(&view.id, stored.deployment.placement, now_us).await?.epoch;
         let online = TableId { view: view.digest, epoch: u64::from(epoch) };
@@ -434,6 +476,7 @@ fn progress_of(
 ) -> Arc<dyn eadem_offline::ProgressSink> {
     let handle = Arc::clone(handle);
     let view = view.id.to_string();
+    let before = handle.progress();
     // Every view counts the same, whatever its rows: how many there are is known only when its turn comes.
     const STEPS_PER_VIEW: u64 = 1_000;
     Arc::new(move |progress: &Progress| {
@@ -441,8 +484,8 @@ fn progress_of(
         handle.report(JobProgress {
             done: done as u64 * STEPS_PER_VIEW + within.min(STEPS_PER_VIEW),
             total: total as u64 * STEPS_PER_VIEW,
-            rows: progress.rows_read,
-            refused: progress.rows_refused,
+            rows: before.rows + progress.rows_read,
+            refused: before.refused + progress.rows_refused,
             rows_per_s: progress.rows_per_second(),
             message: format!("{view}: chunk {} of {}", progress.chunks_done, progress.chunks),
         });
@@ -453,6 +496,7 @@ fn backfill_line(view: &ViewVersion, report: &BackfillReport) -> String {
     let mut line = format!("{}: {} rows stored of {} read", view.id, report.rows_stored, report.rows_read);
     let parts = [
         (report.rows_left_out, "left out by where"),
+        (report.rows_out_of_range, "outside the time range or loaded before"),
         (report.rows_dropped, "dropped by the transform"),
         (report.rows_failed, "failed"),
         (report.rows_refused(), "refused (see the quarantine table)"),
@@ -485,6 +529,7 @@ fn backfill_json(view: &ViewVersion, report: &BackfillReport) -> Json {
         "rows_read": report.rows_read,
         "rows_stored": report.rows_stored,
         "rows_left_out": report.rows_left_out,
+        "rows_out_of_range": report.rows_out_of_range,
         "rows_dropped": report.rows_dropped,
         "rows_failed": report.rows_failed,
         "refused": report.refused,
@@ -530,6 +575,10 @@ impl Jobs for JobRunner {
         // Versions are pinned now, so that a job that is resumed later does what this one was asked to do.
         let malformed = |message: String| Problem::bad_request("malformed_job", format!("{}: {message}", kind.name()));
         let mut spec = spec;
+        // A list would be read as the fields of a specification in their order.
+        if !spec.is_object() {
+            return Err(malformed("a specification is a JSON object".to_owned()));
+        }
         match kind {
             JobKind::Backfill => {
                 let request: BackfillRequest =
@@ -547,8 +596,9 @@ impl Jobs for JobRunner {
             }
             JobKind::Dataset => {
                 let request = DatasetRequest::read(&spec).map_err(|error| malformed(error.to_string()))?;
-                if let Some(service) = datasets::check(&self.shared.stores, &request).await? {
-                    spec["service"] = json!(service);
+                if let Some(pins) = datasets::check_and_pin(&self.shared.stores, &request).await? {
+                    spec["service"] = json!(pins.service);
+                    spec["pinned"] = json!(pins.inputs);
                 }
             }
         }
@@ -593,7 +643,8 @@ impl Jobs for JobRunner {
             if job.state == JobState::Interrupted {
                 let now_us = self.shared.stores.clock.now_us();
                 let cancelled = eadem_registry::JobState::Cancelled;
-                let finished = self.shared.stores.registry.finish_job(id, cancelled, &Json::Null, now_us).await;
+                let outcome = json!({ "error": "cancelled after its process had ended" });
+                let finished = self.shared.stores.registry.finish_job(id, cancelled, &outcome, now_us).await;
                 finished.map_err(registry_failed)?;
                 return self.get(id).await;
             }
@@ -619,6 +670,7 @@ impl Jobs for JobRunner {
         job.state = JobState::Running;
         job.error = None;
         job.finished_at = None;
+        job.progress = JobProgress::default();
         self.spawn(job)
     }
 
@@ -643,5 +695,49 @@ impl JobRunner {
                 Err(error) => Problem::bad_request("malformed_job", format!("{error:#}")),
             }
         })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn handle() -> Handle {
+        let job = Job {
+            id: "job".to_owned(),
+            kind: JobKind::Backfill,
+            state: JobState::Running,
+            spec: json!({}),
+            created_at: String::new(),
+            finished_at: None,
+            progress: JobProgress::default(),
+            result: None,
+            error: None,
+        };
+        Handle { changes: watch::channel(job).0, cancel: Cancel::default(), started: Instant::now() }
+    }
+
+    #[tokio::test]
+    async fn a_job_that_waits_for_its_turn_says_so_and_can_be_called_off() {
+        let places = Semaphore::new(1);
+        let first = handle();
+        let place = turn(&places, &first).await.unwrap();
+        assert_eq!(first.progress().message, "");
+
+        let queued = handle();
+        let mut waiting = Box::pin(turn(&places, &queued));
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        assert!(queued.progress().message.starts_with("queued"), "{:?}", queued.progress());
+        queued.cancel.cancel();
+        assert!(waiting.await.unwrap_err().to_string().contains("cancelled"));
+
+        // It has left the queue: the next one gets the place.
+        let next = handle();
+        let mut waiting = Box::pin(turn(&places, &next));
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        drop(place);
+        drop(waiting.await.unwrap());
+        assert_eq!(next.progress().message, "");
     }
 }

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use arrow_array::types::Int32Type;
 use arrow_array::{ArrayRef, BooleanArray, DictionaryArray, Int32Array, RecordBatch, StringArray};
 use arrow_schema::SchemaRef;
-use eadem_query::{BATCH_ROWS, QueryError, TransformedRows, run_transform};
+use eadem_query::{BATCH_ROWS, QueryError, TransformFailure, TransformedRows, run_transform};
 use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 use crate::bind::{Acceptance, BindPlan, BoundRows, RefusedRow};
 use crate::error::OfflineError;
@@ -87,17 +88,33 @@ impl BackfillOptions {
 
 /// A switch that stops a job. Clones switch together.
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel(Arc<Switch>);
+
+#[derive(Debug, Default)]
+struct Switch {
+    thrown: AtomicBool,
+    waiting: Notify,
+}
 
 impl Cancel {
     /// Asks the job to stop at the next batch.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.thrown.store(true, Ordering::SeqCst);
+        self.0.waiting.notify_waiters();
     }
 
     /// Whether it was asked to.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.thrown.load(Ordering::SeqCst)
+    }
+
+    /// Waits until it is asked to.
+    pub async fn cancelled(&self) {
+        // The order matters: a call between the look and the wait wakes what was made before the look.
+        let woken = self.0.waiting.notified();
+        if !self.is_cancelled() {
+            woken.await;
+        }
     }
 }
 
@@ -155,8 +172,10 @@ pub struct BackfillReport {
     pub rows_read: u64,
     /// Rows stored.
     pub rows_stored: u64,
-    /// Rows that `where` or the time range left out.
+    /// Rows that `where` left out.
     pub rows_left_out: u64,
+    /// Rows outside the job's time range, or inside one that an earlier job has loaded.
+    pub rows_out_of_range: u64,
     /// Rows that the transform dropped.
     pub rows_dropped: u64,
     /// Stored rows whose status is `error`.
@@ -232,6 +251,7 @@ pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineE
         report.rows_read += outcome.rows_read;
         report.rows_stored += outcome.rows_stored;
         report.rows_left_out += outcome.rows_left_out;
+        report.rows_out_of_range += outcome.rows_out_of_range;
         report.rows_dropped += outcome.rows_dropped;
         report.rows_failed += outcome.rows_failed;
         for (reason, rows) in outcome.refused {
@@ -248,12 +268,7 @@ async fn commit_job(
     outcomes: &[ChunkOutcome],
 ) -> Result<u64, OfflineError> {
     let adds: Vec<serde_json::Value> = outcomes.iter().flat_map(|outcome| outcome.adds.iter().cloned()).collect();
-    let lanes: Vec<CommittedLane> = plan
-        .files
-        .iter()
-        .map(|file| CommittedLane { path: file.path.clone(), digest: file.digest.clone(), range_us: plan.range_us })
-        .collect();
-    let version = table.commit(&backfill.job, &adds, &lanes).await?;
+    let version = table.commit(&backfill.job, &adds, plan).await?;
     let quarantined: Vec<serde_json::Value> =
         outcomes.iter().flat_map(|outcome| outcome.quarantine_adds.iter().cloned()).collect();
     if !quarantined.is_empty() {
@@ -284,6 +299,9 @@ async fn plan_job(backfill: &Backfill, table: &ViewTable) -> Result<JobPlan, Off
     }
     let mut planned: BTreeSet<String> = BTreeSet::new();
     for file in files {
+        if backfill.cancel.is_cancelled() {
+            return Err(OfflineError::Cancelled);
+        }
         let digest = file_digest(&file).await?;
         if let Some(loaded) = lanes.get(&file.path).and_then(|loaded| loaded.iter().find(|lane| lane.digest != digest))
         {
@@ -321,8 +339,9 @@ async fn plan_file(
 ) -> Result<(), OfflineError> {
     let metadata = open_file(file).await?;
     // Everything that can be wrong with the definitions shows here, before a single row is read.
-    let inspected = inspect_schema(&backfill.view.source, metadata.schema())?;
-    BindPlan::try_new(&backfill.view, &inspected)?;
+    inspect_schema(&backfill.view.source, metadata.schema())
+        .and_then(|inspected| BindPlan::try_new(&backfill.view, &inspected))
+        .map_err(|error| error.in_file(&file.url))?;
     let groups = metadata.metadata().row_groups();
     let number = plan.files.len();
     let mut first_row = 0;
@@ -447,7 +466,10 @@ async fn run_chunks(
         let ended = ended.unwrap_or_else(|error| Err(OfflineError::Worker(error.to_string())));
         if let Err(error) = ended {
             workshop.failed.store(true, Ordering::Relaxed);
-            first_error.get_or_insert(error);
+            // Workers that stop because another has failed may well end before it does: they are not the cause.
+            if matches!(first_error, None | Some(OfflineError::Cancelled)) {
+                first_error = Some(error);
+            }
         }
     }
     first_error.map_or(Ok(()), Err)
@@ -475,8 +497,11 @@ impl Workshop {
         let planned = &self.plan.files[chunk.file];
         let file = reopen(planned).await?;
         let metadata = open_file(&file).await?;
-        let bind = BindPlan::try_new(&self.view, &inspect_schema(&self.view.source, metadata.schema())?)?;
-        let reader = SourceReader::try_new(&self.view.source, metadata.schema(), &bind.columns)?;
+        let in_file = |error: OfflineError| error.in_file(&file.url);
+        let bind = inspect_schema(&self.view.source, metadata.schema())
+            .and_then(|inspected| BindPlan::try_new(&self.view, &inspected))
+            .map_err(in_file)?;
+        let reader = SourceReader::try_new(&self.view.source, metadata.schema(), &bind.columns).map_err(in_file)?;
         let acceptance = Acceptance {
             arrival_us: self.plan.created_at_us,
             range_us: self.plan.range_us,
@@ -508,11 +533,12 @@ impl Workshop {
             }
             let before = (desk.outcome.rows_stored, desk.outcome.refused.values().sum::<u64>());
             let read = batch.num_rows() as u64;
-            let rows = reader.rows(&batch, next_row)?;
+            let rows = reader.rows(&batch, next_row).map_err(in_file)?;
             next_row += batch.num_rows() as i64;
             let bound = bind.bind(&self.key_names, &rows, &acceptance)?;
             desk.outcome.rows_read += read;
-            desk.outcome.rows_left_out += read - rows.sequence.len() as u64 + bound.left_out;
+            desk.outcome.rows_left_out += read - rows.sequence.len() as u64;
+            desk.outcome.rows_out_of_range += bound.out_of_range;
             self.store_rows(&bind, bound, &lane, planned, &mut desk).await?;
             let refused = desk.outcome.refused.values().sum::<u64>() - before.1;
             self.meter.add(false, read, desk.outcome.rows_stored - before.0, refused);
@@ -521,6 +547,8 @@ impl Workshop {
         let mut outcome = desk.outcome;
         outcome.adds = desk.writer.finish().await?;
         outcome.quarantine_adds = desk.quarantine.finish().await?;
+        // Row groups were read one by one: only a file that is still the planned one vouches for all of them.
+        reopen(planned).await?;
         Ok(outcome)
     }
 
@@ -561,7 +589,8 @@ impl Workshop {
                     at(row, format!("{reason}; the validation policy of {} is `stop_job`", self.view.id()))
                 }
                 QueryError::Transform(failure) => match failure.row {
-                    Some(row) => at(row as usize, failure.to_string()),
+                    // One number: the row's in the file, not the one in the batch.
+                    Some(row) => at(row as usize, TransformFailure { row: None, ..failure }.to_string()),
                     None => QueryError::Transform(failure).into(),
                 },
                 other => other.into(),

@@ -8,7 +8,9 @@ use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, BinaryArray, BooleanArray, Int64Array, TimestampMicrosecondArray};
 use arrow_buffer::{BooleanBufferBuilder, OffsetBuffer, ScalarBuffer};
 use eadem_semantics::{RefusedTime, accept_event_time};
-use eadem_values::{BatchEncoder, DataType, TieDigest, Value, array_from_values, value_at, value_to_json};
+use eadem_values::{
+    BatchEncoder, DataType, TIME_MAX_US, TIME_MIN_US, TieDigest, Value, array_from_values, value_at, value_to_json,
+};
 
 use crate::error::OfflineError;
 use crate::schema::key_arrow_type;
@@ -65,6 +67,18 @@ pub(crate) struct Acceptance {
     pub(crate) loaded_us: Vec<(i64, i64)>,
 }
 
+impl Acceptance {
+    /// Whether rows of this event time are for this job to store or refuse. A row without a time that can be stored is in
+    /// no range, so it is refused wherever it is met.
+    fn asks_for(&self, event_us: Option<i64>) -> bool {
+        let Some(event_us) = event_us.filter(|event_us| (TIME_MIN_US..TIME_MAX_US).contains(event_us)) else {
+            return true;
+        };
+        let within = |(from_us, to_us): &(i64, i64)| (*from_us..*to_us).contains(&event_us);
+        self.range_us.as_ref().is_none_or(within) && !self.loaded_us.iter().any(within)
+    }
+}
+
 /// Rows that are ready for the transform, in canonical form.
 #[derive(Debug)]
 pub(crate) struct BoundRows {
@@ -74,8 +88,8 @@ pub(crate) struct BoundRows {
     pub(crate) known_at: ArrayRef,
     pub(crate) tie: ArrayRef,
     pub(crate) sequence: Int64Array,
-    /// Rows outside the job's time range.
-    pub(crate) left_out: u64,
+    /// Rows outside the job's time range, or inside one that was loaded before.
+    pub(crate) out_of_range: u64,
     pub(crate) refused: Vec<RefusedRow>,
 }
 
@@ -194,21 +208,24 @@ impl BindPlan {
 
         let mut keep = BooleanBufferBuilder::new(count);
         let mut refused: BTreeMap<usize, (String, String)> = BTreeMap::new();
-        let mut left_out = 0;
+        let mut out_of_range = 0;
         let nullable_faults = self.may_have_nulls(&keys, &inputs);
         for row in 0..count {
+            // A row that this job is not about is no concern of its quarantine either.
+            if !acceptance.asks_for(times.at(row).0) {
+                keep.append(false);
+                out_of_range += 1;
+                continue;
+            }
             let fault = if nullable_faults { self.null_fault(key_names, &keys, &inputs, row) } else { None };
-            let verdict = match fault {
-                Some(reason) => Verdict::Refused(reason.clone(), reason),
-                None => self.time_verdict(&times, row, acceptance),
+            let verdict = match (rows.faults.get(&rows.sequence.value(row)), fault) {
+                (Some(fault), _) => Verdict::Refused(fault.kind.clone(), fault.reason.clone()),
+                (None, Some(reason)) => Verdict::Refused(reason.clone(), reason),
+                (None, None) => self.time_verdict(&times, row, acceptance),
             };
             keep.append(matches!(verdict, Verdict::Kept));
-            match verdict {
-                Verdict::Kept => {}
-                Verdict::LeftOut => left_out += 1,
-                Verdict::Refused(kind, reason) => {
-                    refused.insert(row, (kind, reason));
-                }
+            if let Verdict::Refused(kind, reason) = verdict {
+                refused.insert(row, (kind, reason));
             }
         }
         let refused = refused
@@ -229,7 +246,7 @@ impl BindPlan {
             known_at,
             tie: Arc::new(BinaryArray::new_null(0)),
             sequence: rows.sequence.clone(),
-            left_out,
+            out_of_range,
             refused,
         };
         let mask = BooleanArray::new(keep.finish(), None);
@@ -291,10 +308,6 @@ impl BindPlan {
             };
             return Verdict::Refused(kind, refusal.to_string());
         }
-        let within = |(from_us, to_us): &(i64, i64)| (*from_us..*to_us).contains(&event_us);
-        if !acceptance.range_us.as_ref().is_none_or(within) || acceptance.loaded_us.iter().any(within) {
-            return Verdict::LeftOut;
-        }
         Verdict::Kept
     }
 
@@ -324,7 +337,6 @@ impl BindPlan {
 
 enum Verdict {
     Kept,
-    LeftOut,
     Refused(String, String),
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef};
+use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::TaskContext;
@@ -32,8 +32,8 @@ use crate::read::ScanRange;
 use crate::schema::key_arrow_type;
 use crate::source::to_canonical;
 use crate::spec::{Placement, ViewSpec};
-use crate::spine::Spine;
-use crate::table::{DataFile, TableState};
+use crate::spine::{KeptSpine, Spine, SpineFormat};
+use crate::table::{DataFile, ReadVersion, TableState, ViewTable};
 
 /// Rows of one row group of a dataset file. Fixed, so that the same rows give the same bytes.
 const ROW_GROUP_ROWS: usize = 131_072;
@@ -55,6 +55,8 @@ pub struct DatasetSpec {
     pub service_digest: String,
     /// The spine: a Parquet or CSV file, as a local path or URL.
     pub spine: String,
+    /// The copy of it to read, where one was kept before; `None`: the file is read, and kept.
+    pub kept_spine: Option<KeptSpine>,
     /// Which of its columns mean what.
     pub columns: SpineColumns,
     /// The views that the features come from, those that others depend on first.
@@ -105,8 +107,8 @@ pub struct StoredView {
     /// For each join key, in declared order, the name under which the spine knows it (before
     /// [`SpineColumns::renamed`]): the key's own name; with a role the role, or `role.<key>` for composite keys.
     pub keys: Vec<String>,
-    /// The table's version to read; `None`: the current one.
-    pub version: Option<u64>,
+    /// The table's version to read.
+    pub version: ReadVersion,
 }
 
 /// An on-demand view.
@@ -170,6 +172,8 @@ pub struct DatasetReport {
     pub plans: Vec<String>,
     /// Rows on which an on-demand view failed, as (view, row, reason); the first hundred.
     pub errors: Vec<(String, usize, String)>,
+    /// What is worth knowing of a dataset that was made again: another engine, other bytes of the same content.
+    pub notes: Vec<String>,
 }
 
 /// How a dataset was made: enough to make it again.
@@ -183,8 +187,8 @@ pub struct Recipe {
     pub service_digest: String,
     /// Digest of the spine's bytes, which are kept in the offline store under it.
     pub spine_digest: Digest,
-    /// `parquet` or `csv`.
-    pub spine_format: String,
+    /// How they are read.
+    pub spine_format: SpineFormat,
     /// Which of its columns mean what.
     pub columns: SpineColumns,
     /// Which knowledge counts.
@@ -246,19 +250,111 @@ impl ViewColumns {
     }
 }
 
+impl DatasetSpec {
+    /// Checks that every renamed column is one that the service asks for.
+    ///
+    /// # Errors
+    /// The first that is not, with those that could be meant.
+    pub fn check_columns(&self) -> Result<(), OfflineError> {
+        let names: BTreeMap<&str, DataType> = self.needs().into_iter().collect();
+        match self.columns.renamed.keys().find(|name| !names.contains_key(name.as_str())) {
+            None => Ok(()),
+            Some(unknown) => {
+                let names: Vec<&str> = names.into_keys().collect();
+                Err(OfflineError::Dataset(format!(
+                    "`{unknown}` is no key or request field of {}; those are {}",
+                    self.service,
+                    names.join(", ")
+                )))
+            }
+        }
+    }
+
+    /// Checks where the training set is to be written, and gives the place.
+    ///
+    /// # Errors
+    /// A place that is forgotten with the process, or that would take the place of what the dataset is made from: the
+    /// spine, a file of a source, the offline store.
+    pub fn check_output(&self, store: &OfflineStore, out: &str) -> Result<Location, OfflineError> {
+        let place = Location::parse(out)?;
+        let refuse = |reason: String| {
+            Err(OfflineError::Location { location: out.to_owned(), reason: reason + "; name another" })
+        };
+        if !place.is_persistent() {
+            return refuse("is the memory of this process".to_owned());
+        }
+        if place.is_within(&store.root) {
+            return refuse("lies in the offline store itself".to_owned());
+        }
+        if place.is_within(&Location::parse(&self.spine)?) {
+            return refuse("is the spine".to_owned());
+        }
+        for view in &self.views {
+            let ViewOfService::Stored(stored) = view else { continue };
+            let source = &stored.view.source;
+            for location in &source.locations {
+                if place.is_within(&Location::parse(location)?) {
+                    return refuse(format!("is, or lies in, what source `{}` reads ({location})", source.name));
+                }
+            }
+        }
+        Ok(place)
+    }
+
+    /// The names under which the service knows spine columns, apart from the timestamp, with the types that it needs.
+    fn needs(&self) -> Vec<(&str, DataType)> {
+        let mut needs = Vec::new();
+        for view in &self.views {
+            match view {
+                ViewOfService::Stored(stored) => {
+                    for (key, name) in stored.view.keys.iter().zip(&stored.keys) {
+                        let data_type = DataType::from_arrow(&key_arrow_type(key.key_type));
+                        needs.extend(data_type.map(|data_type| (name.as_str(), data_type)));
+                    }
+                }
+                ViewOfService::OnDemand(on_demand) => {
+                    for (field, binding) in on_demand.transform.description().inputs.iter().zip(&on_demand.bindings) {
+                        if let OnDemandBinding::Request(name) = binding {
+                            needs.push((name, field.data_type));
+                        }
+                    }
+                }
+            }
+        }
+        needs
+    }
+}
+
 /// Makes a training set and writes it to `out` (a Parquet file, as a local path or URL). The file appears whole or not at
-/// all. The recipe and the spine are kept in the offline store.
+/// all. The recipe and the spine are kept in the offline store. Doing it again with the same pinned versions and kept spine
+/// gives the same bytes.
 ///
 /// # Errors
 /// A spine that lacks a column or has a row without time; a definition that does not fit its views; an unreadable table;
-/// a file that cannot be written.
+/// a file that cannot be written, or must not ([`DatasetSpec::check_output`]).
 pub async fn create_dataset(
     store: &OfflineStore,
     spec: &DatasetSpec,
     out: &str,
 ) -> Result<DatasetReport, OfflineError> {
-    let spine = Spine::read(&spec.spine, &wanted_types(spec)).await?;
+    let place = spec.check_output(store, out)?;
+    let made = make(store, spec).await?;
+    keep_recipe(store, &made.report.recipe).await?;
+    write_file(&place, made.bytes).await?;
+    Ok(made.report)
+}
+
+/// A training set that nobody can see yet.
+struct Made {
+    report: DatasetReport,
+    bytes: Bytes,
+}
+
+async fn make(store: &OfflineStore, spec: &DatasetSpec) -> Result<Made, OfflineError> {
+    spec.check_columns()?;
+    let spine = Spine::read(store, &spec.spine, spec.kept_spine.as_ref(), &wanted_types(spec)).await?;
     let times = spine_times(&spine, spec)?;
+    let mut commits = Commits::default();
     let mut made: Vec<ViewColumns> = Vec::with_capacity(spec.views.len());
     let mut recipe_views = Vec::with_capacity(spec.views.len());
     let mut plans = Vec::new();
@@ -266,7 +362,9 @@ pub async fn create_dataset(
     for view in &spec.views {
         match view {
             ViewOfService::Stored(stored) => {
-                let (columns, recipe_view, plan) = join_view(store, spec, stored, &spine, &times).await?;
+                let table = store.table(&stored.view)?;
+                let state = commits.state(&table, stored.version).await?;
+                let (columns, recipe_view, plan) = join_view(&table, state, spec, stored, &spine, &times).await?;
                 made.push(columns);
                 recipe_views.push(recipe_view);
                 plans.extend(plan);
@@ -289,14 +387,12 @@ pub async fn create_dataset(
     let (rows, statuses) = assemble(spec, &spine, &made)?;
     let content_digest = content_digest(&rows)?;
     let bytes = encode(&rows)?;
-    let file_digest = Digest::of(&bytes);
-    keep_spine(store, &spine).await?;
     let recipe = Recipe {
         format: RECIPE_FORMAT,
         service: spec.service.clone(),
         service_digest: spec.service_digest.clone(),
-        spine_digest: spine.digest,
-        spine_format: spine.format.to_owned(),
+        spine_digest: spine.kept.digest,
+        spine_format: spine.kept.format,
         columns: spec.columns.clone(),
         cut: spec.cut,
         with_status: spec.with_status,
@@ -306,25 +402,39 @@ pub async fn create_dataset(
         engine_fingerprint: spec.engine_fingerprint.clone(),
         rows: rows.num_rows() as u64,
         content_digest,
-        file_digest,
+        file_digest: Digest::of(&bytes),
     };
-    keep_recipe(store, &recipe).await?;
-    let place = Location::parse(out)?;
-    place.store.put(&place.path, PutPayload::from(bytes)).await.map_err(|error| OfflineError::File {
-        file: place.url.to_string(),
-        reason: format!("cannot be written: {error}"),
-    })?;
-    Ok(DatasetReport { rows: rows.num_rows(), content_digest, statuses, recipe, plans, errors })
+    let rows = rows.num_rows();
+    let report = DatasetReport { rows, content_digest, statuses, recipe, plans, errors, notes: Vec::new() };
+    Ok(Made { report, bytes })
+}
+
+/// The commits that a dataset reads, one for each table: two roles of one view see the same rows.
+#[derive(Default)]
+struct Commits {
+    states: BTreeMap<(String, ReadVersion), Option<TableState>>,
+}
+
+impl Commits {
+    async fn state(&mut self, table: &ViewTable, version: ReadVersion) -> Result<Option<TableState>, OfflineError> {
+        let identity = (table.location().url.to_string(), version);
+        if let Some(state) = self.states.get(&identity) {
+            return Ok(state.clone());
+        }
+        let state = table.state(version).await?;
+        self.states.insert(identity, state.clone());
+        Ok(state)
+    }
 }
 
 const ERRORS_REPORTED_MAX: usize = 100;
 
 /// Makes a dataset again from its recipe. `spec` is the same service as the registry knows it; its spine and table
-/// versions are taken from the recipe.
+/// versions are taken from the recipe. Another engine or writer may have made it: what counts is the content.
 ///
 /// # Errors
 /// Anything that is not as the recipe says: another service, view or component, a data file that is gone or has changed,
-/// and last of all another content digest, which would be a fault of this program.
+/// and last of all another content digest. Then nothing is written.
 pub async fn rebuild_dataset(
     store: &OfflineStore,
     recipe: &Recipe,
@@ -338,20 +448,16 @@ pub async fn rebuild_dataset(
     if recipe.service_digest != spec.service_digest || recipe.views.len() != spec.views.len() {
         return broken(format!("{} is not the service it was made with", spec.service));
     }
-    if recipe.engine_fingerprint != spec.engine_fingerprint {
-        return broken(format!(
-            "it was made by engine {}, this is {}; use that build",
-            recipe.engine_fingerprint, spec.engine_fingerprint
-        ));
-    }
-    let spine = store.spine_location(&format!("{}.{}", recipe.spine_digest.hex(), recipe.spine_format))?;
+    let kept = KeptSpine { digest: recipe.spine_digest, format: recipe.spine_format };
     let mut pinned = DatasetSpec {
-        spine: spine.url.to_string(),
+        spine: store.kept_spine_location(&kept)?.url.to_string(),
+        kept_spine: Some(kept),
         columns: recipe.columns.clone(),
         cut: recipe.cut,
         with_status: recipe.with_status,
         ..spec.clone()
     };
+    let place = pinned.check_output(store, out)?;
     for (known, view) in recipe.views.iter().zip(&mut pinned.views) {
         let (digest, component) = match view {
             ViewOfService::Stored(stored) => (&stored.view.digest, stored.view.transform.digest()),
@@ -362,14 +468,32 @@ pub async fn rebuild_dataset(
         }
         if let ViewOfService::Stored(stored) = view {
             check_files(store, stored, known).await?;
-            stored.version = known.table_version;
+            stored.version = ReadVersion::pinned(known.table_version);
         }
     }
-    let report = create_dataset(store, &pinned, out).await?;
+    let Made { mut report, bytes } = make(store, &pinned).await?;
+    let engines = format!("it was made by engine {}, this is {}", recipe.engine_fingerprint, spec.engine_fingerprint);
+    let same_engine = recipe.engine_fingerprint == spec.engine_fingerprint;
     if report.content_digest != recipe.content_digest {
-        return broken(format!("it gave {}, now {}", recipe.content_digest, report.content_digest));
+        let advice = if same_engine { String::new() } else { format!("; {engines}; use that build") };
+        return broken(format!("it gave {}, now {}{advice}", recipe.content_digest, report.content_digest));
     }
+    if !same_engine {
+        report.notes.push(format!("{engines}; the content is the same"));
+    }
+    if report.recipe.file_digest != recipe.file_digest {
+        report.notes.push("the content is the same, the bytes of the file are not: it has another writer".to_owned());
+    }
+    write_file(&place, bytes).await?;
     Ok(report)
+}
+
+async fn write_file(place: &Location, bytes: Bytes) -> Result<(), OfflineError> {
+    let failed = |error: object_store::Error| OfflineError::File {
+        file: place.url.to_string(),
+        reason: format!("cannot be written: {error}"),
+    };
+    place.store.put(&place.path, PutPayload::from(bytes)).await.map(|_| ()).map_err(failed)
 }
 
 async fn check_files(store: &OfflineStore, stored: &StoredView, known: &RecipeView) -> Result<(), OfflineError> {
@@ -393,26 +517,8 @@ async fn check_files(store: &OfflineStore, stored: &StoredView, known: &RecipeVi
 
 /// The types that the service needs of spine columns, for files that do not say.
 fn wanted_types(spec: &DatasetSpec) -> BTreeMap<String, DataType> {
-    let mut wanted = BTreeMap::from([(spec.columns.timestamp.clone(), DataType::Timestamp)]);
-    for view in &spec.views {
-        match view {
-            ViewOfService::Stored(stored) => {
-                for (key, name) in stored.view.keys.iter().zip(&stored.keys) {
-                    if let Some(data_type) = DataType::from_arrow(&key_arrow_type(key.key_type)) {
-                        wanted.insert(spec.columns.column(name).to_owned(), data_type);
-                    }
-                }
-            }
-            ViewOfService::OnDemand(on_demand) => {
-                for (field, binding) in on_demand.transform.description().inputs.iter().zip(&on_demand.bindings) {
-                    if let OnDemandBinding::Request(name) = binding {
-                        wanted.insert(spec.columns.column(name).to_owned(), field.data_type);
-                    }
-                }
-            }
-        }
-    }
-    wanted
+    let needs = spec.needs().into_iter().map(|(name, data_type)| (spec.columns.column(name).to_owned(), data_type));
+    [(spec.columns.timestamp.clone(), DataType::Timestamp)].into_iter().chain(needs).collect()
 }
 
 fn spine_times(spine: &Spine, spec: &DatasetSpec) -> Result<ArrayRef, OfflineError> {
@@ -427,7 +533,8 @@ fn spine_times(spine: &Spine, spec: &DatasetSpec) -> Result<ArrayRef, OfflineErr
 }
 
 async fn join_view(
-    store: &OfflineStore,
+    table: &ViewTable,
+    state: Option<TableState>,
     spec: &DatasetSpec,
     stored: &StoredView,
     spine: &Spine,
@@ -456,8 +563,6 @@ async fn join_view(
     let spine_schema = Arc::new(Schema::new(fields));
     let spine_rows = RecordBatch::try_new(spine_schema.clone(), columns)?;
 
-    let table = store.table(view)?;
-    let state = table.state(stored.version).await?;
     let times_us = times.as_primitive::<TimestampMicrosecondType>().values();
     let range = match (times_us.iter().min(), times_us.iter().max()) {
         (Some(earliest), Some(latest)) => ScanRange::readable(view.lifetime, *earliest, *latest),
@@ -646,7 +751,7 @@ fn content_digest(rows: &RecordBatch) -> Result<Digest, OfflineError> {
     let schema: SchemaRef = rows.schema();
     let mut hasher = Sha256::new();
     for field in schema.fields() {
-        hasher.update(format!("{}\u{0}{}\u{0}", field.name(), field.data_type()));
+        hasher.update(format!("{}\u{0}{}\u{0}", field.name(), type_name(field.data_type())));
     }
     let mut encoded = Vec::new();
     let mut start = 0;
@@ -662,6 +767,52 @@ fn content_digest(rows: &RecordBatch) -> Result<Digest, OfflineError> {
         start += slice.num_rows();
     }
     Ok(Digest::from_bytes(hasher.finalize().into()))
+}
+
+/// The name of a type in the content digest. Not as the columnar library prints it: that may change with its version, and
+/// how a column is laid out is not its content.
+fn type_name(data_type: &ArrowType) -> String {
+    if let Some(of_the_contract) = DataType::from_arrow(data_type) {
+        return of_the_contract.to_string();
+    }
+    let unit = |unit: &TimeUnit| match unit {
+        TimeUnit::Second => "s",
+        TimeUnit::Millisecond => "ms",
+        TimeUnit::Microsecond => "us",
+        TimeUnit::Nanosecond => "ns",
+    };
+    let simple = match data_type {
+        ArrowType::Null => "null",
+        ArrowType::Int8 => "int8",
+        ArrowType::Int16 => "int16",
+        ArrowType::Int32 => "int32",
+        ArrowType::UInt8 => "uint8",
+        ArrowType::UInt16 => "uint16",
+        ArrowType::UInt32 => "uint32",
+        ArrowType::UInt64 => "uint64",
+        ArrowType::Float16 => "float16",
+        ArrowType::LargeUtf8 | ArrowType::Utf8View => "utf8",
+        ArrowType::LargeBinary | ArrowType::BinaryView | ArrowType::FixedSizeBinary(_) => "binary",
+        ArrowType::Date32 | ArrowType::Date64 => "date",
+        ArrowType::Interval(_) => "interval",
+        ArrowType::Timestamp(time_unit, zone) => {
+            return format!("timestamp({}, {})", unit(time_unit), zone.as_deref().unwrap_or("local"));
+        }
+        ArrowType::Time32(time_unit) | ArrowType::Time64(time_unit) => return format!("time({})", unit(time_unit)),
+        ArrowType::Duration(time_unit) => return format!("duration({})", unit(time_unit)),
+        ArrowType::Decimal32(digits, scale)
+        | ArrowType::Decimal64(digits, scale)
+        | ArrowType::Decimal128(digits, scale)
+        | ArrowType::Decimal256(digits, scale) => return format!("decimal({digits}, {scale})"),
+        ArrowType::Dictionary(_, values) => return type_name(values),
+        ArrowType::List(item)
+        | ArrowType::LargeList(item)
+        | ArrowType::ListView(item)
+        | ArrowType::LargeListView(item)
+        | ArrowType::FixedSizeList(item, _) => return format!("list({})", type_name(item.data_type())),
+        _ => "nested",
+    };
+    simple.to_owned()
 }
 
 /// Columns of the spine that no feature could have (dates, decimals) count by their text.
@@ -686,12 +837,6 @@ fn encode(rows: &RecordBatch) -> Result<Bytes, OfflineError> {
     writer.write(rows)?;
     writer.close()?;
     Ok(bytes.into())
-}
-
-async fn keep_spine(store: &OfflineStore, spine: &Spine) -> Result<(), OfflineError> {
-    let place = store.spine_location(&format!("{}.{}", spine.digest.hex(), spine.format))?;
-    place.store.put(&place.path, PutPayload::from(spine.bytes.clone())).await?;
-    Ok(())
 }
 
 async fn keep_recipe(store: &OfflineStore, recipe: &Recipe) -> Result<(), OfflineError> {

@@ -3,7 +3,7 @@
 //! They rename, cast, convert time zones and choose rows. They compute no features: what is allowed gives the same bits on
 //! every machine, and floating-point mathematics would not, because it comes from the host's library.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{DataType as ArrowType, Schema};
@@ -103,10 +103,14 @@ pub(crate) struct Planner {
 
 impl Planner {
     pub(crate) fn new() -> Self {
-        let mut config = SessionConfig::new();
-        // Column names of files are case-sensitive, and so are names in a definition.
-        config.options_mut().sql_parser.enable_ident_normalization = false;
-        Self { context: SessionContext::new_with_config(config) }
+        // Hundreds of functions and rules are registered with a context: there is one, and its clones are handles.
+        static CONTEXT: LazyLock<SessionContext> = LazyLock::new(|| {
+            let mut config = SessionConfig::new();
+            // Column names of files are case-sensitive, and so are names in a definition.
+            config.options_mut().sql_parser.enable_ident_normalization = false;
+            SessionContext::new_with_config(config)
+        });
+        Self { context: CONTEXT.clone() }
     }
 
     /// Parses, checks and plans `text` over `schema`. The error is a sentence for the definition's author.

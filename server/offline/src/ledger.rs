@@ -77,8 +77,10 @@ pub struct ChunkOutcome {
     pub rows_read: u64,
     /// Rows written.
     pub rows_stored: u64,
-    /// Rows that `where` or the time range left out.
+    /// Rows that `where` left out.
     pub rows_left_out: u64,
+    /// Rows outside the job's time range, or inside one that an earlier job has loaded.
+    pub rows_out_of_range: u64,
     /// Rows that the transform dropped.
     pub rows_dropped: u64,
     /// Stored rows whose status is `error`.

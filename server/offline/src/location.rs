@@ -52,6 +52,20 @@ impl Location {
         (self.url.scheme() == "file").then(|| self.url.to_file_path().ok()).flatten()
     }
 
+    /// Whether what is written here outlives this process.
+    pub fn is_persistent(&self) -> bool {
+        !matches!(ObjectStoreScheme::parse(&self.url), Ok((ObjectStoreScheme::Memory, _)) | Err(_))
+    }
+
+    /// Whether this is `other`, or lies below it. Local paths are followed through links.
+    pub fn is_within(&self, other: &Self) -> bool {
+        if let (Some(ours), Some(theirs)) = (self.local_path(), other.local_path()) {
+            return followed(&ours).starts_with(followed(&theirs));
+        }
+        let is_one_place = self.url.scheme() == other.url.scheme() && self.url.authority() == other.url.authority();
+        is_one_place && self.path.prefix_matches(&other.path)
+    }
+
     /// A location below this one.
     pub(crate) fn below(&self, relative: &str) -> Result<Self, OfflineError> {
         let mut url = self.url.clone();
@@ -64,6 +78,17 @@ impl Location {
         }
         let path = Path::from_url_path(url.path()).map_err(object_store::Error::from)?;
         Ok(Self { url, store: self.store.clone(), path })
+    }
+}
+
+/// The path without links, as far as it exists.
+fn followed(path: &FilePath) -> PathBuf {
+    if let Ok(real) = path.canonicalize() {
+        return real;
+    }
+    match (path.parent(), path.file_name()) {
+        (Some(folder), Some(name)) => followed(folder).join(name),
+        _ => path.to_owned(),
     }
 }
 

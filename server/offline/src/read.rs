@@ -1,5 +1,6 @@
 //! Reading a view's table: whole, by time range, or for one entity.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -20,7 +21,7 @@ use crate::schema::{
     COLUMN_ERROR, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_LANE, COLUMN_SEQUENCE, COLUMN_TIE, from_storage,
     key_arrow_type,
 };
-use crate::table::{DataFile, TableState, ViewTable};
+use crate::table::{DataFile, ReadVersion, TableState, ViewTable};
 
 const SCAN_BATCH_ROWS: usize = 8_192;
 
@@ -40,6 +41,11 @@ impl ScanRange {
     /// The rows that a read between these times can still tell from none.
     pub fn readable(lifetime: Lifetime, earliest_read_us: i64, latest_read_us: i64) -> Self {
         Self { from_us: lifetime.oldest_readable_us(earliest_read_us), to_us: latest_read_us }
+    }
+
+    /// The rows of both, and what lies between.
+    fn with(self, other: Self) -> Self {
+        Self { from_us: self.from_us.min(other.from_us), to_us: self.to_us.max(other.to_us) }
     }
 
     pub(crate) fn meets(&self, file: &DataFile) -> bool {
@@ -136,17 +142,16 @@ pub struct EntityRead {
 }
 
 impl ViewTable {
-    /// All rows of a version (or of the current one) with an event time in the range, in no order. Gives the version that
-    /// is read, and nothing if there is no table.
+    /// All rows of the current version with an event time in the range, in no order. Gives the version that is read, and
+    /// nothing if nothing was ever loaded.
     ///
     /// # Errors
     /// A table that cannot be read.
     pub async fn scan(
         &self,
-        version: Option<u64>,
         range: ScanRange,
     ) -> Result<Option<(u64, BoxStream<'static, Result<HistoryBatch, OfflineError>>)>, OfflineError> {
-        let Some(TableState { version, files }) = self.state(version).await? else { return Ok(None) };
+        let Some(TableState { version, files }) = self.state(ReadVersion::Current).await? else { return Ok(None) };
         let table = self.clone();
         let batches = futures::stream::iter(files.into_iter().filter(move |file| range.meets(file)))
             .then(move |file| {
@@ -158,49 +163,45 @@ impl ViewTable {
         Ok(Some((version, batches)))
     }
 
-    /// The row of one entity that wins at a read, looking no further back than `lifetime` allows.
+    /// For each entity the row that wins at its read, looking no further back than `lifetime` allows: one answer per key,
+    /// all from one version of the table. Every data file is read at most once, however many entities there are.
     ///
     /// # Errors
-    /// A table that cannot be read; a key of other types than the table's.
-    pub async fn read_entity(
+    /// A table that cannot be read; another number of reads than of keys.
+    pub async fn read_entities(
         &self,
-        key: &EntityKey,
-        read: ReadAt,
+        keys: &[EntityKey],
+        reads: &[ReadAt],
         lifetime: Lifetime,
-        version: Option<u64>,
-    ) -> Result<Option<EntityRead>, OfflineError> {
-        let Some(TableState { version, files }) = self.state(version).await? else { return Ok(None) };
-        let range = ScanRange { from_us: lifetime.oldest_readable_us(read.at_us), to_us: read.at_us };
-        let mut best: Option<(RowOrder, HistoryBatch, usize)> = None;
-        let mut files: Vec<DataFile> = files.into_iter().filter(|file| range.meets(file)).collect();
+    ) -> Result<Vec<Option<EntityRead>>, OfflineError> {
+        if keys.len() != reads.len() {
+            let message = format!("{} keys, {} reads", keys.len(), reads.len());
+            return Err(eadem_query::QueryError::Shape(message).into());
+        }
+        let Some(TableState { version, files }) = self.state(ReadVersion::Current).await? else {
+            return Ok(vec![None; keys.len()]);
+        };
+        let wanted: Arc<HashSet<EntityKey>> = Arc::new(keys.iter().cloned().collect());
+        let mut found = EntitySearch::new(keys, reads, lifetime);
         // The newest first: a file that ends before the best row so far cannot beat it.
-        files.sort_by_key(|file| std::cmp::Reverse(file.event_time_us.map_or(i64::MAX, |(_, latest)| latest)));
+        let latest = |file: &DataFile| file.event_time_us.map_or(i64::MAX, |(_, latest)| latest);
+        let mut files = files;
+        files.sort_by_key(|file| std::cmp::Reverse(latest(file)));
         for file in files {
-            let latest = file.event_time_us.map_or(i64::MAX, |(_, latest)| latest);
-            if best.as_ref().is_some_and(|(order, ..)| order.event_time_us > latest) {
-                break;
-            }
-            let mut batches = self.read_file(file, range, Some(key.clone())).await?;
+            let Some(range) = found.range_in(&file) else { continue };
+            let mut batches = self.read_file(file, range, Some(wanted.clone())).await?;
             while let Some(batch) = batches.try_next().await? {
-                for row in 0..batch.len() {
-                    let order = batch.order(row);
-                    let beats = best.as_ref().is_none_or(|(best, ..)| order > *best);
-                    if beats && is_candidate(&order, read) {
-                        best = Some((order, batch.clone(), row));
-                    }
-                }
+                found.take(&batch);
             }
         }
-        let Some((order, batch, row)) = best else { return Ok(None) };
-        let values = batch.values.iter().map(|column| value_at(column.as_ref(), row)).collect::<Result<_, _>>()?;
-        Ok(Some(EntityRead { version, order, values, error: batch.error(row).map(str::to_owned) }))
+        found.best.into_iter().map(|best| best.map(|best| best.into_read(version)).transpose()).collect()
     }
 
     pub(crate) async fn read_file(
         &self,
         file: DataFile,
         range: ScanRange,
-        key: Option<EntityKey>,
+        keys: Option<Arc<HashSet<EntityKey>>>,
     ) -> Result<BoxStream<'static, Result<HistoryBatch, OfflineError>>, OfflineError> {
         let url = format!("{}/{}", self.location.url, file.path);
         let damaged = move |error: parquet::errors::ParquetError| OfflineError::File {
@@ -210,17 +211,16 @@ impl ViewTable {
         let reader = ObjectFile { store: self.store.clone(), path: Path::from(file.path.as_str()), bytes: file.bytes };
         let mut builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&damaged)?;
         let mut predicates: Vec<Box<dyn parquet::arrow::arrow_reader::ArrowPredicate>> = Vec::new();
-        if let Some(key) = key {
+        if let Some(keys) = keys {
             let names: Vec<String> = self.schema.keys.iter().map(|(name, _)| name.clone()).collect();
             let roots = roots(builder.schema(), &names)?;
             let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
             predicates.push(Box::new(ArrowPredicateFn::new(mask, move |batch| {
-                let equal = |row: usize| {
-                    names.iter().zip(&key.0).all(|(name, part)| {
-                        batch.column_by_name(name).is_some_and(|column| is_key_part(column, row, part))
-                    })
-                };
-                Ok((0..batch.num_rows()).map(|row| Some(equal(row))).collect())
+                let columns: Vec<Option<&ArrayRef>> = names.iter().map(|name| batch.column_by_name(name)).collect();
+                let mut key = EntityKey(Vec::with_capacity(columns.len()));
+                Ok((0..batch.num_rows())
+                    .map(|row| Some(read_key(&columns, row, &mut key) && keys.contains(&key)))
+                    .collect())
             })));
         }
         let within = file.event_time_us.is_some_and(|(from, to)| range.from_us <= from && to <= range.to_us);
@@ -247,14 +247,88 @@ impl ViewTable {
     }
 }
 
-fn is_key_part(column: &ArrayRef, row: usize, part: &KeyValue) -> bool {
-    match part {
-        KeyValue::Utf8(text) => {
-            column.as_string_opt::<i32>().is_some_and(|texts| texts.is_valid(row) && texts.value(row) == text)
+/// Reads the key of a row, into what another row has left behind; false if a part is null or of no key type.
+fn read_key(columns: &[Option<&ArrayRef>], row: usize, key: &mut EntityKey) -> bool {
+    key.0.resize(columns.len(), KeyValue::Int64(0));
+    columns.iter().zip(&mut key.0).all(|(column, part)| {
+        let Some(column) = column.filter(|column| column.is_valid(row)) else { return false };
+        if let Some(numbers) = column.as_primitive_opt::<Int64Type>() {
+            *part = KeyValue::Int64(numbers.value(row));
+            return true;
         }
-        KeyValue::Int64(number) => column
-            .as_primitive_opt::<Int64Type>()
-            .is_some_and(|numbers| numbers.is_valid(row) && numbers.value(row) == *number),
+        let Some(texts) = column.as_string_opt::<i32>() else { return false };
+        match part {
+            KeyValue::Utf8(text) => {
+                text.clear();
+                text.push_str(texts.value(row));
+            }
+            KeyValue::Int64(_) => *part = KeyValue::Utf8(texts.value(row).to_owned()),
+        }
+        true
+    })
+}
+
+/// Reads of single entities, and the best row that each has met so far.
+struct EntitySearch<'a> {
+    reads: &'a [ReadAt],
+    ranges: Vec<ScanRange>,
+    /// An entity may be asked for at several instants.
+    reads_of: HashMap<&'a EntityKey, Vec<usize>>,
+    best: Vec<Option<BestRow>>,
+}
+
+struct BestRow {
+    order: RowOrder,
+    batch: HistoryBatch,
+    row: usize,
+}
+
+impl BestRow {
+    fn into_read(self, version: u64) -> Result<EntityRead, OfflineError> {
+        let values = self.batch.values.iter().map(|column| value_at(column.as_ref(), self.row));
+        Ok(EntityRead {
+            version,
+            order: self.order,
+            values: values.collect::<Result<_, _>>()?,
+            error: self.batch.error(self.row).map(str::to_owned),
+        })
+    }
+}
+
+impl<'a> EntitySearch<'a> {
+    fn new(keys: &'a [EntityKey], reads: &'a [ReadAt], lifetime: Lifetime) -> Self {
+        let mut reads_of: HashMap<&EntityKey, Vec<usize>> = HashMap::new();
+        for (read, key) in keys.iter().enumerate() {
+            reads_of.entry(key).or_default().push(read);
+        }
+        let ranges = reads.iter().map(|read| ScanRange::readable(lifetime, read.at_us, read.at_us)).collect();
+        Self { reads, ranges, reads_of, best: keys.iter().map(|_| None).collect() }
+    }
+
+    /// Whether a file may hold a better row for a read.
+    fn is_open(&self, read: usize, file: &DataFile) -> bool {
+        let may_beat = |best: &BestRow| file.event_time_us.is_none_or(|(_, latest)| best.order.event_time_us <= latest);
+        self.ranges[read].meets(file) && self.best[read].as_ref().is_none_or(may_beat)
+    }
+
+    /// The event times that are needed of a file; `None` if no read needs it any more.
+    fn range_in(&self, file: &DataFile) -> Option<ScanRange> {
+        let open = (0..self.reads.len()).filter(|read| self.is_open(*read, file));
+        open.map(|read| self.ranges[read]).reduce(ScanRange::with)
+    }
+
+    fn take(&mut self, batch: &HistoryBatch) {
+        for row in 0..batch.len() {
+            let Some(reads) = self.reads_of.get(&batch.key(row)) else { continue };
+            let order = batch.order(row);
+            for read in reads {
+                let range = self.ranges[*read];
+                let is_seen = range.from_us <= order.event_time_us && is_candidate(&order, self.reads[*read]);
+                if is_seen && self.best[*read].as_ref().is_none_or(|best| order > best.order) {
+                    self.best[*read] = Some(BestRow { order, batch: batch.clone(), row });
+                }
+            }
+        }
     }
 }
 

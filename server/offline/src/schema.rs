@@ -32,9 +32,8 @@ const RESERVED: [&str; 3] = [COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_EVENT_DA
 /// One stored value: a feature, or a bound input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ValueColumn {
-    /// The field's own name.
-    pub(crate) name: String,
-    /// Its column in the table. It differs from the name only for a bound input called like a key or a reserved column.
+    /// Its column in the table. It differs from the field's name only for a bound input called like a key or a reserved
+    /// column.
     pub(crate) column: String,
     pub(crate) data_type: DataType,
 }
@@ -58,11 +57,6 @@ impl TableSchema {
             values.push(value_column(view, field, &keys)?);
         }
         Ok(Self { keys, values })
-    }
-
-    /// Column names of the join keys and the stored values, without the store's own.
-    pub fn value_names(&self) -> impl Iterator<Item = &str> {
-        self.values.iter().map(|value| value.name.as_str())
     }
 
     /// As the data files hold it: keys, values, times, `_tie`, `_lane`, `_seq`, `_error`. Vectors are lists, since the
@@ -130,7 +124,7 @@ fn value_column(view: &ViewSpec, field: &Field, keys: &[(String, KeyType)]) -> R
             });
         }
     };
-    Ok(ValueColumn { name: field.name.clone(), column, data_type: field.data_type })
+    Ok(ValueColumn { column, data_type: field.data_type })
 }
 
 pub(crate) fn key_arrow_type(key_type: KeyType) -> ArrowType {

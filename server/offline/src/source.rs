@@ -9,7 +9,8 @@ use arrow_array::timezone::Tz;
 use arrow_array::types::{
     TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
-use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType as ArrowType, Field as ArrowField, Schema, SchemaRef, TimeUnit};
 use eadem_values::{DataType, ElementType};
 use futures::TryStreamExt;
@@ -213,11 +214,7 @@ pub(crate) fn to_canonical(column: &ArrayRef) -> Result<ArrayRef, String> {
             let data_type = canonical_type(item.data_type(), true)?.to_arrow();
             let list = ArrowType::List(Arc::new(ArrowField::new("item", data_type, true)));
             let list = cast(column, &list)?;
-            let list = list.as_list::<i32>();
-            if list.values().null_count() > 0 {
-                return Err("an element of a list is null; elements never are".to_owned());
-            }
-            canonical(column_with_type(list)?.as_ref())
+            canonical(&without_null_elements(list.as_list::<i32>())?)
         }
         other => {
             let data_type = canonical_type(other, false)?.to_arrow();
@@ -226,11 +223,19 @@ pub(crate) fn to_canonical(column: &ArrayRef) -> Result<ArrayRef, String> {
     }
 }
 
-fn column_with_type(list: &arrow_array::ListArray) -> Result<Box<ArrayRef>, String> {
-    let (_, offsets, values, nulls) = list.clone().into_parts();
+/// The lists with elements that cannot be null. Only the elements of these rows count: a part of a column shares those of
+/// the whole.
+fn without_null_elements(lists: &arrow_array::ListArray) -> Result<ArrayRef, String> {
+    let (_, offsets, values, nulls) = lists.clone().into_parts();
+    let (first, last) = (offsets[0], offsets[offsets.len() - 1]);
+    let values = values.slice(first as usize, (last - first) as usize);
+    if values.null_count() > 0 {
+        return Err("an element of a list is null; elements never are".to_owned());
+    }
+    let offsets = OffsetBuffer::new(offsets.iter().map(|offset| offset - first).collect());
     let item = Arc::new(ArrowField::new("item", values.data_type().clone(), false));
-    let list = arrow_array::ListArray::try_new(item, offsets, values, nulls).map_err(|error| error.to_string())?;
-    Ok(Box::new(Arc::new(list)))
+    let lists = arrow_array::ListArray::try_new(item, offsets, values, nulls).map_err(|error| error.to_string())?;
+    Ok(Arc::new(lists))
 }
 
 /// Timestamps of any unit as UTC microseconds; nanoseconds are floored, also before 1970.
@@ -241,7 +246,7 @@ fn to_utc_micros(column: &ArrayRef, unit: TimeUnit) -> Result<ArrayRef, String> 
             .enumerate()
             .map(|(row, value)| match value.checked_mul(factor) {
                 Some(micros) => Ok(micros),
-                None if valid(row) => Err(format!("row {row} of the batch: the time is beyond 64-bit microseconds")),
+                None if valid(row) => Err(format!("{value} {unit:?}s is beyond 64-bit microseconds")),
                 None => Ok(0),
             })
             .collect::<Result<Vec<i64>, String>>()
@@ -373,8 +378,6 @@ pub(crate) struct SourceReader {
 struct Computed {
     name: String,
     expression: Expression,
-    /// The statement of the definition that makes it, for messages.
-    statement: String,
 }
 
 /// Rows of one file that passed `where`, in canonical form.
@@ -384,6 +387,55 @@ pub(crate) struct SourceRows {
     pub(crate) columns: Vec<ArrayRef>,
     /// Row numbers in the file, before `where`.
     pub(crate) sequence: Int64Array,
+    /// Rows with a value that could not be computed or converted, by their numbers. The value is null.
+    pub(crate) faults: Faults,
+}
+
+/// What is wrong with single rows, by their numbers in the file.
+pub(crate) type Faults = BTreeMap<i64, Fault>;
+
+/// A value that could not be had of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// For counting: without the value.
+    pub(crate) kind: String,
+    /// For people: with it.
+    pub(crate) reason: String,
+}
+
+/// A column made row by row where it cannot be made at once: `part` gives it for a range of rows, as (start, length). One
+/// bad value must not stop all others; its row gets a null and a fault.
+fn column_with_faults(
+    data_type: &ArrowType,
+    sequence: &Int64Array,
+    kind: &str,
+    faults: &mut Faults,
+    part: &dyn Fn(usize, usize) -> Result<ArrayRef, String>,
+) -> Result<ArrayRef, OfflineError> {
+    let mut parts: Vec<ArrayRef> = Vec::new();
+    let mut open = vec![(0, sequence.len())];
+    while let Some((start, length)) = open.pop() {
+        match part(start, length) {
+            Ok(column) => parts.push(column),
+            Err(reason) if length == 1 => {
+                let fault = || Fault { kind: kind.to_owned(), reason: format!("{kind}: {reason}") };
+                faults.entry(sequence.value(start)).or_insert_with(fault);
+                parts.push(arrow_array::new_null_array(data_type, 1));
+            }
+            Err(reason) if length == 0 => return Err(arrow_schema::ArrowError::ComputeError(reason).into()),
+            Err(_) => {
+                let half = length / 2;
+                // The first half is taken up first.
+                open.push((start + half, length - half));
+                open.push((start, half));
+            }
+        }
+    }
+    if let [whole] = parts.as_slice() {
+        return Ok(whole.clone());
+    }
+    let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
+    Ok(arrow_select::concat::concat(&parts)?)
 }
 
 impl SourceReader {
@@ -443,7 +495,7 @@ impl SourceReader {
             let is_written = written.columns.iter().any(|(computed, _)| *computed == name);
             let statement = if is_written { format!("columns.{name}") } else { format!("time_zone, column `{name}`") };
             let expression = replan(&statement, text, &read)?;
-            narrow_computed.push(Computed { name, expression, statement });
+            narrow_computed.push(Computed { name, expression });
         }
         let mut narrow_fields: Vec<ArrowField> = read.fields().iter().map(|field| field.as_ref().clone()).collect();
         if !filter_first {
@@ -498,29 +550,37 @@ impl SourceReader {
             batch.columns().to_vec(),
             &arrow_array::RecordBatchOptions::new().with_row_count(Some(count)),
         )?;
+        // Faults that leave open what `where` would have said, and the others, which count only for rows that it keeps.
+        let (mut undecided, mut faults) = (Faults::new(), Faults::new());
         if self.filter_first {
-            (batch, sequence) = self.keep(batch, sequence)?;
+            (batch, sequence) = self.keep(batch, sequence, &mut undecided)?;
         }
         let mut computed = Vec::with_capacity(self.computed.len());
-        for Computed { name, expression, statement } in &self.computed {
-            let column =
-                expression.evaluate(&batch).map_err(|reason| self.error(statement, &batch, first_row, reason))?;
+        for Computed { name, expression } in &self.computed {
+            let part = |start: usize, length: usize| expression.evaluate(&batch.slice(start, length));
+            let kind = format!("column `{name}` cannot be computed");
+            let is_filtered = self.filter.as_ref().is_some_and(|filter| filter.columns.contains(name));
+            let faults = if is_filtered { &mut undecided } else { &mut faults };
+            let column = column_with_faults(&expression.data_type, &sequence, &kind, faults, &part)?;
             computed.push((name.clone(), column));
         }
         let mut extended = self.extend(&batch, computed)?;
         if !self.filter_first {
-            (extended, sequence) = self.keep(extended, sequence)?;
+            (extended, sequence) = self.keep(extended, sequence, &mut undecided)?;
         }
+        faults.append(&mut undecided);
         let mut columns = Vec::with_capacity(self.needed.len());
         for name in &self.needed {
-            let column = extended.column_by_name(name).ok_or_else(|| {
-                self.error(&format!("column `{name}`"), &extended, first_row, "is not in the file".to_owned())
-            })?;
-            let column = to_canonical(column)
-                .map_err(|reason| self.error(&format!("column `{name}`"), &extended, first_row, reason))?;
-            columns.push(column);
+            let field = format!("column `{name}`");
+            let column =
+                extended.column_by_name(name).ok_or_else(|| self.error(&field, "is not in the file".to_owned()))?;
+            let data_type = canonical_type(column.data_type(), false).map_err(|reason| self.error(&field, reason))?;
+            let part = |start: usize, length: usize| to_canonical(&column.slice(start, length));
+            let kind = format!("{field} cannot be converted to {data_type}");
+            let column = column_with_faults(&data_type.to_arrow(), &sequence, &kind, &mut faults, &part)?;
+            columns.push(eadem_values::canonicalize(&column)?);
         }
-        Ok(SourceRows { columns, sequence })
+        Ok(SourceRows { columns, sequence, faults })
     }
 
     fn extend(&self, batch: &RecordBatch, computed: Vec<(String, ArrayRef)>) -> Result<RecordBatch, OfflineError> {
@@ -540,25 +600,31 @@ impl SourceReader {
         Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?)
     }
 
-    fn keep(&self, batch: RecordBatch, sequence: Int64Array) -> Result<(RecordBatch, Int64Array), OfflineError> {
+    /// Leaves the rows for which `where` is true, and those with a fault: what it would have said of them nobody knows.
+    fn keep(
+        &self,
+        batch: RecordBatch,
+        sequence: Int64Array,
+        faults: &mut Faults,
+    ) -> Result<(RecordBatch, Int64Array), OfflineError> {
         let Some(filter) = &self.filter else { return Ok((batch, sequence)) };
-        let first_row = sequence.values().first().copied().unwrap_or_default();
-        let mask = filter.evaluate(&batch).map_err(|reason| self.error("where", &batch, first_row, reason))?;
-        let mask: &BooleanArray = mask.as_boolean();
+        let part = |start: usize, length: usize| filter.evaluate(&batch.slice(start, length));
+        let mask = column_with_faults(&ArrowType::Boolean, &sequence, "`where` cannot be computed", faults, &part)?;
+        let mut mask = mask.as_boolean().clone();
         if mask.null_count() == 0 && mask.true_count() == mask.len() {
             return Ok((batch, sequence));
         }
-        let kept = arrow_select::filter::filter_record_batch(&batch, mask)?;
-        let sequence = arrow_select::filter::filter(&sequence, mask)?;
+        if !faults.is_empty() {
+            let is_kept =
+                |row: usize| (mask.is_valid(row) && mask.value(row)) || faults.contains_key(&sequence.value(row));
+            mask = (0..mask.len()).map(|row| Some(is_kept(row))).collect();
+        }
+        let kept = arrow_select::filter::filter_record_batch(&batch, &mask)?;
+        let sequence = arrow_select::filter::filter(&sequence, &mask)?;
         Ok((kept, sequence.as_primitive::<arrow_array::types::Int64Type>().clone()))
     }
 
-    fn error(&self, field: &str, batch: &RecordBatch, first_row: i64, reason: String) -> OfflineError {
-        let rows = format!("rows {first_row} to {}", first_row + batch.num_rows() as i64 - 1);
-        OfflineError::Source {
-            source_name: self.source_name.clone(),
-            field: field.to_owned(),
-            reason: format!("{reason} (in {rows} of the file)"),
-        }
+    fn error(&self, field: &str, reason: String) -> OfflineError {
+        OfflineError::Source { source_name: self.source_name.clone(), field: field.to_owned(), reason }
     }
 }

@@ -11,44 +11,113 @@ use arrow_csv::reader::Format;
 use arrow_schema::{DataType as ArrowType, Field, Schema};
 use bytes::Bytes;
 use eadem_values::{DataType, Digest, parse_timestamp};
-use object_store::ObjectStoreExt;
+use object_store::{ObjectStoreExt, PutPayload};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde::{Deserialize, Serialize};
 
 use crate::error::OfflineError;
-use crate::location::Location;
+use crate::location::{Location, OfflineStore};
 use crate::source::to_canonical;
 
 /// A spine in memory, in the order of its file.
 #[derive(Debug)]
 pub(crate) struct Spine {
-    /// The file's bytes, as they were.
-    pub(crate) bytes: Bytes,
-    /// Their digest.
-    pub(crate) digest: Digest,
-    /// `parquet` or `csv`.
-    pub(crate) format: &'static str,
+    /// The copy that it was read from.
+    pub(crate) kept: KeptSpine,
     pub(crate) rows: RecordBatch,
 }
 
-impl Spine {
-    /// Reads a Parquet or CSV file. `wanted` gives the types of columns that a CSV file cannot give by itself.
-    pub(crate) async fn read(location: &str, wanted: &BTreeMap<String, DataType>) -> Result<Self, OfflineError> {
-        let place = Location::parse(location)?;
-        let failed = |reason: String| OfflineError::File { file: place.url.to_string(), reason };
-        let object = place.store.get(&place.path).await.map_err(|error| failed(error.to_string()))?;
-        let bytes = object.bytes().await.map_err(|error| failed(error.to_string()))?;
-        let format = match place.path.as_ref().rsplit('.').next() {
-            Some("parquet") => "parquet",
-            Some("csv") => "csv",
-            _ => return Err(failed("a spine is a .parquet or a .csv file".to_owned())),
-        };
-        let rows = match format {
-            "parquet" => read_parquet(bytes.clone()),
-            _ => read_csv(&bytes, wanted),
+/// The copy of a spine that the offline store keeps: whatever becomes of the file, a training set can be made of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptSpine {
+    /// Digest of its bytes.
+    pub digest: Digest,
+    /// How they are read.
+    pub format: SpineFormat,
+}
+
+/// What kind of file a spine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum SpineFormat {
+    Parquet,
+    Csv,
+}
+
+impl SpineFormat {
+    fn of(place: &Location) -> Result<Self, OfflineError> {
+        match place.path.extension() {
+            Some("parquet") => Ok(Self::Parquet),
+            Some("csv") => Ok(Self::Csv),
+            _ => Err(file_failed(place, "a spine is a .parquet or a .csv file")),
         }
-        .map_err(|reason| failed(format!("cannot be read as {format}: {reason}")))?;
-        let digest = Digest::of(&bytes);
-        Ok(Self { bytes, digest, format, rows })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Parquet => "parquet",
+            Self::Csv => "csv",
+        }
+    }
+}
+
+fn file_failed(place: &Location, reason: impl std::fmt::Display) -> OfflineError {
+    OfflineError::File { file: place.url.to_string(), reason: reason.to_string() }
+}
+
+async fn read_bytes(place: &Location) -> Result<Bytes, OfflineError> {
+    let object = place.store.get(&place.path).await.map_err(|error| file_failed(place, error))?;
+    object.bytes().await.map_err(|error| file_failed(place, error))
+}
+
+impl OfflineStore {
+    /// Keeps a copy of a spine, named by its digest, in the store.
+    ///
+    /// # Errors
+    /// A file that is neither Parquet nor CSV by its name, or cannot be read; a store that cannot be written.
+    pub async fn keep_spine(&self, location: &str) -> Result<KeptSpine, OfflineError> {
+        self.copy_spine(location).await.map(|(kept, _)| kept)
+    }
+
+    async fn copy_spine(&self, location: &str) -> Result<(KeptSpine, Bytes), OfflineError> {
+        let place = Location::parse(location)?;
+        let format = SpineFormat::of(&place)?;
+        let bytes = read_bytes(&place).await?;
+        let kept = KeptSpine { digest: Digest::of(&bytes), format };
+        let copy = self.kept_spine_location(&kept)?;
+        copy.store.put(&copy.path, PutPayload::from(bytes.clone())).await?;
+        Ok((kept, bytes))
+    }
+
+    pub(crate) fn kept_spine_location(&self, kept: &KeptSpine) -> Result<Location, OfflineError> {
+        self.spine_location(&format!("{}.{}", kept.digest.hex(), kept.format.name()))
+    }
+}
+
+impl Spine {
+    /// Reads the spine that was kept, or else keeps the file at `location` first. Messages name the latter. `wanted` gives
+    /// the types of columns that a CSV file cannot give by itself.
+    pub(crate) async fn read(
+        store: &OfflineStore,
+        location: &str,
+        kept: Option<&KeptSpine>,
+        wanted: &BTreeMap<String, DataType>,
+    ) -> Result<Self, OfflineError> {
+        let failed = |reason: String| OfflineError::File { file: location.to_owned(), reason };
+        let (kept, bytes) = match kept {
+            Some(kept) => (kept.clone(), read_bytes(&store.kept_spine_location(kept)?).await?),
+            None => store.copy_spine(location).await?,
+        };
+        if Digest::of(&bytes) != kept.digest {
+            return Err(failed(format!("the copy that the store keeps is not {} any more", kept.digest)));
+        }
+        let rows = match kept.format {
+            SpineFormat::Parquet => read_parquet(bytes),
+            SpineFormat::Csv => read_csv(&bytes, wanted),
+        }
+        .map_err(|reason| failed(format!("cannot be read as {}: {reason}", kept.format.name())))?;
+        Ok(Self { kept, rows })
     }
 
     /// A column as `data_type`, one entry per row.

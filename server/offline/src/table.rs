@@ -14,6 +14,7 @@ use object_store::prefix::PrefixStore;
 use serde::{Deserialize, Serialize};
 
 use crate::error::OfflineError;
+use crate::ledger::{JobPlan, PlannedFile};
 use crate::location::{Location, OfflineStore};
 use crate::partition::event_time_range;
 use crate::quarantine;
@@ -46,6 +47,24 @@ pub struct DataFile {
     pub bytes: u64,
     /// The range that its event times lie in, ends included, in microseconds; `None` if its writer did not say.
     pub event_time_us: Option<(i64, i64)>,
+}
+
+/// Which version of a table is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReadVersion {
+    /// The one that is current when the reading begins.
+    Current,
+    /// This one.
+    At(u64),
+    /// None: there was no table, and whatever has come since is not looked at.
+    NoTable,
+}
+
+impl ReadVersion {
+    /// The version that [`ViewTable::version`] gave, for good.
+    pub fn pinned(version: Option<u64>) -> Self {
+        version.map_or(Self::NoTable, Self::At)
+    }
 }
 
 /// The Delta table of one view version.
@@ -140,14 +159,15 @@ async fn load_or_create(
     }
 }
 
-/// Commits `actions` as the one version of `job`, unless the table has it already. Gives the version.
+/// Commits `adds` as the one version of `job`, unless the table has it already. Gives the version. With a plan, the commit
+/// says which files it loads, and is refused if another job has loaded rows of theirs since the plan was made.
 async fn commit_once(
     location: &Location,
     log_store: &LogStoreRef,
     table: DeltaTable,
     job: &str,
     adds: &[serde_json::Value],
-    lanes: Option<&[CommittedLane]>,
+    plan: Option<&JobPlan>,
 ) -> Result<u64, OfflineError> {
     let fail = |error: &dyn std::fmt::Display| table_error(location, error);
     let mut table = table;
@@ -165,9 +185,10 @@ async fn commit_once(
             actions.push(Action::Add(add));
         }
         let mut metadata: HashMap<String, serde_json::Value> = HashMap::new();
-        if let Some(lanes) = lanes {
+        if let Some(plan) = plan {
+            check_still_new(plan, &read_lanes(location, log_store, base).await?)?;
             let before = latest_lanes_commit(location, log_store, base).await?;
-            metadata.insert(INFO_LANES.to_owned(), serde_json::json!(lanes));
+            metadata.insert(INFO_LANES.to_owned(), serde_json::json!(planned_lanes(plan)));
             metadata.insert(INFO_LANES_BEFORE.to_owned(), serde_json::json!(before));
         }
         let properties = CommitProperties::default()
@@ -193,6 +214,38 @@ async fn commit_once(
         }
     }
     Err(fail(&"too many other writers; try again later"))
+}
+
+fn planned_lanes(plan: &JobPlan) -> Vec<CommittedLane> {
+    let lane = |file: &PlannedFile| CommittedLane {
+        path: file.path.clone(),
+        digest: file.digest.clone(),
+        range_us: plan.range_us,
+    };
+    plan.files.iter().map(lane).collect()
+}
+
+/// Refuses a plan that has gone stale: a job that was interrupted and is resumed late would load rows a second time.
+fn check_still_new(plan: &JobPlan, lanes: &Lanes) -> Result<(), OfflineError> {
+    let meets_plan = |loaded: Option<(i64, i64)>| match (loaded, plan.range_us) {
+        (Some(loaded), Some(planned)) => loaded.0 < planned.1 && planned.0 < loaded.1,
+        _ => true,
+    };
+    let refuse = |file: &PlannedFile, what: &str| {
+        let reason = format!("{what} since this job was planned; cancel it and start a new one");
+        Err(OfflineError::File { file: file.url.clone(), reason })
+    };
+    for file in &plan.files {
+        let was_known = |lane: &&CommittedLane| lane.range_us.is_some_and(|range| file.loaded_us.contains(&range));
+        let same_bytes = lanes.values().flatten().filter(|lane| lane.digest == file.digest);
+        if same_bytes.filter(|lane| !was_known(lane)).any(|lane| meets_plan(lane.range_us)) {
+            return refuse(file, "was loaded by another job");
+        }
+        if lanes.get(&file.path).is_some_and(|lanes| lanes.iter().any(|lane| lane.digest != file.digest)) {
+            return refuse(file, "was loaded with another content by another job");
+        }
+    }
+    Ok(())
 }
 
 /// The version in which a job was committed, at or before `latest`.
@@ -244,6 +297,28 @@ async fn latest_lanes_commit(
     Ok(None)
 }
 
+/// The files whose rows are in a table, by path.
+type Lanes = BTreeMap<String, Vec<CommittedLane>>;
+
+/// What was loaded by the commits up to `latest`.
+async fn read_lanes(location: &Location, log_store: &LogStoreRef, latest: u64) -> Result<Lanes, OfflineError> {
+    let mut lanes = Lanes::new();
+    let mut next = latest_lanes_commit(location, log_store, latest).await?;
+    while let Some(version) = next {
+        let actions = read_commit(location, log_store, version).await?;
+        let Some(info) = actions.iter().map(|action| &action["commitInfo"]).find(|info| !info.is_null()) else {
+            break;
+        };
+        let committed: Vec<CommittedLane> = serde_json::from_value(info[INFO_LANES].clone())
+            .map_err(|source| OfflineError::Json { what: "the lanes of a commit", source })?;
+        for lane in committed {
+            lanes.entry(lane.path.clone()).or_default().push(lane);
+        }
+        next = info[INFO_LANES_BEFORE].as_u64();
+    }
+    Ok(lanes)
+}
+
 impl ViewTable {
     /// Where the table is.
     pub fn location(&self) -> &Location {
@@ -255,7 +330,7 @@ impl ViewTable {
     /// # Errors
     /// A log that cannot be read.
     pub async fn version(&self) -> Result<Option<u64>, OfflineError> {
-        Ok(self.load_checked().await?.and_then(|table| table.version()))
+        Ok(self.load_with_rows().await?.and_then(|table| table.version()))
     }
 
     /// The files whose rows are in the table, by path.
@@ -263,23 +338,10 @@ impl ViewTable {
     /// # Errors
     /// A log that cannot be read.
     pub async fn lanes(&self) -> Result<BTreeMap<String, Vec<CommittedLane>>, OfflineError> {
-        let mut lanes: BTreeMap<String, Vec<CommittedLane>> = BTreeMap::new();
-        let Some(table) = self.load_checked().await? else { return Ok(lanes) };
-        let Some(latest) = table.version() else { return Ok(lanes) };
-        let mut next = latest_lanes_commit(&self.location, &self.log_store, latest).await?;
-        while let Some(version) = next {
-            let actions = read_commit(&self.location, &self.log_store, version).await?;
-            let Some(info) = actions.iter().map(|action| &action["commitInfo"]).find(|info| !info.is_null()) else {
-                break;
-            };
-            let committed: Vec<CommittedLane> = serde_json::from_value(info[INFO_LANES].clone())
-                .map_err(|source| OfflineError::Json { what: "the lanes of a commit", source })?;
-            for lane in committed {
-                lanes.entry(lane.path.clone()).or_default().push(lane);
-            }
-            next = info[INFO_LANES_BEFORE].as_u64();
+        match self.version().await? {
+            Some(latest) => read_lanes(&self.location, &self.log_store, latest).await,
+            None => Ok(Lanes::new()),
         }
-        Ok(lanes)
     }
 
     pub(crate) async fn ensure(&self) -> Result<DeltaTable, OfflineError> {
@@ -296,10 +358,12 @@ impl ViewTable {
         Ok(table)
     }
 
-    async fn load_checked(&self) -> Result<Option<DeltaTable>, OfflineError> {
+    /// Loads the table for readers; `None` if no job was ever committed to it. The job that comes first makes the table in
+    /// version 0 and commits its rows in version 1: killed in between, it leaves a table that proves nothing missing.
+    async fn load_with_rows(&self) -> Result<Option<DeltaTable>, OfflineError> {
         let Some(table) = load(&self.location, &self.log_store).await? else { return Ok(None) };
         self.check(&table)?;
-        Ok(Some(table))
+        Ok(Some(table).filter(|table| table.version().is_some_and(|version| version > 0)))
     }
 
     /// A table belongs to one view version for ever.
@@ -316,10 +380,13 @@ impl ViewTable {
         }
     }
 
-    /// The table's state at `version`, or now; `None` if there is no table.
-    pub(crate) async fn state(&self, version: Option<u64>) -> Result<Option<TableState>, OfflineError> {
-        let Some(mut table) = self.load_checked().await? else { return Ok(None) };
-        if let Some(version) = version {
+    /// The table's state at a version; `None` if there is no table, or no job was committed to it by then.
+    pub(crate) async fn state(&self, version: ReadVersion) -> Result<Option<TableState>, OfflineError> {
+        if matches!(version, ReadVersion::NoTable | ReadVersion::At(0)) {
+            return Ok(None);
+        }
+        let Some(mut table) = self.load_with_rows().await? else { return Ok(None) };
+        if let ReadVersion::At(version) = version {
             table.load_version(version).await.map_err(|error| table_error(&self.location, error))?;
         }
         let snapshot = table.snapshot().map_err(|error| table_error(&self.location, error))?;
@@ -341,10 +408,10 @@ impl ViewTable {
         &self,
         job: &str,
         adds: &[serde_json::Value],
-        lanes: &[CommittedLane],
+        plan: &JobPlan,
     ) -> Result<u64, OfflineError> {
         let table = self.ensure().await?;
-        commit_once(&self.location, &self.log_store, table, job, adds, Some(lanes)).await
+        commit_once(&self.location, &self.log_store, table, job, adds, Some(plan)).await
     }
 }
 

@@ -6,9 +6,9 @@ use eadem_query::{
     project_feature, run_transform, status_dictionary,
 };
 use eadem_semantics::{Lifetime, RowOrder, Status};
-use eadem_values::{TieDigest, Value};
+use eadem_values::{Constraint, Literal, TieDigest, Value};
 
-use crate::support::{adder, int64};
+use crate::support::{adder, adder_with, int64};
 
 use Status::{Error, Expired, Missing, Null, Present};
 
@@ -129,4 +129,33 @@ fn long_columns_run_in_batches_and_keep_their_row_numbers() {
     let sums = result.columns[0].as_primitive::<Int64Type>();
     assert!((0..rows).all(|row| sums.is_null(row) == (row % 1000 == 0)));
     assert_eq!(sums.value(rows - 1), rows as i64 - 1 + 1000);
+}
+
+/// Row numbers of errors count in the columns passed, not in the batch that happened to be at work.
+#[test]
+fn an_error_in_a_later_batch_names_the_row_of_the_whole() {
+    let rows = 2 * eadem_query::BATCH_ROWS;
+    let at_fault = eadem_query::BATCH_ROWS + 7;
+    let b = int64(&vec![Some(0); rows]);
+    let with_fault = |fault: i64| -> Vec<Option<i64>> {
+        (0..rows).map(|row| Some(if row == at_fault { fault } else { 1 })).collect()
+    };
+    let broken =
+        run_transform(adder().as_ref(), ValidationPolicy::RefuseRow, rows, &[int64(&with_fault(99)), b.clone()]);
+    let Err(QueryError::Transform(failure)) = broken else { panic!("the transform should have broken off") };
+    assert_eq!(failure.row, Some(at_fault as u32));
+    assert_eq!(failure.to_string(), format!("transform adder, row {at_fault}: broke off"));
+
+    let limited = adder_with(vec![Constraint::Max(Literal::Int64(50))]);
+    let stopped =
+        run_transform(limited.as_ref(), ValidationPolicy::StopJob, rows, &[int64(&with_fault(70)), b]).unwrap_err();
+    assert!(matches!(stopped, QueryError::Stopped { row, .. } if row == at_fault), "{stopped}");
+}
+
+/// Where only some rows are computed, the others are counted too.
+#[test]
+fn an_error_on_a_computed_row_names_the_row_of_the_request() {
+    let broken = evaluate(&[(None, Missing), (Some(1), Present), (Some(90), Present)], &[Some(1), Some(1), Some(9)]);
+    let Err(QueryError::Transform(failure)) = broken else { panic!("the transform should have broken off") };
+    assert_eq!(failure.row, Some(2));
 }

@@ -7,10 +7,12 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
-use eadem_query::{HistoryColumns, PointInTimeJoin, PointInTimeJoinExec};
+use eadem_query::{HistoryColumns, HistoryRows, PointInTimeJoin, PointInTimeJoinExec, SpineIndex};
 use eadem_semantics::{KnownAtCut, Lifetime};
 use futures::TryStreamExt;
 use proptest::prelude::*;
+
+use crate::support::cases;
 
 type Key = (Option<String>, i64);
 
@@ -193,7 +195,7 @@ fn comparable(rows: Vec<Option<(i64, i64, u8, Option<i64>)>>) -> Vec<Option<(i64
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_500, ..ProptestConfig::default() })]
+    #![proptest_config(cases(1_500))]
 
     #[test]
     fn the_join_finds_what_the_oracle_finds(mut case in case()) {
@@ -239,30 +241,31 @@ fn explain_shows_the_join() {
     );
 }
 
-/// Long histories over few slots: winners are packed now and then, and what is packed is still right.
+/// Every round beats the one before it: what was beaten goes now and then, and what is left is still right.
 #[test]
 fn memory_goes_with_the_spine() {
-    let rows = 400_000_i64;
-    let history: Vec<HistoryRow> = (0..rows)
-        .map(|row| HistoryRow { key: ("a".into(), row % 50), event_us: row, known_us: row, tie: 0, value: Some(row) })
-        .collect();
-    let spine = (0..50_i64).flat_map(|key| [((Some("a".into()), key), rows / 2), ((Some("a".into()), key), rows)]);
-    let case = Case {
-        spine: spine.collect(),
-        history,
-        cut: KnownAtCut::Spine,
-        ttl_us: None,
-        partitions: 2,
-        batch_rows: 1_000,
-    };
-    let expected: Vec<Option<i64>> = case
-        .spine
-        .iter()
-        .map(|((_, number), at_us)| {
-            let last = if *at_us == rows { rows - 50 + number } else { rows / 2 - 50 + number };
-            Some(if *at_us != rows && *number == 0 { rows / 2 } else { last })
-        })
-        .collect();
-    let found: Vec<Option<i64>> = run(&case).into_iter().map(|row| row.and_then(|(.., value)| value)).collect();
-    assert_eq!(found, expected);
+    let (entities, rounds) = (2_000_i64, 100_i64);
+    let keys: [ArrayRef; 1] = [Arc::new(Int64Array::from_iter_values(0..entities))];
+    let index = SpineIndex::try_new(&keys, &vec![rounds; entities as usize]).unwrap();
+    let ties = BinaryArray::from_iter_values((0..entities).map(|_| tie(0)));
+    let schema = Arc::new(Schema::new(vec![Field::new("value", DataType::Int64, true)]));
+    let mut part = index.start(KnownAtCut::Spine, Lifetime::FOREVER);
+    for round in 0..rounds {
+        let values = Int64Array::from_iter_values((0..entities).map(|entity| round * entities + entity));
+        let history = HistoryRows {
+            keys: &keys,
+            event_times_us: &vec![round; entities as usize],
+            known_at_us: &vec![round; entities as usize],
+            ties: &ties,
+            payload: &RecordBatch::try_new(schema.clone(), vec![Arc::new(values)]).unwrap(),
+        };
+        part.absorb(&index, &history).unwrap();
+        // 200,000 rows have won at some time; winners are 2,000.
+        let bound = 2 * index.slots() + 65_536;
+        assert!(part.rows_held() <= bound, "{} rows are held after round {round}", part.rows_held());
+    }
+    let winners = index.finish(vec![part], schema).unwrap();
+    let payload = winners.payload(0..entities as usize).unwrap();
+    let values: Vec<i64> = payload.column(0).as_primitive::<Int64Type>().values().to_vec();
+    assert_eq!(values, ((rounds - 1) * entities..rounds * entities).collect::<Vec<_>>());
 }

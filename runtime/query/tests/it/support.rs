@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use arrow_array::ArrayRef;
 use eadem_query::{AppliedRows, FailedRow, RowTransform, TransformFailure};
-use eadem_values::{DataType, Description, Digest, Field, Value, array_from_values, value_at};
+use eadem_values::{Constraint, DataType, Description, Digest, Field, Value, array_from_values, value_at};
+use proptest::test_runner::{Config, RngSeed};
 
 /// `sum = a + b`, of int64. `a` may not be null, `b` may; a sum of 13 is dropped, one of 14 fails.
 #[derive(Debug)]
@@ -14,13 +15,20 @@ pub struct Adder {
 }
 
 pub fn adder() -> Arc<Adder> {
+    adder_with(vec![])
+}
+
+/// An adder whose sum has constraints.
+pub fn adder_with(constraints: Vec<Constraint>) -> Arc<Adder> {
+    let mut sum = Field::new("sum", DataType::Int64, true);
+    sum.constraints = constraints;
     let description = Description {
         name: "adder".into(),
         doc: String::new(),
         owner: String::new(),
         total: false,
         inputs: vec![Field::new("a", DataType::Int64, false), Field::new("b", DataType::Int64, true)],
-        outputs: vec![Field::new("sum", DataType::Int64, true)],
+        outputs: vec![sum],
     };
     Arc::new(Adder { description, digest: Digest::of(b"adder") })
 }
@@ -58,6 +66,13 @@ impl RowTransform for Adder {
         applied.columns.push(array_from_values(DataType::Int64, &sums).unwrap());
         Ok(applied)
     }
+}
+
+/// So many cases of a fixed seed, which `EADEM_SEED` replaces; twenty times as many with `EADEM_SOAK=1`.
+pub fn cases(cases: u32) -> Config {
+    let seed = std::env::var("EADEM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_130_101);
+    let soak = std::env::var("EADEM_SOAK").is_ok_and(|value| value == "1");
+    Config { cases: if soak { 20 * cases } else { cases }, rng_seed: RngSeed::Fixed(seed), ..Config::default() }
 }
 
 pub fn int64(values: &[Option<i64>]) -> ArrayRef {

@@ -193,7 +193,7 @@ async fn follow(context: &Context, client: &Client, job: Job) -> anyhow::Result<
     let events = client.events(&format!("/jobs/{}/events", latest.id)).await?;
     let mut events = Box::pin(events);
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
-    loop {
+    let is_interrupted = loop {
         tokio::select! {
             event = events.next() => match event {
                 Some(event) => {
@@ -203,15 +203,15 @@ async fn follow(context: &Context, client: &Client, job: Job) -> anyhow::Result<
                     let message = format!("{} rows, {:.0} rows/s{refused}  {}", at.rows, at.rows_per_s, at.message);
                     progress.update(at.done, at.total, &message);
                 }
-                None => break,
+                None => break false,
             },
-            _ = &mut interrupted => {
-                latest = client.delete(&format!("/jobs/{}", latest.id)).await?;
-                break;
-            }
+            _ = &mut interrupted => break true,
         }
-    }
+    };
     progress.finish();
+    if is_interrupted {
+        latest = call_off(client, &latest.id).await?;
+    }
     match latest.state {
         JobState::Succeeded => Ok(latest),
         JobState::Cancelled => bail!(
@@ -228,6 +228,16 @@ async fn follow(context: &Context, client: &Client, job: Job) -> anyhow::Result<
     }
 }
 
+/// Calls a job off and waits until it has ended, or for another Ctrl-C.
+async fn call_off(client: &Client, id: &str) -> anyhow::Result<Job> {
+    eprintln!("calling job {id} off; Ctrl-C again does not wait until it has ended");
+    let path = format!("/jobs/{id}");
+    tokio::select! {
+        ended = client.delete(&path) => ended,
+        _ = tokio::signal::ctrl_c() => bail!("job {id} may still be at work; `eadem jobs show {id}` says what came of it"),
+    }
+}
+
 fn jobs_table(jobs: &Json) -> String {
     let cell = |job: &Json, name: &str| job[name].as_str().unwrap_or("-").to_owned();
     let row = |job: &Json| ["id", "kind", "state", "created_at", "finished_at"].map(|name| cell(job, name)).to_vec();
@@ -237,6 +247,9 @@ fn jobs_table(jobs: &Json) -> String {
 
 fn job_text(job: &Job) -> String {
     let mut text = format!("{} {}: {}\n", job.kind.name(), job.id, format!("{:?}", job.state).to_lowercase());
+    if job.state == JobState::Running && !job.progress.message.is_empty() {
+        text.push_str(&format!("  {}\n", job.progress.message));
+    }
     if let Some(error) = &job.error {
         text.push_str(&format!("  {error}\n"));
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use eadem_offline::{
     BackfillReport, ChunkOutcome, JobLedger, JobPlan, LedgerError, MemoryLedger, OfflineError, OfflineStore, Progress,
-    ViewSpec, run_backfill,
+    ScanRange, ViewSpec, run_backfill,
 };
 use eadem_query::{RowTransform, ValidationPolicy};
 use eadem_values::{Constraint, DataType, Field, Literal, Value};
@@ -269,13 +269,170 @@ async fn jobs_that_commit_at_once_both_arrive() {
     assert_eq!(stored_rows(&store, &x).await.len(), 30 - 3 + 40 - 4);
 }
 
+fn log_of(folder: &Path) -> Vec<serde_json::Value> {
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder.join("_delta_log")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "json"));
+    files.sort();
+    let texts = files.iter().map(|file| std::fs::read_to_string(file).unwrap());
+    texts.flat_map(|text| text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<_>>()).collect()
+}
+
+/// Jobs that all find no table and make it: it is made once, and every job arrives in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn jobs_that_come_first_at_once_make_one_table() {
+    const JOBS: usize = 8;
+    for round in 0..4 {
+        let folder = tempfile::tempdir().unwrap();
+        let store = OfflineStore::open(folder.path().join("out").to_str().unwrap()).unwrap();
+        let mut jobs = tokio::task::JoinSet::new();
+        for job in 0..JOBS {
+            // Some rows of each are refused, so that the quarantine table is raced for too.
+            let input = folder.path().join(format!("in-{job}"));
+            write_parquet(&input.join(format!("{job}.parquet")), &many(11, 100 * job), 20);
+            let view = view("payments", source("payments", &input), double_amount());
+            jobs.spawn(run_backfill(backfill(&format!("job-{job}"), &view, &store, Arc::new(MemoryLedger::default()))));
+        }
+        let mut versions: Vec<u64> =
+            jobs.join_all().await.into_iter().map(|report| report.unwrap().version.unwrap()).collect();
+        versions.sort_unstable();
+        assert_eq!(versions, (1..=JOBS as u64).collect::<Vec<_>>(), "round {round}");
+        for table in ["views/payments/v1", "quarantine/payments/v1"] {
+            let log = log_of(&folder.path().join("out").join(table));
+            let count = |kind: &str| log.iter().filter(|action| !action[kind].is_null()).count();
+            assert_eq!((count("metaData"), count("txn")), (1, JOBS), "round {round}, {table}");
+        }
+    }
+}
+
+/// Two definitions race for the place of one view version: it belongs to the first, the other is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_definitions_that_race_for_one_table_have_one_owner() {
+    for round in 0..8 {
+        let folder = tempfile::tempdir().unwrap();
+        let input = folder.path().join("in");
+        write_parquet(&input.join("a.parquet"), &many(11, 0), 20);
+        let store = OfflineStore::open(folder.path().join("out").to_str().unwrap()).unwrap();
+        let mut jobs = tokio::task::JoinSet::new();
+        for digest in ["one", "other"] {
+            let mut view = view("payments", source("payments", &input), double_amount());
+            view.digest = digest.to_owned();
+            jobs.spawn(run_backfill(backfill(digest, &view, &store, Arc::new(MemoryLedger::default()))));
+        }
+        let (stored, refused): (Vec<_>, Vec<_>) = jobs.join_all().await.into_iter().partition(Result::is_ok);
+        assert_eq!((stored.len(), refused.len()), (1, 1), "round {round}: {stored:?} {refused:?}");
+        let error = refused[0].as_ref().unwrap_err().to_string();
+        assert!(error.contains("versions never change"), "{error}");
+        let log = log_of(&folder.path().join("out/views/payments/v1"));
+        assert_eq!(log.iter().filter(|action| !action["metaData"].is_null()).count(), 1);
+    }
+}
+
+/// A job that dies with its plan made, or with its chunks done, is resumed after another has loaded the same files.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_that_others_have_overtaken_is_refused_and_loads_nothing_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("in");
+    write_parquet(&input.join("a.parquet"), &many(90, 0), 10);
+    let view = view("payments", source("payments", &input), double_amount());
+    let (march, june) = (at("2023-03-01T00:00:00Z"), at("2023-06-01T00:00:00Z"));
+    let (planned, chunks_done) = (2, 6);
+    for (case, died_after, first_range, other_range, is_refused) in [
+        ("all, planned", planned, None, None, true),
+        ("all, done", chunks_done, None, None, true),
+        ("all after a part", chunks_done, None, Some((march, june)), true),
+        ("a part after all", chunks_done, Some((march, june)), None, true),
+        ("parts that meet", chunks_done, Some((march, june)), Some((june - 1, i64::MAX)), true),
+        ("parts that do not", chunks_done, Some((march, june)), Some((june, i64::MAX)), false),
+    ] {
+        let store = OfflineStore::open(folder.path().join(case).to_str().unwrap()).unwrap();
+        let ledger = Arc::new(MemoryLedger::default());
+        let job = |name: &str, range_us: Option<(i64, i64)>, ledger: Arc<dyn JobLedger>| {
+            let mut job = backfill(name, &view, &store, ledger);
+            job.options.range_us = range_us;
+            job
+        };
+        let dying = DyingLedger { inner: ledger.clone(), calls_left: AtomicI64::new(died_after) };
+        run_backfill(job("first", first_range, Arc::new(dying))).await.unwrap_err();
+        assert!(ledger.plan("first").await.unwrap().is_some(), "{case}: it should have died with a plan");
+        run_backfill(job("other", other_range, Arc::new(MemoryLedger::default()))).await.unwrap();
+        let before = stored_rows(&store, &view).await;
+        let resumed = run_backfill(job("first", first_range, ledger)).await;
+        if is_refused {
+            let error = resumed.unwrap_err().to_string();
+            assert!(
+                error.contains("a.parquet") && error.contains("by another job since this job was planned"),
+                "{error}"
+            );
+            assert_eq!(stored_rows(&store, &view).await, before, "{case}");
+        } else {
+            assert_eq!(resumed.unwrap().version, Some(2), "{case}");
+            let rows = stored_rows(&store, &view).await;
+            let mut places: Vec<i64> = rows.iter().map(|row| row.sequence).collect();
+            places.dedup();
+            assert_eq!(places.len(), rows.len(), "{case}: a row is there twice");
+            assert!(rows.len() > before.len(), "{case}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_whose_file_was_loaded_with_another_content_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("in");
+    write_parquet(&input.join("a.parquet"), &many(30, 0), 10);
+    let view = view("payments", source("payments", &input), double_amount());
+    let store = OfflineStore::open(folder.path().join("out").to_str().unwrap()).unwrap();
+    let ledger = Arc::new(MemoryLedger::default());
+    // It dies when its one chunk is done: from then on the file is not read any more.
+    let dying = DyingLedger { inner: ledger.clone(), calls_left: AtomicI64::new(6) };
+    run_backfill(backfill("first", &view, &store, Arc::new(dying))).await.unwrap_err();
+    assert_eq!(ledger.outcomes("first").await.unwrap().len(), 1);
+    write_parquet(&input.join("a.parquet"), &many(31, 0), 10);
+    run_backfill(backfill("other", &view, &store, Arc::new(MemoryLedger::default()))).await.unwrap();
+    let before = stored_rows(&store, &view).await;
+    let error = run_backfill(backfill("first", &view, &store, ledger)).await.unwrap_err().to_string();
+    assert!(error.contains("a.parquet") && error.contains("another content"), "{error}");
+    assert_eq!(stored_rows(&store, &view).await, before);
+}
+
+/// Each of several jobs over one file reports the rows that it was asked for, and no others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_outside_the_range_are_counted_apart_and_not_quarantined() {
+    let folder = tempfile::tempdir().unwrap();
+    write_parquet(&folder.path().join("in/p.parquet"), &three_days(), 3);
+    let store = OfflineStore::open(folder.path().join("out").to_str().unwrap()).unwrap();
+    let view = view("payments", source("payments", &folder.path().join("in")), double_amount());
+    let mut job = backfill("first-day", &view, &store, Arc::new(MemoryLedger::default()));
+    job.options.range_us = Some((at("2023-05-01T00:00:00Z"), at("2023-05-02T00:00:00Z")));
+    let report = run_backfill(job).await.unwrap();
+    assert_eq!((report.rows_stored, report.rows_out_of_range, report.rows_left_out), (1, 5, 0));
+    let reasons: Vec<&str> = report.refused.keys().map(String::as_str).collect();
+    assert_eq!(reasons, ["event time is null", "event time outside 1900 to 2200"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_was_called_off_reads_no_file_to_plan() {
+    let folder = tempfile::tempdir().unwrap();
+    write_parquet(&folder.path().join("in/p.parquet"), &three_days(), 3);
+    let store = OfflineStore::open(folder.path().join("out").to_str().unwrap()).unwrap();
+    let view = view("payments", source("payments", &folder.path().join("in")), double_amount());
+    let ledger = Arc::new(MemoryLedger::default());
+    let job = backfill("job", &view, &store, ledger.clone());
+    job.cancel.cancel();
+    job.cancel.cancelled().await;
+    let error = run_backfill(job).await.unwrap_err();
+    assert!(matches!(error, OfflineError::Cancelled), "{error}");
+    assert_eq!(ledger.plan("job").await.unwrap(), None);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_a_clean_error_at_every_write() {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("in");
     write_parquet(&input.join("a.parquet"), &many(60, 0), 10);
     let view = view("payments", source("payments", &input), double_amount());
-    let mut writes = 0;
+    let (mut writes, mut tables_without_rows) = (0, 0);
     loop {
         let root = folder.path().join(format!("out-{writes}"));
         let disk = Arc::new(FullDisk { inner: LocalFileSystem::new(), writes_left: AtomicI64::new(writes) });
@@ -289,6 +446,15 @@ async fn a_full_disk_is_a_clean_error_at_every_write() {
             assert_eq!(stored_rows(&store, &view).await.len(), 54);
             break;
         };
+        // Made, and not yet filled: for readers there is no table, because it would say that every row is missing.
+        let log = root.join("views/payments/v1/_delta_log");
+        let is_log = |version: &str| log.join(format!("{version:0>20}.json")).exists();
+        if is_log("0") && !is_log("1") {
+            tables_without_rows += 1;
+            let table = store.table(&view).unwrap();
+            assert_eq!(table.version().await.unwrap(), None);
+            assert!(table.scan(ScanRange::ALL).await.unwrap().is_none());
+        }
         assert!(error.to_string().contains("No space left"), "{error}");
         let visible = stored_rows(&store, &view).await.len();
         // The table may have been committed and the quarantine not yet; rows come all or none.
@@ -300,6 +466,7 @@ async fn a_full_disk_is_a_clean_error_at_every_write() {
         assert!(writes < 200, "never enough room");
     }
     assert!(writes > 5, "only {writes} writes were tried");
+    assert_eq!(tables_without_rows, 1, "no write failed between a table and its rows");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int8Type;
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow_schema::DataType as ArrowType;
 use eadem_offline::{
     DatasetFeature, DatasetSpec, KnownAt, MemoryLedger, OfflineStore, OnDemandBinding, OnDemandView, Placement,
-    SpineColumns, StoredView, ViewOfService, ViewSpec, create_dataset, rebuild_dataset, run_backfill,
+    ReadVersion, SpineColumns, StoredView, ViewOfService, ViewSpec, create_dataset, rebuild_dataset, run_backfill,
 };
 use eadem_query::{RowTransform, ValidationPolicy};
 use eadem_semantics::{KnownAtCut, Lifetime, ReadAt};
-use eadem_values::{DataType, ElementType, EntityKey, Field, KeyValue, Value, value_at};
+use eadem_values::{DataType, Digest, ElementType, EntityKey, Field, KeyValue, Value, value_at};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -124,6 +125,7 @@ fn dataset(spine: &Path, views: Vec<ViewOfService>, features: &[(&str, usize, &s
         service: "service@1".into(),
         service_digest: "digest of the service".into(),
         spine: spine.to_str().unwrap().into(),
+        kept_spine: None,
         columns: SpineColumns { timestamp: "seen_at".into(), renamed: BTreeMap::new() },
         views,
         features: features
@@ -143,7 +145,11 @@ fn dataset(spine: &Path, views: Vec<ViewOfService>, features: &[(&str, usize, &s
 }
 
 fn stored(view: &ViewSpec, key: &str) -> ViewOfService {
-    ViewOfService::Stored(Box::new(StoredView { view: view.clone(), keys: vec![key.into()], version: None }))
+    ViewOfService::Stored(Box::new(StoredView {
+        view: view.clone(),
+        keys: vec![key.into()],
+        version: ReadVersion::Current,
+    }))
 }
 
 fn read_back(path: &Path) -> RecordBatch {
@@ -177,13 +183,15 @@ async fn loaded(folder: &Path, mut view: ViewSpec, batch: &RecordBatch) -> (Offl
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_training_set_is_what_the_oracle_finds() {
-    let seed: u64 = std::env::var("EADEM_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_130_101);
-    println!("EADEM_TEST_SEED={seed}");
+    let seed: u64 = std::env::var("EADEM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_130_101);
+    println!("EADEM_SEED={seed}");
+    let soak = std::env::var("EADEM_SOAK").is_ok_and(|value| value == "1");
     let mut random = StdRng::seed_from_u64(seed);
     let ttls = [None, Some(5 * SECOND_US), Some(1)];
+    let ttls = ttls.into_iter().cycle().take(if soak { 20 * ttls.len() } else { ttls.len() });
     let start = at("2023-01-01T00:00:00Z");
     let cuts = [KnownAtCut::Spine, KnownAtCut::None, KnownAtCut::Fixed(start + 20 * SECOND_US)];
-    for (round, ttl_us) in ttls.into_iter().enumerate() {
+    for (round, ttl_us) in ttls.enumerate() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let mut plain = view("plain", source("h", folder), doubler());
@@ -214,6 +222,7 @@ async fn a_training_set_is_what_the_oracle_finds() {
             assert!(report.plans[0].contains("PointInTimeJoinExec"), "{}", report.plans[0]);
             let set = read_back(&out);
             assert_eq!(set.num_rows(), spine.num_rows());
+            let (mut keys, mut reads, mut winners) = (Vec::new(), Vec::new(), Vec::new());
             for row in 0..set.num_rows() {
                 assert_eq!(value(&set, "label", row), Value::Int64(row as i64), "the spine's order is kept");
                 let (Value::Utf8(card), Value::Timestamp(at_us)) =
@@ -232,15 +241,23 @@ async fn a_training_set_is_what_the_oracle_finds() {
                     assert_eq!(status(&set, &on_read, row), expected_status, "on read: {at_row}");
                 }
                 if cut == KnownAtCut::Spine {
-                    let key = EntityKey(vec![KeyValue::Utf8(card)]);
-                    let read = ReadAt::as_known_then(at_us);
-                    let found =
-                        store.table(&plain).unwrap().read_entity(&key, read, plain.lifetime, None).await.unwrap();
-                    let (_, served_status) = oracle_value(winner, 0, at_us, ttl_us);
-                    match found {
-                        Some(found) => assert_eq!(Some(found.order), winner.map(|row| row.order)),
-                        None => assert_eq!(served_status, "missing", "row {row}: a readable row was not found"),
+                    keys.push(EntityKey(vec![KeyValue::Utf8(card)]));
+                    reads.push(ReadAt::as_known_then(at_us));
+                    winners.push((winner, oracle_value(winner, 0, at_us, ttl_us).1));
+                }
+            }
+            // Requests look into the same table, for many entities at once.
+            let table = store.table(&plain).unwrap();
+            let found = table.read_entities(&keys, &reads, plain.lifetime).await.unwrap();
+            assert_eq!(found.len(), winners.len());
+            for (read, (found, (winner, served_status))) in found.iter().zip(&winners).enumerate() {
+                match found {
+                    Some(found) => {
+                        let winner = winner.unwrap_or_else(|| panic!("read {read}: {found:?} is no candidate"));
+                        assert_eq!((found.order, &found.error), (winner.order, &winner.error), "read {read}");
+                        assert!(found.values.iter().zip(&winner.values).all(|(a, b)| a.bits_eq(b)), "read {read}");
                     }
+                    None => assert_eq!(*served_status, "missing", "read {read}: a readable row was not found"),
                 }
             }
         }
@@ -407,9 +424,21 @@ async fn a_recipe_makes_the_same_bytes_again_or_says_why_not() {
     assert_eq!(again.content_digest, report.content_digest);
     assert_eq!(std::fs::read(&first).unwrap(), std::fs::read(&second).unwrap());
 
+    assert_eq!(again.notes, Vec::<String>::new());
+
+    // Another engine is welcome if it gives the same content, and that decides.
     let other_engine = DatasetSpec { engine_fingerprint: "another".into(), ..spec.clone() };
-    let error = rebuild_dataset(&store, &recipe, &other_engine, second.to_str().unwrap()).await.unwrap_err();
+    let again = rebuild_dataset(&store, &recipe, &other_engine, second.to_str().unwrap()).await.unwrap();
+    assert_eq!(again.content_digest, report.content_digest);
+    assert!(again.notes[0].contains("made by engine native, this is another"), "{:?}", again.notes);
+    std::fs::remove_file(&second).unwrap();
+    let mut wrong = recipe.clone();
+    wrong.content_digest = Digest::of(b"something else");
+    let error = rebuild_dataset(&store, &wrong, &other_engine, second.to_str().unwrap()).await.unwrap_err();
     assert!(error.to_string().contains("use that build"), "{error}");
+    assert!(!second.exists(), "a dataset of another content has been written");
+    let kept = std::fs::read_dir(folder.path().join("out/recipes")).unwrap().count();
+    assert_eq!(kept, 1, "rebuilding has left another recipe");
 
     let table = folder.path().join("out/views/plain/v1").join(&recipe.views[0].files[0].path);
     let mut bytes = std::fs::read(&table).unwrap();
@@ -421,6 +450,137 @@ async fn a_recipe_makes_the_same_bytes_again_or_says_why_not() {
     std::fs::remove_file(&table).unwrap();
     let error = rebuild_dataset(&store, &recipe, &spec, second.to_str().unwrap()).await.unwrap_err();
     assert!(error.to_string().contains("is gone"), "{error}");
+}
+
+/// One more row of card 0, which beats the others.
+async fn load_later(folder: &Path, store: &OfflineStore, view: &ViewSpec) {
+    let start = at("2023-01-01T00:00:05Z");
+    let later = RecordBatch::try_from_iter_with_nullable([
+        ("card", keys(&[0]), true),
+        ("at", times(&[start]), true),
+        ("known", times(&[start]), true),
+        ("value", Arc::new(Float64Array::from(vec![Some(99.0)])) as ArrayRef, true),
+    ])
+    .unwrap();
+    write_parquet(&folder.join("in-plain/later.parquet"), &later, 10);
+    run_backfill(backfill("later", view, store, Arc::new(MemoryLedger::default()))).await.unwrap();
+}
+
+fn plain_of(spec: &DatasetSpec) -> ViewSpec {
+    let ViewOfService::Stored(plain) = &spec.views[0] else { panic!("the first view is stored") };
+    plain.view.clone()
+}
+
+fn pinned_at(spec: &DatasetSpec, version: ReadVersion) -> DatasetSpec {
+    let mut spec = spec.clone();
+    for view in &mut spec.views {
+        if let ViewOfService::Stored(stored) = view {
+            stored.version = version;
+        }
+    }
+    spec
+}
+
+/// A job that is resumed finds new rows and another spine: it makes what it would have made then, once or twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pinned_inputs_give_the_same_bytes_whatever_has_come_since() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, spec) = roles_example(folder.path()).await;
+    let plain = plain_of(&spec);
+    let commit = store.table(&plain).unwrap().version().await.unwrap();
+    let kept = store.keep_spine(&spec.spine).await.unwrap();
+    let (first, second) = (folder.path().join("first.parquet"), folder.path().join("second.parquet"));
+    create_dataset(&store, &spec, first.to_str().unwrap()).await.unwrap();
+
+    load_later(folder.path(), &store, &plain).await;
+    std::fs::write(&spec.spine, "not a spine any more").unwrap();
+    let pinned = DatasetSpec { kept_spine: Some(kept), ..pinned_at(&spec, ReadVersion::pinned(commit)) };
+    for _ in 0..2 {
+        create_dataset(&store, &pinned, second.to_str().unwrap()).await.unwrap();
+        assert_eq!(std::fs::read(&first).unwrap(), std::fs::read(&second).unwrap());
+    }
+    let now = DatasetSpec { kept_spine: pinned.kept_spine.clone(), ..spec.clone() };
+    create_dataset(&store, &now, second.to_str().unwrap()).await.unwrap();
+    assert_ne!(std::fs::read(&first).unwrap(), std::fs::read(&second).unwrap(), "the later row should win now");
+}
+
+/// That nothing was loaded is as much a fact as what was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dataset_of_no_table_is_made_again_of_no_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, spec) = roles_example(folder.path()).await;
+    let empty = OfflineStore::open(folder.path().join("empty").to_str().unwrap()).unwrap();
+    let (first, second) = (folder.path().join("first.parquet"), folder.path().join("second.parquet"));
+    let report = create_dataset(&empty, &spec, first.to_str().unwrap()).await.unwrap();
+    assert_eq!(report.statuses["payer_doubled"], BTreeMap::from([("missing".to_owned(), 8)]));
+    assert_eq!(report.recipe.views[0].table_version, None);
+
+    let plain = plain_of(&spec);
+    run_backfill(backfill("late", &plain, &empty, Arc::new(MemoryLedger::default()))).await.unwrap();
+    let again = rebuild_dataset(&empty, &report.recipe, &spec, second.to_str().unwrap()).await.unwrap();
+    assert_eq!(again.content_digest, report.content_digest);
+    assert_eq!(std::fs::read(&first).unwrap(), std::fs::read(&second).unwrap());
+    let with_rows = create_dataset(&empty, &spec, second.to_str().unwrap()).await.unwrap();
+    assert_eq!(
+        with_rows.content_digest,
+        create_dataset(&store, &spec, second.to_str().unwrap()).await.unwrap().content_digest
+    );
+    assert_ne!(with_rows.content_digest, report.content_digest);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dataset_never_takes_the_place_of_what_it_is_made_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, spec) = roles_example(folder.path()).await;
+    let before = std::fs::read(&spec.spine).unwrap();
+    let text = |relative: &str| folder.path().join(relative).to_str().unwrap().to_owned();
+    let mut refused = vec![
+        (spec.spine.clone(), "is the spine"),
+        (text("in-plain/../spine.parquet"), "is the spine"),
+        (text("in-plain/h.parquet"), "what source `h` reads"),
+        (text("in-plain/new.parquet"), "what source `h` reads"),
+        (text("out/set.parquet"), "in the offline store"),
+        ("memory:///set.parquet".to_owned(), "the memory of this process"),
+    ];
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(folder.path().join("in-plain"), folder.path().join("link")).unwrap();
+        refused.push((text("link/new.parquet"), "what source `h` reads"));
+    }
+    for (out, why) in refused {
+        let error = create_dataset(&store, &spec, &out).await.unwrap_err().to_string();
+        assert!(error.contains(why), "{out}: {error}");
+    }
+    assert_eq!(std::fs::read(&spec.spine).unwrap(), before);
+    assert!(!folder.path().join("in-plain/new.parquet").exists());
+    // A name that only begins like a source's folder is another place.
+    create_dataset(&store, &spec, &text("in-plain.parquet")).await.unwrap();
+}
+
+/// The digest is kept in registries and recipes: it follows from names, types and values alone, for ever. How a column of
+/// the spine is laid out is not its content.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_content_digest_is_of_the_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, mut spec) = roles_example(folder.path()).await;
+    let out = folder.path().join("set.parquet");
+    let digest = async |spec: &DatasetSpec| {
+        create_dataset(&store, spec, out.to_str().unwrap()).await.unwrap().content_digest.to_string()
+    };
+    let golden = "sha256:248f4504e5475a8a31c78a01baae855b2192fcdf9357c274d6cf63b8d26662ea";
+    assert_eq!(digest(&spec).await, golden);
+    let spine = read_back(Path::new(&spec.spine));
+    for layout in [ArrowType::LargeUtf8, ArrowType::Dictionary(Box::new(ArrowType::Int32), Box::new(ArrowType::Utf8))] {
+        let columns = spine.schema().fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
+        let columns = columns.iter().zip(spine.columns()).map(|(name, column)| match name.as_str() {
+            "payer" => (name, arrow_cast::cast(column, &layout).unwrap(), true),
+            _ => (name, column.clone(), true),
+        });
+        let path = folder.path().join("other.parquet");
+        write_parquet(&path, &RecordBatch::try_from_iter_with_nullable(columns).unwrap(), 50);
+        spec.spine = path.to_str().unwrap().to_owned();
+        assert_eq!(digest(&spec).await, golden, "{layout}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -465,6 +625,9 @@ async fn a_spine_that_does_not_fit_is_refused_by_name() {
     let mut wrong = spec.clone();
     wrong.columns.renamed.insert("to".into(), "more".into());
     assert_eq!(error_of(&wrong).await, "the spine's column `more`: is Int64, expected utf8");
+    let mut wrong = spec.clone();
+    wrong.columns.renamed.insert("form".into(), "payer".into());
+    assert_eq!(error_of(&wrong).await, "`form` is no key or request field of service@1; those are extra, payer, to");
     let mut wrong = spec.clone();
     wrong.features[1].name = "payer".into();
     assert!(error_of(&wrong).await.contains("column `payer` would occur twice"));

@@ -5,3 +5,4 @@ mod backfill;
 mod dataset;
 mod sources;
 mod support;
+mod tables;

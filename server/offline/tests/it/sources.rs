@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use arrow_array::types::Int64Type;
 use arrow_array::{
-    ArrayRef, Date32Array, Decimal128Array, Float32Array, Int32Array, RecordBatch, StringArray,
-    TimestampMillisecondArray, TimestampNanosecondArray, UInt64Array,
+    ArrayRef, Date32Array, Decimal128Array, Float32Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray,
+    TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray, UInt64Array,
 };
-use eadem_offline::{KnownAt, MemoryLedger, OfflineStore, inspect, run_backfill};
+use eadem_offline::{KnownAt, MemoryLedger, OfflineStore, SourceSpec, inspect, run_backfill};
 use eadem_query::RowTransform;
-use eadem_values::{DataType, Field, Value};
+use eadem_values::{DataType, ElementType, Field, Value};
 
 use crate::backfill::payments;
 use crate::support::{NativeTransform, Outcome, at, backfill, double_amount, source, stored_rows, view, write_parquet};
@@ -226,9 +227,13 @@ async fn a_binding_of_the_wrong_type_is_refused_before_a_row_is_read() {
     let mut view = view("payments", source("payments", &folder.path().join("in")), double_amount());
     view.bindings[0] = eadem_offline::Binding::Column("note".into());
     let error = run_backfill(backfill("job", &view, &store, Arc::new(MemoryLedger::default()))).await.unwrap_err();
+    let file = url::Url::from_file_path(folder.path().join("in/p.parquet")).unwrap();
     assert_eq!(
         error.to_string(),
-        "view `payments@1`, bind.amount: column `note` is utf8, expected float64; cast it in the source's `columns`"
+        format!(
+            "view `payments@1`, bind.amount: column `note` is utf8, expected float64; cast it in the source's `columns` \
+             (in {file})"
+        )
     );
 }
 
@@ -310,4 +315,104 @@ async fn local_times_of_real_flights_become_instants() {
     let of = |name: &str| columns.iter().find(|column| column.name == name).unwrap().data_type;
     assert_eq!(of("departed_at"), Some(DataType::Timestamp));
     assert_eq!(of("left_at_hour"), Some(DataType::Int64));
+}
+
+/// One bad value is one refused row, whatever made it bad and wherever it stands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_cannot_be_had_refuses_its_row_and_no_other() {
+    let rows: Vec<(Option<&str>, &str, Option<f64>, Option<&str>)> =
+        [Some("12"), Some("twelve"), None, Some("0"), Some("-3"), Some("9999999999999999999"), Some("7")]
+            .into_iter()
+            .map(|note| (Some("a"), "2023-05-01T10:00:00Z", Some(1.0), note))
+            .collect();
+    let (seconds, lists): (ArrayRef, ArrayRef) = (
+        Arc::new(TimestampSecondArray::from(vec![1, 1, 1, 1, i64::MAX, 1, 1]).with_timezone("UTC")),
+        Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>([
+            Some(vec![Some(1)]),
+            Some(vec![Some(1)]),
+            Some(vec![]),
+            None,
+            Some(vec![Some(1)]),
+            Some(vec![Some(1)]),
+            Some(vec![Some(1), None]),
+        ])),
+    );
+    let plain = payments(&rows);
+    let schema = plain.schema();
+    let columns = schema.fields().iter().map(|field| field.name().clone()).zip(plain.columns().to_vec());
+    let columns = columns.chain([("seconds".to_owned(), seconds), ("lists".to_owned(), lists)]);
+    let batch = RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap();
+    let transform = NativeTransform::new(
+        "echo",
+        true,
+        vec![
+            Field::new("number", DataType::Int64, true),
+            Field::new("seconds", DataType::Timestamp, true),
+            Field::new("lists", DataType::List(ElementType::Int64), true),
+        ],
+        vec![Field::new("number_out", DataType::Int64, true)],
+        |input| Outcome::Row(vec![input[0].clone()]),
+    );
+    for (name, filter) in [("all", None), ("some", Some("number is null or number <> 0"))] {
+        let folder = tempfile::tempdir().unwrap();
+        write_parquet(&folder.path().join("in/p.parquet"), &batch, 10);
+        let store = OfflineStore::open(folder.path().join("out").to_str().unwrap()).unwrap();
+        let mut spec = source("payments", &folder.path().join("in"));
+        spec.columns = vec![("number".into(), "cast(note as bigint)".into())];
+        spec.filter = filter.map(str::to_owned);
+        let view = view(name, spec, transform.clone());
+        let report = run_backfill(backfill("job", &view, &store, Arc::new(MemoryLedger::default()))).await.unwrap();
+        let stored = stored_rows(&store, &view).await;
+        let seen: Vec<(i64, &Value)> = stored.iter().map(|row| (row.sequence, &row.values[0])).collect();
+        let zero = (3, &Value::Int64(0));
+        let kept = [(0, &Value::Int64(12)), (2, &Value::Null)];
+        let expected: Vec<_> = kept.into_iter().chain(filter.is_none().then_some(zero)).collect();
+        assert_eq!(seen, expected);
+        let refused: Vec<(&str, u64)> = report.refused.iter().map(|(kind, rows)| (kind.as_str(), *rows)).collect();
+        assert_eq!(
+            refused,
+            [
+                ("column `lists` cannot be converted to list(int64)", 1),
+                ("column `number` cannot be computed", 2),
+                ("column `seconds` cannot be converted to timestamp", 1),
+            ]
+        );
+        assert_eq!(report.rows_left_out, u64::from(filter.is_some()));
+    }
+}
+
+/// Which half of a batch an expression meets first must not decide whether its row is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_division_by_zero_that_is_ruled_out_refuses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("card", Arc::new(StringArray::from(vec!["a", "b", "c", "d"]))),
+        ("amount", Arc::new(Int64Array::from(vec![4, 0, 2, 0]))),
+    ];
+    write_parquet(&folder.path().join("in/p.parquet"), &RecordBatch::try_from_iter(columns).unwrap(), 10);
+    let store = OfflineStore::open(folder.path().join("out").to_str().unwrap()).unwrap();
+    let mut spec = source("payments", &folder.path().join("in"));
+    spec.event_time = eadem_offline::EventTime::Literal(at("2000-01-01T00:00:00Z"));
+    spec.columns = vec![
+        ("guarded".into(), "case when amount = 0 then -1 else 8 / amount end".into()),
+        ("plain".into(), "8 / amount".into()),
+    ];
+    let transform = |name: &'static str| {
+        let input = Field::new(name, DataType::Int64, true);
+        let output = Field::new("out", DataType::Int64, true);
+        NativeTransform::new(name, true, vec![input], vec![output], |input| Outcome::Row(input.to_vec()))
+    };
+    let run = async |name: &str, input: &'static str, filter: Option<&str>| {
+        let spec = SourceSpec { filter: filter.map(str::to_owned), ..spec.clone() };
+        let view = view(name, spec, transform(input));
+        run_backfill(backfill("job", &view, &store, Arc::new(MemoryLedger::default()))).await.unwrap()
+    };
+    assert_eq!(run("guarded", "guarded", None).await.rows_refused(), 0);
+    let plain = run("plain", "plain", None).await;
+    assert_eq!((plain.rows_stored, plain.refused["column `plain` cannot be computed"]), (2, 2));
+    // A value of a row that is left out is nobody's concern; one that `where` itself asks for leaves open what it says.
+    let filtered = run("filtered", "plain", Some("guarded > 0")).await;
+    assert_eq!((filtered.rows_stored, filtered.rows_left_out, filtered.rows_refused()), (2, 2, 0));
+    let asked = run("asked", "guarded", Some("plain > 2")).await;
+    assert_eq!((asked.rows_stored, asked.rows_left_out, asked.rows_refused()), (1, 1, 2));
 }

@@ -197,7 +197,7 @@ pub fn rows_of(batch: &HistoryBatch) -> Vec<Row> {
 
 /// All rows of the view's table, by lane and sequence; none if there is no table.
 pub async fn stored_rows(store: &OfflineStore, view: &ViewSpec) -> Vec<Row> {
-    let Some((_, batches)) = store.table(view).unwrap().scan(None, ScanRange::ALL).await.unwrap() else {
+    let Some((_, batches)) = store.table(view).unwrap().scan(ScanRange::ALL).await.unwrap() else {
         return Vec::new();
     };
     let batches: Vec<HistoryBatch> = batches.try_collect().await.unwrap();
