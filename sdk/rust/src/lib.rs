@@ -71,6 +71,8 @@ mod builders;
 mod collections;
 mod describe;
 mod run;
+#[cfg(any(target_arch = "wasm32", test))]
+mod size_classes;
 mod time;
 mod views;
 
