@@ -7,9 +7,9 @@ use arrow_array::{
     ArrayRef, Date32Array, Decimal128Array, Float32Array, Int32Array, RecordBatch, TimestampMillisecondArray,
     TimestampNanosecondArray, UInt64Array,
 };
-use eadem_offline::{KnownAt, MemoryLedger, OfflineStore, inspect, run_backfill};
+use eadem_offline::{KnownAt, MemoryLedger, OfflineStore, input_column, inspect, run_backfill};
 use eadem_query::RowTransform;
-use eadem_values::{DataType, Field, Value};
+use eadem_values::{DataType, Field, Value, value_at};
 
 use crate::backfill::payments;
 use crate::support::{NativeTransform, Outcome, at, backfill, double_amount, source, stored_rows, view, write_parquet};
@@ -74,6 +74,29 @@ async fn inspect_gives_each_column_its_type_or_says_what_to_do() {
     assert!(hint("price").contains("no decimal"), "{}", hint("price"));
     assert!(hint("naive").contains("at time zone"), "{}", hint("naive"));
     assert!(hint("day").contains("to_timestamp"), "{}", hint("day"));
+}
+
+#[test]
+fn a_column_becomes_an_input_as_in_a_backfill_or_not_at_all() {
+    let rows = odd_types();
+    let converted = |name: &str, wanted| input_column(rows.column_by_name(name).unwrap(), wanted);
+    let value = |name: &str, wanted| value_at(converted(name, wanted).unwrap().as_ref(), 0).unwrap();
+    assert!(value("small", DataType::Int64).bits_eq(&Value::Int64(7)));
+    assert!(value("single", DataType::Float32).bits_eq(&Value::Float32(0.1)));
+    // Floored, also before 1970.
+    assert!(value("nanos", DataType::Timestamp).bits_eq(&Value::Timestamp(-1)));
+    assert!(value("millis", DataType::Timestamp).bits_eq(&Value::Timestamp(1_500_000)));
+
+    let refused = |name: &str, wanted, hint: &str| {
+        let error = converted(name, wanted).unwrap_err().to_string();
+        assert!(error.contains(hint) && error.contains(&wanted.to_string()), "{name}: {error}");
+    };
+    refused("unsigned", DataType::Int64, "cast(… as bigint)");
+    refused("single", DataType::Float64, "it is float32");
+    refused("small", DataType::Float64, "it is int64");
+    refused("price", DataType::Float64, "no decimal");
+    refused("day", DataType::Timestamp, "to_timestamp");
+    refused("naive", DataType::Timestamp, "at time zone");
 }
 
 async fn error_of(folder: &Path, columns: &[(&str, &str)], filter: Option<&str>) -> String {
