@@ -54,6 +54,26 @@ fn test_shows_every_fate_of_the_rows_in_a_file_and_what_they_cost() {
 }
 
 #[test]
+fn rows_that_end_their_call_are_shown_with_what_the_engine_saw() {
+    let project = Project::new();
+    // One panics, one asks for all memory, one declines the whole batch.
+    project.write("rows.jsonl", "{\"x\": 1}\n{\"x\": 6660002}\n{\"x\": 6660004}\n{\"x\": 6660006}\n{\"x\": 2}\n");
+    let report = project.json(&["test", &path_of("poison_row"), "--rows", "rows.jsonl"]);
+    let failures = report["failures"].as_array().unwrap();
+    let member = |name: &str| -> Vec<String> {
+        failures.iter().map(|failure| failure[name].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(member("at"), ["rows.jsonl:2", "rows.jsonl:3", "rows.jsonl:4"]);
+    assert_eq!(member("kind"), ["trap", "limit", "declined"]);
+    let messages = member("message");
+    assert!(messages[0].contains("poisoned by 6660002"), "{messages:?}");
+    assert!(messages[1].contains("memory_bytes_max"), "{messages:?}");
+    assert!(messages[2].contains("no answer for this batch"), "{messages:?}");
+    // A call with one of them has no cost; the two others are measured.
+    assert_eq!(report["measured"]["rows"], 2, "{report}");
+}
+
+#[test]
 fn the_cost_is_that_of_the_rows_given() {
     let project = Project::new();
     let row = |label: &str| format!("{}\n", json!({ "x": 1, "label": label }));
