@@ -59,7 +59,7 @@ has_wasm_linker() {
   host=$(rustc -vV | sed -n 's/^host: //p')
   sysroot=$(rustc --print sysroot)
   [[ -x $sysroot/lib/rustlib/$host/bin/rust-lld ]] || has rust-lld || has wasm-ld ||
-    compgen -c | grep -q '^wasm-ld-[0-9]'
+    [[ -n $(compgen -c wasm-ld-) ]]
 }
 has_guest_toolchain() {
   if [[ -n ${EADEM_GUEST_RUSTC:-} ]]; then

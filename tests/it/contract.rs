@@ -60,3 +60,18 @@ fn no_version_is_recorded_twice_and_no_contract_has_two_versions() {
         }
     }
 }
+
+/// The SDK carries its bindings ready-made; they name the contract that they were made from.
+#[test]
+fn the_sdks_bindings_are_those_of_the_contract() {
+    let mut files: Vec<_> = fs::read_dir(root().join("wit")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let contract: Vec<u8> = files.iter().flat_map(|path| fs::read(path).unwrap()).collect();
+    let digest = hex::encode(Sha256::digest(contract));
+    let bindings = fs::read_to_string(root().join("sdk/rust/src/bindings.rs")).unwrap();
+    let first_line = bindings.lines().next().unwrap();
+    assert!(
+        first_line.contains(&format!("(sha256:{digest})")),
+        "wit/ has changed since sdk/rust/src/bindings.rs was made: run scripts/bindings.sh"
+    );
+}

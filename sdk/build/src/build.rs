@@ -16,7 +16,8 @@ pub struct BuildOptions {
     /// The guest's stack in bytes, a multiple of 16. More costs memory in every instance; a function that
     /// overflows it traps.
     pub stack_bytes: u32,
-    /// Where cargo keeps intermediate files; default: `eadem-guest` in the workspace's target folder.
+    /// Where cargo keeps intermediate files; default: `eadem-guest` in the workspace's target folder, and in a folder of
+    /// its own below that where several workspaces share one target folder.
     pub target_dir: Option<PathBuf>,
     /// Where the component is written; default: `components` in the workspace's target folder.
     pub out_dir: Option<PathBuf>,
@@ -47,8 +48,6 @@ pub struct BuiltComponent {
     pub path: PathBuf,
     /// What is in the file.
     pub bytes: Vec<u8>,
-    /// Size of the core module inside.
-    pub core_bytes: usize,
     /// Which toolchain was taken, for people.
     pub what_it_chose: String,
     /// True if the file was there with these bytes before.
@@ -60,14 +59,18 @@ pub struct BuiltComponent {
 /// Builds the one component of a crate.
 ///
 /// # Errors
-/// [`BuildError`]: no toolchain, no crate, compile errors, or a module that is no transform.
+/// [`BuildError`]: no toolchain, no crate, compile errors, a module that is no transform, or more than one component.
 pub fn build_component(crate_dir: &Path, options: &BuildOptions) -> Result<BuiltComponent, BuildError> {
     let mut built = build_components(&[crate_dir], options)?;
-    // A crate whose library is a component has that first; others have examples only.
-    if built.is_empty() {
-        return Err(BuildError::NoCdylib { package: crate_dir.display().to_string() });
+    let crate_dir = || crate_dir.display().to_string();
+    match (built.pop(), built.is_empty()) {
+        (Some(only), true) => Ok(only),
+        (None, _) => Err(BuildError::NoCdylib { package: crate_dir() }),
+        (Some(last), false) => {
+            let components = built.into_iter().chain([last]).map(|component| component.path).collect();
+            Err(BuildError::SeveralComponents { package: crate_dir(), components })
+        }
     }
-    Ok(built.swap_remove(0))
 }
 
 /// Builds the components of several crates: of each its library and its examples of type `cdylib`, libraries first.
@@ -76,7 +79,7 @@ pub fn build_component(crate_dir: &Path, options: &BuildOptions) -> Result<Built
 /// # Errors
 /// As [`build_component`]; the first failure ends the build.
 pub fn build_components(crate_dirs: &[&Path], options: &BuildOptions) -> Result<Vec<BuiltComponent>, BuildError> {
-    let toolchain = GuestToolchain::find()?;
+    let toolchain = GuestToolchain::find(options.show_progress)?;
     let mut built = Vec::new();
     for (metadata, members) in by_workspace(&toolchain, crate_dirs, options)? {
         let packages = packages_of(&metadata, &members)?;
@@ -84,7 +87,7 @@ pub fn build_components(crate_dirs: &[&Path], options: &BuildOptions) -> Result<
             toolchain: &toolchain,
             packages: &packages,
             flags: flags(&toolchain, &metadata, options),
-            target_dir: options.target_dir.clone().unwrap_or_else(|| metadata.target_directory.join("eadem-guest")),
+            target_dir: options.target_dir.clone().unwrap_or_else(|| metadata.guest_target_dir()),
             extra_args: &options.cargo_args,
             show_progress: options.show_progress,
             metadata: &metadata,
@@ -120,7 +123,6 @@ pub fn build_from_text(text_path: &Path, out_dir: &Path) -> Result<BuiltComponen
     Ok(BuiltComponent {
         name: name.to_owned(),
         path,
-        core_bytes: bytes.len(),
         bytes,
         what_it_chose: "assembled from text".to_owned(),
         unchanged,
@@ -194,7 +196,6 @@ fn write_component(
         name: module.name.clone(),
         path,
         bytes,
-        core_bytes: core.len(),
         what_it_chose: toolchain.to_string(),
         unchanged,
         foreign_imports,

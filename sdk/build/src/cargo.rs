@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use crate::{BuildError, GuestToolchain, TARGET};
 
@@ -130,6 +131,17 @@ impl Metadata {
         self.packages.iter().find(|package| package.folder().canonicalize().is_ok_and(|folder| folder == wanted))
     }
 
+    /// Where intermediate files go. A target folder that several workspaces share may see two crates of one name, of which
+    /// each would overwrite the other's module: there, each workspace has a folder of its own.
+    pub(crate) fn guest_target_dir(&self) -> PathBuf {
+        let guests = self.target_directory.join("eadem-guest");
+        if self.target_directory.starts_with(&self.workspace_root) {
+            return guests;
+        }
+        let digest = hex::encode(Sha256::digest(self.workspace_root.as_os_str().as_encoded_bytes()));
+        guests.join(digest.get(..16).unwrap_or(&digest))
+    }
+
     /// Compiler flags that replace every folder of this machine by a name, so that the same sources make the same
     /// bytes wherever they lie.
     pub(crate) fn path_remaps(&self) -> Vec<String> {
@@ -213,4 +225,24 @@ fn core_module(message: Message) -> Option<CoreModule> {
         path,
         is_example: target.is_example(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workspace(root: &str, target: &str) -> Metadata {
+        Metadata { packages: Vec::new(), workspace_root: root.into(), target_directory: target.into() }
+    }
+
+    #[test]
+    fn workspaces_that_share_a_target_folder_keep_their_modules_apart() {
+        let own = workspace("/a", "/a/target").guest_target_dir();
+        assert_eq!(own, Path::new("/a/target/eadem-guest"));
+
+        let [one, other] = ["/a", "/b"].map(|root| workspace(root, "/shared").guest_target_dir());
+        assert!(one.starts_with("/shared/eadem-guest") && other.starts_with("/shared/eadem-guest"));
+        assert_ne!(one, other);
+        assert_eq!(one, workspace("/a", "/shared").guest_target_dir());
+    }
 }

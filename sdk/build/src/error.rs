@@ -25,10 +25,23 @@ pub enum BuildError {
         package: String,
     },
 
+    /// One component was asked for, and the crate makes a family of them.
+    #[error(
+        "{package} makes {} components; name one of their files: {}",
+        components.len(),
+        components.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    )]
+    SeveralComponents {
+        /// The crate's folder as given.
+        package: String,
+        /// Where each component was written.
+        components: Vec<PathBuf>,
+    },
+
     /// The compiler refused the crate.
-    #[error("the crate does not compile for {target}:\n{diagnostics}", target = crate::TARGET)]
+    #[error("the crate does not compile for {target}{}", said(.diagnostics), target = crate::TARGET)]
     Compile {
-        /// What cargo and the compiler printed.
+        /// What cargo and the compiler printed; empty where it went to standard error as progress.
         diagnostics: String,
     },
 
@@ -50,6 +63,15 @@ pub enum BuildError {
         reason: String,
     },
 
+    /// A folder does not hold the SDK.
+    #[error("{} is not the SDK for Rust: {reason}; it is `sdk/rust` of an eadem checkout", path.display())]
+    NoSdk {
+        /// The folder as given.
+        path: PathBuf,
+        /// What is missing.
+        reason: String,
+    },
+
     /// A file or process could not be used.
     #[error("{doing}: {source}")]
     Io {
@@ -58,6 +80,14 @@ pub enum BuildError {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+fn said(diagnostics: &str) -> String {
+    if diagnostics.is_empty() {
+        "; the compiler's messages stand above".to_owned()
+    } else {
+        format!(":\n{diagnostics}")
+    }
 }
 
 impl BuildError {

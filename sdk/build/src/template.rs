@@ -20,8 +20,17 @@ const KEYWORDS: [&str; 52] = [
     "true", "try", "type", "typeof", "unsafe", "unsized", "use", "virtual", "where", "while", "yield",
 ];
 
-/// Names that the template or the language's own crates use already.
-const TAKEN: [&str; 7] = ["std", "core", "alloc", "proc_macro", "eadem", "eadem_sdk", "tests"];
+/// Names that the template, the SDK's prelude or the language's own crates use already.
+const TAKEN: [&str; 8] = ["std", "core", "alloc", "proc_macro", "eadem", "eadem_sdk", "tests", "math"];
+
+/// Types of the language: one of the function's name would hide them.
+const TYPES: [&str; 17] = [
+    "bool", "char", "str", "i8", "i16", "i32", "i64", "i128", "isize", "u8", "u16", "u32", "u64", "u128", "usize",
+    "f32", "f64",
+];
+
+/// The longest name that a store takes.
+const NAME_BYTES_MAX: usize = 63;
 
 /// Where a new crate finds the SDK.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +47,26 @@ pub enum SdkLocation {
 }
 
 impl SdkLocation {
+    /// The SDK in `sdk`, as the crate that [`new_crate`] makes in `dir` finds it: by a relative path where one checkout
+    /// holds both, so that the crate also builds in another clone, else by an absolute one.
+    ///
+    /// # Errors
+    /// [`BuildError::NoSdk`] where the folder does not hold the package `eadem-sdk`.
+    pub fn folder(sdk: &Path, dir: &Path) -> Result<Self, BuildError> {
+        let no_sdk = |reason: &str| BuildError::NoSdk { path: sdk.to_owned(), reason: reason.to_owned() };
+        let manifest = fs::read_to_string(sdk.join("Cargo.toml")).map_err(|_| no_sdk("it holds no Cargo.toml"))?;
+        if !manifest.lines().any(|line| line.replace(' ', "") == "name=\"eadem-sdk\"") {
+            return Err(no_sdk("its Cargo.toml is of another package than eadem-sdk"));
+        }
+        let sdk = sdk.canonicalize().map_err(|error| no_sdk(&error.to_string()))?;
+        let Some(dir) = resolved(dir) else { return Ok(Self::Path(sdk)) };
+        match (repository_of(&sdk), repository_of(&dir)) {
+            // The crate is a folder in `dir`.
+            (Some(one), Some(other)) if one == other => Ok(Self::Path(Path::new("..").join(relative(&dir, &sdk)))),
+            _ => Ok(Self::Path(sdk)),
+        }
+    }
+
     /// As in a dependency's braces.
     fn in_toml(&self) -> String {
         match self {
@@ -46,6 +75,26 @@ impl SdkLocation {
             Self::Git { url, rev: Some(rev) } => format!("git = {}, rev = {}", toml_string(url), toml_string(rev)),
         }
     }
+}
+
+/// The folder without links and dots, also where its last parts are not made yet.
+fn resolved(dir: &Path) -> Option<PathBuf> {
+    let absolute = std::path::absolute(dir).ok()?;
+    let existing = absolute.ancestors().find(|ancestor| ancestor.exists())?;
+    let missing = absolute.strip_prefix(existing).ok()?;
+    Some(existing.canonicalize().ok()?.join(missing))
+}
+
+/// The checkout that a folder lies in.
+fn repository_of(folder: &Path) -> Option<&Path> {
+    folder.ancestors().find(|ancestor| ancestor.join(".git").exists())
+}
+
+/// The way from one folder to another; both are resolved.
+fn relative(from: &Path, to: &Path) -> PathBuf {
+    let shared = from.ancestors().find(|ancestor| to.starts_with(ancestor)).unwrap_or(Path::new(""));
+    let up = from.strip_prefix(shared).unwrap_or(from).components().map(|_| Path::new(".."));
+    up.chain([to.strip_prefix(shared).unwrap_or(to)]).collect()
 }
 
 /// A basic string of TOML.
@@ -97,8 +146,11 @@ fn check_name(name: &str) -> Result<(), BuildError> {
     if !starts_well || !goes_on_well {
         return refuse("use lower-case letters, digits and _, starting with a letter");
     }
-    if name.len() > 64 {
-        return refuse("use at most 64 characters");
+    if name.len() > NAME_BYTES_MAX {
+        return refuse("use at most 63 characters");
+    }
+    if TYPES.contains(&name) {
+        return refuse("it is a type of the language, which a function of that name would hide");
     }
     if KEYWORDS.contains(&name) || TAKEN.contains(&name) {
         return refuse("the word means something else already");
@@ -115,11 +167,52 @@ mod tests {
     #[test]
     fn names_that_cannot_be_are_refused_before_anything_is_written() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["", "Weather", "2fast", "my-weather", "fn", "std", "../up", "wetter_ü", &"x".repeat(65)] {
+        let too_long = "x".repeat(64);
+        for name in ["", "Weather", "2fast", "my-weather", "fn", "std", "bool", "math", "../up", "wetter_ü", &too_long]
+        {
             let refused = new_crate(dir.path(), name, &SdkLocation::Path("sdk".into()));
             assert!(matches!(refused, Err(BuildError::BadName { .. })), "{name}: {refused:?}");
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_longest_name_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        new_crate(dir.path(), &"x".repeat(63), &SdkLocation::Path("sdk".into())).unwrap();
+    }
+
+    fn fake_sdk(folder: &Path, package: &str) {
+        fs::create_dir_all(folder).unwrap();
+        fs::write(folder.join("Cargo.toml"), format!("[package]\nname = \"{package}\"\n")).unwrap();
+    }
+
+    #[test]
+    fn the_sdk_of_the_same_checkout_is_found_by_a_relative_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let checkout = dir.path().canonicalize().unwrap().join("checkout");
+        fs::create_dir_all(checkout.join(".git")).unwrap();
+        let sdk = checkout.join("sdk/rust");
+        fake_sdk(&sdk, "eadem-sdk");
+
+        // The crate's own folder is one more, and neither is made yet.
+        let inside = SdkLocation::folder(&sdk, &checkout.join("my/transforms")).unwrap();
+        assert_eq!(inside, SdkLocation::Path("../../../sdk/rust".into()));
+        let crate_dir = new_crate(&checkout.join("my/transforms"), "weather", &inside).unwrap();
+        assert_eq!(crate_dir.join("../../../sdk/rust").canonicalize().unwrap(), sdk);
+
+        let outside = SdkLocation::folder(&sdk, dir.path()).unwrap();
+        assert_eq!(outside, SdkLocation::Path(sdk));
+    }
+
+    #[test]
+    fn a_folder_without_the_sdk_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fake_sdk(&dir.path().join("other"), "eadem-sdk-macros");
+        for (folder, reason) in [("nowhere", "holds no Cargo.toml"), ("other", "of another package")] {
+            let refused = SdkLocation::folder(&dir.path().join(folder), dir.path()).unwrap_err().to_string();
+            assert!(refused.contains(reason) && refused.contains("sdk/rust"), "{refused}");
+        }
     }
 
     #[test]

@@ -53,9 +53,11 @@ impl GuestToolchain {
     /// in the cache folder (`EADEM_CACHE_DIR`, else `$XDG_CACHE_HOME/eadem`, else `~/.cache/eadem`).
     /// `EADEM_GUEST_RUSTC` names the one compiler to use instead.
     ///
+    /// Building a standard library takes a minute or two; with `show_progress` a line on standard error says so.
+    ///
     /// # Errors
     /// [`BuildError::NoToolchain`] says what was tried and which commands install one.
-    pub fn find() -> Result<Self, BuildError> {
+    pub fn find(show_progress: bool) -> Result<Self, BuildError> {
         let mut rejections = Vec::new();
         let compilers: Vec<Compiler> = compiler_paths()
             .into_iter()
@@ -66,7 +68,7 @@ impl GuestToolchain {
             return Ok(compiler.with_installed_target());
         }
         for compiler in &compilers {
-            match compiler.with_built_std() {
+            match compiler.with_built_std(show_progress) {
                 Ok(toolchain) => return Ok(toolchain),
                 Err(reason) => rejections.push((compiler.rustc.clone(), reason)),
             }
@@ -159,13 +161,13 @@ impl Compiler {
         self.toolchain(linker, StdSource::Installed)
     }
 
-    fn with_built_std(&self) -> Result<GuestToolchain, String> {
+    fn with_built_std(&self, show_progress: bool) -> Result<GuestToolchain, String> {
         let sources = self.sysroot.join("lib/rustlib/src/rust");
         if !sources.join("library/std/Cargo.toml").exists() {
             return Err(format!("{TARGET} is not installed, and neither are the library sources"));
         }
         let linker = self.find_linker().ok_or("it has library sources, but no linker for WebAssembly was found")?;
-        let sysroot = self.built_std(&linker, &sources)?;
+        let sysroot = self.built_std(&linker, &sources, show_progress)?;
         Ok(self.toolchain(Some(linker), StdSource::BuiltFromSource { sysroot, sources }))
     }
 
@@ -196,7 +198,7 @@ impl Compiler {
     }
 
     /// A sysroot with the standard library for the target, built on first use and shared by all later builds.
-    fn built_std(&self, linker: &Path, sources: &Path) -> Result<PathBuf, String> {
+    fn built_std(&self, linker: &Path, sources: &Path, show_progress: bool) -> Result<PathBuf, String> {
         let mut key = Sha256::new();
         key.update(self.verbose_version.as_bytes());
         key.update(STD_CACHE_FORMAT.to_le_bytes());
@@ -205,6 +207,9 @@ impl Compiler {
         let sysroot = cache.join(format!("sysroot-{}-{}", self.release, key.get(..16).unwrap_or(&key)));
         if sysroot.join("lib").exists() {
             return Ok(sysroot);
+        }
+        if show_progress {
+            eprintln!("building the standard library for {TARGET}, once, into {}", sysroot.display());
         }
         fs::create_dir_all(&cache).map_err(|error| format!("cannot create {}: {error}", cache.display()))?;
         let scratch = tempfile::Builder::new()
@@ -292,7 +297,8 @@ fn cargo_command(cargo: &Path, rustc: &Path) -> Command {
         command.env_remove(name);
     }
     command.env("RUSTC", rustc).stdin(Stdio::null());
-    let is_system = rustc.starts_with("/usr");
+    // Not those in /usr/local, where rustup may stand.
+    let is_system = ["/usr/bin", "/usr/lib"].iter().any(|folder| rustc.starts_with(folder));
     if is_system {
         // A test runner of another toolchain points these at its own libraries and compiler.
         command.env_remove("LD_LIBRARY_PATH").env_remove("RUSTUP_TOOLCHAIN").env_remove("RUSTC_BOOTSTRAP");

@@ -8,13 +8,9 @@ use core::arch::wasm32;
 use core::cell::UnsafeCell;
 use core::ptr;
 
+use crate::size_classes::{CLASSES, GRAIN_BYTES, block_bytes, class_for, class_of_freed, is_small};
+
 const PAGE_BYTES: usize = 64 * 1024;
-/// Every block is a multiple of this long and begins at one.
-const GRAIN_BYTES: usize = 16;
-/// Up to here each size has a list of its own; beyond, each power of two.
-const SMALL_BYTES_MAX: usize = 512;
-const SMALL_CLASSES: usize = SMALL_BYTES_MAX / GRAIN_BYTES;
-const LARGE_CLASSES: usize = 32;
 /// Memory grows by a quarter, but not by more than this beyond what is needed.
 const GROWTH_BYTES_MAX: usize = 1024 * 1024;
 
@@ -23,8 +19,16 @@ struct Heap {
     next: usize,
     /// End of the memory the instance has.
     end: usize,
-    /// Freed blocks, by size class; each holds the address of the one freed before.
-    free: [usize; SMALL_CLASSES + LARGE_CLASSES],
+    /// Address of the block that was freed last, by size class; 0 for none.
+    free: [usize; CLASSES],
+}
+
+/// What stands in a freed block. The shortest block has room for it.
+struct Freed {
+    /// Address of the block of its class that was freed before; 0 for none.
+    before: usize,
+    /// Its length.
+    bytes: usize,
 }
 
 struct Allocator(UnsafeCell<Heap>);
@@ -33,33 +37,44 @@ struct Allocator(UnsafeCell<Heap>);
 unsafe impl Sync for Allocator {}
 
 #[global_allocator]
-static ALLOCATOR: Allocator =
-    Allocator(UnsafeCell::new(Heap { next: 0, end: 0, free: [0; SMALL_CLASSES + LARGE_CLASSES] }));
-
-/// The list in which a block of that size waits; every block in it has at least that size.
-#[inline(always)]
-fn class_of_freed(block_bytes: usize) -> usize {
-    if block_bytes <= SMALL_BYTES_MAX {
-        return block_bytes / GRAIN_BYTES - 1;
-    }
-    SMALL_CLASSES + block_bytes.ilog2() as usize
-}
-
-/// The list whose blocks are all long enough.
-#[inline(always)]
-fn class_for(block_bytes: usize) -> usize {
-    if block_bytes <= SMALL_BYTES_MAX {
-        return block_bytes / GRAIN_BYTES - 1;
-    }
-    SMALL_CLASSES + (block_bytes - 1).ilog2() as usize + 1
-}
-
-#[inline(always)]
-fn block_bytes(layout: Layout) -> usize {
-    layout.size().max(1).next_multiple_of(GRAIN_BYTES)
-}
+static ALLOCATOR: Allocator = Allocator(UnsafeCell::new(Heap { next: 0, end: 0, free: [0; CLASSES] }));
 
 impl Heap {
+    /// A freed block of that length or more; null if none is found without searching.
+    #[inline(always)]
+    unsafe fn reuse(&mut self, bytes: usize) -> *mut u8 {
+        if is_small(bytes) {
+            return unsafe { self.take(class_of_freed(bytes), bytes) };
+        }
+        unsafe { self.reuse_large(bytes) }
+    }
+
+    /// Lists of large blocks hold several sizes. The last block freed in this size's own list often has the very size,
+    /// as when a buffer is made and dropped in every row; those of the next list are all long enough.
+    unsafe fn reuse_large(&mut self, bytes: usize) -> *mut u8 {
+        let block = unsafe { self.take(class_of_freed(bytes), bytes) };
+        if !block.is_null() {
+            return block;
+        }
+        unsafe { self.take(class_for(bytes), bytes) }
+    }
+
+    /// The block that was freed last in this class, if it is long enough.
+    #[inline(always)]
+    unsafe fn take(&mut self, class: usize, bytes: usize) -> *mut u8 {
+        let head = &mut self.free[class];
+        if *head == 0 {
+            return ptr::null_mut();
+        }
+        let block: *mut Freed = ptr::with_exposed_provenance_mut(*head);
+        let freed = unsafe { &*block };
+        if freed.bytes < bytes {
+            return ptr::null_mut();
+        }
+        *head = freed.before;
+        block.cast()
+    }
+
     /// Cuts a block from the end of memory; null if memory cannot grow.
     #[inline(always)]
     unsafe fn cut(&mut self, bytes: usize, align: usize) -> *mut u8 {
@@ -94,18 +109,16 @@ impl Heap {
 }
 
 // SAFETY: blocks are disjoint, aligned and at least as long as asked: each is cut once from beyond `next`, and a freed
-// one is handed out again only from the list of its own size class.
+// one is handed out again only where its length, which it carries, suffices.
 unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let heap = unsafe { &mut *self.0.get() };
         let bytes = block_bytes(layout);
         if layout.align() <= GRAIN_BYTES {
-            let head = &mut heap.free[class_for(bytes)];
-            if *head != 0 {
-                let block: *mut usize = ptr::with_exposed_provenance_mut(*head);
-                *head = unsafe { *block };
-                return block.cast();
+            let block = unsafe { heap.reuse(bytes) };
+            if !block.is_null() {
+                return block;
             }
         }
         unsafe { heap.cut(bytes, layout.align()) }
@@ -121,7 +134,7 @@ unsafe impl GlobalAlloc for Allocator {
             return;
         }
         let head = &mut heap.free[class_of_freed(bytes)];
-        unsafe { *block.cast::<usize>() = *head };
+        unsafe { block.cast::<Freed>().write(Freed { before: *head, bytes }) };
         *head = begin;
     }
 

@@ -52,18 +52,11 @@
 //! **Maps**: the prelude's [`HashMap`](prelude::HashMap) and [`HashSet`](prelude::HashSet) use a fixed hasher; std's would
 //! iterate in another order in every row.
 
+// Generated: see scripts/bindings.sh.
 #[doc(hidden)]
 #[allow(missing_docs, unreachable_pub, unsafe_code, clippy::all, clippy::restriction)]
-pub mod bindings {
-    wit_bindgen::generate!({
-        path: "../../wit",
-        world: "feature-transform",
-        pub_export_macro: true,
-        export_macro_name: "export_transform",
-        default_bindings_module: "::eadem::bindings",
-        generate_all,
-    });
-}
+#[rustfmt::skip]
+pub mod bindings;
 
 #[cfg(target_arch = "wasm32")]
 mod allocator;
@@ -71,6 +64,8 @@ mod builders;
 mod collections;
 mod describe;
 mod run;
+#[cfg(any(target_arch = "wasm32", test))]
+mod size_classes;
 mod time;
 mod views;
 

@@ -38,6 +38,12 @@ pub enum OfflineError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A column that is no input of the type that is asked for.
+    #[error("{reason}")]
+    Column {
+        /// What it is, what is wanted and what to do.
+        reason: String,
+    },
     /// A source whose definition does not fit its files.
     #[error("source `{source_name}`, {field}: {reason}")]
     Source {

@@ -37,7 +37,7 @@ pub use schema::{
     COLUMN_ERROR, COLUMN_EVENT_DATE, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_LANE, COLUMN_SEQUENCE, COLUMN_TIE,
     TableSchema,
 };
-pub use source::{InspectedColumn, inspect};
+pub use source::{InspectedColumn, input_column, inspect};
 pub use spec::{Binding, EventTime, JoinKey, KnownAt, Placement, SourceSpec, ViewSpec};
 pub use spine::{KeptSpine, SpineFormat};
 pub use table::{CommittedLane, DataFile, ReadVersion, ViewTable};

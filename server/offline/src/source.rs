@@ -201,6 +201,22 @@ fn canonical_type(arrow_type: &ArrowType, naive_is_local: bool) -> Result<DataTy
     })
 }
 
+/// A column of a file as the canonical column of an input, exactly as a backfill would hand it to a transform: the
+/// conversions are those of [`inspect`], and what needs a cast there is refused here.
+///
+/// # Errors
+/// [`OfflineError::Column`] says what the column is and what to write in a source's `columns`, or which value cannot be
+/// converted.
+pub fn input_column(column: &ArrayRef, wanted: DataType) -> Result<ArrayRef, OfflineError> {
+    let refuse = |reason: String| OfflineError::Column { reason };
+    let found = canonical_type(column.data_type(), true)
+        .map_err(|hint| refuse(format!("it is {}, the input is {wanted}; {hint}", column.data_type())))?;
+    if found != wanted {
+        return Err(refuse(format!("it is {found}, the input is {wanted}; nothing is cast unless a source says so")));
+    }
+    to_canonical(column).map_err(refuse)
+}
+
 /// A column in canonical form. The type must be one that [`canonical_type`] has accepted.
 pub(crate) fn to_canonical(column: &ArrayRef) -> Result<ArrayRef, String> {
     let canonical = |column: &ArrayRef| eadem_values::canonicalize(column).map_err(|error| error.to_string());

@@ -1,5 +1,6 @@
 //! The whole system from outside: the binary, its files, its server.
 
+mod authoring;
 mod bad_input;
 mod flights;
 mod fuzz;

@@ -259,6 +259,21 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// What a component says of itself, acceptable or not: for people who look at one that is refused. Nothing is checked
+    /// but what must hold for it to run at all, and nothing is stored.
+    ///
+    /// Blocks for as long as compiling takes.
+    ///
+    /// # Errors
+    /// [`Refusal`] where it cannot be compiled, started or asked, and where its answers differ.
+    pub fn describe(&self, component: &[u8]) -> Result<Description, Refusal> {
+        inspect(component)?.check(self.config())?;
+        let compiled = self.compile_and_link(Flavour::Production, component)?;
+        described(self, &compiled.linked)
+    }
+}
+
 struct Compiled {
     code: Vec<u8>,
     linked: Linked,

@@ -48,6 +48,28 @@ fn strict_nan_can_be_forced() {
 }
 
 #[test]
+fn a_refused_component_can_still_say_what_it_is() {
+    let bytes = component("depends_on_row_order");
+    let refusal = refusal_of(&bytes);
+    assert_eq!(refusal.code(), "law_row_by_row", "{refusal}");
+    let description = shared().describe(&bytes).unwrap();
+    assert_eq!(description.outputs.len(), 1);
+
+    // One that would be accepted says the same to both.
+    let honest = component("bench_numeric");
+    let accepted = shared().accept(&honest, &UploadOptions::default()).unwrap();
+    assert_eq!(shared().describe(&honest).unwrap(), accepted.description);
+}
+
+#[test]
+fn what_cannot_run_cannot_be_asked() {
+    let endless = shared().describe(&component("endless_loop_in_describe")).unwrap_err();
+    assert_eq!(endless.code(), "describe", "{endless}");
+    let core = shared().describe(&component("core_module")).unwrap_err();
+    assert_eq!(core.code(), "core_module", "{core}");
+}
+
+#[test]
 fn a_component_of_another_world_is_told_what_is_missing() {
     let wit = "package some:thing@1.0.0; interface api { f: func(); } world w { export api; }";
     let module = r#"(module (func (export "some:thing/api@1.0.0#f")))"#;

@@ -5,14 +5,15 @@ use eadem_build::{BuildError, BuildOptions, SdkLocation, build_component, build_
 
 use crate::new_crate::{lock_as_the_examples, sdk};
 
-/// Intermediate files of all tests here lie together, so that the SDK is compiled once.
+/// Intermediate files of all tests here lie together, so that the SDK is compiled once. Tests run beside each other, so
+/// that each has a crate of another name: two of one name would overwrite each other's module.
 pub(crate) fn options() -> BuildOptions {
     let target_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest");
     BuildOptions { target_dir: Some(target_dir), ..BuildOptions::default() }
 }
 
-fn crate_with(dir: &Path, source: &str) -> PathBuf {
-    let crate_dir = new_crate(dir, "probe", &sdk()).unwrap();
+fn crate_with(dir: &Path, name: &str, source: &str) -> PathBuf {
+    let crate_dir = new_crate(dir, name, &sdk()).unwrap();
     lock_as_the_examples(&crate_dir);
     fs::write(crate_dir.join("src/lib.rs"), source).unwrap();
     crate_dir
@@ -29,7 +30,7 @@ const HONEST: &str = r#"
 fn the_same_source_makes_the_same_bytes_in_any_folder_and_names_none() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let built = [one.path(), other.path()].map(|dir| {
-        let crate_dir = crate_with(dir, HONEST);
+        let crate_dir = crate_with(dir, "same_bytes", HONEST);
         build_component(&crate_dir, &BuildOptions { out_dir: Some(dir.join("out")), ..options() }).unwrap()
     });
     assert_ne!(built[0].path, built[1].path);
@@ -47,7 +48,7 @@ fn the_same_source_makes_the_same_bytes_in_any_folder_and_names_none() {
 #[test]
 fn the_stack_is_as_large_as_asked() {
     let dir = tempfile::tempdir().unwrap();
-    let crate_dir = crate_with(dir.path(), HONEST);
+    let crate_dir = crate_with(dir.path(), "stack", HONEST);
     let small = build_component(&crate_dir, &options()).unwrap();
     let large = build_component(&crate_dir, &BuildOptions { stack_bytes: 1 << 20, ..options() }).unwrap();
     assert_eq!(initial_pages(&large.bytes) - initial_pages(&small.bytes), (1 << 20 >> 16) - 1);
@@ -66,7 +67,7 @@ fn initial_pages(component: &[u8]) -> u64 {
 #[test]
 fn a_crate_that_does_not_compile_says_what_the_compiler_said() {
     let dir = tempfile::tempdir().unwrap();
-    let crate_dir = crate_with(dir.path(), &HONEST.replace("row.x / (row.x - 1)", "row.z"));
+    let crate_dir = crate_with(dir.path(), "broken", &HONEST.replace("row.x / (row.x - 1)", "row.z"));
     let error = build_component(&crate_dir, &options()).unwrap_err();
     assert!(matches!(error, BuildError::Compile { .. }), "{error}");
     let message = error.to_string();
@@ -76,15 +77,34 @@ fn a_crate_that_does_not_compile_says_what_the_compiler_said() {
 #[test]
 fn a_crate_without_a_transform_is_told_to_mark_one() {
     let dir = tempfile::tempdir().unwrap();
-    let crate_dir = crate_with(dir.path(), "pub fn probe(x: i64) -> i64 { x }");
+    let crate_dir = crate_with(dir.path(), "unmarked", "pub fn probe(x: i64) -> i64 { x }");
     let message = build_component(&crate_dir, &options()).unwrap_err().to_string();
     assert!(message.contains("#[transform(owner ="), "{message}");
 }
 
 #[test]
+fn a_family_of_components_is_not_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let crate_dir = crate_with(dir.path(), "family", HONEST);
+    let manifest = crate_dir.join("Cargo.toml");
+    let example = "[[example]]\nname = \"cousin\"\ncrate-type = [\"cdylib\"]\n";
+    fs::write(&manifest, fs::read_to_string(&manifest).unwrap() + example).unwrap();
+    fs::create_dir(crate_dir.join("examples")).unwrap();
+    fs::write(crate_dir.join("examples/cousin.rs"), HONEST).unwrap();
+
+    let options = BuildOptions { out_dir: Some(dir.path().join("out")), ..options() };
+    let error = build_component(&crate_dir, &options).unwrap_err();
+    let message = error.to_string();
+    assert!(matches!(error, BuildError::SeveralComponents { .. }), "{message}");
+    for file in ["out/family.wasm", "out/cousin.wasm"] {
+        assert!(message.contains(file) && dir.path().join(file).is_file(), "{message}");
+    }
+}
+
+#[test]
 fn a_crate_without_a_cdylib_is_told_how_to_have_one() {
     let dir = tempfile::tempdir().unwrap();
-    let crate_dir = crate_with(dir.path(), HONEST);
+    let crate_dir = crate_with(dir.path(), "no_cdylib", HONEST);
     let manifest = crate_dir.join("Cargo.toml");
     let plain = fs::read_to_string(&manifest).unwrap().replace(r#"["cdylib", "rlib"]"#, r#"["rlib"]"#);
     fs::write(&manifest, plain).unwrap();
@@ -103,7 +123,7 @@ fn a_folder_without_a_crate_is_named() {
 #[test]
 fn an_sdk_that_is_not_there_is_an_error_of_the_crate() {
     let dir = tempfile::tempdir().unwrap();
-    let crate_dir = new_crate(dir.path(), "probe", &SdkLocation::Path("nowhere".into())).unwrap();
+    let crate_dir = new_crate(dir.path(), "no_sdk", &SdkLocation::Path("nowhere".into())).unwrap();
     let error = build_component(&crate_dir, &options()).unwrap_err();
     assert!(matches!(error, BuildError::NotACrate { .. }), "{error}");
 }
@@ -128,7 +148,7 @@ fn text_becomes_a_component_or_says_where_it_is_wrong() {
 #[test]
 fn a_compiler_that_cannot_is_named_and_ways_out_are_given() {
     let dir = tempfile::tempdir().unwrap();
-    let crate_dir = crate_with(dir.path(), HONEST);
+    let crate_dir = crate_with(dir.path(), "no_compiler", HONEST);
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_eadem-build"))
         .arg(&crate_dir)
         .env("EADEM_GUEST_RUSTC", "/nowhere/rustc")
@@ -153,7 +173,7 @@ fn a_compiler_with_sources_builds_its_library_once() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let crate_dir = crate_with(dir.path(), HONEST);
+    let crate_dir = crate_with(dir.path(), "own_std", HONEST);
     let build = || {
         std::process::Command::new(env!("CARGO_BIN_EXE_eadem-build"))
             .args(["--quiet", "--out"])
@@ -170,6 +190,6 @@ fn a_compiler_with_sources_builds_its_library_once() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert!(printed.contains("built from source") && printed.contains(expected), "{printed}");
     }
-    let bytes = fs::read(dir.path().join("out/probe.wasm")).unwrap();
+    let bytes = fs::read(dir.path().join("out/own_std.wasm")).unwrap();
     assert!(!String::from_utf8_lossy(&bytes).contains("/usr/lib/rustlib"), "the library's folder is named");
 }

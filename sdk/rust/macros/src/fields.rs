@@ -10,6 +10,7 @@ use syn::{
     RangeLimits, Result, Type, UnOp,
 };
 
+use crate::names::{fault_of_name, is_reserved_for_columns};
 use crate::types::{Kind, kind_of};
 
 /// A field of the author's struct.
@@ -32,7 +33,7 @@ pub(crate) fn input(item: &DeriveInput) -> Result<TokenStream> {
     let types: Vec<&Type> = members.iter().map(|member| &member.field_type).collect();
     let idents: Vec<&Ident> = members.iter().map(|member| &member.ident).collect();
     let names: Vec<&String> = members.iter().map(|member| &member.name).collect();
-    let locals: Vec<Ident> = (0..members.len()).map(|place| format_ident!("column_{place}")).collect();
+    let locals = locals(members.len());
     let descriptions = descriptions(&members, |field_type| quote!(<#field_type as ::eadem::InputValue<'_>>));
     let count = members.len();
 
@@ -78,7 +79,7 @@ pub(crate) fn output(item: &DeriveInput) -> Result<TokenStream> {
 
     let types: Vec<&Type> = members.iter().map(|member| &member.field_type).collect();
     let idents: Vec<&Ident> = members.iter().map(|member| &member.ident).collect();
-    let locals: Vec<Ident> = (0..members.len()).map(|place| format_ident!("column_{place}")).collect();
+    let locals = locals(members.len());
     let descriptions = descriptions(&members, |field_type| quote!(<#field_type as ::eadem::OutputValue>));
 
     Ok(quote! {
@@ -111,6 +112,11 @@ pub(crate) fn output(item: &DeriveInput) -> Result<TokenStream> {
     })
 }
 
+/// A variable for each column. Their names are the macro's own, whatever else the author's module has.
+fn locals(count: usize) -> Vec<Ident> {
+    (0..count).map(|place| format_ident!("column_{place}", span = Span::mixed_site())).collect()
+}
+
 /// One `Field` expression for each member.
 fn descriptions(members: &[Member], as_value: impl Fn(&Type) -> TokenStream) -> Vec<TokenStream> {
     let describe = |member: &Member| {
@@ -140,8 +146,8 @@ fn members(item: &DeriveInput, derived: &str) -> Result<Vec<Member>> {
         let kind = kind_of(&field.ty)?;
         let settings = Settings::read(&field.attrs, kind, &field.ty)?;
         let name = match &settings.rename {
-            Some(rename) => checked_name(rename)?,
-            None => ident.unraw().to_string(),
+            Some(rename) => checked_name(rename.value(), rename.span(), "")?,
+            None => checked_name(ident.unraw().to_string(), ident.span(), RENAME_FIELD)?,
         };
         if members.iter().any(|other| other.name == name) {
             return Err(Error::new(ident.span(), format!("two fields are named `{name}`")));
@@ -152,13 +158,17 @@ fn members(item: &DeriveInput, derived: &str) -> Result<Vec<Member>> {
     Ok(members)
 }
 
-fn checked_name(name: &LitStr) -> Result<String> {
-    let text = name.value();
-    let starts_well = text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
-    if !starts_well || !text.chars().all(|each| each.is_ascii_alphanumeric() || each == '_') {
-        return Err(Error::new(name.span(), "a name has ASCII letters, digits and _, and does not start with a digit"));
+const RENAME_FIELD: &str = "; #[field(rename = \"…\")] gives the field another name in the store";
+
+/// The name, if an upload will accept it; `way_out` ends the message otherwise.
+fn checked_name(name: String, place: Span, way_out: &str) -> Result<String> {
+    if let Some(fault) = fault_of_name(&name) {
+        return Err(Error::new(place, format!("the name of a field {fault}{way_out}")));
     }
-    Ok(text)
+    if is_reserved_for_columns(&name) {
+        return Err(Error::new(place, format!("`{name}` names a column of the store itself{way_out}")));
+    }
+    Ok(name)
 }
 
 /// The struct's lifetime, if it borrows.

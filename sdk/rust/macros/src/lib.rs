@@ -1,6 +1,7 @@
 //! The derive and attribute macros of the eadem SDK; `eadem` re-exports and documents them.
 
 mod fields;
+mod names;
 mod transform;
 mod types;
 

@@ -1,12 +1,14 @@
 //! `#[transform]`.
 
-use proc_macro2::{Group, TokenStream, TokenTree};
+use proc_macro2::{Group, Span, TokenStream, TokenTree};
 use quote::{format_ident, quote};
+use syn::ext::IdentExt;
 use syn::parse::Parser;
 use syn::spanned::Spanned;
-use syn::{Error, FnArg, GenericParam, ItemFn, LitStr, Result, ReturnType, Type};
+use syn::{Error, FnArg, GenericParam, Ident, ItemFn, LitStr, Result, ReturnType, Type};
 
 use crate::fields::doc_of;
+use crate::names::fault_of_name;
 use crate::types::{arguments_of, name_of, option_of};
 
 /// What the function can do with a row, from its return type.
@@ -30,7 +32,8 @@ pub(crate) fn expand(arguments: TokenStream, function: &ItemFn) -> Result<TokenS
     let input = without_lifetimes(quote!(#input));
     let output = returns.output;
     let output = without_lifetimes(quote!(#output));
-    let outcome = outcome(&returns, ident);
+    let [rows, inputs, row] = ["rows", "inputs", "row"].map(local);
+    let outcome = outcome(&returns, ident, &row);
     let about =
         format!("The transform `{name}`, as the store sees it: the function `{ident}`, row by row over columns.");
 
@@ -55,10 +58,10 @@ pub(crate) fn expand(arguments: TokenStream, function: &ItemFn) -> Result<TokenS
             }
 
             fn apply(
-                rows: u32,
-                inputs: &[::eadem::contract::Column],
+                #rows: u32,
+                #inputs: &[::eadem::contract::Column],
             ) -> ::core::result::Result<::eadem::contract::Output, ::std::string::String> {
-                ::eadem::apply(rows, inputs, #[inline(always)] |row| #outcome)
+                ::eadem::apply(#rows, #inputs, #[inline(always)] |#row| #outcome)
             }
         }
 
@@ -83,30 +86,36 @@ pub(crate) fn expand(arguments: TokenStream, function: &ItemFn) -> Result<TokenS
     })
 }
 
-/// An expression of type `Outcome` for one row.
-fn outcome(returns: &Returns<'_>, function: &syn::Ident) -> TokenStream {
-    let row = quote!(::eadem::Outcome::Row);
+/// A variable of the macro's own: it never hides a function of the author's that is called the same.
+fn local(name: &str) -> Ident {
+    Ident::new(name, Span::mixed_site())
+}
+
+/// An expression of type `Outcome` for the row that stands in the variable `row`.
+fn outcome(returns: &Returns<'_>, function: &Ident, row: &Ident) -> TokenStream {
+    let [result, message] = ["result", "message"].map(local);
+    let kept = quote!(::eadem::Outcome::Row);
     let drop = quote!(::eadem::Outcome::Drop);
-    let fail = quote!(::eadem::Outcome::Fail(::core::convert::Into::<::std::string::String>::into(message)));
+    let fail = quote!(::eadem::Outcome::Fail(::core::convert::Into::<::std::string::String>::into(#message)));
     match (returns.may_fail, returns.may_drop) {
-        (false, false) => quote!(#row(#function(row))),
+        (false, false) => quote!(#kept(#function(#row))),
         (false, true) => quote! {
-            match #function(row) {
-                ::core::option::Option::Some(result) => #row(result),
+            match #function(#row) {
+                ::core::option::Option::Some(#result) => #kept(#result),
                 ::core::option::Option::None => #drop,
             }
         },
         (true, false) => quote! {
-            match #function(row) {
-                ::core::result::Result::Ok(result) => #row(result),
-                ::core::result::Result::Err(message) => #fail,
+            match #function(#row) {
+                ::core::result::Result::Ok(#result) => #kept(#result),
+                ::core::result::Result::Err(#message) => #fail,
             }
         },
         (true, true) => quote! {
-            match #function(row) {
-                ::core::result::Result::Ok(::core::option::Option::Some(result)) => #row(result),
+            match #function(#row) {
+                ::core::result::Result::Ok(::core::option::Option::Some(#result)) => #kept(#result),
                 ::core::result::Result::Ok(::core::option::Option::None) => #drop,
-                ::core::result::Result::Err(message) => #fail,
+                ::core::result::Result::Err(#message) => #fail,
             }
         },
     }
@@ -140,20 +149,18 @@ impl Settings {
         if owner.value().trim().is_empty() {
             return Err(Error::new(owner.span(), missing_owner));
         }
-        if let Some(name) = &name
-            && !is_name(&name.value())
-        {
-            let message = "a transform's name has lower-case ASCII letters, digits and _, and starts with a letter";
-            return Err(Error::new(name.span(), message));
+        let (name, place, way_out) = match name {
+            Some(name) => (name.value(), name.span(), ""),
+            None => {
+                let ident = &function.sig.ident;
+                (ident.unraw().to_string(), ident.span(), "; name = \"…\" gives it another one than its function's")
+            }
+        };
+        if let Some(fault) = fault_of_name(&name) {
+            return Err(Error::new(place, format!("the name of a transform {fault}{way_out}")));
         }
-        let name = name.map_or_else(|| function.sig.ident.to_string(), |name| name.value());
         Ok(Self { name, owner: owner.value() })
     }
-}
-
-fn is_name(text: &str) -> bool {
-    text.starts_with(|first: char| first.is_ascii_lowercase())
-        && text.chars().all(|each| each.is_ascii_lowercase() || each.is_ascii_digit() || each == '_')
 }
 
 fn check_signature(function: &ItemFn) -> Result<()> {

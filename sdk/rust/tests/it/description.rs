@@ -5,7 +5,7 @@ use eadem::{Transform, describe};
 const SPEED_MAX: f64 = 1_200.0;
 
 #[derive(Input)]
-pub struct Leg<'a> {
+struct Leg<'a> {
     /// Where from.
     origin: &'a str,
     r#type: Option<String>,
@@ -16,7 +16,7 @@ pub struct Leg<'a> {
 }
 
 #[derive(Output)]
-pub struct Summary {
+struct Summary {
     /// Speed in the air,
     /// averaged over the leg.
     ///
@@ -61,6 +61,12 @@ fn summary(leg: Leg) -> Summary {
     }
 }
 
+/// Called like a word of the language.
+#[transform(owner = "ops")]
+fn r#match(leg: Leg) -> Summary {
+    summary(leg)
+}
+
 #[transform(owner = "ops")]
 fn may_drop(leg: Leg) -> Option<Summary> {
     Some(summary(leg))
@@ -100,6 +106,7 @@ fn names_owners_and_docs_come_from_the_source() {
     assert_eq!(description.inputs[0].doc, "Where from.");
     assert_eq!(output("speed").doc, "Speed in the air,\naveraged over the leg.\n\nNull on the ground.");
     assert_eq!(describe::<may_drop>().name, "may_drop");
+    assert_eq!(describe::<r#match>().name, "match");
 }
 
 #[test]

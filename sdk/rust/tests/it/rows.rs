@@ -1,5 +1,5 @@
 use eadem::Transform;
-use eadem::contract::{Column, Elements, ListValues, Values, VariableBytes};
+use eadem::contract::{Column, Elements, ListValues, Output, Values, VariableBytes};
 use eadem::prelude::*;
 
 /// Every type that owns its value; `identity_all_types` of the example transforms has those that borrow.
@@ -107,11 +107,11 @@ fn every_type_passes_through_with_the_same_bits() {
     assert!(output.dropped.is_empty() && output.errors.is_empty());
 }
 
-#[test]
-fn no_rows_give_empty_columns() {
+/// The same columns without any row.
+fn no_rows() -> Vec<Column> {
     let no_bytes = || VariableBytes { offsets: vec![0], bytes: vec![] };
     let no_list = |elements| Values::List(ListValues { offsets: vec![0], elements });
-    let inputs = [
+    let columns = [
         Values::Boolean(vec![]),
         Values::Int64(vec![]),
         Values::Float32(vec![]),
@@ -123,11 +123,19 @@ fn no_rows_give_empty_columns() {
         no_list(Elements::Int64(vec![])),
         no_list(Elements::Float64(vec![])),
         no_list(Elements::Utf8(no_bytes())),
-    ]
-    .map(|values| column(&[], values));
+    ];
+    columns.map(|values| column(&[], values)).into()
+}
+
+#[test]
+fn no_rows_give_empty_columns() {
+    let inputs = no_rows();
     let output = copy::apply(0, &inputs).unwrap();
     assert_eq!(shown(&output.columns), shown(&inputs));
 }
+
+const INPUTS: [&str; 11] =
+    ["flag", "count", "small", "wide", "text", "raw", "at", "place", "counts", "numbers", "words"];
 
 #[test]
 fn columns_that_are_not_the_declared_ones_are_refused_by_name() {
@@ -139,15 +147,26 @@ fn columns_that_are_not_the_declared_ones_are_refused_by_name() {
     inputs.pop();
     let message = copy::apply(3, &inputs).err().unwrap();
     assert!(message.contains("11 inputs") && message.contains("10"), "{message}");
+}
 
-    for (place, name) in ["flag", "count", "small", "wide", "text"].iter().enumerate() {
-        let message = copy::apply(17, &three_rows()[..]).err().unwrap();
-        assert!(message.contains("`flag`"), "another number of rows: {message}");
+#[test]
+fn a_column_with_another_number_of_rows_is_refused_by_name() {
+    for (place, name) in INPUTS.iter().enumerate() {
         let mut short = three_rows();
-        short[place].validity = vec![0xff, 0xff];
-        if let Err(message) = copy::apply(3, &short) {
-            assert!(message.contains(name), "{message}");
-        }
+        short[place] = no_rows().swap_remove(place);
+        let message = copy::apply(3, &short).err().unwrap_or_else(|| panic!("`{name}` without rows was read"));
+        assert!(message.contains(&format!("`{name}`")), "{message}");
+    }
+}
+
+#[test]
+fn a_validity_of_another_number_of_rows_is_refused_by_name() {
+    let nullable = ["count", "small", "text", "place", "numbers", "words"];
+    for (place, name) in INPUTS.iter().enumerate().filter(|(_, name)| nullable.contains(name)) {
+        let mut long = three_rows();
+        long[place].validity = vec![0xff, 0xff];
+        let message = copy::apply(3, &long).err().unwrap_or_else(|| panic!("`{name}` was read"));
+        assert!(message.contains(&format!("`{name}`")), "{message}");
     }
 }
 
@@ -203,19 +222,101 @@ fn dropped_and_failed_rows_are_listed_and_leave_zeros() {
     assert_eq!(shown(&output.columns), shown(&expected));
 }
 
+fn is_set(bits: &[u8], row: usize) -> bool {
+    bits.get(row / 8).is_none_or(|byte| byte >> (row % 8) & 1 == 1)
+}
+
+fn text_at(texts: &VariableBytes, place: usize) -> &str {
+    let bytes = &texts.bytes[texts.offsets[place] as usize..texts.offsets[place + 1] as usize];
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// What `sift` gave, row by row, read as the contract says and not by the SDK.
+fn sifted(output: &Output) -> Vec<String> {
+    let [x, label, words, even] = output.columns.as_slice() else { panic!("{} columns", output.columns.len()) };
+    let (Values::Int64(numbers), Values::Utf8(labels), Values::List(lists), Values::Boolean(evens)) =
+        (&x.values, &label.values, &words.values, &even.values)
+    else {
+        panic!("columns of other types");
+    };
+    let Elements::Utf8(elements) = &lists.elements else { panic!("a list of other elements") };
+    let in_row = |row: usize| {
+        let x = is_set(&x.validity, row).then_some(numbers[row]);
+        let words = lists.offsets[row] as usize..lists.offsets[row + 1] as usize;
+        let words: Vec<&str> = words.map(|place| text_at(elements, place)).collect();
+        format!("{x:?} {:?} {words:?} {}", text_at(labels, row), is_set(evens, row))
+    };
+    (0..numbers.len()).map(in_row).collect()
+}
+
 #[test]
 fn a_batch_is_its_rows_one_by_one_at_every_split() {
+    let run = |numbers: &[i64]| {
+        let inputs = [column(&[], Values::Int64(numbers.to_vec()))];
+        sift::apply(numbers.len() as u32, &inputs).unwrap()
+    };
+    let errors = |output: &Output, first_row: u32| -> Vec<(u32, String)> {
+        output.errors.iter().map(|error| (first_row + error.row, error.message.clone())).collect()
+    };
+    let dropped =
+        |output: &Output, first_row: u32| -> Vec<u32> { output.dropped.iter().map(|row| first_row + row).collect() };
+
     let numbers: Vec<i64> = (0..19).collect();
-    let whole = sift::apply(19, &[column(&[], Values::Int64(numbers.clone()))]).unwrap();
+    let whole = run(&numbers);
     for split in 0..=numbers.len() {
         let (left, right) = numbers.split_at(split);
-        let parts = [left, right].map(|part| {
-            let inputs = [column(&[], Values::Int64(part.to_vec()))];
-            sift::apply(part.len() as u32, &inputs).unwrap()
-        });
-        let joined: Vec<u32> =
-            parts[0].dropped.iter().copied().chain(parts[1].dropped.iter().map(|row| row + split as u32)).collect();
-        assert_eq!(joined, whole.dropped, "split at {split}");
+        let (left, right, first_right) = (run(left), run(right), split as u32);
+        assert_eq!([sifted(&left), sifted(&right)].concat(), sifted(&whole), "split at {split}");
+        assert_eq!([dropped(&left, 0), dropped(&right, first_right)].concat(), whole.dropped, "split at {split}");
+        assert_eq!([errors(&left, 0), errors(&right, first_right)].concat(), errors(&whole, 0), "split at {split}");
+    }
+}
+
+/// Functions called like variables of the macro's own code.
+mod names_of_the_macro {
+    use eadem::prelude::*;
+
+    use super::Number;
+
+    #[derive(Output)]
+    pub(super) struct Same {
+        x: i64,
+    }
+
+    #[transform(owner = "tests")]
+    pub(super) fn row(number: Number) -> Same {
+        Same { x: number.x }
+    }
+
+    #[transform(owner = "tests")]
+    pub(super) fn rows(number: Number) -> Option<Same> {
+        Some(Same { x: number.x })
+    }
+
+    #[transform(owner = "tests")]
+    pub(super) fn inputs(number: Number) -> Result<Same, String> {
+        Ok(Same { x: number.x })
+    }
+
+    #[transform(owner = "tests")]
+    pub(super) fn result(number: Number) -> Result<Option<Same>, String> {
+        Ok(Some(Same { x: number.x }))
+    }
+}
+
+#[test]
+fn a_function_may_be_called_like_anything_in_the_macros_code() {
+    use names_of_the_macro::{inputs, result, row, rows};
+
+    let numbers = || [column(&[], Values::Int64(vec![7, 8]))];
+    let outputs = [
+        row::apply(2, &numbers()),
+        rows::apply(2, &numbers()),
+        inputs::apply(2, &numbers()),
+        result::apply(2, &numbers()),
+    ];
+    for output in outputs {
+        assert_eq!(shown(&output.unwrap().columns), shown(&numbers()));
     }
 }
 

@@ -1,25 +1,25 @@
 //! `new`, `build`, `test`, `inspect`, `push`: from a function to an accepted component.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use arrow_array::ArrayRef;
+use arrow_array::{ArrayRef, BooleanArray};
 use clap::Args;
-use eadem_build::{BuildOptions, SdkLocation};
-use eadem_engine::{Accepted, CallClass, Engine, UploadOptions, generate_rows};
-use eadem_values::{
-    Constraint, Field, Literal, Value, array_from_values, canonicalize, value_at, value_from_json, value_to_json,
+use eadem_build::{BuildOptions, BuiltComponent, SdkLocation};
+use eadem_engine::{
+    Accepted, Applied, CallClass, Cost, Engine, FailureKind, Inspection, Refusal, Transform, UploadOptions,
 };
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use eadem_query::{RefusedValue, ValidationPolicy, validate_outputs};
+use eadem_values::{Constraint, Description, Digest, Field, Literal, value_at, value_to_json};
 use serde_json::{Map, Value as Json, json};
 
 use super::Context;
-use crate::client::Client;
+use super::input_rows::InputRows;
+use crate::client::{Client, Refused};
 use crate::home::engine_config;
-use crate::output::table;
+use crate::output::{Format, table};
 
 /// Make a transform crate that builds and tests at once.
 #[derive(Debug, Args)]
@@ -32,6 +32,12 @@ pub(crate) struct New {
     /// The folder that holds the SDK for Rust (`sdk/rust` of an eadem checkout).
     #[arg(long, env = "EADEM_SDK")]
     sdk: Option<PathBuf>,
+    /// A git repository that holds the SDK, instead of a folder.
+    #[arg(long, value_name = "URL")]
+    sdk_git: Option<String>,
+    /// The commit of that repository; default: the newest.
+    #[arg(long, requires = "sdk_git")]
+    rev: Option<String>,
 }
 
 /// Compile a transform crate to a component.
@@ -43,6 +49,15 @@ pub(crate) struct Build {
     /// Folder for the component; default: the crate's target folder.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Fail where the crate's Cargo.lock would change.
+    #[arg(long)]
+    locked: bool,
+    /// Use only what is on this machine already.
+    #[arg(long)]
+    offline: bool,
+    /// The component's own stack, a multiple of 16. More costs memory in every call.
+    #[arg(long, default_value_t = eadem_build::DEFAULT_STACK_BYTES)]
+    stack_bytes: u32,
 }
 
 /// Run a component in the production engine.
@@ -59,7 +74,7 @@ pub(crate) struct Test {
     /// Seed of generated rows and of the laws.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Rows to show.
+    /// Rows to show; as many failed ones, and as many that break a constraint, are shown besides.
     #[arg(long, default_value_t = 10)]
     show: usize,
 }
@@ -89,13 +104,16 @@ pub(crate) struct Uploaded {
 
 impl New {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let sdk = self.sdk.map(Ok).unwrap_or_else(find_sdk)?;
         let parent = match (self.folder, context.project()) {
             (Some(folder), _) => folder,
             (None, Ok(project)) => project.join("transforms"),
             (None, Err(_)) => PathBuf::from("."),
         };
-        let folder = eadem_build::new_crate(&parent, &self.name, &SdkLocation::Path(std::path::absolute(sdk)?))?;
+        let sdk = match self.sdk_git {
+            Some(url) => SdkLocation::Git { url, rev: self.rev },
+            None => SdkLocation::folder(&self.sdk.map(Ok).unwrap_or_else(find_sdk)?, &parent)?,
+        };
+        let folder = eadem_build::new_crate(&parent, &self.name, &sdk)?;
         context.printer.result(&json!({ "folder": folder }), |_| {
             let folder = folder.display();
             format!("made {folder}\nnext: (cd {folder} && cargo test), then eadem test {folder}")
@@ -109,46 +127,64 @@ fn find_sdk() -> anyhow::Result<PathBuf> {
     let here = std::env::current_dir()?;
     let candidates = binary.ancestors().chain(here.ancestors()).map(|folder| folder.join("sdk/rust"));
     let found = candidates.into_iter().find(|folder| folder.join("Cargo.toml").is_file());
-    found.context("the SDK was not found; --sdk (or EADEM_SDK) names `sdk/rust` of an eadem checkout")
+    found.context(
+        "the SDK was not found; --sdk (or EADEM_SDK) names `sdk/rust` of an eadem checkout, --sdk-git a repository",
+    )
 }
 
 impl Build {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let options = BuildOptions { out_dir: self.out, show_progress: true, ..BuildOptions::default() };
-        let built = eadem_build::build_component(&self.folder, &options)?;
-        for import in &built.foreign_imports {
-            context.printer.note(&format!("warning: it imports `{import}`; the engine will refuse it"));
+        let flags = [("--locked", self.locked), ("--offline", self.offline)];
+        let options = BuildOptions {
+            out_dir: self.out,
+            stack_bytes: self.stack_bytes,
+            cargo_args: flags.iter().filter(|(_, is_set)| *is_set).map(|(flag, _)| (*flag).to_owned()).collect(),
+            show_progress: true,
+            ..BuildOptions::default()
+        };
+        let built = eadem_build::build_components(&[&self.folder], &options)?;
+        for component in &built {
+            for import in &component.foreign_imports {
+                let warning = format!("warning: {} imports `{import}`; the engine will refuse it", component.name);
+                context.printer.note(&warning);
+            }
         }
-        let report = json!({
-            "name": built.name,
-            "path": built.path,
-            "bytes": built.bytes.len(),
-            "digest": eadem_values::Digest::of(&built.bytes),
-            "toolchain": built.what_it_chose,
-        });
-        context.printer.result(&report, |report| {
-            let digest = report["digest"].as_str().unwrap_or_default();
-            format!(
-                "{} ({} bytes)\n{digest}\ntoolchain: {}",
-                built.path.display(),
-                built.bytes.len(),
-                built.what_it_chose
-            )
+        let toolchain = built.first().map(|component| component.what_it_chose.clone()).unwrap_or_default();
+        let components: Vec<Json> = built.iter().map(built_json).collect();
+        context.printer.result(&json!({ "components": components, "toolchain": toolchain }), |_| {
+            let lines: Vec<String> = built.iter().map(built_text).collect();
+            format!("{}\ntoolchain: {toolchain}", lines.join("\n"))
         })
     }
 }
 
+fn built_json(component: &BuiltComponent) -> Json {
+    json!({
+        "name": component.name,
+        "path": component.path,
+        "bytes": component.bytes.len(),
+        "digest": Digest::of(&component.bytes),
+    })
+}
+
+fn built_text(component: &BuiltComponent) -> String {
+    let digest = Digest::of(&component.bytes);
+    format!("{} ({} bytes)\n{digest}", component.path.display(), component.bytes.len())
+}
+
 /// The component of a file, or of a crate's folder after building it.
-fn component_bytes(path: &Path) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn component_bytes(context: &Context, path: &Path) -> anyhow::Result<Vec<u8>> {
     if path.is_dir() {
-        return Ok(eadem_build::build_component(path, &BuildOptions::default())?.bytes);
+        let show_progress = context.printer.format == Format::Text;
+        let options = BuildOptions { show_progress, ..BuildOptions::default() };
+        return Ok(eadem_build::build_component(path, &options)?.bytes);
     }
     std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 impl Test {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let bytes = component_bytes(&self.component)?;
+        let bytes = component_bytes(context, &self.component)?;
         let scratch = tempfile::tempdir()?;
         let config = context.layered_without_project()?.config;
         let engine = Engine::new(engine_config(&config.engine, scratch.path())?)?;
@@ -156,33 +192,178 @@ impl Test {
         let accepted =
             engine.accept(&bytes, &options).with_context(|| format!("{} is refused", self.component.display()))?;
         let inputs = match &self.rows {
-            Some(path) => read_inputs(path, &accepted.description.inputs)?,
-            None => generate_rows(&accepted.description.inputs, self.generate, self.seed),
+            Some(path) => InputRows::read(path, &accepted.description.inputs)?,
+            None => InputRows::generated(&accepted.description.inputs, self.generate, self.seed),
         };
-        let rows = inputs.first().map_or(0, |column| column.len());
-        let description = accepted.description.clone();
-        let transform =
-            engine.load(accepted.digest, || Ok(bytes), description, accepted.strict_nan, Some(accepted.cost))?;
-        let applied = transform.apply(rows, &inputs, CallClass::Batch)?;
-        let shown = rows.min(self.show);
-        let row_json = |row: usize| -> anyhow::Result<Json> {
-            let outcome = match applied.rows.failed.iter().find(|failed| failed.row as usize == row) {
-                Some(failed) => json!({ "failed": failed.message }),
-                None if applied.rows.dropped.contains(&(row as u32)) => json!("dropped"),
-                None => object(&accepted.description.outputs, &applied.columns, row)?,
-            };
-            Ok(json!({ "row": row, "inputs": object(&accepted.description.inputs, &inputs, row)?, "outputs": outcome }))
-        };
-        let sample = (0..shown).map(row_json).collect::<anyhow::Result<Vec<_>>>()?;
-        let report = json!({
-            "accepted": accepted,
-            "rows": rows,
-            "dropped": applied.rows.dropped.len(),
-            "failed": applied.rows.failed.len(),
-            "sample": sample,
-        });
-        context.printer.result(&report, |_| test_text(&accepted, rows, &applied.rows, &sample))
+        let trial = Trial::run(&engine, &bytes, accepted, inputs)?;
+        let report = trial.report(self.show)?;
+        context.printer.result(&report, |report| trial.text(report))
     }
+}
+
+/// A component that was run over rows.
+struct Trial {
+    accepted: Accepted,
+    inputs: InputRows,
+    applied: Applied,
+    /// The first broken constraint of each row that has one.
+    broken: Vec<RefusedValue>,
+    /// What the rows cost, and how many of them were measured.
+    cost: Cost,
+    measured_rows: usize,
+}
+
+impl Trial {
+    fn run(engine: &Engine, component: &[u8], accepted: Accepted, inputs: InputRows) -> anyhow::Result<Self> {
+        let transform = engine.load(
+            accepted.digest,
+            || Ok(component.to_vec()),
+            accepted.description.clone(),
+            accepted.strict_nan,
+            Some(accepted.cost),
+        )?;
+        let applied = transform.apply(inputs.count, &inputs.columns, CallClass::Batch)?;
+        let broken = broken_constraints(&accepted.description, &applied)?;
+        let (cost, measured_rows) = measure(engine, component, &transform, &inputs, &applied)?;
+        Ok(Self { accepted, inputs, applied, broken, cost, measured_rows })
+    }
+
+    /// Everything that is known of the trial, with the first `shown` rows of each kind.
+    fn report(&self, shown: usize) -> anyhow::Result<Json> {
+        let rows = &self.applied.rows;
+        let sample =
+            (0..self.inputs.count.min(shown)).map(|row| self.sample(row)).collect::<anyhow::Result<Vec<_>>>()?;
+        let failures = rows.failed.iter().take(shown).map(|failed| {
+            let mut entry = self.row(failed.row as usize)?;
+            entry.insert("kind".to_owned(), failed.kind.as_str().into());
+            entry.insert("message".to_owned(), failed.message.as_str().into());
+            Ok(Json::Object(entry))
+        });
+        let breaks = self.broken.iter().take(shown).map(|value| {
+            let mut entry = self.row(value.row)?;
+            entry.insert("output".to_owned(), value.field.as_str().into());
+            entry.insert("message".to_owned(), value.reason.as_str().into());
+            Ok(Json::Object(entry))
+        });
+        Ok(json!({
+            "accepted": self.accepted,
+            "rows": self.inputs.count,
+            "dropped": rows.dropped.len(),
+            "failed": rows.failed.len(),
+            "broken": self.broken.len(),
+            "sample": sample,
+            "failures": failures.collect::<anyhow::Result<Vec<_>>>()?,
+            "breaks": breaks.collect::<anyhow::Result<Vec<_>>>()?,
+            "cost": self.cost,
+            "measured": { "rows": self.measured_rows, "from": self.inputs.origin() },
+        }))
+    }
+
+    /// What names a row: its number, its place in a file, its inputs.
+    fn row(&self, row: usize) -> anyhow::Result<Map<String, Json>> {
+        let mut entry = Map::new();
+        entry.insert("row".to_owned(), row.into());
+        if let Some(place) = self.inputs.place_of(row) {
+            entry.insert("at".to_owned(), place.into());
+        }
+        entry.insert("inputs".to_owned(), object(&self.accepted.description.inputs, &self.inputs.columns, row)?);
+        Ok(entry)
+    }
+
+    fn sample(&self, row: usize) -> anyhow::Result<Json> {
+        let rows = &self.applied.rows;
+        let outcome = match rows.failed.iter().find(|failed| failed.row as usize == row) {
+            Some(failed) => json!({ "failed": failed.message }),
+            None if rows.dropped.contains(&(row as u32)) => json!("dropped"),
+            None => object(&self.accepted.description.outputs, &self.applied.columns, row)?,
+        };
+        let mut entry = self.row(row)?;
+        entry.insert("outputs".to_owned(), outcome);
+        Ok(Json::Object(entry))
+    }
+
+    fn text(&self, report: &Json) -> String {
+        let entries = |list: &str| report[list].as_array().cloned().unwrap_or_default();
+        let word = |value: &Json| value.as_str().unwrap_or_default().to_owned();
+        let mut text = format!("{}\n", accepted_line(&self.accepted));
+        if let Some(fault) = &self.accepted.evidence.first_fault {
+            let faulty_rows = self.accepted.evidence.faulty_rows;
+            let _ = writeln!(text, "{faulty_rows} of these rows trapped or hit a limit; the first: {fault}");
+        }
+        for entry in entries("sample") {
+            let _ = writeln!(text, "row {}: {} → {}", entry["row"], entry["inputs"], entry["outputs"]);
+        }
+        for entry in entries("failures") {
+            let (kind, message) = (word(&entry["kind"]), word(&entry["message"]));
+            let _ = writeln!(text, "failed ({kind}) {}: {message}\n  inputs {}", place_text(&entry), entry["inputs"]);
+        }
+        for entry in entries("breaks") {
+            let message = word(&entry["message"]);
+            let _ = writeln!(text, "constraint {}: {message}\n  inputs {}", place_text(&entry), entry["inputs"]);
+        }
+        let rows = &self.applied.rows;
+        let _ = writeln!(
+            text,
+            "{} rows: {} dropped, {} failed, {} with a value that breaks a constraint",
+            self.inputs.count,
+            rows.dropped.len(),
+            rows.failed.len(),
+            self.broken.len()
+        );
+        text.push_str(&self.cost_text());
+        text
+    }
+
+    fn cost_text(&self) -> String {
+        let cost = &self.cost;
+        if cost.batch_rows == 0 {
+            return "cost: not measured: no row has a result, or a batch of such rows exceeds a limit".to_owned();
+        }
+        format!(
+            "cost: {:.0} fuel/row, {:.3} µs CPU/row, {:.1} µs CPU/call, {} KiB memory for {} rows\nmeasured: {} of {} rows \
+             ({}), over and over in batches",
+            cost.fuel_per_row,
+            cost.cpu_us_per_row,
+            cost.cpu_us_per_call,
+            cost.memory_bytes / 1024,
+            cost.batch_rows,
+            self.measured_rows,
+            self.inputs.count,
+            self.inputs.origin()
+        )
+    }
+}
+
+/// `rows.jsonl:7`, or the row's number where it stands in no file.
+fn place_text(entry: &Json) -> String {
+    entry["at"].as_str().map_or_else(|| format!("row {}", entry["row"]), str::to_owned)
+}
+
+/// Rows whose outputs a view would have to refuse, by its `validation`.
+fn broken_constraints(description: &Description, applied: &Applied) -> anyhow::Result<Vec<RefusedValue>> {
+    let failed = applied.rows.failed.iter().map(|failed| failed.row);
+    let without_result: HashSet<u32> = applied.rows.dropped.iter().copied().chain(failed).collect();
+    let absent = |row: usize| without_result.contains(&(row as u32));
+    let policy = ValidationPolicy::RefuseRow;
+    let (_, broken) = validate_outputs(&description.outputs, applied.columns.clone(), policy, &absent)?;
+    Ok(broken)
+}
+
+/// The cost of these rows, without those that end a whole call, and how many went into it.
+fn measure(
+    engine: &Engine,
+    component: &[u8],
+    transform: &Transform,
+    inputs: &InputRows,
+    applied: &Applied,
+) -> anyhow::Result<(Cost, usize)> {
+    let ends_call = |kind: FailureKind| kind != FailureKind::RowError;
+    let failed = applied.rows.failed.iter();
+    let faulty: HashSet<u32> = failed.filter(|failed| ends_call(failed.kind)).map(|failed| failed.row).collect();
+    let is_sound: BooleanArray = (0..inputs.count).map(|row| Some(!faulty.contains(&(row as u32)))).collect();
+    let sound = inputs.columns.iter().map(|column| arrow::compute::filter(column, &is_sound));
+    let cost = engine.measure(component, transform, &sound.collect::<Result<Vec<_>, _>>()?)?;
+    Ok((cost, is_sound.true_count().min(cost.batch_rows as usize)))
 }
 
 fn object(fields: &[Field], columns: &[ArrayRef], row: usize) -> anyhow::Result<Json> {
@@ -190,25 +371,6 @@ fn object(fields: &[Field], columns: &[ArrayRef], row: usize) -> anyhow::Result<
         Ok((field.name.clone(), value_to_json(&value_at(column.as_ref(), row)?)))
     };
     Ok(Json::Object(fields.iter().zip(columns).map(entry).collect::<anyhow::Result<Map<_, _>>>()?))
-}
-
-fn test_text(accepted: &Accepted, rows: usize, outcomes: &eadem_engine::RowOutcomes, sample: &[Json]) -> String {
-    let mut text = format!("{}\n", accepted_line(accepted));
-    for row in sample {
-        let _ = writeln!(text, "row {}: {} → {}", row["row"], row["inputs"], row["outputs"]);
-    }
-    let _ = writeln!(text, "{rows} rows: {} dropped, {} failed", outcomes.dropped.len(), outcomes.failed.len());
-    let cost = &accepted.cost;
-    let _ = write!(
-        text,
-        "cost: {:.0} fuel/row, {:.3} µs CPU/row, {:.1} µs CPU/call, {} KiB memory for {} rows",
-        cost.fuel_per_row,
-        cost.cpu_us_per_row,
-        cost.cpu_us_per_call,
-        cost.memory_bytes / 1024,
-        cost.batch_rows
-    );
-    text
 }
 
 fn accepted_line(accepted: &Accepted) -> String {
@@ -224,104 +386,94 @@ fn accepted_line(accepted: &Accepted) -> String {
     )
 }
 
-/// The declared inputs from a Parquet file or JSON lines.
-fn read_inputs(path: &Path, fields: &[Field]) -> anyhow::Result<Vec<ArrayRef>> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    if path.extension().is_some_and(|extension| extension == "parquet") {
-        return read_parquet_inputs(path, file, fields);
-    }
-    let mut values: Vec<Vec<Value>> = vec![Vec::new(); fields.len()];
-    for (number, line) in BufReader::new(file).lines().enumerate() {
-        let line = line?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let place = || format!("{}:{}", path.display(), number + 1);
-        let row: Map<String, Json> = serde_json::from_str(&line).with_context(place)?;
-        if let Some(unknown) = row.keys().find(|name| !fields.iter().any(|field| &field.name == *name)) {
-            let names = fields.iter().map(|field| field.name.as_str());
-            bail!("{}: no input `{unknown}`{}", place(), eadem_registry::definitions::did_you_mean(unknown, names));
-        }
-        for (column, field) in values.iter_mut().zip(fields) {
-            let json = row.get(&field.name).unwrap_or(&Json::Null);
-            let value = value_from_json(field.data_type, json)
-                .with_context(|| format!("{}: input `{}`", place(), field.name))?;
-            if value.is_null() && !field.accepts_null() {
-                bail!("{}: input `{}` is not nullable", place(), field.name);
-            }
-            column.push(value);
-        }
-    }
-    let column =
-        |(field, values): (&Field, &Vec<Value>)| Ok(canonicalize(&array_from_values(field.data_type, values)?)?);
-    fields.iter().zip(&values).map(column).collect()
-}
-
-fn read_parquet_inputs(path: &Path, file: File, fields: &[Field]) -> anyhow::Result<Vec<ArrayRef>> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-        .with_context(|| format!("{} is not a readable Parquet file", path.display()))?;
-    let schema = reader.schema().clone();
-    let batches = reader.build()?.collect::<Result<Vec<_>, _>>()?;
-    let rows = arrow::compute::concat_batches(&schema, &batches)?;
-    let column = |field: &Field| {
-        let column = rows
-            .column_by_name(&field.name)
-            .with_context(|| format!("{} has no column `{}`, which the transform needs", path.display(), field.name))?;
-        let column = arrow::compute::cast(column, &field.data_type.to_arrow())
-            .with_context(|| format!("{}: column `{}`", path.display(), field.name))?;
-        if column.null_count() > 0 && !field.accepts_null() {
-            bail!("{}: column `{}` has nulls, the input is not nullable", path.display(), field.name);
-        }
-        Ok(canonicalize(&column)?)
-    };
-    fields.iter().map(column).collect()
-}
-
 impl Inspect {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
         let bytes =
             std::fs::read(&self.component).with_context(|| format!("cannot read {}", self.component.display()))?;
-        let inspection = eadem_engine::inspect(&bytes)?;
         let scratch = tempfile::tempdir()?;
         let config = context.layered_without_project()?.config;
         let engine = Engine::new(engine_config(&config.engine, scratch.path())?)?;
-        let accepted = engine.accept(&bytes, &UploadOptions::default());
-        let verdict = match &accepted {
-            Ok(accepted) => accepted_line(accepted),
-            Err(refusal) => format!("refused: {refusal}"),
+        let examined = Examined::of(&engine, &bytes)?;
+        context.printer.result(&examined.report(), |_| examined.text(&self.component))
+    }
+}
+
+/// All that can be found out about a file, refused or not.
+struct Examined {
+    digest: Digest,
+    bytes: usize,
+    /// None for what is no component.
+    inspection: Option<Inspection>,
+    description: Option<Description>,
+    verdict: Result<Accepted, Refusal>,
+}
+
+impl Examined {
+    fn of(engine: &Engine, bytes: &[u8]) -> anyhow::Result<Self> {
+        let verdict = match engine.accept(bytes, &UploadOptions::default()) {
+            Err(failure) if !failure.blames_component() => return Err(failure.into()),
+            verdict => verdict,
         };
-        let report = json!({
-            "inspection": inspection,
-            "description": accepted.as_ref().ok().map(|accepted| &accepted.description),
-            "verdict": verdict,
-        });
-        context.printer.result(&report, |_| {
-            let mut text = format!(
-                "{}\n{}\n{} bytes, memory from {} KiB, imports: {}\n{verdict}\n",
-                self.component.display(),
-                inspection.digest,
-                inspection.component_bytes,
-                inspection.memory_bytes_min / 1024,
-                if inspection.imports.is_empty() { "none".to_owned() } else { inspection.imports.join(", ") },
-            );
-            if let Ok(accepted) = &accepted {
-                let description = &accepted.description;
-                let totality = if description.total { "total" } else { "may drop or fail rows" };
-                let _ = writeln!(
-                    text,
-                    "\n{} ({totality}; owner {})\n{}",
-                    description.name, description.owner, description.doc
-                );
-                let _ = write!(
-                    text,
-                    "\ninputs\n{}\noutputs\n{}",
-                    fields_table(&description.inputs),
-                    fields_table(&description.outputs)
-                );
-            }
-            text
+        let description = match &verdict {
+            Ok(accepted) => Some(accepted.description.clone()),
+            Err(_) => engine.describe(bytes).ok(),
+        };
+        let inspection = eadem_engine::inspect(bytes).ok();
+        Ok(Self { digest: Digest::of(bytes), bytes: bytes.len(), inspection, description, verdict })
+    }
+
+    fn imports(&self) -> &[String] {
+        match (&self.inspection, &self.verdict) {
+            (Some(inspection), _) => &inspection.imports,
+            (None, Err(Refusal::CoreModule { imports, .. })) => imports,
+            _ => &[],
+        }
+    }
+
+    fn report(&self) -> Json {
+        let refused = |refusal: &Refusal| json!({ "code": refusal.code(), "message": refusal.to_string() });
+        json!({
+            "digest": self.digest,
+            "bytes": self.bytes,
+            "imports": self.imports(),
+            "inspection": self.inspection,
+            "description": self.description,
+            "accepted": self.verdict.as_ref().ok(),
+            "refused": self.verdict.as_ref().err().map(refused),
         })
     }
+
+    fn text(&self, path: &Path) -> String {
+        let verdict = match &self.verdict {
+            Ok(accepted) => accepted_line(accepted),
+            Err(refusal) => format!("refused [{}]: {refusal}", refusal.code()),
+        };
+        let memory = self.inspection.as_ref().map(|inspection| inspection.memory_bytes_min / 1024);
+        let memory = memory.map_or(String::new(), |kib| format!(", memory from {kib} KiB"));
+        let imports = if self.imports().is_empty() { "none".to_owned() } else { self.imports().join(", ") };
+        let mut text = format!(
+            "{}\n{}\n{} bytes{memory}, imports: {imports}\n{verdict}\n",
+            path.display(),
+            self.digest,
+            self.bytes
+        );
+        if let Some(description) = &self.description {
+            text.push_str(&description_text(description));
+        }
+        text
+    }
+}
+
+fn description_text(description: &Description) -> String {
+    let totality = if description.total { "total" } else { "may drop or fail rows" };
+    format!(
+        "\n{} ({totality}; owner {})\n{}\n\ninputs\n{}\noutputs\n{}",
+        description.name,
+        description.owner,
+        description.doc,
+        fields_table(&description.inputs),
+        fields_table(&description.outputs)
+    )
 }
 
 fn fields_table(fields: &[Field]) -> String {
@@ -358,23 +510,32 @@ fn constraint_text(constraint: &Constraint) -> String {
 
 impl Push {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        // Building may take minutes, and an open store is locked: everything is built first.
+        context.project()?;
+        let built: Vec<anyhow::Result<Vec<u8>>> =
+            self.components.iter().map(|path| component_bytes(context, path)).collect();
         let client = context.client().await?;
         let mut replies = Vec::new();
         let mut refused = 0;
-        for path in &self.components {
-            match upload(&client, component_bytes(path)?).await {
+        for (path, bytes) in self.components.iter().zip(built) {
+            let uploaded = match bytes {
+                Ok(bytes) => upload(&client, bytes).await,
+                Err(error) => Err(error),
+            };
+            match uploaded {
                 Ok(uploaded) => {
                     context.printer.note(&uploaded.line());
                     replies.push(uploaded.reply);
                 }
                 Err(error) => {
                     context.printer.note(&format!("refused  {}: {error:#}", path.display()));
-                    replies.push(json!({ "component": path, "refused": format!("{error:#}") }));
+                    let code = error.downcast_ref::<Refused>().map(|refused| refused.0.code.as_str());
+                    replies.push(json!({ "component": path, "refused": format!("{error:#}"), "code": code }));
                     refused += 1;
                 }
             }
         }
-        if context.printer.format == crate::output::Format::Json {
+        if context.printer.format == Format::Json {
             context.printer.result(&replies, |_| String::new())?;
         }
         if refused > 0 {

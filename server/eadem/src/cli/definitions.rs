@@ -89,8 +89,9 @@ impl Plan {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let project = context.project()?;
         let files = read_definitions(&project)?;
+        let transforms = read_transforms(context, &project, &files)?;
         let client = context.client().await?;
-        let transforms = upload_transforms(context, &client, &project, &files).await?;
+        let transforms = upload_transforms(context, &client, transforms).await?;
         let plan: Json = client.post("/registry/plan", &json!({ "files": files, "transforms": transforms })).await?;
         context.printer.result(&plan, plan_text)
     }
@@ -98,26 +99,18 @@ impl Plan {
 
 impl Apply {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let project = context.project()?;
+        let files = read_definitions(&project)?;
+        let transforms = read_transforms(context, &project, &files)?;
         let client = context.client().await?;
-        let plan = apply(context, &client, &context.project()?, self.revision).await?;
+        let transforms = upload_transforms(context, &client, transforms).await?;
+        let request = json!({ "files": files, "transforms": transforms, "revision": self.revision });
+        let plan: Json = client.post("/registry/apply", &request).await?;
         context.printer.result(&plan, plan_text)
     }
 }
 
-/// Builds and uploads what is missing, then applies the project's definitions.
-pub(crate) async fn apply(
-    context: &Context,
-    client: &Client,
-    project: &Path,
-    revision: Option<i64>,
-) -> anyhow::Result<Json> {
-    let files = read_definitions(project)?;
-    let transforms = upload_transforms(context, client, project, &files).await?;
-    let request = json!({ "files": files, "transforms": transforms, "revision": revision });
-    client.post("/registry/apply", &request).await
-}
-
-pub(crate) fn plan_text(plan: &Json) -> String {
+fn plan_text(plan: &Json) -> String {
     plan["text"].as_str().unwrap_or_default().to_owned()
 }
 
@@ -140,39 +133,62 @@ fn read_definitions(project: &Path) -> anyhow::Result<Vec<DefinitionFile>> {
     paths.into_iter().map(read).collect()
 }
 
+/// A transform that the definitions name.
+struct NamedTransform {
+    /// As the definitions write it.
+    reference: String,
+    /// Where they do.
+    place: String,
+    component: Component,
+}
+
+enum Component {
+    /// One that the registry should have.
+    Uploaded(String),
+    Bytes(Vec<u8>),
+}
+
+/// Reads the components that the definitions name, and builds those that are crates. Comes before the store is opened:
+/// building may take minutes, and an open store is locked.
+fn read_transforms(context: &Context, project: &Path, files: &[DefinitionFile]) -> anyhow::Result<Vec<NamedTransform>> {
+    let definitions = Definitions::parse(files, CONFIGURATION_TABLES)?;
+    let mut transforms = Vec::new();
+    for (reference, place) in definitions.transform_references() {
+        let component = match reference {
+            TransformReference::Uploaded { digest, .. } => Component::Uploaded(digest.to_string()),
+            TransformReference::Folder(folder) | TransformReference::File(folder) => {
+                let path = project.join(folder);
+                let bytes = super::authoring::component_bytes(context, &path)
+                    .with_context(|| format!("{place}: transform `{folder}`"))?;
+                Component::Bytes(bytes)
+            }
+        };
+        transforms.push(NamedTransform { reference: reference.to_string(), place: place.to_string(), component });
+    }
+    Ok(transforms)
+}
+
 /// Makes sure that the registry has every transform the definitions name, and says which digest each is.
 async fn upload_transforms(
     context: &Context,
     client: &Client,
-    project: &Path,
-    files: &[DefinitionFile],
+    transforms: Vec<NamedTransform>,
 ) -> anyhow::Result<BTreeMap<String, String>> {
-    let definitions = Definitions::parse(files, CONFIGURATION_TABLES)?;
     let mut digests = BTreeMap::new();
-    for (reference, place) in definitions.transform_references() {
-        let bytes = match reference {
-            TransformReference::Uploaded { digest, .. } => {
-                digests.insert(reference.to_string(), digest.to_string());
-                continue;
-            }
-            TransformReference::Folder(folder) => {
-                let options = eadem_build::BuildOptions::default();
-                let built = eadem_build::build_component(&project.join(folder), &options)
-                    .with_context(|| format!("{place}: transform `{folder}`"))?;
-                built.bytes
-            }
-            TransformReference::File(file) => {
-                let path = project.join(file);
-                std::fs::read(&path).with_context(|| format!("{place}: cannot read transform {}", path.display()))?
+    for NamedTransform { reference, place, component } in transforms {
+        let digest = match component {
+            Component::Uploaded(digest) => digest,
+            Component::Bytes(bytes) => {
+                let accepted = super::authoring::upload(client, bytes)
+                    .await
+                    .with_context(|| format!("{place}: transform `{reference}` was refused"))?;
+                if !accepted.was_known {
+                    context.printer.note(&accepted.line());
+                }
+                accepted.digest
             }
         };
-        let accepted = super::authoring::upload(client, bytes)
-            .await
-            .with_context(|| format!("{place}: transform `{reference}` was refused"))?;
-        if !accepted.was_known {
-            context.printer.note(&accepted.line());
-        }
-        digests.insert(reference.to_string(), accepted.digest);
+        digests.insert(reference, digest);
     }
     Ok(digests)
 }

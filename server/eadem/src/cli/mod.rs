@@ -5,6 +5,7 @@ mod authoring;
 mod data;
 mod definitions;
 mod demo;
+mod input_rows;
 mod operate;
 
 use std::path::{Path, PathBuf};

@@ -8,9 +8,9 @@ use arrow_array::{
     ArrayRef, Date32Array, Decimal128Array, Float32Array, Int32Array, Int64Array, ListArray, RecordBatch, StringArray,
     TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray, UInt64Array,
 };
-use eadem_offline::{KnownAt, MemoryLedger, OfflineStore, SourceSpec, inspect, run_backfill};
+use eadem_offline::{KnownAt, MemoryLedger, OfflineStore, SourceSpec, input_column, inspect, run_backfill};
 use eadem_query::RowTransform;
-use eadem_values::{DataType, ElementType, Field, Value};
+use eadem_values::{DataType, ElementType, Field, Value, value_at};
 
 use crate::backfill::payments;
 use crate::support::{NativeTransform, Outcome, at, backfill, double_amount, source, stored_rows, view, write_parquet};
@@ -138,7 +138,7 @@ async fn the_time_zone_of_a_source_says_where_the_clocks_of_its_files_stood() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_local_time_that_names_no_single_instant_stops_the_backfill() {
+async fn a_local_time_that_names_no_single_instant_is_refused() {
     for reading in ["2013-03-10T02:30:00", "2013-11-03T01:30:00"] {
         let folder = tempfile::tempdir().unwrap();
         write_parquet(&folder.path().join("in/c.parquet"), &local_clocks(&[Some(reading)]), 10);
@@ -148,8 +148,9 @@ async fn a_local_time_that_names_no_single_instant_stops_the_backfill() {
         let mut view = view("clocks", spec, echo_time());
         view.bindings[0] = eadem_offline::Binding::Column("stood \"here\"".into());
         let ledger = Arc::new(MemoryLedger::default());
-        let error = run_backfill(backfill("job", &view, &store, ledger)).await.unwrap_err().to_string();
-        assert!(error.contains("time_zone, column `stood \"here\"`"), "{reading}: {error}");
+        let report = run_backfill(backfill("job", &view, &store, ledger)).await.unwrap();
+        let refused: Vec<_> = report.refused.into_iter().collect();
+        assert_eq!(refused, [("column `stood \"here\"` cannot be computed".to_owned(), 1)], "{reading}");
         assert!(stored_rows(&store, &view).await.is_empty());
     }
 }
@@ -164,6 +165,29 @@ async fn a_time_zone_that_does_not_exist_is_refused() {
         let error = inspect(&spec).await.unwrap_err().to_string();
         assert!(error.starts_with("source `payments`, time_zone: there is no time zone"), "{zone}: {error}");
     }
+}
+
+#[test]
+fn a_column_becomes_an_input_as_in_a_backfill_or_not_at_all() {
+    let rows = odd_types();
+    let converted = |name: &str, wanted| input_column(rows.column_by_name(name).unwrap(), wanted);
+    let value = |name: &str, wanted| value_at(converted(name, wanted).unwrap().as_ref(), 0).unwrap();
+    assert!(value("small", DataType::Int64).bits_eq(&Value::Int64(7)));
+    assert!(value("single", DataType::Float32).bits_eq(&Value::Float32(0.1)));
+    // Floored, also before 1970.
+    assert!(value("nanos", DataType::Timestamp).bits_eq(&Value::Timestamp(-1)));
+    assert!(value("millis", DataType::Timestamp).bits_eq(&Value::Timestamp(1_500_000)));
+
+    let refused = |name: &str, wanted, hint: &str| {
+        let error = converted(name, wanted).unwrap_err().to_string();
+        assert!(error.contains(hint) && error.contains(&wanted.to_string()), "{name}: {error}");
+    };
+    refused("unsigned", DataType::Int64, "cast(… as bigint)");
+    refused("single", DataType::Float64, "it is float32");
+    refused("small", DataType::Float64, "it is int64");
+    refused("price", DataType::Float64, "no decimal");
+    refused("day", DataType::Timestamp, "to_timestamp");
+    refused("naive", DataType::Timestamp, "at time zone");
 }
 
 async fn error_of(folder: &Path, columns: &[(&str, &str)], filter: Option<&str>) -> String {
