@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use arrow_array::ArrayRef;
 use clap::Args;
 use eadem_build::{BuildOptions, SdkLocation};
-use eadem_engine::{Accepted, CallClass, Engine, UploadOptions, generate_rows};
+use eadem_engine::{Accepted, CallClass, Engine, UploadOptions, generate_rows, random_seed};
 use eadem_values::{
     Constraint, Field, Literal, Value, array_from_values, canonicalize, value_at, value_from_json, value_to_json,
 };
@@ -56,9 +56,9 @@ pub(crate) struct Test {
     /// Number of generated rows where no file is given.
     #[arg(long, default_value_t = 1_000)]
     generate: u32,
-    /// Seed of generated rows and of the laws.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// Seed of generated rows and of the laws; default: a random one, which is shown.
+    #[arg(long)]
+    seed: Option<u64>,
     /// Rows to show.
     #[arg(long, default_value_t = 10)]
     show: usize,
@@ -77,6 +77,12 @@ pub(crate) struct Push {
     /// Components, or crates' folders to build.
     #[arg(required = true)]
     components: Vec<PathBuf>,
+    /// Compile them so that there is only one NaN, whatever the check finds. Slower.
+    #[arg(long)]
+    strict_nan: bool,
+    /// Seed of the rows that the laws are checked on, to see a refusal again; default: a random one.
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 /// A component that the registry has.
@@ -152,12 +158,13 @@ impl Test {
         let scratch = tempfile::tempdir()?;
         let config = context.layered_without_project()?.config;
         let engine = Engine::new(engine_config(&config.engine, scratch.path())?)?;
-        let options = UploadOptions { seed: self.seed, ..UploadOptions::default() };
+        let seed = self.seed.unwrap_or_else(random_seed);
+        let options = UploadOptions { seed, ..UploadOptions::default() };
         let accepted =
             engine.accept(&bytes, &options).with_context(|| format!("{} is refused", self.component.display()))?;
         let inputs = match &self.rows {
             Some(path) => read_inputs(path, &accepted.description.inputs)?,
-            None => generate_rows(&accepted.description.inputs, self.generate, self.seed),
+            None => generate_rows(&accepted.description.inputs, self.generate, seed),
         };
         let rows = inputs.first().map_or(0, |column| column.len());
         let description = accepted.description.clone();
@@ -167,7 +174,8 @@ impl Test {
         let shown = rows.min(self.show);
         let row_json = |row: usize| -> anyhow::Result<Json> {
             let outcome = match applied.rows.failed.iter().find(|failed| failed.row as usize == row) {
-                Some(failed) => json!({ "failed": failed.message }),
+                Some(failed) if failed.backtrace.is_empty() => json!({ "failed": failed.message }),
+                Some(failed) => json!({ "failed": failed.message, "in": failed.backtrace.lines().collect::<Vec<_>>() }),
                 None if applied.rows.dropped.contains(&(row as u32)) => json!("dropped"),
                 None => object(&accepted.description.outputs, &applied.columns, row)?,
             };
@@ -199,6 +207,10 @@ fn test_text(accepted: &Accepted, rows: usize, outcomes: &eadem_engine::RowOutco
     }
     let _ = writeln!(text, "{rows} rows: {} dropped, {} failed", outcomes.dropped.len(), outcomes.failed.len());
     let cost = &accepted.cost;
+    if cost.batch_rows == 0 {
+        text.push_str("cost: unknown; no row has a result, or a batch takes too long to be measured");
+        return text;
+    }
     let _ = write!(
         text,
         "cost: {:.0} fuel/row, {:.3} µs CPU/row, {:.1} µs CPU/call, {} KiB memory for {} rows",
@@ -357,12 +369,19 @@ fn constraint_text(constraint: &Constraint) -> String {
 }
 
 impl Push {
+    /// The route with what was asked for.
+    fn route(&self) -> String {
+        let seed = self.seed.map(|seed| format!("&seed={seed}")).unwrap_or_default();
+        format!("/transforms?strict_nan={}{seed}", self.strict_nan)
+    }
+
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let client = context.client().await?;
+        let route = self.route();
         let mut replies = Vec::new();
         let mut refused = 0;
         for path in &self.components {
-            match upload(&client, component_bytes(path)?).await {
+            match upload_to(&client, &route, component_bytes(path)?).await {
                 Ok(uploaded) => {
                     context.printer.note(&uploaded.line());
                     replies.push(uploaded.reply);
@@ -384,9 +403,13 @@ impl Push {
     }
 }
 
-/// Uploads one component.
+/// Uploads one component, with everything left to the check.
 pub(crate) async fn upload(client: &Client, bytes: Vec<u8>) -> anyhow::Result<Uploaded> {
-    let reply: Json = client.post_bytes("/transforms", bytes).await?;
+    upload_to(client, "/transforms", bytes).await
+}
+
+async fn upload_to(client: &Client, route: &str, bytes: Vec<u8>) -> anyhow::Result<Uploaded> {
+    let reply: Json = client.post_bytes(route, bytes).await?;
     Ok(Uploaded {
         name: reply["name"].as_str().unwrap_or_default().to_owned(),
         digest: reply["digest"].as_str().unwrap_or_default().to_owned(),
