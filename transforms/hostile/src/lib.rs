@@ -307,7 +307,8 @@ impl Breach {
             Self::WordBeyondTheEnd => edit_words(&mut output, |words| *words = cut_labels(row_count)),
             Self::WordNotUtf8 => edit_words(&mut output, |words| words.bytes.fill(0xff)),
             Self::ListBeyondItsElements => {
-                let lists = ListValues { offsets: one_long_offset(row_count, 1), elements: Elements::Float64(Vec::new()) };
+                let lists =
+                    ListValues { offsets: one_long_offset(row_count, 1), elements: Elements::Float64(Vec::new()) };
                 set_values(&mut output, SHARES, Values::List(lists));
             }
             Self::ListOfAnotherType => set_values(&mut output, SHARES, Values::List(one_long_list(row_count, 0))),
