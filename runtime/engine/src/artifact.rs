@@ -168,8 +168,8 @@ impl ArtifactStore {
     }
 }
 
-/// Removes what a process left behind that died while it wrote. Another one may be writing now, so only old files go; what
-/// cannot be removed only takes space.
+/// Removes what a process left behind that died while it wrote. Another one may be writing now, so only old files go;
+/// what cannot be removed only takes space.
 fn remove_abandoned(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten() {

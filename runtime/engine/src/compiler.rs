@@ -108,8 +108,8 @@ fn explain(status: ExitStatus, complaint: &str, config: &EngineConfig) -> Compil
     if status.signal() == Some(libc::SIGXCPU) {
         return CompileError::Time { ms: config.compile_ms_max };
     }
-    // A child that this process kills is not explained, and for its processor time it gets another signal: what kills it
-    // like this is the machine, for its memory.
+    // A child that this process kills is not explained, and for its processor time it gets another signal: what kills
+    // it like this is the machine, for its memory.
     let was_killed = status.signal() == Some(libc::SIGKILL);
     let complains_of_memory =
         ["memory allocation of", "out of memory", "Cannot allocate memory"].iter().any(|text| complaint.contains(text));

@@ -118,8 +118,8 @@ impl Engine {
     /// Makes an accepted component ready to run: takes its artefact, or has the child compile it again.
     ///
     /// `component_bytes` is asked only if there is no valid artefact; `description` and `strict_nan` are what
-    /// [`Engine::accept`] found, and `cost` what it measured. Of several threads that want the same artefact one compiles.
-    /// An artefact that cannot be stored is made again next time; the log says so.
+    /// [`Engine::accept`] found, and `cost` what it measured. Of several threads that want the same artefact one
+    /// compiles. An artefact that cannot be stored is made again next time; the log says so.
     ///
     /// # Errors
     /// [`EngineError::Artifact`]: the bytes cannot be had, are not those of `digest`, or cannot be compiled.
@@ -165,7 +165,7 @@ impl Engine {
             Ok(authentic) => authentic,
             Err(Rejected::Forged) => {
                 let path = self.0.artifacts.path(digest, flavour);
-                tracing::warn!(%digest, path = %path.display(), "not the artefact that this host wrote; it is made again");
+                tracing::warn!(%digest, path = %path.display(), "a forged artefact; it is made anew");
                 return None;
             }
             Err(reason) => {

@@ -198,8 +198,8 @@ pub enum EngineError {
     },
     /// The outputs of the rows passed are too large to be held at once. Nothing was decided about any row.
     #[error(
-        "transform {transform} gives more than {allowed_bytes} bytes for {rows} rows (applied_bytes_max); pass fewer rows \
-         at once, or raise the limit"
+        "transform {transform} gives more than {allowed_bytes} bytes for {rows} rows (applied_bytes_max); pass fewer \
+         rows at once, or raise the limit"
     )]
     Applied {
         /// The transform's name.

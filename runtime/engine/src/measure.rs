@@ -28,8 +28,8 @@ pub struct Cost {
     pub cpu_us_per_row: f64,
     /// Linear memory after a batch of [`Cost::batch_rows`], in bytes.
     pub memory_bytes: u64,
-    /// Rows of the batch that was measured; 0 if nothing could be: no row has a result, or a batch takes too long. The other
-    /// numbers mean nothing then.
+    /// Rows of the batch that was measured; 0 if nothing could be: no row has a result, or a batch takes too long. The
+    /// other numbers mean nothing then.
     pub batch_rows: u32,
 }
 
@@ -55,8 +55,8 @@ impl Engine {
     }
 }
 
-/// Measures over rows that have a result. Without any, and where a whole batch of them fails or takes too long, the cost is
-/// unknown: zero rows.
+/// Measures over rows that have a result. Without any, and where a whole batch of them fails or takes too long, the
+/// cost is unknown: zero rows.
 pub(crate) fn measure(transform: &Transform, measuring: &Linked, columns: &[ArrayRef]) -> Result<Cost, EngineError> {
     let unknown = Cost { fuel_per_row: 0.0, cpu_us_per_call: 0.0, cpu_us_per_row: 0.0, memory_bytes: 0, batch_rows: 0 };
     let available = columns.first().map_or(BATCH_ROWS, |column| column.len());
@@ -120,8 +120,8 @@ fn meter(
     }
 }
 
-/// The least of several runs: what the others took longer was not the transform's. `None` if the rows take longer than an
-/// upload waits for, which makes a component slow, not wrong.
+/// The least of several runs: what the others took longer was not the transform's. `None` if the rows take longer than
+/// an upload waits for, which makes a component slow, not wrong.
 fn cpu_time(transform: &Transform, columns: &[ArrayRef], rows: usize) -> Result<Option<Duration>, EngineError> {
     let mut least = Duration::MAX;
     for _ in 0..RUNS {

@@ -195,8 +195,8 @@ impl Transform {
         self.0.cost.as_ref()
     }
 
-    /// Processor time that so many rows will probably take, in microseconds; `None` if it was never measured, or could not
-    /// be.
+    /// Processor time that so many rows will probably take, in microseconds; `None` if it was never measured, or could
+    /// not be.
     pub fn expected_cpu_us(&self, rows: usize) -> Option<u64> {
         let cost = self.0.cost.as_ref().filter(|cost| cost.batch_rows > 0)?;
         Some((cost.cpu_us_per_call + cost.cpu_us_per_row * rows as f64).ceil() as u64)

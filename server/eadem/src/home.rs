@@ -158,8 +158,8 @@ impl Home {
     }
 }
 
-/// The engine's configuration with paths below the data directory and this very program as the compiler: the one that runs,
-/// also where its file has been replaced since.
+/// The engine's configuration with paths below the data directory and this very program as the compiler: the one that
+/// runs, also where its file has been replaced since.
 pub(crate) fn engine_config(config: &EngineConfig, data_dir: &Path) -> anyhow::Result<EngineConfig> {
     let mut config = config.clone();
     config.artifacts_dir = data_dir.join(&config.artifacts_dir);

@@ -153,7 +153,8 @@ impl Check<'_> {
         }
     }
 
-    /// Whatever a row holds, the host has to make room for this much: for generated rows, and for the nulls of failed ones.
+    /// Whatever a row holds, the host has to make room for this much: for generated rows, and for the nulls of failed
+    /// ones.
     fn row_bytes(&mut self, what: &str, fields: &[Field]) {
         let bytes = fields.iter().fold(0_u64, |bytes, field| bytes.saturating_add(bytes_of_shortest(field)));
         let allowed = self.config.row_bytes_max;

@@ -336,8 +336,8 @@ impl Trial<'_> {
         }
     }
 
-    /// Wherever a call fails, splitting falls back to single rows, so what only a batch does wrong is hidden by it. Here
-    /// the rows, in these columns, are one call and nothing is split.
+    /// Wherever a call fails, splitting falls back to single rows, so what only a batch does wrong is hidden by it.
+    /// Here the rows, in these columns, are one call and nothing is split.
     fn unsplit(&self, rows: &[u32], columns: &[ArrayRef], single: &[Outcome]) -> Result<(), Refusal> {
         if rows.is_empty() {
             return Ok(());
@@ -511,7 +511,8 @@ fn outcomes_of(applied: &Applied, rows: usize) -> Result<Vec<Outcome>, EngineErr
 /// `rows` are rows that have a result. Payloads never enter in production; here they do, because they show what a
 /// component looks at.
 ///
-/// Where nothing can be concluded the bits are taken to matter: that costs time, and never a difference between machines.
+/// Where nothing can be concluded the bits are taken to matter: that costs time, and never a difference between
+/// machines.
 pub(super) fn nan_bits_matter(plain: &Subject, strict: &Linked, rows: &[ArrayRef]) -> Result<bool, Refusal> {
     if host_makes_canonical_nans() {
         return Ok(true);
@@ -526,8 +527,8 @@ pub(super) fn nan_bits_matter(plain: &Subject, strict: &Linked, rows: &[ArrayRef
     Ok(false)
 }
 
-/// Whether this processor's own NaN is the canonical one, as on aarch64. Arithmetic that leaves NaNs as they are looks the
-/// same there as arithmetic that makes them canonical, though it is not on x86-64.
+/// Whether this processor's own NaN is the canonical one, as on aarch64. Arithmetic that leaves NaNs as they are looks
+/// the same there as arithmetic that makes them canonical, though it is not on x86-64.
 fn host_makes_canonical_nans() -> bool {
     let made = std::hint::black_box(0.0_f64) * f64::INFINITY;
     made.to_bits() == CANONICAL_NAN_F64.to_bits()

@@ -22,8 +22,8 @@ pub(crate) fn config(directory: &Path) -> EngineConfig {
     // Tests start many engines; none of them needs a large pool, and none has more calls at once than this.
     config.instances_max = 64;
     config.cpu_threads = 2;
-    // No honest call comes near these, however busy the machine is. Tests of endless loops have shorter ones, in engines of
-    // their own.
+    // No honest call comes near these, however busy the machine is. Tests of endless loops have shorter ones, in
+    // engines of their own.
     config.upload_deadline_ms = 20_000;
     config.serving_deadline_base_ms = 20_000;
     config.serving_deadline_total_ms = 600_000;

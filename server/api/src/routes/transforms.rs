@@ -48,8 +48,8 @@ impl UploadQuery {
             return Ok(());
         }
         let detail = format!(
-            "{} was accepted without canonical NaNs, and what was decided for a digest stays; change the component, if only \
-             its documentation, and push it with strict_nan",
+            "{} was accepted without canonical NaNs, and what was decided for a digest stays; change the component, if \
+             only its documentation, and push it with strict_nan",
             known.digest
         );
         Err(Problem::conflict("conflict", detail))

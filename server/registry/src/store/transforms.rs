@@ -68,9 +68,9 @@ impl Registry {
         let component_bytes = i64::try_from(component.len())
             .map_err(|_| RegistryError::Invalid("the component is too large to be stored".into()))?;
         let stored = sqlx::query(
-            "INSERT INTO transform (digest, name, doc, owner, total, component_bytes, strict_nan, laws_corpus, laws_seed,
-                                    laws_rows, fuel_per_row, nanoseconds_per_row, nanoseconds_per_call, memory_bytes,
-                                    measured_rows, uploaded_at_us)
+            "INSERT INTO transform (digest, name, doc, owner, total, component_bytes, strict_nan, laws_corpus,
+                                    laws_seed, laws_rows, fuel_per_row, nanoseconds_per_row, nanoseconds_per_call,
+                                    memory_bytes, measured_rows, uploaded_at_us)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(digest.as_bytes().as_slice())
