@@ -8,6 +8,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use eadem_values::Digest;
 
@@ -18,6 +19,9 @@ const MAGIC: &[u8; 8] = b"eademaot";
 const FORMAT_VERSION: u32 = 1;
 const MAC_BYTES: usize = 32;
 const HEADER_BYTES: usize = MAGIC.len() + size_of::<u32>() + MAC_BYTES;
+const UNFINISHED_PREFIX: &str = ".unfinished-";
+/// Far longer than anybody writes.
+const ABANDONED_AFTER: Duration = Duration::from_secs(3_600);
 const KEY_FILE: &str = "artifact.key";
 const KEY_VARIABLE: &str = "EADEM_AOT_KEY";
 
@@ -105,6 +109,7 @@ impl ArtifactStore {
         let directory = config.artifacts_dir.clone();
         fs::create_dir_all(&directory).map_err(|error| format!("artifacts_dir {}: {error}", directory.display()))?;
         let key = ArtifactKey::open(config)?;
+        remove_abandoned(&directory);
         Ok(Self { directory, key, fingerprint })
     }
 
@@ -135,8 +140,10 @@ impl ArtifactStore {
 
     /// Stores machine code that the compiling child has made, all of it or none.
     pub(crate) fn write(&self, digest: &Digest, flavour: Flavour, code: &[u8]) -> io::Result<()> {
-        let mut file =
-            tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o600)).tempfile_in(&self.directory)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(UNFINISHED_PREFIX)
+            .permissions(fs::Permissions::from_mode(0o600))
+            .tempfile_in(&self.directory)?;
         file.write_all(MAGIC)?;
         file.write_all(&FORMAT_VERSION.to_le_bytes())?;
         file.write_all(self.mac(digest, flavour, code).as_bytes())?;
@@ -158,6 +165,20 @@ impl ArtifactStore {
             .update(self.fingerprint.as_bytes())
             .update(code);
         hasher.finalize()
+    }
+}
+
+/// Removes what a process left behind that died while it wrote. Another one may be writing now, so only old files go;
+/// what cannot be removed only takes space.
+fn remove_abandoned(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let is_unfinished = entry.file_name().to_string_lossy().starts_with(UNFINISHED_PREFIX);
+        let modified = entry.metadata().and_then(|metadata| metadata.modified());
+        let age = modified.ok().and_then(|modified| modified.elapsed().ok());
+        if is_unfinished && age.is_some_and(|age| age > ABANDONED_AFTER) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 

@@ -257,9 +257,11 @@ struct Backtrace(Vec<String>);
 
 impl Backtrace {
     fn of(error: &wasmtime::Error) -> Self {
+        // Names are the component's.
+        const NAME_BYTES_MAX: usize = 200;
         let frames = error.downcast_ref::<wasmtime::WasmBacktrace>().map_or(&[][..], |trace| trace.frames());
         let names = frames.iter().map(|frame| match frame.func_name() {
-            Some(name) => demangle(name),
+            Some(name) => cut_to(&demangle(name), NAME_BYTES_MAX).to_owned(),
             None => format!("function {}", frame.func_index()),
         });
         Self(names.collect())

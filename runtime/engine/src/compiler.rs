@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::EngineConfig;
 use crate::flavour::{Flavour, as_usize};
+use crate::state::cut_to;
 
 /// Why a component was not compiled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,7 +27,7 @@ pub enum CompileError {
         ms: u64,
     },
     /// It took too much memory.
-    #[error("compiling took more than {bytes} bytes of memory (compile_memory_bytes_max)")]
+    #[error("compiling took more memory than {bytes} bytes (compile_memory_bytes_max), or than this machine has")]
     Memory {
         /// `compile_memory_bytes_max`.
         bytes: u64,
@@ -79,8 +80,7 @@ pub(crate) fn compile(config: &EngineConfig, flavour: Flavour, component: &[u8])
     let answer_bytes_max = config.artifact_bytes_max;
     child.read_output(answer_bytes_max, sender).map_err(|error| process("reading its answer", error))?;
     let complaint = child.read_complaint().map_err(|error| process("reading its complaint", error))?;
-    // A child that dies early closes the pipe; why it died is found below.
-    let _ = child.send(&request, component);
+    child.send(&request, component.to_vec()).map_err(|error| process("sending the component", error))?;
 
     let answer = match answer.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         Ok(answer) => answer,
@@ -93,7 +93,10 @@ pub(crate) fn compile(config: &EngineConfig, flavour: Flavour, component: &[u8])
         child.kill();
         return Err(CompileError::Size { bytes: answer_bytes_max });
     }
-    let status = child.wait().map_err(|error| process("waiting for it", error))?;
+    let Some(status) = child.wait_until(deadline).map_err(|error| process("waiting for it", error))? else {
+        child.kill();
+        return Err(CompileError::Time { ms: config.compile_ms_max });
+    };
     if status.success() {
         return Ok(answer);
     }
@@ -102,15 +105,20 @@ pub(crate) fn compile(config: &EngineConfig, flavour: Flavour, component: &[u8])
 }
 
 fn explain(status: ExitStatus, complaint: &str, config: &EngineConfig) -> CompileError {
-    if status.code() == Some(i32::from(EXIT_REFUSED)) {
-        return CompileError::Refused(complaint.to_owned());
-    }
-    if status.signal() == Some(libc::SIGXCPU) || status.signal() == Some(libc::SIGKILL) {
+    if status.signal() == Some(libc::SIGXCPU) {
         return CompileError::Time { ms: config.compile_ms_max };
     }
-    let ran_out_of_memory = complaint.contains("memory allocation of") || complaint.contains("out of memory");
-    if ran_out_of_memory {
+    // A child that this process kills is not explained, and for its processor time it gets another signal: what kills
+    // it like this is the machine, for its memory.
+    let was_killed = status.signal() == Some(libc::SIGKILL);
+    let complains_of_memory =
+        ["memory allocation of", "out of memory", "Cannot allocate memory"].iter().any(|text| complaint.contains(text));
+    let was_refused = status.code() == Some(i32::from(EXIT_REFUSED));
+    if was_killed || complains_of_memory {
         return CompileError::Memory { bytes: config.compile_memory_bytes_max };
+    }
+    if was_refused {
+        return CompileError::Refused(cut_to(complaint, config.message_bytes_max as usize).to_owned());
     }
     let first_line = complaint.lines().next().unwrap_or_default();
     CompileError::Died(format!("{status}; {first_line}"))
@@ -133,11 +141,16 @@ impl Running {
         child.map(Self).map_err(|error| CompileError::Process(format!("{}: {error}", program.display())))
     }
 
-    fn send(&mut self, request: &Request, component: &[u8]) -> io::Result<()> {
+    /// Sends from a thread, because a child that reads nothing would keep the sender for ever; killed, it lets it go.
+    fn send(&mut self, request: &Request, component: Vec<u8>) -> io::Result<()> {
         let mut stdin = self.0.stdin.take().ok_or_else(|| io::Error::other("it has no standard input"))?;
-        serde_json::to_writer(&mut stdin, request)?;
-        stdin.write_all(b"\n")?;
-        stdin.write_all(component)
+        let mut line = serde_json::to_vec(request)?;
+        line.push(b'\n');
+        std::thread::Builder::new().name("compiler-input".to_owned()).spawn(move || {
+            // A child that dies early closes the pipe; its exit status tells why it died.
+            let _ = stdin.write_all(&line).and_then(|()| stdin.write_all(&component));
+        })?;
+        Ok(())
     }
 
     fn read_output(&mut self, bytes_max: u64, sender: mpsc::Sender<Vec<u8>>) -> io::Result<()> {
@@ -160,8 +173,16 @@ impl Running {
         })
     }
 
-    fn wait(&mut self) -> io::Result<ExitStatus> {
-        self.0.wait()
+    /// How it ended; `None` if it still runs at the deadline, though it has closed its output.
+    fn wait_until(&mut self, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+        const POLL: Duration = Duration::from_millis(1);
+        loop {
+            let status = self.0.try_wait()?;
+            if status.is_some() || Instant::now() >= deadline {
+                return Ok(status);
+            }
+            std::thread::sleep(POLL);
+        }
     }
 
     fn kill(&mut self) {
@@ -240,7 +261,8 @@ fn read_request(stdin: &mut impl Read) -> Result<Request, String> {
 #[allow(unsafe_code)]
 fn limit_this_process(request: &Request) -> Result<(), String> {
     set_limit(libc::RLIMIT_AS, request.memory_bytes_max)?;
-    set_limit(libc::RLIMIT_CPU, request.cpu_seconds_max)?;
+    // At the lower limit comes SIGXCPU; at the upper one SIGKILL, which would look like a lack of memory.
+    set_limits(libc::RLIMIT_CPU, request.cpu_seconds_max, request.cpu_seconds_max + 1)?;
     set_limit(libc::RLIMIT_CORE, 0)?;
     #[cfg(target_os = "linux")]
     {
@@ -260,9 +282,13 @@ type Resource = libc::__rlimit_resource_t;
 #[cfg(not(target_os = "linux"))]
 type Resource = libc::c_int;
 
-#[allow(unsafe_code)]
 fn set_limit(resource: Resource, allowed: u64) -> Result<(), String> {
-    let limit = libc::rlimit { rlim_cur: allowed, rlim_max: allowed };
+    set_limits(resource, allowed, allowed)
+}
+
+#[allow(unsafe_code)]
+fn set_limits(resource: Resource, lower: u64, upper: u64) -> Result<(), String> {
+    let limit = libc::rlimit { rlim_cur: lower, rlim_max: upper };
     // SAFETY: the pointer is to a structure of this frame, which the call only reads.
     let outcome = unsafe { libc::setrlimit(resource, &raw const limit) };
     if outcome != 0 {

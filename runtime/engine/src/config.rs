@@ -49,7 +49,8 @@ pub struct EngineConfig {
     pub serving_deadline_base_ms: u64,
     /// What each row adds to a serving call's deadline.
     pub serving_deadline_per_row_us: u64,
-    /// What one serving request may spend when calls in it hit their deadlines: what is undecided by then fails.
+    /// What one serving request may go on for once a call in it has failed, in whatever way: what is undecided by then
+    /// fails.
     pub serving_deadline_total_ms: u64,
     /// Deadline of a batch call, whatever its rows.
     pub batch_deadline_base_ms: u64,
@@ -65,6 +66,9 @@ pub struct EngineConfig {
 
     /// Bytes that one call may hand back in all; also the cap on every copy from a component.
     pub output_bytes_max: u64,
+    /// Bytes that the outputs of all rows passed to [`crate::Transform::apply`] may have, over all the calls that they
+    /// take. More ends the application with [`crate::EngineError::Applied`]: pass fewer rows at once.
+    pub applied_bytes_max: u64,
     /// Longest utf8 or binary value in an output.
     pub value_bytes_max: u32,
     /// Longest list in an output, in elements.
@@ -86,6 +90,9 @@ pub struct EngineConfig {
     pub constraints_max: u32,
     /// Dimensions of a vector.
     pub vector_dimensions_max: u32,
+    /// Bytes that a row takes at least by its description: vectors, and the shortest texts, blobs and lists. For the
+    /// inputs and for the outputs each.
+    pub row_bytes_max: u64,
 
     /// Calls expected to cost less run on the thread that asks; others go to the CPU pool.
     pub inline_cpu_us_max: u64,
@@ -99,7 +106,7 @@ pub struct EngineConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CompilerCommand {
-    /// The program; empty means this very executable.
+    /// The program; empty means this very executable, which then needs an argument that makes it compile.
     pub program: PathBuf,
     /// Arguments in front of nothing else: the request comes through standard input.
     pub args: Vec<String>,
@@ -137,6 +144,7 @@ impl Default for EngineConfig {
             upload_deadline_ms: 2_000,
             upload_cpu_ms_max: 60_000,
             output_bytes_max: 64 * MIB,
+            applied_bytes_max: 1024 * MIB,
             value_bytes_max: MIB as u32,
             list_elements_max: 65_536,
             message_bytes_max: 1_024,
@@ -147,6 +155,7 @@ impl Default for EngineConfig {
             doc_bytes_max: 16 * KIB as u32,
             constraints_max: 1_000,
             vector_dimensions_max: 65_536,
+            row_bytes_max: MIB,
             inline_cpu_us_max: 200,
             cpu_threads: 0,
             cpu_queue_jobs_max: 1_024,
@@ -191,6 +200,14 @@ impl EngineConfig {
             if value > most {
                 return Err(format!("{field} is {value}; it can be at most {most}"));
             }
+        }
+        if self.compiler == CompilerCommand::default() {
+            // Without an argument this executable would do what it does now, and so would its child, and its child.
+            return Err(
+                "compiler names neither a program nor arguments; name a program that compiles, or the arguments \
+                        that make this executable compile"
+                    .to_owned(),
+            );
         }
         Ok(())
     }

@@ -1,13 +1,14 @@
 //! The engine: one per process, shared by every transform.
 
+use std::collections::HashMap;
 use std::fs;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use eadem_values::{Description, Digest};
 use wasmtime::component::{Component, HasSelf, Linker};
 
-use crate::artifact::{ArtifactStore, Authentic};
+use crate::artifact::{ArtifactStore, Authentic, Rejected};
 use crate::bindings::eadem::transform::diagnostics;
 use crate::call::Linked;
 use crate::compiler;
@@ -30,8 +31,38 @@ struct Inner {
     linker: Linker<CallState>,
     measuring: OnceLock<Result<Measuring, String>>,
     artifacts: ArtifactStore,
+    compiling: Compiling,
     fingerprint: String,
     cpu_pool: CpuPool,
+}
+
+/// Artefacts that are being made, so that no two threads make the same one.
+#[derive(Default)]
+struct Compiling(Mutex<Turns>);
+
+/// By artefact: whose turn it is to make it.
+type Turns = HashMap<(Digest, Flavour), Arc<Mutex<()>>>;
+
+impl Compiling {
+    /// Runs `make` while no other thread makes this artefact.
+    fn alone<T>(&self, digest: Digest, flavour: Flavour, make: impl FnOnce() -> T) -> T {
+        let artifact = (digest, flavour);
+        let turn = Arc::clone(self.turns().entry(artifact).or_default());
+        let made = {
+            let _mine = turn.lock().unwrap_or_else(PoisonError::into_inner);
+            make()
+        };
+        let mut turns = self.turns();
+        // This one and the map's: nobody waits.
+        if Arc::strong_count(&turn) == 2 {
+            turns.remove(&artifact);
+        }
+        made
+    }
+
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The engine that counts fuel, made when it is first needed.
@@ -65,7 +96,8 @@ impl Engine {
         let artifacts = ArtifactStore::open(&config, fingerprint.clone()).map_err(start)?;
         let cpu_pool = CpuPool::new(&config).map_err(start)?;
         let measuring = OnceLock::new();
-        Ok(Self(Arc::new(Inner { config, running, linker, measuring, artifacts, fingerprint, cpu_pool })))
+        let compiling = Compiling::default();
+        Ok(Self(Arc::new(Inner { config, running, linker, measuring, artifacts, compiling, fingerprint, cpu_pool })))
     }
 
     /// The configuration that the engine was started with.
@@ -86,10 +118,11 @@ impl Engine {
     /// Makes an accepted component ready to run: takes its artefact, or has the child compile it again.
     ///
     /// `component_bytes` is asked only if there is no valid artefact; `description` and `strict_nan` are what
-    /// [`Engine::accept`] found, and `cost` what it measured.
+    /// [`Engine::accept`] found, and `cost` what it measured. Of several threads that want the same artefact one
+    /// compiles. An artefact that cannot be stored is made again next time; the log says so.
     ///
     /// # Errors
-    /// [`EngineError::Artifact`]: the bytes cannot be had, are not those of `digest`, or cannot be compiled or stored.
+    /// [`EngineError::Artifact`]: the bytes cannot be had, are not those of `digest`, or cannot be compiled.
     pub fn load<F>(
         &self,
         digest: Digest,
@@ -102,24 +135,39 @@ impl Engine {
         F: FnOnce() -> Result<Vec<u8>, String>,
     {
         let flavour = Flavour::production(strict_nan);
-        let fail = |what: String| EngineError::Artifact { digest, what };
-        if let Some(linked) = self.link_stored(&digest, flavour) {
-            return Ok(Transform::new(self.clone(), digest, description, strict_nan, cost, linked));
-        }
-        let bytes = component_bytes().map_err(fail)?;
-        if Digest::of(&bytes) != digest {
-            return Err(fail(format!("the bytes that were provided are {}", Digest::of(&bytes))));
-        }
-        let code = compiler::compile(&self.0.config, flavour, &bytes).map_err(|error| fail(error.to_string()))?;
-        let linked = self.link_compiled(flavour, &code).map_err(fail)?;
-        self.store(&digest, flavour, &code)?;
+        let linked = self.0.compiling.alone(digest, flavour, || match self.link_stored(&digest, flavour) {
+            Some(linked) => Ok(linked),
+            None => self.compile_anew(digest, flavour, component_bytes),
+        });
+        let linked = linked.map_err(|what| EngineError::Artifact { digest, what })?;
         Ok(Transform::new(self.clone(), digest, description, strict_nan, cost, linked))
+    }
+
+    fn compile_anew(
+        &self,
+        digest: Digest,
+        flavour: Flavour,
+        component_bytes: impl FnOnce() -> Result<Vec<u8>, String>,
+    ) -> Result<Linked, String> {
+        let bytes = component_bytes()?;
+        if Digest::of(&bytes) != digest {
+            return Err(format!("the bytes that were provided are {}", Digest::of(&bytes)));
+        }
+        let code = compiler::compile(&self.0.config, flavour, &bytes).map_err(|error| error.to_string())?;
+        let linked = self.link_compiled(flavour, &code)?;
+        self.store(&digest, flavour, &code);
+        Ok(linked)
     }
 
     /// The stored artefact, if it is authentic and runs here.
     pub(crate) fn link_stored(&self, digest: &Digest, flavour: Flavour) -> Option<Linked> {
         let authentic = match self.0.artifacts.read(digest, flavour) {
             Ok(authentic) => authentic,
+            Err(Rejected::Forged) => {
+                let path = self.0.artifacts.path(digest, flavour);
+                tracing::warn!(%digest, path = %path.display(), "a forged artefact; it is made anew");
+                return None;
+            }
             Err(reason) => {
                 tracing::debug!(%digest, ?reason, "no artefact, the component is compiled");
                 return None;
@@ -141,12 +189,11 @@ impl Engine {
         Linked::new(&self.0.linker, &component)
     }
 
-    pub(crate) fn store(&self, digest: &Digest, flavour: Flavour, code: &[u8]) -> Result<(), EngineError> {
-        let digest = *digest;
-        self.0
-            .artifacts
-            .write(&digest, flavour, code)
-            .map_err(|error| EngineError::Artifact { digest, what: format!("it cannot be stored: {error}") })
+    /// Keeps an artefact for the next time. Without it everything works, only later: a full disk stops no request.
+    pub(crate) fn store(&self, digest: &Digest, flavour: Flavour, code: &[u8]) {
+        if let Err(error) = self.0.artifacts.write(digest, flavour, code) {
+            tracing::warn!(%digest, %error, "the artefact cannot be stored; the component is compiled again next time");
+        }
     }
 
     /// Where the artefact of a component stands, for tools that show or remove it.

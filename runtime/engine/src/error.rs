@@ -63,6 +63,54 @@ pub struct Trap {
     pub backtrace: String,
 }
 
+/// Which limit a call ran into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LimitKind {
+    /// `memory_bytes_max`.
+    Memory,
+    /// `table_elements_max`.
+    Table,
+    /// `output_bytes_max`.
+    Output,
+    /// `stack_bytes_max`, or the component's own.
+    Stack,
+}
+
+impl LimitKind {
+    /// A short stable word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Table => "table",
+            Self::Output => "output",
+            Self::Stack => "stack",
+        }
+    }
+}
+
+impl LimitHit {
+    /// Which one, without the numbers.
+    pub fn kind(&self) -> LimitKind {
+        match self {
+            Self::Memory { .. } => LimitKind::Memory,
+            Self::Table { .. } => LimitKind::Table,
+            Self::Output { .. } => LimitKind::Output,
+            Self::Stack => LimitKind::Stack,
+        }
+    }
+}
+
+impl Trap {
+    /// The functions that an author looks for, innermost first: without those of the language that only carry a panic.
+    pub fn first_frames(&self) -> impl Iterator<Item = &str> {
+        const FRAMES_MAX: usize = 5;
+        const CARRIERS: &[&str] = &["std::", "core::", "alloc::", "rust_", "__rust", "<std::", "<core::", "<alloc::"];
+        let carries_a_panic = |frame: &&str| CARRIERS.iter().any(|carrier| frame.starts_with(carrier));
+        self.backtrace.lines().skip_while(carries_a_panic).take(FRAMES_MAX)
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -109,10 +157,7 @@ impl Fault {
     /// A short stable word: `memory`, `table`, `output`, `stack`, `trap`, `breach`, `declined`, `contract`, `deadline`.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Limit(LimitHit::Memory { .. }) => "memory",
-            Self::Limit(LimitHit::Table { .. }) => "table",
-            Self::Limit(LimitHit::Output { .. }) => "output",
-            Self::Limit(LimitHit::Stack) => "stack",
+            Self::Limit(limit) => limit.kind().as_str(),
             Self::Trap(_) => "trap",
             Self::Breach(_) => "breach",
             Self::Declined(_) => "declined",
@@ -150,6 +195,19 @@ pub enum EngineError {
         row: u32,
         /// The longest deadline that was tried.
         after_ms: u64,
+    },
+    /// The outputs of the rows passed are too large to be held at once. Nothing was decided about any row.
+    #[error(
+        "transform {transform} gives more than {allowed_bytes} bytes for {rows} rows (applied_bytes_max); pass fewer \
+         rows at once, or raise the limit"
+    )]
+    Applied {
+        /// The transform's name.
+        transform: String,
+        /// Rows passed.
+        rows: usize,
+        /// `applied_bytes_max`.
+        allowed_bytes: u64,
     },
     /// All pooled instances are in use.
     #[error("all {instances_max} instances are in use; try again, or raise instances_max")]

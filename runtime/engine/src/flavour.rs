@@ -85,13 +85,18 @@ pub(crate) fn validator_features() -> WasmFeatures {
         | WasmFeatures::COMPONENT_MODEL
 }
 
+/// A component holds the author's module, the libraries that it may be linked with, and up to three small modules that
+/// the canonical ABI needs.
+const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 16;
+
 /// The configuration of the engine that runs production artefacts: pooled instances, cleared between calls.
 pub(crate) fn running_config(config: &EngineConfig) -> Config {
     let mut pool = wasmtime::PoolingAllocationConfig::new();
-    // A component holds the author's module and up to three small ones that the canonical ABI needs.
-    let core_instances = config.instances_max.saturating_mul(4);
+    // Enough for every component in every slot, so that none of them can take the instances of the others.
+    let core_instances = config.instances_max.saturating_mul(CORE_INSTANCES_PER_COMPONENT_MAX);
     pool.total_component_instances(config.instances_max)
         .total_core_instances(core_instances)
+        .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT_MAX)
         .total_memories(config.instances_max)
         .total_tables(config.instances_max.saturating_mul(2))
         .max_memories_per_component(1)

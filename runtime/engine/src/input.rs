@@ -6,7 +6,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{ByteArrayType, Float32Type, Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, GenericByteArray};
 use arrow_buffer::NullBuffer;
-use eadem_values::{DataType, ElementType, Field};
+use eadem_values::{DataType, ElementType, Field, null_element_rows};
 
 use crate::bindings::exports::eadem::transform::types::{
     ColumnParam, ElementsParam, ListValuesParam, ValuesParam, VariableBytesParam,
@@ -88,7 +88,7 @@ impl<'a> InputColumn<'a> {
         if nulls.is_some() && !field.nullable {
             return refuse("it is declared not nullable, the column has nulls".to_owned());
         }
-        if has_null_elements(field.data_type, column) {
+        if !null_element_rows(column).is_empty() {
             return refuse("an element of a list or vector is null; elements are never null".to_owned());
         }
         let validity = nulls.map_or(Cow::Borrowed([].as_slice()), |nulls| bits::aligned_bitmap(nulls.inner()));
@@ -153,14 +153,6 @@ impl InputElements<'_> {
             Self::Float64(values) => ElementsParam::Float64(values),
             Self::Utf8(texts) => ElementsParam::Utf8(texts.param()),
         }
-    }
-}
-
-fn has_null_elements(data_type: DataType, column: &ArrayRef) -> bool {
-    match data_type {
-        DataType::Vector(_) => column.as_fixed_size_list().values().null_count() > 0,
-        DataType::List(_) => column.as_list::<i32>().values().null_count() > 0,
-        _ => false,
     }
 }
 

@@ -11,7 +11,9 @@
 //! ```no_run
 //! use eadem_engine::{CallClass, Engine, EngineConfig};
 //! # fn demo(wasm: Vec<u8>, columns: Vec<arrow_array::ArrayRef>) -> Result<(), Box<dyn std::error::Error>> {
-//! let engine = Engine::new(EngineConfig::with_artifacts_dir("data/artifacts"))?;
+//! let mut config = EngineConfig::with_artifacts_dir("data/artifacts");
+//! config.compiler.args = vec!["compile".to_owned()]; // with it, `main` calls `compiler::child_main`
+//! let engine = Engine::new(config)?;
 //! let accepted = engine.accept(&wasm, &Default::default())?;
 //! let transform = engine.load(
 //!     accepted.digest,
@@ -49,10 +51,11 @@ pub use config::{CompilerCommand, EngineConfig};
 pub use cpu_pool::{CpuPool, JobLost, Pending, PoolFull};
 pub use cpu_time::thread_cpu_time;
 pub use engine::Engine;
-pub use error::{EngineError, Fault, LimitHit, Trap};
+pub use error::{EngineError, Fault, LimitHit, LimitKind, Trap};
 pub use measure::Cost;
 pub use output::Breach;
 pub use transform::{Applied, CallClass, FailedRow, FailureKind, RowOutcomes, Transform};
 pub use upload::{
     Accepted, CORPUS_VERSION, Evidence, Inspection, Law, Refusal, UploadOptions, Violation, generate_rows, inspect,
+    random_seed,
 };

@@ -13,6 +13,7 @@ use crate::error::EngineError;
 use crate::flavour::Flavour;
 use crate::input::{Inputs, Nans};
 use crate::transform::{Class, Transform};
+use crate::upload::CORPUS_BYTES_MAX;
 
 /// The cost of a transform, measured at upload and by `eadem test` over generated rows.
 ///
@@ -27,7 +28,8 @@ pub struct Cost {
     pub cpu_us_per_row: f64,
     /// Linear memory after a batch of [`Cost::batch_rows`], in bytes.
     pub memory_bytes: u64,
-    /// Rows of the batch that was measured; 0 if no row had a result to measure.
+    /// Rows of the batch that was measured; 0 if nothing could be: no row has a result, or a batch takes too long. The
+    /// other numbers mean nothing then.
     pub batch_rows: u32,
 }
 
@@ -53,35 +55,45 @@ impl Engine {
     }
 }
 
-/// Measures over rows that have a result. Without any, and where a whole batch of them fails, the cost is unknown: zero
-/// rows.
+/// Measures over rows that have a result. Without any, and where a whole batch of them fails or takes too long, the
+/// cost is unknown: zero rows.
 pub(crate) fn measure(transform: &Transform, measuring: &Linked, columns: &[ArrayRef]) -> Result<Cost, EngineError> {
     let unknown = Cost { fuel_per_row: 0.0, cpu_us_per_call: 0.0, cpu_us_per_row: 0.0, memory_bytes: 0, batch_rows: 0 };
     let available = columns.first().map_or(BATCH_ROWS, |column| column.len());
     if available == 0 {
         return Ok(unknown);
     }
-    let batch = repeat(columns, available, BATCH_ROWS)?;
+    let rows = rows_in_budget(columns, available, BATCH_ROWS);
+    let batch = repeat(columns, available, rows)?;
     let one = repeat(columns, available, 1)?;
+    let (Some(cpu_one), Some(cpu_batch)) = (cpu_time(transform, &one, 1)?, cpu_time(transform, &batch, rows)?) else {
+        return Ok(unknown);
+    };
     let (Some(metered_one), Some(metered_batch)) =
-        (meter(transform, measuring, &one, 1)?, meter(transform, measuring, &batch, BATCH_ROWS)?)
+        (meter(transform, measuring, &one, 1)?, meter(transform, measuring, &batch, rows)?)
     else {
         return Ok(unknown);
     };
-    let cpu_one = cpu_time(transform, &one, 1)?;
-    let cpu_batch = cpu_time(transform, &batch, BATCH_ROWS)?;
-    let further_rows = (BATCH_ROWS - 1) as f64;
+    let further_rows = (rows - 1) as f64;
     let us = |time: Duration| time.as_nanos() as f64 / 1_000.0;
     Ok(Cost {
         fuel_per_row: metered_batch.fuel.saturating_sub(metered_one.fuel) as f64 / further_rows,
         cpu_us_per_call: us(cpu_one),
         cpu_us_per_row: us(cpu_batch.saturating_sub(cpu_one)) / further_rows,
         memory_bytes: metered_batch.memory_bytes,
-        batch_rows: BATCH_ROWS as u32,
+        batch_rows: rows as u32,
     })
 }
 
-fn repeat(columns: &[ArrayRef], available: usize, rows: usize) -> Result<Vec<ArrayRef>, EngineError> {
+/// At most `wanted` rows, fewer where they are wide, and two at least.
+pub(crate) fn rows_in_budget(columns: &[ArrayRef], available: usize, wanted: usize) -> usize {
+    let bytes: usize = columns.iter().map(|column| column.get_buffer_memory_size()).sum();
+    let row_bytes = bytes.div_ceil(available.max(1)).max(1);
+    wanted.min(CORPUS_BYTES_MAX / row_bytes).max(2)
+}
+
+/// The first `available` rows over and over.
+pub(crate) fn repeat(columns: &[ArrayRef], available: usize, rows: usize) -> Result<Vec<ArrayRef>, EngineError> {
     let indices: UInt32Array = (0..rows).map(|row| (row % available) as u32).collect::<Vec<_>>().into();
     let columns = columns.iter().map(|column| arrow_select::take::take(column, &indices, None));
     columns.collect::<Result<_, _>>().map_err(|error| EngineError::Host(error.to_string()))
@@ -108,13 +120,17 @@ fn meter(
     }
 }
 
-/// The least of several runs: what the others took longer was not the transform's.
-fn cpu_time(transform: &Transform, columns: &[ArrayRef], rows: usize) -> Result<Duration, EngineError> {
+/// The least of several runs: what the others took longer was not the transform's. `None` if the rows take longer than
+/// an upload waits for, which makes a component slow, not wrong.
+fn cpu_time(transform: &Transform, columns: &[ArrayRef], rows: usize) -> Result<Option<Duration>, EngineError> {
     let mut least = Duration::MAX;
     for _ in 0..RUNS {
         let before = thread_cpu_time();
-        transform.apply_as(rows, columns, Class::Upload { over_at_cpu: Duration::MAX })?;
-        least = least.min(thread_cpu_time().saturating_sub(before));
+        match transform.apply_as(rows, columns, Class::Upload { over_at_cpu: Duration::MAX }) {
+            Ok(_) => least = least.min(thread_cpu_time().saturating_sub(before)),
+            Err(EngineError::Deadline { .. } | EngineError::Applied { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        }
     }
-    Ok(least)
+    Ok(Some(least))
 }

@@ -161,7 +161,7 @@ impl CheckedOutput {
         check_row_list("errors", output.errors.iter().map(|error| error.row), rows)?;
         check_disjoint(&dropped, &output.errors)?;
         if description.total {
-            check_total(&dropped, &output.errors)?;
+            check_total(&dropped, &output.errors, config.message_bytes_max as usize)?;
         }
         let described = description.outputs.len();
         if output.columns.len() != described {
@@ -207,12 +207,13 @@ fn check_disjoint(dropped: &[u32], errors: &[RowError]) -> Result<(), Breach> {
     in_both.map_or(Ok(()), |error| Err(Breach::DroppedAndFailed { row: error.row }))
 }
 
-fn check_total(dropped: &[u32], errors: &[RowError]) -> Result<(), Breach> {
+fn check_total(dropped: &[u32], errors: &[RowError], message_bytes_max: usize) -> Result<(), Breach> {
     if let Some(row) = dropped.first() {
         return Err(Breach::TotalDrops { row: *row });
     }
     if let Some(error) = errors.first() {
-        return Err(Breach::TotalFails { row: error.row, message: error.message.clone() });
+        let message = cut_to(&error.message, message_bytes_max).to_owned();
+        return Err(Breach::TotalFails { row: error.row, message });
     }
     Ok(())
 }
@@ -223,6 +224,10 @@ struct WithoutResult<'a> {
 }
 
 impl WithoutResult<'_> {
+    fn rows(&self) -> impl Iterator<Item = usize> {
+        self.dropped.iter().copied().chain(self.errors.iter().map(|error| error.row)).map(|row| row as usize)
+    }
+
     fn contains(&self, row: usize) -> bool {
         let row = row as u32;
         self.dropped.binary_search(&row).is_ok() || self.errors.binary_search_by_key(&row, |error| error.row).is_ok()
@@ -297,6 +302,20 @@ impl ColumnCheck<'_> {
         Ok(Some(bitmap))
     }
 
+    /// The rows whose value means something: those that are neither null nor without a result. `None` where all do.
+    fn meaningful(&self, validity: Option<&[u8]>) -> Option<Vec<u8>> {
+        let mut without_result = self.without_result.rows().peekable();
+        if without_result.peek().is_none() {
+            return validity.map(<[u8]>::to_vec);
+        }
+        let mut meaningful = validity.map_or_else(|| vec![0xff; bits::bitmap_bytes(self.rows)], <[u8]>::to_vec);
+        for row in without_result {
+            meaningful[row / 8] &= !(1 << (row % 8));
+        }
+        bits::clear_behind_last(&mut meaningful, self.rows);
+        Some(meaningful)
+    }
+
     fn nulls(&self, validity: Option<Vec<u8>>) -> Option<NullBuffer> {
         let bitmap = validity?;
         Some(NullBuffer::new(BooleanBuffer::new(Buffer::from_vec(bitmap), 0, self.rows)))
@@ -349,13 +368,14 @@ impl ColumnCheck<'_> {
             .map_err(|_| Breach::RowCount { column: self.name(), rows: self.rows, found: 0 })
     }
 
-    /// Offsets of `entries` spans over `length` things, each span at most `allowed` long.
+    /// Offsets of `entries` spans over `length` things, each meaningful span at most `allowed` long.
     fn offsets(
         &self,
         offsets: Vec<u32>,
         entries: usize,
         length: usize,
         allowed: usize,
+        meaningful: Option<&[u8]>,
     ) -> Result<OffsetBuffer<i32>, Breach> {
         if offsets.len() != entries + 1 {
             return Err(Breach::OffsetCount { column: self.name(), entries: entries + 1, found: offsets.len() });
@@ -377,9 +397,11 @@ impl ColumnCheck<'_> {
             return Err(Breach::OffsetEnd { column: self.name(), end, length });
         }
         if too_long {
-            let row = offsets.windows(2).position(|pair| (pair[1] - pair[0]) as usize > allowed).unwrap_or(0);
-            let found = (offsets[row + 1] - offsets[row]) as usize;
-            return Err(Breach::TooLong { column: self.name(), row, length: found, allowed });
+            let length_of = |row: usize| (offsets[row + 1] - offsets[row]) as usize;
+            let is_too_long = |row: &usize| length_of(*row) > allowed && is_set(meaningful, *row);
+            if let Some(row) = (0..entries).find(is_too_long) {
+                return Err(Breach::TooLong { column: self.name(), row, length: length_of(row), allowed });
+            }
         }
         let offsets: Vec<i32> = bytemuck::allocation::cast_vec(offsets);
         Ok(checked_offsets(offsets))
@@ -389,25 +411,32 @@ impl ColumnCheck<'_> {
     where
         T: ByteArrayType<Offset = i32> + Text,
     {
-        let array = self.spans::<T>(values, self.rows)?;
-        let Some(validity) = validity else {
-            return Ok(Arc::new(array));
-        };
-        let (offsets, bytes, _) = array.into_parts();
-        let (offsets, bytes) = empty_under_null(offsets, bytes, &validity, self.rows);
-        Ok(Arc::new(checked_bytes::<T>(offsets, bytes, self.nulls(Some(validity)))))
+        let meaningful = self.meaningful(validity.as_deref());
+        let (offsets, bytes) = self.spans::<T>(values, self.rows, meaningful.as_deref())?;
+        Ok(Arc::new(checked_bytes::<T>(offsets, bytes, self.nulls(validity))))
     }
 
-    fn spans<T>(&self, values: VariableBytesResult, count: usize) -> Result<GenericByteArray<T>, Breach>
+    /// Well-formed spans; those that mean nothing are empty, whatever they were.
+    fn spans<T>(
+        &self,
+        values: VariableBytesResult,
+        count: usize,
+        meaningful: Option<&[u8]>,
+    ) -> Result<(OffsetBuffer<i32>, Buffer), Breach>
     where
         T: ByteArrayType<Offset = i32> + Text,
     {
         let allowed = self.config.value_bytes_max as usize;
-        let offsets = self.offsets(values.offsets, count, values.bytes.len(), allowed)?;
-        if let Some(row) = T::first_malformed(&offsets, &values.bytes) {
+        let offsets = self.offsets(values.offsets, count, values.bytes.len(), allowed, meaningful)?;
+        let bytes = Buffer::from_vec(values.bytes);
+        let (offsets, bytes) = match meaningful {
+            Some(meaningful) => empty_where_unset(offsets, bytes, meaningful, count),
+            None => (offsets, bytes),
+        };
+        if let Some(row) = T::first_malformed(&offsets, &bytes) {
             return Err(Breach::NotUtf8 { column: self.name(), row });
         }
-        Ok(checked_bytes::<T>(offsets, Buffer::from_vec(values.bytes), None))
+        Ok((offsets, bytes))
     }
 
     fn lists(
@@ -422,7 +451,8 @@ impl ColumnCheck<'_> {
             ElementsResult::Utf8(texts) => texts.offsets.len().saturating_sub(1),
         };
         let allowed = self.config.list_elements_max as usize;
-        let offsets = self.offsets(lists.offsets, self.rows, length, allowed)?;
+        let meaningful = self.meaningful(validity.as_deref());
+        let offsets = self.offsets(lists.offsets, self.rows, length, allowed, meaningful.as_deref())?;
         let child: ArrayRef = match (element, lists.elements) {
             (ElementType::Int64, ElementsResult::Int64(values)) => {
                 Arc::new(PrimitiveArray::<Int64Type>::new(values.into(), None))
@@ -431,7 +461,11 @@ impl ColumnCheck<'_> {
                 bits::canonicalize_nans(&mut values);
                 Arc::new(PrimitiveArray::<Float64Type>::new(values.into(), None))
             }
-            (ElementType::Utf8, ElementsResult::Utf8(texts)) => Arc::new(self.spans::<Utf8Type>(texts, length)?),
+            (ElementType::Utf8, ElementsResult::Utf8(texts)) => {
+                let in_meaningful_row = meaningful.map(|rows| elements_of(&rows, self.rows, &offsets, length));
+                let (text_offsets, bytes) = self.spans::<Utf8Type>(texts, length, in_meaningful_row.as_deref())?;
+                Arc::new(checked_bytes::<Utf8Type>(text_offsets, bytes, None))
+            }
             (_, found) => {
                 let found = element_type_name(&found).to_owned();
                 return Err(Breach::Type { column: self.name(), described: self.field.data_type, found });
@@ -485,14 +519,30 @@ impl Text for Utf8Type {
     }
 }
 
-/// The same spans, empty where they are null.
-fn empty_under_null(
+fn is_set(bitmap: Option<&[u8]>, row: usize) -> bool {
+    bitmap.is_none_or(|bitmap| bitmap[row / 8] >> (row % 8) & 1 == 1)
+}
+
+/// A bitmap of the elements of lists, set where the row is.
+fn elements_of(rows_bitmap: &[u8], rows: usize, offsets: &OffsetBuffer<i32>, elements: usize) -> Vec<u8> {
+    let mut bitmap = vec![0xff; bits::bitmap_bytes(elements)];
+    for row in bits::unset_rows(rows_bitmap, rows) {
+        for element in offsets[row] as usize..offsets[row + 1] as usize {
+            bitmap[element / 8] &= !(1 << (element % 8));
+        }
+    }
+    bits::clear_behind_last(&mut bitmap, elements);
+    bitmap
+}
+
+/// The same spans, empty where their bit is not set.
+fn empty_where_unset(
     offsets: OffsetBuffer<i32>,
     bytes: Buffer,
-    validity: &[u8],
+    bitmap: &[u8],
     rows: usize,
 ) -> (OffsetBuffer<i32>, Buffer) {
-    let is_clean = bits::unset_rows(validity, rows).all(|row| offsets[row] == offsets[row + 1]);
+    let is_clean = bits::unset_rows(bitmap, rows).all(|row| offsets[row] == offsets[row + 1]);
     if is_clean {
         return (offsets, bytes);
     }
@@ -500,8 +550,7 @@ fn empty_under_null(
     let mut kept = Vec::with_capacity(bytes.len());
     kept_offsets.push(0);
     for (row, span) in offsets.windows(2).enumerate() {
-        let is_valid = validity[row / 8] >> (row % 8) & 1 == 1;
-        if is_valid {
+        if is_set(Some(bitmap), row) {
             kept.extend_from_slice(&bytes[span[0] as usize..span[1] as usize]);
         }
         kept_offsets.push(kept.len() as i32);
@@ -522,7 +571,7 @@ fn checked_bytes<T: ByteArrayType<Offset = i32>>(
     nulls: Option<NullBuffer>,
 ) -> GenericByteArray<T> {
     // SAFETY: the offsets end where the bytes end, and every span is well formed: `spans` has checked both, and
-    // `empty_under_null` leaves out whole spans only. The bitmap has as many rows as there are spans.
+    // `empty_where_unset` leaves out whole spans only. The bitmap has as many rows as there are spans.
     unsafe { GenericByteArray::<T>::new_unchecked(offsets, bytes, nulls) }
 }
 

@@ -117,3 +117,39 @@ impl diagnostics::Host for CallState {
 pub(crate) fn cut_to(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bindings::eadem::transform::diagnostics::Host;
+
+    fn state(calls_max: u32, bytes_max: u32) -> CallState {
+        CallState::new(&EngineConfig {
+            diagnostics_calls_max: calls_max,
+            diagnostics_bytes_max: bytes_max,
+            ..EngineConfig::default()
+        })
+    }
+
+    #[test]
+    fn calls_of_diagnostics_beyond_the_limit_are_not_heard() {
+        let mut state = state(2, 1_000);
+        for message in ["first", "second", "third"] {
+            state.panicked(message.to_owned());
+        }
+        assert_eq!(state.take_panic_message().as_deref(), Some("second"));
+    }
+
+    #[test]
+    fn bytes_of_diagnostics_beyond_the_limit_are_not_kept() {
+        let mut state = state(100, 10);
+        state.panicked("seven b".to_owned());
+        // Three bytes are left; the second character has two of its own.
+        state.panicked("abé".to_owned());
+        assert_eq!(state.take_panic_message().as_deref(), Some("ab"));
+        state.panicked("z".repeat(100));
+        assert_eq!(state.take_panic_message().as_deref(), Some("z"));
+        state.panicked("nothing is left".to_owned());
+        assert_eq!(state.take_panic_message(), None);
+    }
+}

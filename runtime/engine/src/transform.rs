@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use arrow_array::{Array, ArrayRef, BooleanArray};
 use arrow_buffer::BooleanBufferBuilder;
-use eadem_values::{Description, Digest, null_array};
+use eadem_values::{DataType, Description, Digest, Field, null_array};
 
 use crate::call::{CallError, Linked};
 use crate::config::EngineConfig;
 use crate::cpu_time::thread_cpu_time;
 use crate::engine::Engine;
-use crate::error::{EngineError, Fault};
+use crate::error::{EngineError, Fault, LimitKind};
 use crate::input::{Inputs, Nans};
 use crate::measure::Cost;
 use crate::output::CheckedOutput;
@@ -87,6 +87,8 @@ pub struct FailedRow {
     pub kind: FailureKind,
     /// For people: the transform's own message, or what the engine saw.
     pub message: String,
+    /// Names of the first functions, innermost first, one a line; empty unless it trapped.
+    pub backtrace: String,
 }
 
 /// Why a row failed. Everything but `RowError` and `Deadline` is a breach of a total transform's promise.
@@ -99,8 +101,8 @@ pub enum FailureKind {
     Declined,
     /// It trapped; a panic is one.
     Trap,
-    /// It ran into a limit on memory, stack or output.
-    Limit,
+    /// It ran into this limit.
+    Limit(LimitKind),
     /// Its answer was not what the contract or its description says.
     Breach,
     /// It did not answer in time. Serving only; says nothing about the row's value.
@@ -114,7 +116,7 @@ impl FailureKind {
             Self::RowError => "row_error",
             Self::Declined => "declined",
             Self::Trap => "trap",
-            Self::Limit => "limit",
+            Self::Limit(_) => "limit",
             Self::Breach => "breach",
             Self::Deadline => "deadline",
         }
@@ -124,7 +126,7 @@ impl FailureKind {
 impl From<&Fault> for FailureKind {
     fn from(fault: &Fault) -> Self {
         match fault {
-            Fault::Limit(_) => Self::Limit,
+            Fault::Limit(limit) => Self::Limit(limit.kind()),
             Fault::Trap(_) => Self::Trap,
             Fault::Breach(_) | Fault::Contract(_) => Self::Breach,
             Fault::Declined(_) => Self::Declined,
@@ -144,15 +146,20 @@ impl std::fmt::Debug for Transform {
 
 impl Applied {
     /// One call's answer, with nulls where there is no result.
-    pub(crate) fn from_one_call(output: CheckedOutput) -> Self {
+    ///
+    /// # Errors
+    /// [`EngineError::Host`]: nulls could not be put in.
+    pub(crate) fn from_one_call(output: CheckedOutput) -> Result<Self, EngineError> {
         let (mut columns, dropped, failed) = output.into_parts();
         if !dropped.is_empty() || !failed.is_empty() {
             let without_result = dropped.iter().copied().chain(failed.iter().map(|(row, _)| *row));
-            columns = null_at(columns, without_result);
+            columns = null_at(columns, without_result)?;
         }
         let kind = FailureKind::RowError;
-        let failed = failed.into_iter().map(|(row, message)| FailedRow { row, kind, message }).collect();
-        Self { columns, rows: RowOutcomes { dropped, failed } }
+        let failed =
+            failed.into_iter().map(|(row, message)| FailedRow { row, kind, message, backtrace: String::new() });
+        let failed = failed.collect();
+        Ok(Self { columns, rows: RowOutcomes { dropped, failed } })
     }
 }
 
@@ -188,19 +195,17 @@ impl Transform {
         self.0.cost.as_ref()
     }
 
-    /// Processor time that so many rows will probably take, in microseconds; `None` if it was never measured.
+    /// Processor time that so many rows will probably take, in microseconds; `None` if it was never measured, or could
+    /// not be.
     pub fn expected_cpu_us(&self, rows: usize) -> Option<u64> {
-        let cost = self.0.cost.as_ref()?;
+        let cost = self.0.cost.as_ref().filter(|cost| cost.batch_rows > 0)?;
         Some((cost.cpu_us_per_call + cost.cpu_us_per_row * rows as f64).ceil() as u64)
     }
 
     /// Whether so many rows are cheap enough for the thread that asks; otherwise use [`Engine::cpu_pool`]. Unmeasured
-    /// transforms are never taken for cheap beyond one row.
+    /// transforms are never taken for cheap.
     pub fn runs_inline(&self, rows: usize) -> bool {
-        match self.expected_cpu_us(rows) {
-            Some(cpu_us) => cpu_us <= self.0.engine.config().inline_cpu_us_max,
-            None => rows <= 1,
-        }
+        self.expected_cpu_us(rows).is_some_and(|cpu_us| cpu_us <= self.0.engine.config().inline_cpu_us_max)
     }
 
     /// The engine that this runs in.
@@ -219,6 +224,7 @@ impl Transform {
     /// # Errors
     /// - [`EngineError::Input`]: the columns are not the declared ones, or one that must not be null is.
     /// - [`EngineError::Deadline`]: in a batch, a row that never answers. Nothing was computed.
+    /// - [`EngineError::Applied`]: the outputs together are larger than `applied_bytes_max`.
     /// - [`EngineError::Busy`]: all pooled instances are in use.
     pub fn apply(&self, rows: usize, columns: &[ArrayRef], class: CallClass) -> Result<Applied, EngineError> {
         self.apply_as(rows, columns, class.into())
@@ -264,10 +270,19 @@ struct Splitter<'a> {
     config: &'a EngineConfig,
     class: Class,
     rows: usize,
-    pieces: Vec<Vec<ArrayRef>>,
+    pieces: Vec<Piece>,
+    /// Bytes of all pieces.
+    bytes: u64,
     outcomes: RowOutcomes,
-    /// Set when a serving call first misses its deadline: when the request gives up on undecided rows.
+    /// Set when a serving call first fails: when the request gives up on undecided rows.
     gives_up_at: Option<Instant>,
+}
+
+/// The outputs of some rows in a row.
+enum Piece {
+    Columns(Vec<ArrayRef>),
+    /// So many rows without a result.
+    Nulls(usize),
 }
 
 impl<'a> Splitter<'a> {
@@ -277,7 +292,7 @@ impl<'a> Splitter<'a> {
         }
         let config = transform.engine.config();
         let outcomes = RowOutcomes::default();
-        Ok(Self { transform, config, class, rows, pieces: Vec::new(), outcomes, gives_up_at: None })
+        Ok(Self { transform, config, class, rows, pieces: Vec::new(), bytes: 0, outcomes, gives_up_at: None })
     }
 
     /// Decides rows `first_row..first_row + rows`, which `columns` hold.
@@ -290,21 +305,17 @@ impl<'a> Splitter<'a> {
             return Err(self.never_answers(first_row, self.config.upload_deadline_ms));
         }
         if let Some(fault) = self.given_up() {
-            self.fail(first_row, rows, &fault);
-            return Ok(());
+            return self.fail(first_row, rows, &fault);
         }
         match self.call(&inputs, rows, self.deadline(rows)) {
-            Ok(output) => {
-                self.keep(output, first_row);
-                Ok(())
-            }
+            Ok(output) => self.keep(output, first_row),
             Err(CallError::Engine(error)) => Err(error),
             Err(CallError::Fault(Fault::Deadline { after_ms })) if self.is_upload() => {
                 Err(self.never_answers(first_row, after_ms))
             }
             Err(CallError::Fault(fault)) if rows == 1 => self.fail_single(&inputs, first_row, fault),
-            Err(CallError::Fault(fault)) => {
-                self.note_deadline(&fault);
+            Err(CallError::Fault(_)) => {
+                self.note_fault();
                 drop(inputs);
                 let half = rows / 2;
                 self.decide(&slice(columns, 0, half), first_row, half)?;
@@ -333,25 +344,18 @@ impl<'a> Splitter<'a> {
     fn fail_single(&mut self, inputs: &Inputs<'_>, row: usize, fault: Fault) -> Result<(), EngineError> {
         let missed_deadline = matches!(fault, Fault::Deadline { .. });
         if !missed_deadline || self.class == Class::Serving {
-            self.note_deadline(&fault);
-            self.fail(row, 1, &fault);
-            return Ok(());
+            self.note_fault();
+            return self.fail(row, 1, &fault);
         }
         let longest = Duration::from_millis(self.config.batch_deadline_row_ms_max);
         let mut deadline = self.deadline(1);
         while deadline < longest {
             deadline = (deadline * 4).min(longest);
             match self.call(inputs, 1, deadline) {
-                Ok(output) => {
-                    self.keep(output, row);
-                    return Ok(());
-                }
+                Ok(output) => return self.keep(output, row),
                 Err(CallError::Engine(error)) => return Err(error),
                 Err(CallError::Fault(Fault::Deadline { .. })) => {}
-                Err(CallError::Fault(fault)) => {
-                    self.fail(row, 1, &fault);
-                    return Ok(());
-                }
+                Err(CallError::Fault(fault)) => return self.fail(row, 1, &fault),
             }
         }
         Err(self.never_answers(row, u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)))
@@ -370,9 +374,9 @@ impl<'a> Splitter<'a> {
         matches!(self.class, Class::Upload { over_at_cpu } if thread_cpu_time() > over_at_cpu)
     }
 
-    fn note_deadline(&mut self, fault: &Fault) {
-        let missed_deadline = matches!(fault, Fault::Deadline { .. });
-        if missed_deadline && self.class == Class::Serving && self.gives_up_at.is_none() {
+    /// Rows that trap slowly can hold a request up as well as rows that never answer.
+    fn note_fault(&mut self) {
+        if self.class == Class::Serving && self.gives_up_at.is_none() {
             let in_all = Duration::from_millis(self.config.serving_deadline_total_ms);
             self.gives_up_at = Some(Instant::now() + in_all);
         }
@@ -384,41 +388,69 @@ impl<'a> Splitter<'a> {
         (Instant::now() >= gives_up_at).then_some(Fault::Deadline { after_ms })
     }
 
-    fn keep(&mut self, output: CheckedOutput, first_row: usize) {
-        let applied = Applied::from_one_call(output);
+    fn keep(&mut self, output: CheckedOutput, first_row: usize) -> Result<(), EngineError> {
+        let applied = Applied::from_one_call(output)?;
         let number = |row: u32| first_row as u32 + row;
         self.outcomes.dropped.extend(applied.rows.dropped.into_iter().map(number));
         let failed = applied.rows.failed.into_iter().map(|failed| FailedRow { row: number(failed.row), ..failed });
         self.outcomes.failed.extend(failed);
-        self.pieces.push(applied.columns);
+        let bytes = applied.columns.iter().map(|column| column.get_buffer_memory_size() as u64).sum();
+        self.pieces.push(Piece::Columns(applied.columns));
+        self.count(bytes)
     }
 
-    fn fail(&mut self, first_row: usize, rows: usize, fault: &Fault) {
+    fn fail(&mut self, first_row: usize, rows: usize, fault: &Fault) -> Result<(), EngineError> {
         let kind = FailureKind::from(fault);
         let message = cut_to(&fault.to_string(), self.config.message_bytes_max as usize).to_owned();
+        let mut backtrace = String::new();
         if let Fault::Trap(trap) = fault {
             let name = &self.transform.description.name;
             tracing::debug!(transform = %name, row = first_row, backtrace = %trap.backtrace, "{message}");
+            backtrace = trap.first_frames().collect::<Vec<_>>().join("\n");
         }
-        let failed =
-            (first_row..first_row + rows).map(|row| FailedRow { row: row as u32, kind, message: message.clone() });
+        let failed = (first_row..first_row + rows).map(|row| FailedRow {
+            row: row as u32,
+            kind,
+            message: message.clone(),
+            backtrace: backtrace.clone(),
+        });
         self.outcomes.failed.extend(failed);
-        let outputs = &self.transform.description.outputs;
-        self.pieces.push(outputs.iter().map(|field| null_array(field.data_type, rows)).collect());
+        match self.pieces.last_mut() {
+            Some(Piece::Nulls(earlier)) => *earlier += rows,
+            _ => self.pieces.push(Piece::Nulls(rows)),
+        }
+        let row_bytes: u64 = self.transform.description.outputs.iter().map(bytes_of_null).sum();
+        self.count(row_bytes.saturating_mul(rows as u64))
     }
 
-    fn finish(mut self) -> Result<Applied, EngineError> {
-        if self.pieces.len() == 1
-            && let Some(columns) = self.pieces.pop()
+    /// Calls are limited one by one; this limits all of them together.
+    fn count(&mut self, bytes: u64) -> Result<(), EngineError> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        let allowed_bytes = self.config.applied_bytes_max;
+        if self.bytes > allowed_bytes {
+            let transform = self.transform.description.name.clone();
+            return Err(EngineError::Applied { transform, rows: self.rows, allowed_bytes });
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Applied, EngineError> {
+        let outputs = &self.transform.description.outputs;
+        let columns_of = |piece: Piece| match piece {
+            Piece::Columns(columns) => columns,
+            Piece::Nulls(rows) => outputs.iter().map(|field| null_array(field.data_type, rows)).collect(),
+        };
+        let mut pieces: Vec<Vec<ArrayRef>> = self.pieces.into_iter().map(columns_of).collect();
+        if pieces.is_empty() {
+            pieces.push(columns_of(Piece::Nulls(self.rows)));
+        }
+        if pieces.len() == 1
+            && let Some(columns) = pieces.pop()
         {
             return Ok(Applied { columns, rows: self.outcomes });
         }
-        let outputs = &self.transform.description.outputs;
-        let columns = outputs.iter().enumerate().map(|(at, field)| {
-            if self.pieces.is_empty() {
-                return Ok(null_array(field.data_type, self.rows));
-            }
-            let parts: Vec<&dyn Array> = self.pieces.iter().map(|piece| piece[at].as_ref()).collect();
+        let columns = (0..outputs.len()).map(|at| {
+            let parts: Vec<&dyn Array> = pieces.iter().map(|piece| piece[at].as_ref()).collect();
             arrow_select::concat::concat(&parts).map_err(|error| EngineError::Host(error.to_string()))
         });
         let columns = columns.collect::<Result<_, _>>()?;
@@ -426,8 +458,16 @@ impl<'a> Splitter<'a> {
     }
 }
 
+/// What a null of this type takes in a column.
+fn bytes_of_null(field: &Field) -> u64 {
+    match field.data_type {
+        DataType::Vector(dimensions) => 4 * u64::from(dimensions),
+        _ => 8,
+    }
+}
+
 /// The same columns with nulls, and zeros under them, at these rows.
-fn null_at(columns: Vec<ArrayRef>, rows: impl Iterator<Item = u32>) -> Vec<ArrayRef> {
+fn null_at(columns: Vec<ArrayRef>, rows: impl Iterator<Item = u32>) -> Result<Vec<ArrayRef>, EngineError> {
     let length = columns.first().map_or(0, |column| column.len());
     let mut mask = BooleanBufferBuilder::new(length);
     mask.append_n(length, false);
@@ -436,8 +476,9 @@ fn null_at(columns: Vec<ArrayRef>, rows: impl Iterator<Item = u32>) -> Vec<Array
     }
     let mask = BooleanArray::new(mask.finish(), None);
     let with_null = |column: ArrayRef| {
-        let nulled = arrow_select::nullif::nullif(&column, &mask).unwrap_or(column);
-        eadem_values::canonicalize(&nulled).unwrap_or(nulled)
+        let nulled =
+            arrow_select::nullif::nullif(&column, &mask).map_err(|error| EngineError::Host(error.to_string()))?;
+        eadem_values::canonicalize(&nulled).map_err(|error| EngineError::Host(error.to_string()))
     };
     columns.into_iter().map(with_null).collect()
 }

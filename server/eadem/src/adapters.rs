@@ -123,28 +123,29 @@ impl EngineTransforms {
     async fn load_into_engine(&self, digest: &Digest) -> Result<eadem_engine::Transform, TransformUnavailable> {
         let unavailable = |message: String| TransformUnavailable { digest: *digest, message };
         let record = self.registry.transform(digest).await.map_err(|error| unavailable(error.to_string()))?;
-        let component = self.registry.component(digest).await.map_err(|error| unavailable(error.to_string()))?;
-        let (engine, digest) = (self.engine.clone(), *digest);
+        let (registry, engine, digest) = (self.registry.clone(), self.engine.clone(), *digest);
         let load = move || {
             let cost = stored_cost(&record.acceptance);
             let strict_nan = record.acceptance.strict_nan;
-            engine.load(digest, || Ok(component), record.description.as_ref().clone(), strict_nan, cost)
+            // Asked only where there is no artefact.
+            let component = || {
+                let read = tokio::runtime::Handle::current().block_on(registry.component(&digest));
+                read.map_err(|error| error.to_string())
+            };
+            engine.load(digest, component, record.description.as_ref().clone(), strict_nan, cost)
         };
         let loaded = tokio::task::spawn_blocking(load).await.map_err(|error| unavailable(error.to_string()))?;
         loaded.map_err(|error| unavailable(error.to_string()))
     }
 }
 
-/// What a call costs whatever its rows, where only the cost of rows was kept: an instance made and dropped.
-const CALL_CPU_US: f64 = 10.0;
-
 fn stored_cost(acceptance: &eadem_registry::Acceptance) -> Option<Cost> {
     Some(Cost {
         fuel_per_row: acceptance.fuel_per_row? as f64,
-        cpu_us_per_call: CALL_CPU_US,
+        cpu_us_per_call: acceptance.nanoseconds_per_call? as f64 / 1e3,
         cpu_us_per_row: acceptance.nanoseconds_per_row? as f64 / 1e3,
         memory_bytes: acceptance.memory_bytes?,
-        batch_rows: 0,
+        batch_rows: u32::try_from(acceptance.measured_rows?).unwrap_or(u32::MAX),
     })
 }
 

@@ -158,12 +158,13 @@ impl Home {
     }
 }
 
-/// The engine's configuration with paths below the data directory and this very binary as the compiler.
+/// The engine's configuration with paths below the data directory and this very program as the compiler: the one that
+/// runs, also where its file has been replaced since.
 pub(crate) fn engine_config(config: &EngineConfig, data_dir: &Path) -> anyhow::Result<EngineConfig> {
     let mut config = config.clone();
     config.artifacts_dir = data_dir.join(&config.artifacts_dir);
     if config.compiler == CompilerCommand::default() {
-        config.compiler = CompilerCommand { program: std::env::current_exe()?, args: vec!["compile-child".to_owned()] };
+        config.compiler.args = vec!["compile-child".to_owned()];
     }
     Ok(config)
 }

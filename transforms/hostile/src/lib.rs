@@ -32,15 +32,24 @@ pub fn description(name: &str) -> Description {
     }
 }
 
-/// As [`description`], with outputs of varying length beside `y`: `label` (utf8) and `steps` (list(int64)), nullable.
+/// As [`description`], with nullable outputs of every shape beside `y`: `label` (utf8), `steps` (list(int64)), `flag`
+/// (boolean), `point` (vector(2)), `blob` (binary), `words` (list(utf8)) and `shares` (list(float64)).
 pub fn full_description(name: &str) -> Description {
     let mut description = description(name);
-    description.outputs.push(field("label", DataType::Utf8, true));
-    description.outputs.push(field("steps", DataType::List(ElementType::Int64), true));
+    let outputs = [
+        ("label", DataType::Utf8),
+        ("steps", DataType::List(ElementType::Int64)),
+        ("flag", DataType::Boolean),
+        ("point", DataType::Vector(2)),
+        ("blob", DataType::Binary),
+        ("words", DataType::List(ElementType::Utf8)),
+        ("shares", DataType::List(ElementType::Float64)),
+    ];
+    description.outputs.extend(outputs.map(|(name, data_type)| field(name, data_type, true)));
     description
 }
 
-fn field(name: &str, data_type: DataType, nullable: bool) -> Field {
+pub fn field(name: &str, data_type: DataType, nullable: bool) -> Field {
     Field { name: name.to_owned(), data_type, nullable, doc: String::new(), constraints: Vec::new() }
 }
 
@@ -62,17 +71,26 @@ pub fn echo(inputs: &[Column]) -> Output {
     answer(numbers(inputs).to_vec())
 }
 
-/// The honest answer under [`full_description`]: `label` is always `ok`, `steps` always empty.
+/// The honest answer under [`full_description`]: `label` and `blob` are always `ok`, `words` one `ok`, `steps` and
+/// `shares` empty, `flag` false and `point` the origin.
 pub fn full_echo(inputs: &[Column]) -> Output {
     let rows = numbers(inputs).len();
+    let one_each: Vec<u32> = (0..=rows as u32).collect();
+    let none = |elements| ListValues { offsets: vec![0; rows + 1], elements };
     let mut output = echo(inputs);
-    output.columns.push(column(Values::Utf8(labels(rows))));
-    let steps = ListValues { offsets: vec![0; rows + 1], elements: Elements::Int64(Vec::new()) };
-    output.columns.push(column(Values::List(steps)));
+    output.columns.extend([
+        column(Values::Utf8(labels(rows))),
+        column(Values::List(none(Elements::Int64(Vec::new())))),
+        column(Values::Boolean(vec![0; rows.div_ceil(8)])),
+        column(Values::Vector(vec![0.0; 2 * rows])),
+        column(Values::Binary(labels(rows))),
+        column(Values::List(ListValues { offsets: one_each, elements: Elements::Utf8(labels(rows)) })),
+        column(Values::List(none(Elements::Float64(Vec::new())))),
+    ]);
     output
 }
 
-fn column(values: Values) -> Column {
+pub fn column(values: Values) -> Column {
     Column { validity: Vec::new(), values }
 }
 
@@ -199,10 +217,19 @@ pub enum Breach {
     FailsThoughTotal = 7_770_021,
     GiantMessage = 7_770_022,
     GiantOutput = 7_770_023,
+    TooFewBooleans = 7_770_024,
+    TooFewVectorElements = 7_770_025,
+    BlobBeyondTheEnd = 7_770_026,
+    WordBeyondTheEnd = 7_770_027,
+    WordNotUtf8 = 7_770_028,
+    ListBeyondItsElements = 7_770_029,
+    ListOfAnotherType = 7_770_030,
+    /// The row that is dropped has a label that is no text, which means nothing.
+    DropsWithGarbage = 7_770_031,
 }
 
 impl Breach {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 31] = [
         Self::TooFewColumns,
         Self::TooManyColumns,
         Self::WrongType,
@@ -226,6 +253,14 @@ impl Breach {
         Self::FailsThoughTotal,
         Self::GiantMessage,
         Self::GiantOutput,
+        Self::TooFewBooleans,
+        Self::TooFewVectorElements,
+        Self::BlobBeyondTheEnd,
+        Self::WordBeyondTheEnd,
+        Self::WordNotUtf8,
+        Self::ListBeyondItsElements,
+        Self::ListOfAnotherType,
+        Self::DropsWithGarbage,
     ];
 
     pub fn of(x: i64) -> Option<Self> {
@@ -266,6 +301,21 @@ impl Breach {
             Self::FailsThoughTotal => output.errors.push(failed(0, "a row that is said not to fail".to_owned())),
             Self::GiantMessage => output.errors.push(failed(0, "long ".repeat(400_000))),
             Self::GiantOutput => set_values(&mut output, STEPS, Values::List(one_long_list(row_count, 9 << 20))),
+            Self::TooFewBooleans => set_values(&mut output, FLAG, Values::Boolean(vec![0; row_count.div_ceil(8) - 1])),
+            Self::TooFewVectorElements => set_values(&mut output, POINT, Values::Vector(vec![0.0; 2 * row_count - 1])),
+            Self::BlobBeyondTheEnd => set_values(&mut output, BLOB, Values::Binary(cut_labels(row_count))),
+            Self::WordBeyondTheEnd => edit_words(&mut output, |words| *words = cut_labels(row_count)),
+            Self::WordNotUtf8 => edit_words(&mut output, |words| words.bytes.fill(0xff)),
+            Self::ListBeyondItsElements => {
+                let lists =
+                    ListValues { offsets: one_long_offset(row_count, 1), elements: Elements::Float64(Vec::new()) };
+                set_values(&mut output, SHARES, Values::List(lists));
+            }
+            Self::ListOfAnotherType => set_values(&mut output, SHARES, Values::List(one_long_list(row_count, 0))),
+            Self::DropsWithGarbage => {
+                output.dropped.push(0);
+                edit_labels(&mut output, |labels| labels.bytes[..2].fill(0xff));
+            }
         }
         output
     }
@@ -274,6 +324,11 @@ impl Breach {
 const Y: usize = 0;
 const LABEL: usize = 1;
 const STEPS: usize = 2;
+const FLAG: usize = 3;
+const POINT: usize = 4;
+const BLOB: usize = 5;
+const WORDS: usize = 6;
+const SHARES: usize = 7;
 
 fn set_values(output: &mut Output, place: usize, values: Values) {
     if let Some(column) = output.columns.get_mut(place) {
@@ -291,6 +346,21 @@ fn edit_labels(output: &mut Output, edit: impl FnOnce(&mut VariableBytes)) {
     if let Some(Column { values: Values::Utf8(labels), .. }) = output.columns.get_mut(LABEL) {
         edit(labels);
     }
+}
+
+fn edit_words(output: &mut Output, edit: impl FnOnce(&mut VariableBytes)) {
+    if let Some(Column { values: Values::List(ListValues { elements: Elements::Utf8(words), .. }), .. }) =
+        output.columns.get_mut(WORDS)
+    {
+        edit(words);
+    }
+}
+
+/// Labels whose last byte is missing.
+fn cut_labels(rows: usize) -> VariableBytes {
+    let mut labels = labels(rows);
+    labels.bytes.pop();
+    labels
 }
 
 fn set_first(offsets: &mut [u32], value: u32) {
@@ -321,7 +391,11 @@ fn lengthen_last(labels: &mut VariableBytes, bytes: u32) {
 
 /// All elements belong to the last row.
 fn one_long_list(rows: usize, elements: usize) -> ListValues {
+    ListValues { offsets: one_long_offset(rows, elements), elements: Elements::Int64(vec![7; elements]) }
+}
+
+fn one_long_offset(rows: usize, elements: usize) -> Vec<u32> {
     let mut offsets = vec![0; rows];
     offsets.push(elements as u32);
-    ListValues { offsets, elements: Elements::Int64(vec![7; elements]) }
+    offsets
 }

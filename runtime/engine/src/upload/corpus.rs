@@ -5,7 +5,12 @@
 //! empty and long and non-ASCII texts, nulls.
 
 use arrow_array::ArrayRef;
-use eadem_values::{Constraint, DataType, ElementType, Field, TIME_MAX_US, TIME_MIN_US, Value, array_from_values};
+use eadem_values::{
+    Constraint, DataType, ElementType, Field, Literal, TIME_MAX_US, TIME_MIN_US, Value, array_from_values,
+};
+
+use super::description::bytes_of_shortest;
+use crate::flavour::as_usize;
 
 /// Changes with every change to the rows that a seed stands for.
 pub const CORPUS_VERSION: u32 = 1;
@@ -16,7 +21,7 @@ const FIXED_ROWS: u32 = 256;
 /// As many as the longest list of edges, and some more where columns are out of step.
 const EDGE_ROWS: usize = 24;
 /// Wide rows are fewer, so that no description makes an upload slow.
-const CORPUS_BYTES_MAX: usize = 32 << 20;
+pub(crate) const CORPUS_BYTES_MAX: usize = 32 << 20;
 
 /// Generates `rows` rows for these fields, one column each. The same seed gives the same rows on every machine. NaNs are
 /// not canonical; whatever consumes the rows has to make them so.
@@ -57,7 +62,7 @@ pub(super) struct Rows {
 
 impl Rows {
     pub(super) fn new(fields: &[Field], seed: u64, random_rows: u32) -> Self {
-        let row_bytes: usize = fields.iter().map(|field| typical_bytes(field.data_type)).sum();
+        let row_bytes: usize = fields.iter().map(typical_bytes).sum();
         let rows_max = u32::try_from(CORPUS_BYTES_MAX / row_bytes.max(1)).unwrap_or(u32::MAX).max(8);
         let fixed_rows = FIXED_ROWS.min(rows_max / 2);
         let random_rows = random_rows.min(rows_max / 2);
@@ -75,10 +80,19 @@ impl Rows {
     }
 }
 
-fn typical_bytes(data_type: DataType) -> usize {
-    match data_type {
-        DataType::Vector(dimensions) => 4 * dimensions as usize,
-        _ => 64,
+fn typical_bytes(field: &Field) -> usize {
+    let allowed = field.constraints.iter().filter_map(|constraint| match constraint {
+        Constraint::Allowed(literals) => literals.iter().map(literal_bytes).max(),
+        _ => None,
+    });
+    let least = as_usize(bytes_of_shortest(field));
+    least.max(allowed.max().unwrap_or(0)).max(64)
+}
+
+fn literal_bytes(literal: &Literal) -> usize {
+    match literal {
+        Literal::Utf8(text) => text.len(),
+        _ => 8,
     }
 }
 
@@ -417,7 +431,7 @@ fn any_float32(random: &mut Random) -> f32 {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic)]
 
-    use eadem_values::{Literal, value_at};
+    use eadem_values::value_at;
 
     use super::*;
 
@@ -470,6 +484,17 @@ mod tests {
         assert!(has(4, &|value| matches!(value, Value::Utf8(v) if !v.is_ascii())));
         for column in 0..rows.columns.len() {
             assert!(has(column, &Value::is_null));
+        }
+    }
+
+    #[test]
+    fn wide_rows_are_few() {
+        let mut text = Field::new("text", DataType::Utf8, false);
+        text.constraints = vec![Constraint::Length { min: 1 << 20, max: u32::MAX }];
+        let mut code = Field::new("code", DataType::Utf8, false);
+        code.constraints = vec![Constraint::Allowed(vec![Literal::Utf8("x".repeat(1 << 20))])];
+        for field in [text, code, Field::new("point", DataType::Vector(1 << 18), false)] {
+            assert_eq!(Rows::new(&[field], 1, 256).count(), 32, "32 MiB of 1 MiB each");
         }
     }
 

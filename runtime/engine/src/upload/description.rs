@@ -76,7 +76,7 @@ pub(super) fn difference(first: &Description, other: &Description) -> Option<Str
     let texts = [("the name", &first.name, &other.name), ("the owner", &first.owner, &other.owner)];
     for (what, before, after) in texts {
         if before != after {
-            return Some(format!("{what} from `{before}` to `{after}`"));
+            return Some(format!("{what} from `{}` to `{}`", shortened(before), shortened(after)));
         }
     }
     if first.doc != other.doc {
@@ -93,7 +93,7 @@ pub(super) fn difference(first: &Description, other: &Description) -> Option<Str
         // Compared as text, so that a NaN in a constraint equals itself.
         let changed = before.iter().zip(after).find(|(before, after)| format!("{before:?}") != format!("{after:?}"));
         if let Some((before, _)) = changed {
-            return Some(format!("{what} `{}`", before.name));
+            return Some(format!("{what} `{}`", shortened(&before.name)));
         }
     }
     None
@@ -136,6 +136,7 @@ impl Check<'_> {
             self.problem(format!("{} {what}s, {allowed} are allowed (fields_max)", fields.len()));
             return;
         }
+        self.row_bytes(what, fields);
         let mut seen = HashSet::new();
         for field in fields {
             let called = format!("{what} `{}`", shortened(&field.name));
@@ -149,6 +150,18 @@ impl Check<'_> {
             self.text(&called, &field.doc);
             self.data_type(&called, field.data_type);
             self.constraints(&called, field);
+        }
+    }
+
+    /// Whatever a row holds, the host has to make room for this much: for generated rows, and for the nulls of failed
+    /// ones.
+    fn row_bytes(&mut self, what: &str, fields: &[Field]) {
+        let bytes = fields.iter().fold(0_u64, |bytes, field| bytes.saturating_add(bytes_of_shortest(field)));
+        let allowed = self.config.row_bytes_max;
+        if bytes > allowed {
+            self.problem(format!(
+                "the {what}s of one row take {bytes} bytes at least, {allowed} are allowed (row_bytes_max)"
+            ));
         }
     }
 
@@ -237,6 +250,13 @@ impl Check<'_> {
                 if min > max {
                     self.problem(format!("{called}: no length is at least {min} and at most {max}"));
                 }
+                let (allowed, limit) = match data_type {
+                    DataType::List(_) => (self.config.list_elements_max, "list_elements_max"),
+                    _ => (self.config.value_bytes_max, "value_bytes_max"),
+                };
+                if has_length && *min > allowed {
+                    self.problem(format!("{called}: a length of {min} at least, {allowed} is allowed ({limit})"));
+                }
             }
             Constraint::Unit(unit) => self.text(called, unit),
             Constraint::NotNull => {}
@@ -273,6 +293,21 @@ impl Check<'_> {
                 self.problem(format!("{called}: its min is greater than its max"));
             }
         }
+    }
+}
+
+/// What the value of one row takes at least, null or not; 0 where it is only a few bytes.
+pub(super) fn bytes_of_shortest(field: &Field) -> u64 {
+    let length_min = field.constraints.iter().map(|constraint| match constraint {
+        Constraint::Length { min, .. } => u64::from(*min),
+        _ => 0,
+    });
+    let length_min = length_min.max().unwrap_or(0);
+    match field.data_type {
+        DataType::Vector(dimensions) => 4 * u64::from(dimensions),
+        DataType::Utf8 | DataType::Binary => length_min,
+        DataType::List(_) => 8 * length_min,
+        _ => 0,
     }
 }
 

@@ -10,8 +10,13 @@ use super::Refusal;
 use crate::call::{CONTRACT_VERSION, TRANSFORM_INTERFACE};
 use crate::config::{EngineConfig, WASM_PAGE_BYTES};
 use crate::flavour::validator_features;
+use crate::state::cut_to;
 
 const PACKAGE: &str = "eadem:transform/";
+/// Names are the component's, so messages hold a few of them, and not all of each.
+const NAMES_MAX: usize = 20;
+const NAME_BYTES_MAX: usize = 200;
+const MESSAGE_BYTES_MAX: usize = 1_000;
 
 /// A valid component, seen from outside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +52,9 @@ pub fn inspect(component: &[u8]) -> Result<Inspection, Refusal> {
     if !Parser::is_component(component) {
         return Err(Refusal::Malformed("it does not begin as a component does".to_owned()));
     }
-    let malformed = |error: wasmparser::BinaryReaderError| Refusal::Malformed(error.to_string());
+    let malformed = |error: wasmparser::BinaryReaderError| {
+        Refusal::Malformed(cut_to(&error.to_string(), MESSAGE_BYTES_MAX).to_owned())
+    };
     let types = Validator::new_with_features(validator_features()).validate_all(component).map_err(malformed)?;
     let mut inspection = Inspection {
         digest: Digest::of(component),
@@ -124,7 +131,7 @@ impl Inspection {
         let foreign = self.imports.iter().find(|import| !self.is_allowed(import));
         if let Some(import) = foreign {
             let culprit = culprit_of(import).map(str::to_owned);
-            return Err(Refusal::Import { import: import.clone(), culprit });
+            return Err(Refusal::Import { import: cut_to(import, NAME_BYTES_MAX).to_owned(), culprit });
         }
         self.check_contract()?;
         if self.memories > 1 {
@@ -151,7 +158,7 @@ impl Inspection {
 
     fn check_contract(&self) -> Result<(), Refusal> {
         let Some(version) = &self.contract_version else {
-            let exports = if self.exports.is_empty() { "nothing".to_owned() } else { self.exports.join(", ") };
+            let exports = if self.exports.is_empty() { "nothing".to_owned() } else { names(&self.exports) };
             return Err(Refusal::Contract {
                 what: format!("it does not export {TRANSFORM_INTERFACE}, it exports {exports}"),
             });
@@ -160,9 +167,18 @@ impl Inspection {
             return Ok(());
         }
         Err(Refusal::Contract {
-            what: format!("it is built for version {version}, this build knows {CONTRACT_VERSION}"),
+            what: format!(
+                "it is built for version {}, this build knows {CONTRACT_VERSION}",
+                cut_to(version, NAME_BYTES_MAX)
+            ),
         })
     }
+}
+
+fn names(all: &[String]) -> String {
+    let shown: Vec<&str> = all.iter().take(NAMES_MAX).map(|name| cut_to(name, NAME_BYTES_MAX)).collect();
+    let more = if all.len() > NAMES_MAX { ", …" } else { "" };
+    format!("{}{more}", shown.join(", "))
 }
 
 /// Every 0.1.x means the same functions and types.
@@ -180,6 +196,8 @@ fn core_module(module: &[u8]) -> Refusal {
         }
     }
     let culprit = imports.iter().find_map(|import| culprit_of(import)).map(str::to_owned);
+    imports.truncate(NAMES_MAX);
+    imports.iter_mut().for_each(|import| import.truncate(import.floor_char_boundary(NAME_BYTES_MAX)));
     Refusal::CoreModule { imports, culprit }
 }
 

@@ -5,17 +5,19 @@ use std::fmt;
 use std::time::Duration;
 
 use arrow_array::{Array, ArrayRef, UInt32Array};
-use eadem_values::{BatchEncoder, Description, Digest};
+use eadem_values::{BatchEncoder, CANONICAL_NAN_F64, Description, Digest};
 
 use super::Refusal;
 use super::corpus::{Random, Rows};
+use crate::bindings::exports::eadem::transform::types::Output;
 use crate::call::{CallError, Linked};
 use crate::cpu_time::thread_cpu_time;
 use crate::engine::Engine;
 use crate::error::{EngineError, Fault};
 use crate::input::{Inputs, Nans};
+use crate::measure::{repeat, rows_in_budget};
 use crate::output::CheckedOutput;
-use crate::transform::{Applied, Class, FailureKind, Transform};
+use crate::transform::{Applied, Class, FailedRow, FailureKind, Transform};
 
 /// What every transform must keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +79,8 @@ pub struct Violation {
     pub what: String,
     /// The inputs of that row.
     pub inputs: String,
+    /// Names of the first functions, innermost first, one a line; empty unless it trapped.
+    pub backtrace: String,
 }
 
 impl std::error::Error for Violation {}
@@ -90,6 +94,9 @@ impl fmt::Display for Violation {
         write!(f, "): {}", self.what)?;
         if !self.inputs.is_empty() {
             write!(f, "; inputs: {}", self.inputs)?;
+        }
+        if !self.backtrace.is_empty() {
+            write!(f, "; in {}", self.backtrace.replace('\n', ", called from "))?;
         }
         Ok(())
     }
@@ -128,6 +135,11 @@ type FaultyRow = (u32, String);
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Outcome {
     Values(Vec<u8>),
+    /// Values too long to be kept for every row.
+    LongValues {
+        bytes: usize,
+        hash: blake3::Hash,
+    },
     Dropped,
     RowError(String),
     Failed(FailureKind),
@@ -143,11 +155,15 @@ pub(super) fn check(subject: &Subject, rows: &Rows) -> Result<Finding, Refusal> 
     trial.compare(Law::RowByRow, &all, &single, &whole, "alone and with all others")?;
     let again = trial.outcomes(&all)?;
     trial.compare(Law::Repeatable, &all, &whole, &again, "in two calls")?;
-    trial.memoryless(&all, &whole)?;
+    let answered: Vec<u32> =
+        all.iter().copied().filter(|row| !matches!(single[*row as usize], Outcome::Failed(_))).collect();
+    trial.unsplit(&answered, &trial.take(&answered), &single)?;
+    trial.memoryless(&answered, &single)?;
     trial.order(&single)?;
     trial.splits(&single)?;
-    let sound: Vec<u32> =
-        all.iter().copied().filter(|row| matches!(single[*row as usize], Outcome::Values(_))).collect();
+    trial.full_call(&answered, &single)?;
+    let is_sound = |row: &u32| matches!(single[*row as usize], Outcome::Values(_) | Outcome::LongValues { .. });
+    let sound: Vec<u32> = all.iter().copied().filter(is_sound).collect();
     if sound.is_empty()
         && let Some((row, message)) = faults.first()
     {
@@ -172,7 +188,7 @@ struct Trial<'a> {
 impl Trial<'_> {
     fn violation(&self, law: Law, row: Option<u32>, what: String) -> Violation {
         let inputs = row.map_or(String::new(), |row| self.inputs(row));
-        Violation { law, seed: self.rows.seed, row, what, inputs }
+        Violation { law, seed: self.rows.seed, row, what, inputs, backtrace: String::new() }
     }
 
     /// The inputs of one row, as an author would write them down.
@@ -216,6 +232,11 @@ impl Trial<'_> {
                 let what = format!("no answer to a call with {} rows within {after_ms} ms", rows.len());
                 Err(self.violation(Law::Terminates, row, what).into())
             }
+            Err(EngineError::Applied { rows, allowed_bytes, .. }) => {
+                let what =
+                    format!("the outputs of {rows} rows are larger than {allowed_bytes} bytes (applied_bytes_max)");
+                Err(self.violation(Law::Total, None, what).into())
+            }
             Err(error) => Err(Refusal::Engine(error)),
         }
     }
@@ -233,7 +254,7 @@ impl Trial<'_> {
             if let Some(failed) = applied.rows.failed.first()
                 && failed.kind != FailureKind::RowError
             {
-                self.judge(row, failed.kind, &failed.message)?;
+                self.judge(row, failed)?;
                 faults.push((row, failed.message.clone()));
             }
             outcomes.extend(outcomes_of(&applied, 1).map_err(Refusal::Engine)?);
@@ -242,14 +263,27 @@ impl Trial<'_> {
     }
 
     /// No transform may break the contract, and a total one may not trap.
-    fn judge(&self, row: u32, kind: FailureKind, message: &str) -> Result<(), Violation> {
-        if kind == FailureKind::Breach {
-            return Err(self.violation(Law::Contract, Some(row), message.to_owned()));
-        }
-        if self.transform.description().total {
-            return Err(self.violation(Law::Total, Some(row), message.to_owned()));
-        }
-        Ok(())
+    fn judge(&self, row: u32, failed: &FailedRow) -> Result<(), Violation> {
+        let law = match failed.kind {
+            FailureKind::Breach => Law::Contract,
+            _ if self.transform.description().total => Law::Total,
+            _ => return Ok(()),
+        };
+        let violation = self.violation(law, Some(row), failed.message.clone());
+        Err(Violation { backtrace: failed.backtrace.clone(), ..violation })
+    }
+
+    /// What a fault says of rows that have an answer each alone.
+    fn judge_batch(&self, rows: usize, fault: &Fault) -> Result<(), Violation> {
+        let (law, what) = match fault {
+            // Many rows may take more memory, output and time than there is: that is what splitting is for.
+            Fault::Limit(_) | Fault::Deadline { .. } => return Ok(()),
+            Fault::Breach(_) | Fault::Contract(_) => (Law::Contract, format!("in a call with {rows} rows: {fault}")),
+            Fault::Trap(_) | Fault::Declined(_) => {
+                (Law::RowByRow, format!("each of {rows} rows has an answer alone, in one call they have none: {fault}"))
+            }
+        };
+        Err(Violation { backtrace: first_frames(fault), ..self.violation(law, None, what) })
     }
 
     fn compare(
@@ -268,11 +302,29 @@ impl Trial<'_> {
         Err(self.violation(law, rows.get(at).copied(), what))
     }
 
+    /// As [`Trial::compare`], with what each row is alone.
+    fn compare_with_single(
+        &self,
+        law: Law,
+        rows: &[u32],
+        single: &[Outcome],
+        found: &[Outcome],
+        between: &str,
+    ) -> Result<(), Violation> {
+        let differing = rows.iter().zip(found).find(|(row, found)| single[**row as usize] != **found);
+        let Some((row, found)) = differing else {
+            return Ok(());
+        };
+        let what = format!("{between} it is {} and {}", self.text(&single[*row as usize]), self.text(found));
+        Err(self.violation(law, Some(*row), what))
+    }
+
     fn text(&self, outcome: &Outcome) -> String {
         match outcome {
             Outcome::Dropped => "dropped".to_owned(),
             Outcome::RowError(message) => format!("the error `{message}`"),
             Outcome::Failed(kind) => format!("a failure ({})", kind.as_str()),
+            Outcome::LongValues { bytes, hash } => format!("{bytes} bytes with hash {}", &hash.to_hex()[..16]),
             Outcome::Values(encoded) => {
                 let types: Vec<_> = self.transform.description().outputs.iter().map(|field| field.data_type).collect();
                 let values = eadem_values::decode_row(&types, encoded);
@@ -284,37 +336,78 @@ impl Trial<'_> {
         }
     }
 
-    /// Calls one instance twice, which production never does, and looks whether the first call is seen in the second.
-    fn memoryless(&self, rows: &[u32], whole: &[Outcome]) -> Result<(), Refusal> {
-        let Some(second) = self.second_call(&self.take(rows))? else {
-            // The batch as a whole fails; what it would remember cannot be seen.
+    /// Wherever a call fails, splitting falls back to single rows, so what only a batch does wrong is hidden by it.
+    /// Here the rows, in these columns, are one call and nothing is split.
+    fn unsplit(&self, rows: &[u32], columns: &[ArrayRef], single: &[Outcome]) -> Result<(), Refusal> {
+        if rows.is_empty() {
             return Ok(());
-        };
-        self.compare(Law::Memoryless, rows, whole, &second, "in a first and a second call of one instance")?;
+        }
+        match call_once(self.transform, self.transform.linked(), columns, rows.len(), Nans::Canonical)? {
+            Ok(found) => {
+                self.compare_with_single(Law::RowByRow, rows, single, &found, "alone and in one call with others")?;
+            }
+            Err(fault) => self.judge_batch(rows.len(), &fault)?,
+        }
         Ok(())
     }
 
-    fn second_call(&self, columns: &[ArrayRef]) -> Result<Option<Vec<Outcome>>, Refusal> {
+    /// As [`Trial::unsplit`], with as many rows as production puts into one call, where there is time for it.
+    fn full_call(&self, rows: &[u32], single: &[Outcome]) -> Result<(), Refusal> {
+        let config = self.transform.engine().config();
+        let takes_at_most = Duration::from_millis(config.upload_deadline_ms);
+        if rows.is_empty() || thread_cpu_time() + takes_at_most > self.over_at_cpu {
+            return Ok(());
+        }
+        let columns = self.take(rows);
+        let count = rows_in_budget(&columns, rows.len(), config.call_rows_max as usize);
+        let repeated: Vec<u32> = rows.iter().copied().cycle().take(count).collect();
+        self.unsplit(&repeated, &repeat(&columns, rows.len(), count)?, single)
+    }
+
+    /// Calls one instance twice, which production never does, and looks whether the first call is seen in the second.
+    fn memoryless(&self, rows: &[u32], single: &[Outcome]) -> Result<(), Refusal> {
+        let first_row = &rows[..rows.len().min(1)];
+        // All rows twice may be too much for one instance; one row is not.
+        for rows in [rows, first_row] {
+            match self.second_call(rows)? {
+                None => {}
+                Some(Ok(second)) => {
+                    let between = "in a first and a second call of one instance";
+                    self.compare_with_single(Law::Memoryless, rows, single, &second, between)?;
+                    return Ok(());
+                }
+                Some(Err(fault)) => {
+                    let what = format!("a second call of one instance fails, the first did not: {fault}");
+                    let violation = self.violation(Law::Memoryless, None, what);
+                    return Err(Violation { backtrace: first_frames(&fault), ..violation }.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the second of two equal calls gives; `None` where a limit, or the first call, leaves nothing to see.
+    fn second_call(&self, rows: &[u32]) -> Result<Option<Result<Vec<Outcome>, Fault>>, Refusal> {
         let config = self.transform.engine().config();
         let description = self.transform.description();
-        let rows = self.rows.count() as usize;
-        let inputs = Inputs::new(&description.inputs, rows, columns, Nans::Canonical)?;
+        let columns = self.take(rows);
+        let count = rows.len();
+        let inputs = Inputs::new(&description.inputs, count, &columns, Nans::Canonical)?;
         let linked = self.transform.linked();
         let deadline = Duration::from_millis(config.upload_deadline_ms);
-        let called = linked.instantiate(config, deadline).and_then(|mut instance| {
-            instance.apply(linked, config, self.rows.count(), &inputs.params())?;
-            instance.apply(linked, config, self.rows.count(), &inputs.params())
+        let after_first = linked.instantiate(config, deadline).and_then(|mut instance| {
+            instance.apply(linked, config, count as u32, &inputs.params())?;
+            Ok(instance)
         });
-        match called {
-            Ok(output) => {
-                let checked = CheckedOutput::check(output, rows, description, config);
-                let checked = checked.map_err(|breach| {
-                    self.violation(Law::Memoryless, None, format!("a second call of one instance: {breach}"))
-                })?;
-                let applied = Applied::from_one_call(checked);
-                Ok(Some(outcomes_of(&applied, rows)?))
-            }
-            Err(CallError::Fault(_)) => Ok(None),
+        let mut instance = match after_first {
+            Ok(instance) => instance,
+            Err(CallError::Fault(_)) => return Ok(None),
+            Err(CallError::Engine(error)) => return Err(Refusal::Engine(error)),
+        };
+        match instance.apply(linked, config, count as u32, &inputs.params()) {
+            Ok(output) => Ok(Some(checked_outcomes(output, count, self.transform)?)),
+            Err(CallError::Fault(Fault::Limit(_) | Fault::Deadline { .. })) => Ok(None),
+            Err(CallError::Fault(fault)) => Ok(Some(Err(fault))),
             Err(CallError::Engine(error)) => Err(Refusal::Engine(error)),
         }
     }
@@ -343,18 +436,59 @@ impl Trial<'_> {
     }
 
     fn expect(&self, law: Law, rows: &[u32], single: &[Outcome], between: &str) -> Result<(), Refusal> {
-        let expected: Vec<Outcome> = rows.iter().map(|row| single[*row as usize].clone()).collect();
         let found = self.outcomes(rows)?;
-        self.compare(law, rows, &expected, &found, between)?;
+        self.compare_with_single(law, rows, single, &found, between)?;
         Ok(())
     }
 }
+
+fn first_frames(fault: &Fault) -> String {
+    match fault {
+        Fault::Trap(trap) => trap.first_frames().collect::<Vec<_>>().join("\n"),
+        _ => String::new(),
+    }
+}
+
+/// One call with these rows: what became of each, or the fault of the call.
+fn call_once(
+    transform: &Transform,
+    linked: &Linked,
+    columns: &[ArrayRef],
+    rows: usize,
+    nans: Nans,
+) -> Result<Result<Vec<Outcome>, Fault>, Refusal> {
+    let config = transform.engine().config();
+    let inputs = Inputs::new(&transform.description().inputs, rows, columns, nans)?;
+    let deadline = Duration::from_millis(config.upload_deadline_ms);
+    match linked.apply(config, deadline, rows as u32, &inputs.params()) {
+        Ok(output) => Ok(checked_outcomes(output, rows, transform)?),
+        Err(CallError::Fault(fault)) => Ok(Err(fault)),
+        Err(CallError::Engine(error)) => Err(Refusal::Engine(error)),
+    }
+}
+
+fn checked_outcomes(
+    output: Output,
+    rows: usize,
+    transform: &Transform,
+) -> Result<Result<Vec<Outcome>, Fault>, EngineError> {
+    match CheckedOutput::check(output, rows, transform.description(), transform.engine().config()) {
+        Ok(checked) => outcomes_of(&Applied::from_one_call(checked)?, rows).map(Ok),
+        Err(breach) => Ok(Err(Fault::Breach(breach))),
+    }
+}
+
+/// The encoded values of a row up to this size are kept as they are.
+const KEPT_BYTES_MAX: usize = 4_096;
 
 fn outcomes_of(applied: &Applied, rows: usize) -> Result<Vec<Outcome>, EngineError> {
     let encoder = BatchEncoder::try_new(&applied.columns).map_err(|error| EngineError::Host(error.to_string()))?;
     let values = (0..rows).map(|row| {
         let mut encoded = Vec::new();
         encoder.encode_row(row, &mut encoded);
+        if encoded.len() > KEPT_BYTES_MAX {
+            return Outcome::LongValues { bytes: encoded.len(), hash: blake3::hash(&encoded) };
+        }
         Outcome::Values(encoded)
     });
     let mut outcomes: Vec<Outcome> = values.collect();
@@ -376,7 +510,13 @@ fn outcomes_of(applied: &Applied, rows: usize) -> Result<Vec<Outcome>, EngineErr
 ///
 /// `rows` are rows that have a result. Payloads never enter in production; here they do, because they show what a
 /// component looks at.
+///
+/// Where nothing can be concluded the bits are taken to matter: that costs time, and never a difference between
+/// machines.
 pub(super) fn nan_bits_matter(plain: &Subject, strict: &Linked, rows: &[ArrayRef]) -> Result<bool, Refusal> {
+    if host_makes_canonical_nans() {
+        return Ok(true);
+    }
     let count = rows.first().map_or(1, |column| column.len());
     for nans in [Nans::Canonical, Nans::AsTheyAre] {
         let law = NanLaw { plain: &plain.transform, strict, nans, tries_left: Cell::new(64) };
@@ -385,6 +525,13 @@ pub(super) fn nan_bits_matter(plain: &Subject, strict: &Linked, rows: &[ArrayRef
         }
     }
     Ok(false)
+}
+
+/// Whether this processor's own NaN is the canonical one, as on aarch64. Arithmetic that leaves NaNs as they are looks
+/// the same there as arithmetic that makes them canonical, though it is not on x86-64.
+fn host_makes_canonical_nans() -> bool {
+    let made = std::hint::black_box(0.0_f64) * f64::INFINITY;
+    made.to_bits() == CANONICAL_NAN_F64.to_bits()
 }
 
 struct NanLaw<'a> {
@@ -396,10 +543,13 @@ struct NanLaw<'a> {
 
 impl NanLaw<'_> {
     /// Batches that fail, as they may with payloads that they never see otherwise, are halved, so that one bad row does
-    /// not hide the others.
+    /// not hide the others. Too many of them hide what is not looked at any more.
     fn differs(&self, columns: &[ArrayRef], rows: usize) -> Result<bool, Refusal> {
-        if rows == 0 || self.tries_left.get() == 0 {
+        if rows == 0 {
             return Ok(false);
+        }
+        if self.tries_left.get() == 0 {
+            return Ok(true);
         }
         self.tries_left.set(self.tries_left.get() - 1);
         let plain = self.outcomes(self.plain.linked(), columns, rows)?;
@@ -423,19 +573,9 @@ impl NanLaw<'_> {
         columns: &[ArrayRef],
         rows: usize,
     ) -> Result<Result<Vec<Outcome>, Fault>, Refusal> {
-        let config = self.plain.engine().config();
-        let description = self.plain.description();
-        let inputs = Inputs::new(&description.inputs, rows, columns, self.nans)?;
-        let deadline = Duration::from_millis(config.upload_deadline_ms);
-        let output = match linked.apply(config, deadline, rows as u32, &inputs.params()) {
-            Ok(output) => output,
-            Err(CallError::Fault(Fault::Contract(what))) => return Err(Refusal::Contract { what }),
-            Err(CallError::Fault(fault)) => return Ok(Err(fault)),
-            Err(CallError::Engine(error)) => return Err(Refusal::Engine(error)),
-        };
-        match CheckedOutput::check(output, rows, description, config) {
-            Ok(checked) => Ok(Ok(outcomes_of(&Applied::from_one_call(checked), rows)?)),
-            Err(breach) => Ok(Err(Fault::Breach(breach))),
+        match call_once(self.plain, linked, columns, rows, self.nans)? {
+            Err(Fault::Contract(what)) => Err(Refusal::Contract { what }),
+            outcomes => Ok(outcomes),
         }
     }
 }

@@ -5,6 +5,7 @@ mod description;
 mod inspect;
 mod laws;
 
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use eadem_values::{Description, Digest};
@@ -16,7 +17,9 @@ use crate::engine::Engine;
 use crate::error::{EngineError, Fault};
 use crate::flavour::Flavour;
 use crate::measure::{self, Cost};
+use crate::state::cut_to;
 
+pub(crate) use corpus::CORPUS_BYTES_MAX;
 pub use corpus::{CORPUS_VERSION, generate_rows};
 pub use inspect::{Inspection, inspect};
 pub use laws::{Law, Violation};
@@ -36,6 +39,12 @@ impl Default for UploadOptions {
     fn default() -> Self {
         Self { seed: 0, rows: 256, strict_nan: false }
     }
+}
+
+/// A seed for rows that no upload has seen before, at most 2⁶³ − 1, so that every store and every JSON reader keeps it.
+pub fn random_seed() -> u64 {
+    // The standard library's hashers have random keys.
+    RandomState::new().hash_one(std::process::id()) >> 1
 }
 
 /// A component that no law was seen to be broken by.
@@ -227,7 +236,7 @@ impl Engine {
         }
 
         let cost = self.cost(component, &subject, &finding)?;
-        self.store(&digest, Flavour::production(strict_nan), &code)?;
+        self.store(&digest, Flavour::production(strict_nan), &code);
         Ok(Accepted {
             digest,
             component_bytes,
@@ -248,7 +257,10 @@ impl Engine {
 
     fn compile_and_link(&self, flavour: Flavour, component: &[u8]) -> Result<Compiled, Refusal> {
         let code = compiler::compile(self.config(), flavour, component)?;
-        let linked = self.link_compiled(flavour, &code).map_err(|what| Refusal::Contract { what })?;
+        let linked = self.link_compiled(flavour, &code).map_err(|what| {
+            let what = cut_to(&what, self.config().message_bytes_max as usize).to_owned();
+            Refusal::Contract { what }
+        })?;
         Ok(Compiled { code, linked })
     }
 

@@ -1,8 +1,10 @@
 //! Artefacts: made once, trusted only if this host made them.
 
 use std::cell::Cell;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
 
 use eadem_engine::{CallClass, Engine, EngineError, Transform, UploadOptions};
 use eadem_values::Digest;
@@ -62,6 +64,73 @@ fn any_changed_byte_makes_a_forgery_which_is_recompiled() {
         fs::write(&path, &authentic[..cut]).unwrap();
         assert!(load(&test.engine).1, "cut to {cut} bytes");
     }
+}
+
+#[test]
+fn an_artefact_that_cannot_be_stored_stops_nothing() {
+    let test = engine_with(|_| {});
+    // Where the file should stand stands a directory.
+    fs::create_dir(test.engine.artifact_path(&digest(), false)).unwrap();
+    assert!(load(&test.engine).1);
+    assert!(load(&test.engine).1, "it is compiled again");
+}
+
+#[test]
+fn of_threads_that_want_the_same_artefact_one_compiles() {
+    let test = engine_with(|_| {});
+    let bytes = component("poison_row");
+    let compiled = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let provider = || {
+                    compiled.fetch_add(1, Ordering::Relaxed);
+                    Ok(bytes.clone())
+                };
+                test.engine.load(digest(), provider, x_to_y("poison_row"), false, None).unwrap();
+            });
+        }
+    });
+    assert_eq!(compiled.into_inner(), 1);
+}
+
+#[test]
+fn what_a_writer_left_behind_long_ago_is_removed() {
+    let test = engine_with(|_| {});
+    let (old, new) = (test.directory.path().join(".unfinished-old"), test.directory.path().join(".unfinished-new"));
+    fs::write(&new, "half an artefact").unwrap();
+    fs::write(&old, "half an artefact").unwrap();
+    let yesterday = SystemTime::now() - Duration::from_secs(24 * 3_600);
+    File::options().write(true).open(&old).unwrap().set_modified(yesterday).unwrap();
+    Engine::new(config(test.directory.path())).unwrap();
+    assert!(!old.exists());
+    assert!(new.exists(), "another process may be writing it");
+}
+
+#[test]
+fn a_compiler_that_reads_nothing_is_ended() {
+    // A component larger than a pipe holds, and a program that neither reads nor answers.
+    let test = engine_with(|config| {
+        config.compile_ms_max = 200;
+        config.compiler.program = "/bin/sleep".into();
+        config.compiler.args = vec!["600".to_owned()];
+    });
+    let mut bytes = component("bench_string");
+    // A custom section of 1 MiB.
+    bytes.extend([0, 0x81, 0x80, 0x40, 0]);
+    bytes.extend(vec![0; 1 << 20]);
+    let refusal = test.engine.accept(&bytes, &UploadOptions::default()).unwrap_err();
+    assert_eq!(refusal.code(), "compile_time", "{refusal}");
+}
+
+#[test]
+fn a_compiler_that_the_machine_kills_ran_out_of_memory() {
+    let test = engine_with(|config| {
+        config.compiler.program = "/bin/sh".into();
+        config.compiler.args = vec!["-c".to_owned(), "kill -9 $$".to_owned()];
+    });
+    let refusal = test.engine.accept(&component("bench_string"), &UploadOptions::default()).unwrap_err();
+    assert_eq!(refusal.code(), "compile_memory", "{refusal}");
 }
 
 #[test]

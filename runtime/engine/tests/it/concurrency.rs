@@ -12,7 +12,12 @@ use crate::support::{apply_int64s, assert_engine_is_well, engine_with, shared, s
 
 #[test]
 fn honest_calls_are_right_while_others_trap_and_loop() {
-    let transform = smuggled(shared(), "poison_row", x_to_y("poison_row"));
+    // What the loop waits for; honest calls need a few microseconds of it.
+    let test = engine_with(|config| {
+        config.batch_deadline_base_ms = 500;
+        config.batch_deadline_row_ms_max = 2_000;
+    });
+    let transform = smuggled(&test.engine, "poison_row", x_to_y("poison_row"));
     std::thread::scope(|scope| {
         for poison in [6_660_001, 6_660_002, 6_660_005] {
             let transform = &transform;
@@ -39,7 +44,7 @@ fn honest_calls_are_right_while_others_trap_and_loop() {
             });
         }
     });
-    assert_engine_is_well(shared());
+    assert_engine_is_well(&test.engine);
 }
 
 #[test]
@@ -93,6 +98,9 @@ fn numbers_that_make_no_sense_are_named_at_the_start() {
         error_of(&|config| config.stack_bytes_max = 8 << 20),
         format!("{start}stack_bytes_max is 8388608; it can be at most 1048576")
     );
+    // It would start itself without end.
+    let nothing = error_of(&|config| config.compiler = Default::default());
+    assert!(nothing.starts_with(&format!("{start}compiler names neither a program nor arguments")), "{nothing}");
 }
 
 #[test]
@@ -141,7 +149,7 @@ fn a_transform_knows_what_it_costs() {
     assert!(!numeric.runs_inline(100_000_000));
     let unmeasured = smuggled(shared(), "poison_row", x_to_y("poison_row"));
     assert_eq!(unmeasured.expected_cpu_us(1), None);
-    assert!(unmeasured.runs_inline(1) && !unmeasured.runs_inline(2));
+    assert!(!unmeasured.runs_inline(1));
 }
 
 #[test]
@@ -151,7 +159,9 @@ fn fuel_is_a_label_that_does_not_change() {
         let bytes = crate::support::component("bench_string");
         test.engine.accept(&bytes, &eadem_engine::UploadOptions::default()).unwrap().cost.fuel_per_row
     };
-    assert_eq!(fuel(), fuel());
+    let label = fuel();
+    assert!(label > 0.0);
+    assert_eq!(fuel(), label);
 }
 
 /// Waits for a future without any runtime.

@@ -3,21 +3,31 @@
 use std::time::Duration;
 
 use eadem_engine::{
-    CallClass, EngineError, FailureKind, Fault, Law, LimitHit, Refusal, UploadOptions, thread_cpu_time,
+    CallClass, Engine, EngineError, FailureKind, Fault, Law, LimitHit, LimitKind, Refusal, UploadOptions,
+    thread_cpu_time,
 };
 
 use crate::support::{
-    apply_int64s, assert_engine_is_well, component, engine_with, int64s, shared, smuggled, x_to_y, x_to_y_label_steps,
-    y_of,
+    TestEngine, apply_int64s, assert_engine_is_well, component, engine_with, int64s, shared, smuggled, x_to_all_shapes,
+    x_to_y, y_of,
 };
 
 fn refusal(name: &str) -> Refusal {
-    let refused = shared().accept(&component(name), &UploadOptions::default());
+    refusal_by(shared(), name)
+}
+
+fn refusal_by(engine: &Engine, name: &str) -> Refusal {
+    let refused = engine.accept(&component(name), &UploadOptions::default());
     let refusal = refused.expect_err(name);
     println!("{name}: [{}] {refusal}", refusal.code());
     assert!(refusal.blames_component());
-    assert_engine_is_well(shared());
+    assert_engine_is_well(engine);
     refusal
+}
+
+/// Waits half a second for an upload's calls, which is long enough for honest ones.
+fn impatient() -> TestEngine {
+    engine_with(|config| config.upload_deadline_ms = 500)
 }
 
 fn violation(name: &str) -> (Law, Option<u32>, String) {
@@ -29,19 +39,20 @@ fn violation(name: &str) -> (Law, Option<u32>, String) {
 
 #[test]
 fn endless_loop_in_describe() {
-    assert!(matches!(refusal("endless_loop_in_describe"), Refusal::Describe(Fault::Deadline { after_ms: 500 })));
+    let refusal = refusal_by(&impatient().engine, "endless_loop_in_describe");
+    assert!(matches!(refusal, Refusal::Describe(Fault::Deadline { after_ms: 500 })), "{refusal}");
 }
 
 #[test]
 fn endless_loop_in_apply() {
-    let (law, row, what) = violation("endless_loop_in_apply");
-    assert_eq!((law, row), (Law::Terminates, Some(0)));
-    assert_eq!(what, "no answer to a call with 1 rows within 500 ms");
+    let Refusal::Law(violation) = refusal_by(&impatient().engine, "endless_loop_in_apply") else { panic!() };
+    assert_eq!((violation.law, violation.row), (Law::Terminates, Some(0)));
+    assert_eq!(violation.what, "no answer to a call with 1 rows within 500 ms");
 }
 
 #[test]
 fn start_function_that_loops() {
-    assert!(matches!(refusal("start_loops"), Refusal::Start(Fault::Deadline { .. })));
+    assert!(matches!(refusal_by(&impatient().engine, "start_loops"), Refusal::Start(Fault::Deadline { .. })));
 }
 
 #[test]
@@ -98,6 +109,15 @@ fn panic_with_a_message() {
     assert_eq!((law, row), (Law::Total, Some(0)));
     assert!(what.starts_with("panic: "), "{what}");
     assert!(what.contains("no rule for carrier ZZ in row 0"), "{what}");
+}
+
+#[test]
+fn a_refusal_says_where_it_trapped() {
+    let Refusal::Law(violation) = refusal("panics") else { panic!() };
+    let frames: Vec<&str> = violation.backtrace.lines().collect();
+    assert!(!frames.is_empty() && frames.len() <= 5, "{frames:?}");
+    assert!(!frames[0].contains("panicking"), "{frames:?}");
+    assert!(violation.to_string().contains(&format!("; in {}", frames[0])), "{violation}");
 }
 
 #[test]
@@ -203,6 +223,127 @@ fn result_that_depends_on_the_row_order() {
 }
 
 #[test]
+fn result_that_depends_on_the_place_in_the_batch() {
+    let (law, row, what) = violation("depends_on_first_rows");
+    assert_eq!(law, Law::Order);
+    assert!(row.is_some());
+    assert!(what.starts_with("alone and in a shuffled batch it is [Int64("), "{what}");
+}
+
+#[test]
+fn breach_that_only_a_batch_has() {
+    let (law, row, what) = violation("breaches_in_batches");
+    assert_eq!((law, row), (Law::Contract, None));
+    assert_eq!(
+        what,
+        "in a call with 512 rows: the component breaks the contract: the validity bitmap of output y has 63 bytes \
+         instead of 64 or 0"
+    );
+}
+
+#[test]
+fn trap_that_only_a_batch_has() {
+    let (law, row, what) = violation("traps_in_batches");
+    assert_eq!((law, row), (Law::RowByRow, None));
+    assert_eq!(
+        what,
+        "each of 512 rows has an answer alone, in one call they have none: trap: wasm trap: wasm `unreachable` \
+         instruction executed"
+    );
+}
+
+#[test]
+fn trap_that_only_a_second_call_has() {
+    let (law, row, what) = violation("traps_in_second_call");
+    assert_eq!((law, row), (Law::Memoryless, None));
+    assert_eq!(
+        what,
+        "a second call of one instance fails, the first did not: trap: wasm trap: wasm `unreachable` instruction \
+         executed"
+    );
+}
+
+#[test]
+fn values_that_no_host_can_generate() {
+    let Refusal::Description(problems) = refusal("needs_giant_values") else { panic!() };
+    assert_eq!(
+        problems,
+        [
+            "the inputs of one row take 9000000000 bytes at least, 1048576 are allowed (row_bytes_max)",
+            "input `text`: a length of 1000000000 at least, 1048576 is allowed (value_bytes_max)",
+            "input `list`: a length of 1000000000 at least, 65536 is allowed (list_elements_max)",
+        ]
+    );
+}
+
+#[test]
+fn rows_that_are_too_wide() {
+    let Refusal::Description(problems) = refusal("wide_rows") else { panic!() };
+    let wide = |what: &str| {
+        format!("the {what} of one row take 262144000 bytes at least, 1048576 are allowed (row_bytes_max)")
+    };
+    assert_eq!(problems, [wide("inputs"), wide("outputs")]);
+}
+
+#[test]
+fn more_core_instances_than_a_component_needs() {
+    let with_core_instances = |count: u8| {
+        let mut bytes = component("bench_string");
+        let core_module = add_core_module(&mut bytes, b"\0asm\x01\0\0\0");
+        // Section 2: so many instances of that module, without arguments.
+        bytes.extend([2, 1 + 3 * count, count]);
+        for _ in 0..count {
+            bytes.extend([0, core_module, 0]);
+        }
+        bytes
+    };
+    let options = UploadOptions { rows: 4, ..UploadOptions::default() };
+    shared().accept(&with_core_instances(8), &options).unwrap();
+    let Refusal::Contract { what } = shared().accept(&with_core_instances(17), &options).unwrap_err() else { panic!() };
+    assert!(what.contains("core module instances, which exceeds the configured maximum of 16"), "{what}");
+    assert_engine_is_well(shared());
+}
+
+#[test]
+fn memories_of_several_modules() {
+    let mut bytes = component("bench_string");
+    add_core_module(&mut bytes, &wat::parse_str("(module (memory 1))").unwrap());
+    let refusal = shared().accept(&bytes, &UploadOptions::default()).unwrap_err();
+    assert!(matches!(refusal, Refusal::Memories(2)), "{refusal}");
+}
+
+/// Adds a core module to a component, and says which number it has.
+fn add_core_module(component: &mut Vec<u8>, module: &[u8]) -> u8 {
+    let is_module = |payload: &wasmparser::Payload<'_>| matches!(payload, wasmparser::Payload::ModuleSection { .. });
+    let modules =
+        wasmparser::Parser::new(0).parse_all(component).filter(|payload| is_module(payload.as_ref().unwrap()));
+    let number = u8::try_from(modules.count()).unwrap();
+    component.extend([1, u8::try_from(module.len()).unwrap()]);
+    component.extend(module);
+    number
+}
+
+#[test]
+fn slow_batches_are_accepted_at_an_unknown_cost() {
+    let test = engine_with(|config| config.upload_deadline_ms = 1_000);
+    let options = UploadOptions::default();
+    let accepted = test.engine.accept(&component("endless_loop_in_large_batches"), &options).unwrap();
+    assert_eq!(accepted.cost.batch_rows, 0);
+    let stored = || Err("the artefact was stored at upload".to_owned());
+    let cost = Some(accepted.cost);
+    let transform = test.engine.load(accepted.digest, stored, accepted.description, false, cost).unwrap();
+    assert_eq!(transform.expected_cpu_us(1), None);
+    assert!(!transform.runs_inline(1));
+    assert_engine_is_well(&test.engine);
+}
+
+#[test]
+fn nan_payloads_that_hide_what_a_component_looks_at_are_taken_to_matter() {
+    let accepted = shared().accept(&component("traps_on_nan_payloads"), &UploadOptions::default()).unwrap();
+    assert!(accepted.strict_nan);
+}
+
+#[test]
 fn result_that_depends_on_a_maps_order() {
     let (law, row, _) = violation("depends_on_hash_order");
     assert_eq!(law, Law::RowByRow);
@@ -277,8 +418,8 @@ fn poisoned_rows_fail_alone() {
     let poisons = [
         (POISON_TRAP, FailureKind::Trap, "trap: wasm trap: wasm `unreachable` instruction executed"),
         (POISON_PANIC, FailureKind::Trap, "panic: "),
-        (POISON_MEMORY, FailureKind::Limit, "the component asked for "),
-        (POISON_RECURSION, FailureKind::Limit, "the call stack is exhausted"),
+        (POISON_MEMORY, FailureKind::Limit(LimitKind::Memory), "the component asked for "),
+        (POISON_RECURSION, FailureKind::Limit(LimitKind::Stack), "the call stack is exhausted"),
         (POISON_DECLINE, FailureKind::Declined, "the component failed the call: poisoned"),
     ];
     let test = engine_with(|config| config.memory_bytes_max = 16 << 20);
@@ -319,22 +460,23 @@ fn a_poisoned_row_is_not_found_by_upload_and_still_fails_alone() {
 
 #[test]
 fn a_loop_in_a_batch_stops_the_job_and_names_the_row() {
-    let transform = smuggled(shared(), "poison_row", x_to_y("poison_row"));
+    let test = engine_with(|config| {
+        config.batch_deadline_base_ms = 100;
+        config.batch_deadline_row_ms_max = 400;
+    });
+    let transform = smuggled(&test.engine, "poison_row", x_to_y("poison_row"));
     let mut rows: Vec<i64> = (0..64).collect();
     rows[37] = POISON_LOOP;
     let error = transform.apply(64, &[int64s(rows)], CallClass::Batch).unwrap_err();
     let EngineError::Deadline { transform: name, row, after_ms } = error else { panic!("{error}") };
     assert_eq!((name.as_str(), row, after_ms), ("poison_row", 37, 400));
-    assert_engine_is_well(shared());
+    assert_engine_is_well(&test.engine);
 }
 
 #[test]
 fn a_loop_in_serving_fails_its_row_and_no_other() {
     // Long enough for the honest halves, however busy the machine is.
-    let test = engine_with(|config| {
-        config.serving_deadline_base_ms = 100;
-        config.serving_deadline_total_ms = 60_000;
-    });
+    let test = engine_with(|config| config.serving_deadline_base_ms = 100);
     let transform = smuggled(&test.engine, "poison_row", x_to_y("poison_row"));
     let applied = apply_int64s(&transform, &[1, 2, POISON_LOOP, 4], CallClass::Serving);
     assert_eq!(applied.rows.failed.len(), 1);
@@ -361,6 +503,35 @@ fn a_request_full_of_loops_is_given_up_as_a_whole() {
 }
 
 #[test]
+fn a_request_full_of_traps_is_given_up_as_well() {
+    // No time is left once the first call has failed.
+    let test = engine_with(|config| config.serving_deadline_total_ms = 0);
+    let transform = smuggled(&test.engine, "poison_row", x_to_y("poison_row"));
+    let rows = [1, POISON_TRAP, 3];
+    let served = apply_int64s(&transform, &rows, CallClass::Serving);
+    let kinds: Vec<FailureKind> = served.rows.failed.iter().map(|failed| failed.kind).collect();
+    assert_eq!(kinds, [FailureKind::Deadline; 3]);
+    assert_eq!(y_of(&served), [None; 3]);
+    let in_batch = apply_int64s(&transform, &rows, CallClass::Batch);
+    assert_eq!(y_of(&in_batch), [Some(1), None, Some(3)]);
+}
+
+#[test]
+fn outputs_that_are_too_large_all_together_end_the_application() {
+    let test = engine_with(|config| {
+        config.call_rows_max = 1_000;
+        config.applied_bytes_max = 100_000;
+    });
+    let transform = smuggled(&test.engine, "poison_row", x_to_y("poison_row"));
+    // 8 bytes a row: 80,000 are allowed, 160,000 are not, also where the rows have no result.
+    let honest = |rows: usize| transform.apply(rows, &[int64s(0..rows as i64)], CallClass::Batch);
+    assert_eq!(honest(10_000).unwrap().rows, Default::default());
+    let error = honest(20_000).unwrap_err();
+    assert!(matches!(error, EngineError::Applied { rows: 20_000, allowed_bytes: 100_000, .. }), "{error}");
+    assert_engine_is_well(&test.engine);
+}
+
+#[test]
 fn every_limit_is_named_when_it_is_hit() {
     let test = engine_with(|config| config.memory_bytes_max = 8 << 20);
     let transform = smuggled(&test.engine, "poison_row", x_to_y("poison_row"));
@@ -369,7 +540,7 @@ fn every_limit_is_named_when_it_is_hit() {
     assert!(message.ends_with("the limit is 8388608 (memory_bytes_max)"), "{message}");
 
     let test = engine_with(|config| config.output_bytes_max = 10_000);
-    let transform = smuggled(&test.engine, "contract_breaches", x_to_y_label_steps("contract_breaches"));
+    let transform = smuggled(&test.engine, "contract_breaches", x_to_all_shapes("contract_breaches"));
     // Each row gives 18 bytes and some offsets: all together are too much, each alone is not.
     let rows: Vec<i64> = (0..1_000).collect();
     let applied = apply_int64s(&transform, &rows, CallClass::Batch);
@@ -394,6 +565,13 @@ fn a_component_that_takes_too_much_memory_to_compile_is_refused() {
     let refusal = test.engine.accept(&bomb, &UploadOptions::default()).unwrap_err();
     assert_eq!(refusal.code(), "compile_memory", "{refusal}");
     assert_engine_is_well(shared());
+}
+
+#[test]
+fn a_component_whose_machine_code_is_too_large_is_refused() {
+    let test = engine_with(|config| config.artifact_bytes_max = 10_000);
+    let refusal = test.engine.accept(&component("bench_string"), &UploadOptions::default()).unwrap_err();
+    assert_eq!(refusal.code(), "compile_size", "{refusal}");
 }
 
 /// A small component whose one function keeps a compiler busy: a web of locals, all alive at once.

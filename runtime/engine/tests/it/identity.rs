@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_array::builder::{Int64Builder, ListBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
-use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray};
+use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray, new_null_array};
 use arrow_buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use eadem_engine::{CallClass, EngineError, Transform, generate_rows};
 use eadem_values::{CANONICAL_NAN_F64, canonicalize};
@@ -43,6 +43,23 @@ fn slices_of_columns_are_the_rows_they_show() {
             let what = format!("{} rows {first_row}+{rows}", field.name);
             assert_same_bits(&canonicalize(before).unwrap(), after, &what);
         }
+    }
+}
+
+#[test]
+fn nulls_as_arrow_makes_them_are_nulls() {
+    let identity = identity();
+    let mut columns = generate_rows(&identity.description().inputs, 3, 5);
+    for (field, column) in identity.description().inputs.iter().zip(&mut columns) {
+        if field.nullable {
+            // Its null vectors have null elements, which mean nothing.
+            *column = new_null_array(&field.data_type.to_arrow(), 3);
+        }
+    }
+    let applied = identity.apply(3, &columns, CallClass::Batch).unwrap();
+    assert_eq!(applied.rows, Default::default());
+    for (before, after) in columns.iter().zip(&applied.columns) {
+        assert_eq!(before.null_count(), after.null_count());
     }
 }
 

@@ -19,14 +19,16 @@ pub(crate) struct TestEngine {
 pub(crate) fn config(directory: &Path) -> EngineConfig {
     let mut config = EngineConfig::with_artifacts_dir(directory);
     config.compiler.program = PathBuf::from(env!("CARGO_BIN_EXE_eadem-compiler"));
-    // Tests start many engines; none of them needs a large pool.
-    config.instances_max = 16;
+    // Tests start many engines; none of them needs a large pool, and none has more calls at once than this.
+    config.instances_max = 64;
     config.cpu_threads = 2;
-    // The deadlines of production are far away from any honest call; these are far enough and keep the tests short.
-    config.upload_deadline_ms = 500;
-    config.batch_deadline_base_ms = 100;
-    config.batch_deadline_per_row_us = 100;
-    config.batch_deadline_row_ms_max = 400;
+    // No honest call comes near these, however busy the machine is. Tests of endless loops have shorter ones, in
+    // engines of their own.
+    config.upload_deadline_ms = 20_000;
+    config.serving_deadline_base_ms = 20_000;
+    config.serving_deadline_total_ms = 600_000;
+    config.batch_deadline_base_ms = 20_000;
+    config.batch_deadline_row_ms_max = 60_000;
     config
 }
 
@@ -76,11 +78,19 @@ pub(crate) fn x_to_y(name: &str) -> Description {
     }
 }
 
-/// As [`x_to_y`], with outputs of varying length.
-pub(crate) fn x_to_y_label_steps(name: &str) -> Description {
+/// As [`x_to_y`], with nullable outputs of every shape.
+pub(crate) fn x_to_all_shapes(name: &str) -> Description {
     let mut description = x_to_y(name);
-    description.outputs.push(Field::new("label", DataType::Utf8, true));
-    description.outputs.push(Field::new("steps", DataType::List(ElementType::Int64), true));
+    let outputs = [
+        ("label", DataType::Utf8),
+        ("steps", DataType::List(ElementType::Int64)),
+        ("flag", DataType::Boolean),
+        ("point", DataType::Vector(2)),
+        ("blob", DataType::Binary),
+        ("words", DataType::List(ElementType::Utf8)),
+        ("shares", DataType::List(ElementType::Float64)),
+    ];
+    description.outputs.extend(outputs.map(|(name, data_type)| Field::new(name, data_type, true)));
     description
 }
 

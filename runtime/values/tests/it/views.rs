@@ -57,6 +57,9 @@ fn null_columns_are_null() {
         assert_eq!((column.len(), column.null_count()), (3, 3));
         assert_eq!(column.data_type(), &data_type.to_arrow());
         assert_eq!(value_at(&column, 2), Ok(Value::Null));
+        // As a canonical column has them: elements are zero, never null themselves.
+        let elements_are_null = column.to_data().child_data().iter().any(|elements| elements.null_count() > 0);
+        assert!(!elements_are_null, "{data_type}");
     }
 }
 

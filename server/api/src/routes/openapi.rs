@@ -72,6 +72,13 @@ fn query_parameters(path: &str, method: &str) -> Vec<Value> {
                 .collect()
         }
         ("/features/batch", "post") => vec![parameter("include", one_entity[4].1)],
+        ("/transforms", "post") => vec![
+            parameter("strict_nan", "true: compile it so that there is only one NaN, whatever the check finds"),
+            parameter(
+                "seed",
+                "of the rows that the laws are checked on, to see a refusal again; default: a random one",
+            ),
+        ],
         _ => Vec::new(),
     }
 }

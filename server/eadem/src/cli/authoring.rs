@@ -10,6 +10,7 @@ use clap::Args;
 use eadem_build::{BuildOptions, BuiltComponent, SdkLocation};
 use eadem_engine::{
     Accepted, Applied, CallClass, Cost, Engine, FailureKind, Inspection, Refusal, Transform, UploadOptions,
+    random_seed,
 };
 use eadem_query::{RefusedValue, ValidationPolicy, validate_outputs};
 use eadem_values::{Constraint, Description, Digest, Field, Literal, value_at, value_to_json};
@@ -71,9 +72,9 @@ pub(crate) struct Test {
     /// Number of generated rows where no file is given.
     #[arg(long, default_value_t = 1_000)]
     generate: u32,
-    /// Seed of generated rows and of the laws.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// Seed of generated rows and of the laws; default: a random one, which is shown.
+    #[arg(long)]
+    seed: Option<u64>,
     /// Rows to show; as many failed ones, and as many that break a constraint, are shown besides.
     #[arg(long, default_value_t = 10)]
     show: usize,
@@ -92,6 +93,12 @@ pub(crate) struct Push {
     /// Components, or crates' folders to build.
     #[arg(required = true)]
     components: Vec<PathBuf>,
+    /// Compile them so that there is only one NaN, whatever the check finds. Slower.
+    #[arg(long)]
+    strict_nan: bool,
+    /// Seed of the rows that the laws are checked on, to see a refusal again; default: a random one.
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 /// A component that the registry has.
@@ -188,12 +195,13 @@ impl Test {
         let scratch = tempfile::tempdir()?;
         let config = context.layered_without_project()?.config;
         let engine = Engine::new(engine_config(&config.engine, scratch.path())?)?;
-        let options = UploadOptions { seed: self.seed, ..UploadOptions::default() };
+        let seed = self.seed.unwrap_or_else(random_seed);
+        let options = UploadOptions { seed, ..UploadOptions::default() };
         let accepted =
             engine.accept(&bytes, &options).with_context(|| format!("{} is refused", self.component.display()))?;
         let inputs = match &self.rows {
             Some(path) => InputRows::read(path, &accepted.description.inputs)?,
-            None => InputRows::generated(&accepted.description.inputs, self.generate, self.seed),
+            None => InputRows::generated(&accepted.description.inputs, self.generate, seed),
         };
         let trial = Trial::run(&engine, &bytes, accepted, inputs)?;
         let report = trial.report(self.show)?;
@@ -237,6 +245,9 @@ impl Trial {
             let mut entry = self.row(failed.row as usize)?;
             entry.insert("kind".to_owned(), failed.kind.as_str().into());
             entry.insert("message".to_owned(), failed.message.as_str().into());
+            if !failed.backtrace.is_empty() {
+                entry.insert("in".to_owned(), failed.backtrace.lines().collect::<Vec<_>>().into());
+            }
             Ok(Json::Object(entry))
         });
         let breaks = self.broken.iter().take(shown).map(|value| {
@@ -296,6 +307,9 @@ impl Trial {
         for entry in entries("failures") {
             let (kind, message) = (word(&entry["kind"]), word(&entry["message"]));
             let _ = writeln!(text, "failed ({kind}) {}: {message}\n  inputs {}", place_text(&entry), entry["inputs"]);
+            for frame in entry["in"].as_array().into_iter().flatten() {
+                let _ = writeln!(text, "  in {}", word(frame));
+            }
         }
         for entry in entries("breaks") {
             let message = word(&entry["message"]);
@@ -509,17 +523,24 @@ fn constraint_text(constraint: &Constraint) -> String {
 }
 
 impl Push {
+    /// The route with what was asked for.
+    fn route(&self) -> String {
+        let seed = self.seed.map(|seed| format!("&seed={seed}")).unwrap_or_default();
+        format!("/transforms?strict_nan={}{seed}", self.strict_nan)
+    }
+
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         // Building may take minutes, and an open store is locked: everything is built first.
         context.project()?;
         let built: Vec<anyhow::Result<Vec<u8>>> =
             self.components.iter().map(|path| component_bytes(context, path)).collect();
         let client = context.client().await?;
+        let route = self.route();
         let mut replies = Vec::new();
         let mut refused = 0;
         for (path, bytes) in self.components.iter().zip(built) {
             let uploaded = match bytes {
-                Ok(bytes) => upload(&client, bytes).await,
+                Ok(bytes) => upload_to(&client, &route, bytes).await,
                 Err(error) => Err(error),
             };
             match uploaded {
@@ -545,9 +566,13 @@ impl Push {
     }
 }
 
-/// Uploads one component.
+/// Uploads one component, with everything left to the check.
 pub(crate) async fn upload(client: &Client, bytes: Vec<u8>) -> anyhow::Result<Uploaded> {
-    let reply: Json = client.post_bytes("/transforms", bytes).await?;
+    upload_to(client, "/transforms", bytes).await
+}
+
+async fn upload_to(client: &Client, route: &str, bytes: Vec<u8>) -> anyhow::Result<Uploaded> {
+    let reply: Json = client.post_bytes(route, bytes).await?;
     Ok(Uploaded {
         name: reply["name"].as_str().unwrap_or_default().to_owned(),
         digest: reply["digest"].as_str().unwrap_or_default().to_owned(),

@@ -30,11 +30,14 @@ CREATE TABLE transform (
     total                 INTEGER NOT NULL,
     component_bytes       INTEGER NOT NULL,
     strict_nan            INTEGER NOT NULL,
+    laws_corpus           INTEGER NOT NULL,
     laws_seed             INTEGER NOT NULL,
     laws_rows             INTEGER NOT NULL,
     fuel_per_row          INTEGER,
     nanoseconds_per_row   INTEGER,
+    nanoseconds_per_call  INTEGER,
     memory_bytes          INTEGER,
+    measured_rows         INTEGER,
     uploaded_at_us        INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX transform_by_name ON transform (name, transform_id);

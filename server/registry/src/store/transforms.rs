@@ -15,16 +15,22 @@ use crate::error::{ObjectKind, RegistryError};
 pub struct Acceptance {
     /// The component must be compiled with NaNs made canonical at every instruction.
     pub strict_nan: bool,
-    /// Seed of the generated rows that the laws were checked on.
+    /// Version of the generator of the rows that the laws were checked on.
+    pub laws_corpus: u32,
+    /// Seed of those of them that are not the fixed ones.
     pub laws_seed: u64,
-    /// Number of those rows.
+    /// Number of all of them.
     pub laws_rows: u64,
-    /// Deterministic cost label.
+    /// Deterministic cost label. The costs are `None` where they could not be measured.
     pub fuel_per_row: Option<u64>,
-    /// Measured cost.
+    /// Measured cost of each row of a batch.
     pub nanoseconds_per_row: Option<u64>,
+    /// Measured cost of a call, whatever its rows.
+    pub nanoseconds_per_call: Option<u64>,
     /// Most memory that an instance used, in bytes.
     pub memory_bytes: Option<u64>,
+    /// Rows of the batch that was measured.
+    pub measured_rows: Option<u64>,
 }
 
 /// A component in the registry, without its bytes.
@@ -62,9 +68,10 @@ impl Registry {
         let component_bytes = i64::try_from(component.len())
             .map_err(|_| RegistryError::Invalid("the component is too large to be stored".into()))?;
         let stored = sqlx::query(
-            "INSERT INTO transform (digest, name, doc, owner, total, component_bytes, strict_nan, laws_seed, laws_rows,
-                                    fuel_per_row, nanoseconds_per_row, memory_bytes, uploaded_at_us)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO transform (digest, name, doc, owner, total, component_bytes, strict_nan, laws_corpus,
+                                    laws_seed, laws_rows, fuel_per_row, nanoseconds_per_row, nanoseconds_per_call,
+                                    memory_bytes, measured_rows, uploaded_at_us)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(digest.as_bytes().as_slice())
         .bind(&description.name)
@@ -73,11 +80,14 @@ impl Registry {
         .bind(description.total)
         .bind(component_bytes)
         .bind(acceptance.strict_nan)
+        .bind(acceptance.laws_corpus)
         .bind(acceptance.laws_seed.cast_signed())
         .bind(signed(acceptance.laws_rows)?)
         .bind(acceptance.fuel_per_row.map(signed).transpose()?)
         .bind(acceptance.nanoseconds_per_row.map(signed).transpose()?)
+        .bind(acceptance.nanoseconds_per_call.map(signed).transpose()?)
         .bind(acceptance.memory_bytes.map(signed).transpose()?)
+        .bind(acceptance.measured_rows.map(signed).transpose()?)
         .bind(now_us)
         .execute(&mut *change)
         .await?;
@@ -160,8 +170,8 @@ pub(crate) async fn transform_id(
 async fn load_record(snapshot: &mut Snapshot, id: i64) -> Result<TransformRecord, RegistryError> {
     let (digest, description) = load_description(snapshot, id).await?;
     let row = sqlx::query(
-        "SELECT component_bytes, strict_nan, laws_seed, laws_rows, fuel_per_row, nanoseconds_per_row, memory_bytes,
-                uploaded_at_us
+        "SELECT component_bytes, strict_nan, laws_corpus, laws_seed, laws_rows, fuel_per_row, nanoseconds_per_row,
+                nanoseconds_per_call, memory_bytes, measured_rows, uploaded_at_us
          FROM transform WHERE transform_id = ?",
     )
     .bind(id)
@@ -175,11 +185,14 @@ async fn load_record(snapshot: &mut Snapshot, id: i64) -> Result<TransformRecord
         description,
         acceptance: Acceptance {
             strict_nan: row.try_get("strict_nan")?,
+            laws_corpus: row.try_get("laws_corpus")?,
             laws_seed: row.try_get::<i64, _>("laws_seed")?.cast_unsigned(),
             laws_rows: unsigned(row.try_get("laws_rows")?)?,
             fuel_per_row: optional("fuel_per_row")?,
             nanoseconds_per_row: optional("nanoseconds_per_row")?,
+            nanoseconds_per_call: optional("nanoseconds_per_call")?,
             memory_bytes: optional("memory_bytes")?,
+            measured_rows: optional("measured_rows")?,
         },
         component_bytes: unsigned(row.try_get("component_bytes")?)?,
         uploaded_at_us: row.try_get("uploaded_at_us")?,

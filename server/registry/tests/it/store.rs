@@ -13,11 +13,14 @@ async fn a_component_is_stored_once() {
     let registry = &company_registry.registry;
     let acceptance = Acceptance {
         strict_nan: true,
+        laws_corpus: 3,
         laws_seed: u64::MAX,
         laws_rows: 1000,
         fuel_per_row: Some(42),
         nanoseconds_per_row: None,
+        nanoseconds_per_call: Some(1_300),
         memory_bytes: Some(1 << 20),
+        measured_rows: Some(1_024),
     };
     let (digest, is_new) = registry.put_transform(b"bytes", &weather_transform(), &acceptance, NOW_US).await.unwrap();
     assert!(is_new);
