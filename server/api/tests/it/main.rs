@@ -1,5 +1,6 @@
 //! The serving path against the batch path, with real components in the real engine.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod faults;
 mod identity;
 mod openapi;
