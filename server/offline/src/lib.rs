@@ -39,4 +39,5 @@ pub use schema::{
 };
 pub use source::{InspectedColumn, inspect};
 pub use spec::{Binding, EventTime, JoinKey, KnownAt, Placement, SourceSpec, ViewSpec};
+pub use spine::Spine;
 pub use table::{CommittedLane, DataFile, ViewTable};

@@ -20,19 +20,24 @@ use crate::source::to_canonical;
 
 /// A spine in memory, in the order of its file.
 #[derive(Debug)]
-pub(crate) struct Spine {
+pub struct Spine {
     /// The file's bytes, as they were.
-    pub(crate) bytes: Bytes,
+    pub bytes: Bytes,
     /// Their digest.
-    pub(crate) digest: Digest,
+    pub digest: Digest,
     /// `parquet` or `csv`.
-    pub(crate) format: &'static str,
-    pub(crate) rows: RecordBatch,
+    pub format: &'static str,
+    /// The rows, with columns in the types of the file.
+    pub rows: RecordBatch,
 }
 
 impl Spine {
-    /// Reads a Parquet or CSV file. `wanted` gives the types of columns that a CSV file cannot give by itself.
-    pub(crate) async fn read(location: &str, wanted: &BTreeMap<String, DataType>) -> Result<Self, OfflineError> {
+    /// Reads a Parquet or CSV file, a local path or URL. `wanted` gives the types of columns that a CSV file cannot give by
+    /// itself.
+    ///
+    /// # Errors
+    /// A file that is missing, unreadable, or neither `.parquet` nor `.csv`.
+    pub async fn read(location: &str, wanted: &BTreeMap<String, DataType>) -> Result<Self, OfflineError> {
         let place = Location::parse(location)?;
         let failed = |reason: String| OfflineError::File { file: place.url.to_string(), reason };
         let object = place.store.get(&place.path).await.map_err(|error| failed(error.to_string()))?;
@@ -51,8 +56,11 @@ impl Spine {
         Ok(Self { bytes, digest, format, rows })
     }
 
-    /// A column as `data_type`, one entry per row.
-    pub(crate) fn column(&self, name: &str, data_type: DataType) -> Result<ArrayRef, OfflineError> {
+    /// A column as `data_type`, in canonical form, one entry per row.
+    ///
+    /// # Errors
+    /// No such column, or one that cannot be read as `data_type`; the message names it.
+    pub fn column(&self, name: &str, data_type: DataType) -> Result<ArrayRef, OfflineError> {
         let column = self.rows.column_by_name(name).ok_or_else(|| {
             let schema = self.rows.schema();
             let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
