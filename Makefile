@@ -29,7 +29,7 @@ components: build ## Compile the transforms to components, into target/component
 
 .PHONY: demo
 demo: build ## Show the whole loop on the 2013 New York flights; leaves eadem-demo/ (DEMO_DIR=…, DEMO_FLAGS=--plant)
-	$(EADEM) demo --dir $(DEMO_DIR) $(DEMO_FLAGS)
+	$(EADEM) demo --dir '$(DEMO_DIR)' $(DEMO_FLAGS)
 
 .PHONY: test
 test: components ## Run the whole test suite
@@ -58,4 +58,7 @@ fmt: ## Format the sources
 
 .PHONY: clean-demo
 clean-demo: ## Remove what the demo left behind
-	rm -rf -- $(DEMO_DIR)
+	@if [[ -e '$(DEMO_DIR)' && ! -f '$(DEMO_DIR)/.eadem-demo' ]]; then \
+	  printf '%s was not made by the demo; it stays\n' '$(DEMO_DIR)' >&2; exit 1; \
+	fi
+	rm -rf -- '$(DEMO_DIR)'

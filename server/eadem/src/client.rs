@@ -7,6 +7,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, Method, Request, StatusCode, header};
 use eadem_api::Problem;
 use futures::{Stream, StreamExt};
+use percent_encoding::{NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use tower::ServiceExt;
@@ -23,6 +24,11 @@ pub(crate) enum Client {
     },
     /// To the router of this process.
     InProcess(Router),
+}
+
+/// Text as a segment of a path or a value of a query, whatever is in it.
+pub(crate) fn encoded(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, NON_ALPHANUMERIC)
 }
 
 /// A reply that is no success.

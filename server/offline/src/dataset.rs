@@ -352,7 +352,7 @@ struct Made {
 
 async fn make(store: &OfflineStore, spec: &DatasetSpec) -> Result<Made, OfflineError> {
     spec.check_columns()?;
-    let spine = Spine::read(store, &spec.spine, spec.kept_spine.as_ref(), &wanted_types(spec)).await?;
+    let spine = Spine::read_kept(store, &spec.spine, spec.kept_spine.as_ref(), &wanted_types(spec)).await?;
     let times = spine_times(&spine, spec)?;
     let mut commits = Commits::default();
     let mut made: Vec<ViewColumns> = Vec::with_capacity(spec.views.len());

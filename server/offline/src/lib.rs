@@ -39,5 +39,5 @@ pub use schema::{
 };
 pub use source::{InspectedColumn, input_column, inspect};
 pub use spec::{Binding, EventTime, JoinKey, KnownAt, Placement, SourceSpec, ViewSpec};
-pub use spine::{KeptSpine, SpineFormat};
+pub use spine::{KeptSpine, Spine, SpineFormat};
 pub use table::{CommittedLane, DataFile, ReadVersion, ViewTable};

@@ -21,10 +21,11 @@ use crate::source::to_canonical;
 
 /// A spine in memory, in the order of its file.
 #[derive(Debug)]
-pub(crate) struct Spine {
-    /// The copy that it was read from.
+pub struct Spine {
+    /// Its bytes: their digest, and how they are read.
     pub(crate) kept: KeptSpine,
-    pub(crate) rows: RecordBatch,
+    /// The rows, with columns in the types of the file.
+    pub rows: RecordBatch,
 }
 
 /// The copy of a spine that the offline store keeps: whatever becomes of the file, a training set can be made of it.
@@ -96,9 +97,20 @@ impl OfflineStore {
 }
 
 impl Spine {
-    /// Reads the spine that was kept, or else keeps the file at `location` first. Messages name the latter. `wanted` gives
-    /// the types of columns that a CSV file cannot give by itself.
-    pub(crate) async fn read(
+    /// Reads a Parquet or CSV file, a local path or URL. `wanted` gives the types of columns that a CSV file cannot give by
+    /// itself.
+    ///
+    /// # Errors
+    /// A file that is missing, unreadable, or neither `.parquet` nor `.csv`.
+    pub async fn read(location: &str, wanted: &BTreeMap<String, DataType>) -> Result<Self, OfflineError> {
+        let place = Location::parse(location)?;
+        let format = SpineFormat::of(&place)?;
+        let bytes = read_bytes(&place).await?;
+        Self::decode(KeptSpine { digest: Digest::of(&bytes), format }, bytes, wanted, location)
+    }
+
+    /// Reads the spine that was kept, or else keeps the file at `location` first. Messages name the latter.
+    pub(crate) async fn read_kept(
         store: &OfflineStore,
         location: &str,
         kept: Option<&KeptSpine>,
@@ -112,16 +124,31 @@ impl Spine {
         if Digest::of(&bytes) != kept.digest {
             return Err(failed(format!("the copy that the store keeps is not {} any more", kept.digest)));
         }
+        Self::decode(kept, bytes, wanted, location)
+    }
+
+    fn decode(
+        kept: KeptSpine,
+        bytes: Bytes,
+        wanted: &BTreeMap<String, DataType>,
+        location: &str,
+    ) -> Result<Self, OfflineError> {
         let rows = match kept.format {
             SpineFormat::Parquet => read_parquet(bytes),
             SpineFormat::Csv => read_csv(&bytes, wanted),
         }
-        .map_err(|reason| failed(format!("cannot be read as {}: {reason}", kept.format.name())))?;
+        .map_err(|reason| OfflineError::File {
+            file: location.to_owned(),
+            reason: format!("cannot be read as {}: {reason}", kept.format.name()),
+        })?;
         Ok(Self { kept, rows })
     }
 
-    /// A column as `data_type`, one entry per row.
-    pub(crate) fn column(&self, name: &str, data_type: DataType) -> Result<ArrayRef, OfflineError> {
+    /// A column as `data_type`, in canonical form, one entry per row.
+    ///
+    /// # Errors
+    /// No such column, or one that cannot be read as `data_type`; the message names it.
+    pub fn column(&self, name: &str, data_type: DataType) -> Result<ArrayRef, OfflineError> {
         let column = self.rows.column_by_name(name).ok_or_else(|| {
             let schema = self.rows.schema();
             let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();

@@ -18,17 +18,22 @@ pub enum StoreError {
     StillLoading(TableId),
     /// An entity key longer than a store can hold.
     #[error(
-        "an encoded entity key of {bytes} bytes is longer than the limit of {KEY_BYTES_MAX}; shorten the join keys"
+        "the encoded key of entity `{entity}` has {bytes} bytes, more than the limit of {KEY_BYTES_MAX}; shorten the join keys"
     )]
     KeyTooLong {
+        /// The beginning of the key.
+        entity: String,
         /// Its length.
         bytes: usize,
     },
     /// A packed row larger than a store can hold.
     #[error(
-        "a packed row of {bytes} bytes is larger than the limit of {VALUE_BYTES_MAX}; split the view or shorten its values"
+        "a packed row of entity `{entity}` has {bytes} bytes, more than the limit of {VALUE_BYTES_MAX}; split the view or \
+         shorten its values"
     )]
     ValueTooLarge {
+        /// The beginning of its key.
+        entity: String,
         /// Its size.
         bytes: usize,
     },

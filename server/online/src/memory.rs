@@ -234,7 +234,7 @@ impl OnlineStore for MemoryStore {
 
     async fn erase(&self, view: Digest, key: &KeyBytes, up_to_us: i64) -> Result<u64, StoreError> {
         if key.as_slice().len() > crate::KEY_BYTES_MAX {
-            return Err(StoreError::KeyTooLong { bytes: key.as_slice().len() });
+            return Err(StoreError::KeyTooLong { entity: key.shown(), bytes: key.as_slice().len() });
         }
         let mut state = self.writing();
         let erased_up_to_us = state.erasures.entry((view, key.clone())).or_insert(up_to_us);

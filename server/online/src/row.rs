@@ -15,6 +15,9 @@ pub const KEY_BYTES_MAX: usize = 16 * 1024;
 /// The largest packed row that a store takes: room for a value of 1 MiB and what stands beside it.
 pub const VALUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// How much of a key stands in a message.
+const SHOWN_CHARS_MAX: usize = 80;
+
 /// An entity's join keys in their canonical encoding. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyBytes(Bytes);
@@ -36,6 +39,15 @@ impl KeyBytes {
     /// Bytes that are no encoded key.
     pub fn decode(&self) -> Result<EntityKey, eadem_values::KeyError> {
         EntityKey::decode(&self.0)
+    }
+
+    /// The keys as a message names them: their beginning is enough to find the row.
+    pub(crate) fn shown(&self) -> String {
+        let whole = format!("{self:?}");
+        match whole.char_indices().nth(SHOWN_CHARS_MAX) {
+            Some((end, _)) => format!("{}…", &whole[..end]),
+            None => whole,
+        }
     }
 }
 
@@ -114,11 +126,11 @@ impl Row {
     pub(crate) fn check_limits(&self) -> Result<(), StoreError> {
         let key_bytes = self.key.as_slice().len();
         if key_bytes > KEY_BYTES_MAX {
-            return Err(StoreError::KeyTooLong { bytes: key_bytes });
+            return Err(StoreError::KeyTooLong { entity: self.key.shown(), bytes: key_bytes });
         }
         let bytes = self.body.encoded_bytes();
         if bytes > VALUE_BYTES_MAX {
-            return Err(StoreError::ValueTooLarge { bytes });
+            return Err(StoreError::ValueTooLarge { entity: self.key.shown(), bytes });
         }
         Ok(())
     }

@@ -1,7 +1,15 @@
 //! The loop of the demonstration, and what a model may ask of it. One project for all: its year is loaded once.
 
-use std::sync::OnceLock;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::sync::{Arc, OnceLock};
 
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, TimestampMicrosecondArray, UInt64Array};
+use arrow::compute::{concat_batches, take};
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use arrow::ipc::reader::StreamReader;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value as Json, json};
 
 use super::project::{Project, Server, texts};
@@ -11,33 +19,21 @@ struct Loaded {
     server: Server,
 }
 
-/// The demonstration's project, loaded and served.
+const SERVICE: &str = "departure_delay@1";
+
+/// The demonstration's project, loaded and served until the tests end.
 fn loaded() -> &'static Loaded {
     static LOADED: OnceLock<Loaded> = OnceLock::new();
     LOADED.get_or_init(|| {
         let project = Project::of_flights();
+        // One entity, no role: what GET can serve by the service's name.
+        let facts = "[service.plane_facts]\nfeatures = [\"plane_profile:seats\", \"plane_profile:maker\"]\n";
+        project.write("features/plane_facts.toml", facts);
         project.succeed(&["apply"]);
-        // January is enough here; the demonstration itself loads the year.
-        let job = project.json(&[
-            "backfill",
-            "airport_weather",
-            "airport_shape",
-            "nearest_hubs",
-            "plane_profile",
-            "tail_number",
-        ]);
+        let job = project.json(&["backfill"]);
         assert_eq!(job["backfill"]["state"], "succeeded");
-        project.succeed(&[
-            "materialize",
-            "airport_weather",
-            "airport_shape",
-            "nearest_hubs",
-            "plane_profile",
-            "tail_number",
-            "--as-of",
-            "2014-01-01T00:00:00Z",
-        ]);
-        let server = project.serve();
+        project.succeed(&["materialize", "--as-of", "2014-01-01T00:00:00Z"]);
+        let server = project.serve_until_exit();
         Loaded { project, server }
     })
 }
@@ -76,6 +72,40 @@ fn a_past_instant_sees_only_what_was_known_then() {
     assert_eq!(after["metadata"]["temperature_c"]["event_time"], "2013-01-01T06:00:00Z");
     assert_eq!(after["metadata"]["temperature_c"]["store"], "online");
     assert_eq!(after["timestamp"], "2013-01-01T06:15:00Z");
+}
+
+/// A microsecond before an instant of a whole minute, which is not the first one of its day.
+fn microsecond_before(instant: &str) -> String {
+    let (day, time) = instant.split_once('T').unwrap();
+    let minutes = minutes_of_day(time) - 1;
+    format!("{day}T{:02}:{:02}:59.999999Z", minutes / 60, minutes % 60)
+}
+
+fn minutes_of_day(time: &str) -> u32 {
+    let [hour, minute, second] = time.split(':').collect::<Vec<_>>()[..] else { panic!("{time} is no time") };
+    assert_eq!(second, "00Z", "{time} is no whole minute");
+    hour.parse::<u32>().unwrap() * 60 + minute.parse::<u32>().unwrap()
+}
+
+#[test]
+fn a_flight_is_known_from_its_landing_on_and_not_when_it_is_due_to_leave() {
+    let last_leg = |at: &str| {
+        let reply = get(&format!("/features/N725MQ?features=landed_at,block_minutes&timestamp={at}&include=metadata"));
+        assert_eq!(reply["metadata"]["landed_at"]["event_time"], reply["features"]["landed_at"], "{reply}");
+        let landed_at = reply["features"]["landed_at"].as_str().unwrap_or_else(|| panic!("{reply}")).to_owned();
+        (landed_at, reply["features"]["block_minutes"].as_f64().unwrap() as u32)
+    };
+    let (landing, block_minutes) = last_leg("2013-06-11T23:59:00Z");
+    assert!(landing.starts_with("2013-06-11T"), "{landing}");
+    let landing_minutes = minutes_of_day(&landing[11..]);
+    let due = landing_minutes.checked_sub(block_minutes).unwrap_or_else(|| panic!("{landing} - {block_minutes} min"));
+    let due = format!("2013-06-11T{:02}:{:02}:00Z", due / 60, due % 60);
+
+    assert_eq!(last_leg(&landing).0, landing);
+    for earlier in [microsecond_before(&landing), due] {
+        let (seen, _) = last_leg(&earlier);
+        assert!(seen < earlier, "at {earlier} the landing at {seen} is known");
+    }
 }
 
 #[test]
@@ -129,8 +159,142 @@ fn malformed_requests_are_400_with_a_code() {
         let (status, found, detail) = problem(path);
         assert_eq!((status, found.as_str()), (400, code), "{path}: {detail}");
     }
+    for (path, code) in [
+        ("/features/N14228?features=hour_utc&request.scheduled_at=noon", "malformed_request_field"),
+        ("/features/N14228?features=hour_utc&request.distance=1", "missing_request_field"),
+        ("/features/N14228?features=hour_utc&request.colour=red", "unknown_request_field"),
+        ("/features/EWR?features=route", "malformed_key"),
+        ("/features/EWR%2CIAH?features=route", "malformed_key"),
+    ] {
+        let (status, found, detail) = problem(path);
+        assert_eq!((status, found.as_str()), (400, code), "{path}: {detail}");
+    }
     let long = "N".repeat(2_000);
     assert_eq!(problem(&format!("/features/{long}?features=seats")).0, 414);
+}
+
+#[test]
+fn a_path_that_is_no_text_is_a_problem_document() {
+    let paths = [
+        "/jobs/%FF",
+        "/jobs/%FF/events",
+        "/datasets/%FF",
+        "/transforms/%FF",
+        "/registry/views/%FF",
+        "/lineage/view/%FF",
+    ];
+    for path in paths {
+        let reply = loaded().server.send("GET", path, "Host: localhost\r\n", b"");
+        assert!(reply.head.contains("content-type: application/problem+json"), "{path}: {}", reply.head);
+        let problem: Json = serde_json::from_slice(&reply.body).unwrap();
+        assert_eq!((reply.status, problem["code"].as_str()), (400, Some("malformed_path")), "{path}: {problem}");
+    }
+}
+
+#[test]
+fn one_entity_takes_request_fields_in_the_query() {
+    let reply = get("/features/N14228?features=hour_utc,log_distance,seats&timestamp=2013-07-01T12:00:00Z\
+                     &request.scheduled_at=2013-07-01T15:00:00%2B02:00&request.distance=1400");
+    assert_eq!(reply["features"]["hour_utc"], 13, "{reply}");
+    assert!(reply["features"]["log_distance"].as_f64().unwrap() > 0.0, "{reply}");
+    assert_eq!(reply["features"]["seats"], 149);
+}
+
+#[test]
+fn one_entity_can_be_asked_for_by_a_service() {
+    let reply = get("/features/N14228?service=plane_facts");
+    let pinned = get("/features?entity_id=N14228&service=plane_facts@1");
+    assert_eq!(reply["features"], json!({ "seats": 149, "maker": "boeing" }));
+    assert_eq!(reply["features"], pinned["features"]);
+}
+
+#[test]
+fn keys_are_taken_apart_at_commas_and_decoded_after() {
+    let path = "features=route&timestamp=2013-06-01T00:00:00Z";
+    let by_path = get(&format!("/features/EWR,IAH?{path}"));
+    assert_eq!(by_path["features"], json!({ "route": "EWR-IAH" }), "{by_path}");
+    assert_eq!(by_path["entity_id"], "EWR,IAH");
+    assert_eq!(get(&format!("/features?entity_id=EWR,IAH&{path}"))["features"], by_path["features"]);
+    for (written, meant) in [
+        ("Z%C3%BCrich%20%F0%9F%9B%AB", "Zürich 🛫"),
+        ("N%2F1", "N/1"),
+        ("N%2C1", "N,1"),
+        ("N%251", "N%1"),
+        ("batch%3F", "batch?"),
+    ] {
+        for path in
+            [format!("/features/{written}?features=seats"), format!("/features?entity_id={written}&features=seats")]
+        {
+            let reply = get(&path);
+            assert_eq!(reply["entity_id"], meant, "{path}");
+            assert_eq!(reply["status"], json!({ "seats": "missing" }), "{path}");
+        }
+    }
+}
+
+#[test]
+fn each_row_of_a_batch_can_have_its_own_time() {
+    let body = json!({
+        "features": ["temperature_c"],
+        "entities": [{ "airport": "EWR" }, { "airport": "EWR" }, { "airport": "JFK" }],
+        "timestamps": ["2013-01-01T06:14:59Z", "2013-01-01T06:15:00Z", "2013-01-01T08:15:00+02:00"],
+    });
+    let (status, reply) = loaded().server.post("/features/batch", &body);
+    assert_eq!(status, 200, "{reply}");
+    let results = reply["results"].as_array().unwrap();
+    assert_eq!(results[0]["status"], json!({ "temperature_c": "missing" }));
+    for (row, instant) in [(1, "2013-01-01T06:15:00Z"), (2, "2013-01-01T06:15:00Z")] {
+        assert_eq!(results[row]["timestamp"], instant);
+        assert!(results[row]["features"]["temperature_c"].is_number(), "{reply}");
+    }
+    for timestamps in [json!(["2013-01-01T06:15:00Z"]), json!(["2013-01-01T06:15:00Z", "now", "now"])] {
+        let mut malformed = body.clone();
+        malformed["timestamps"] = timestamps;
+        let (status, reply) = loaded().server.post("/features/batch", &malformed);
+        assert_eq!((status, reply["code"].as_str()), (400, Some("malformed_timestamp")), "{reply}");
+    }
+}
+
+#[test]
+fn an_arrow_reply_has_each_key_once_and_the_values_of_the_json() {
+    // `origin` is the role of an airport, and a join key of the route.
+    let body = json!({
+        "service": SERVICE,
+        "entities": [
+            { "tailnum": "N14228", "origin": "EWR", "dest": "IAH" },
+            { "tailnum": "nobody", "origin": "JFK", "dest": "LAX" },
+        ],
+        "request": [{ "scheduled_at": "2013-07-01T13:00:00Z" }, { "scheduled_at": "2013-07-01T14:00:00Z" }],
+        "timestamp": "2013-07-01T12:00:00Z",
+    });
+    let headers = "Host: localhost\r\nAccept: application/vnd.apache.arrow.stream\r\n";
+    let reply = loaded().server.send("POST", "/features/batch", headers, body.to_string().as_bytes());
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert!(reply.head.contains("content-type: application/vnd.apache.arrow.stream"), "{}", reply.head);
+    let batches: Vec<RecordBatch> =
+        StreamReader::try_new(reply.body.as_slice(), None).unwrap().map(Result::unwrap).collect();
+    let [batch] = batches.as_slice() else { panic!("{} batches", batches.len()) };
+    let schema = batch.schema();
+    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    let mut different = names.clone();
+    different.sort_unstable();
+    different.dedup();
+    assert_eq!(different.len(), names.len(), "a name stands twice: {names:?}");
+    let text = |name: &str, row: usize| batch.column_by_name(name).unwrap().as_string::<i32>().value(row).to_owned();
+    assert_eq!([text("tailnum", 0), text("origin", 0), text("dest", 1)], ["N14228", "EWR", "LAX"]);
+
+    let (_, as_json) = loaded().server.post("/features/batch", &body);
+    let entries = get("/registry/services/departure_delay@1")["entries"].as_array().unwrap().len();
+    assert_eq!(names.len(), 3 + 1 + 2 * entries, "{names:?}");
+    let results = as_json["results"].as_array().unwrap();
+    assert_eq!(batch.num_rows(), results.len());
+    let seats = batch.column_by_name("seats").unwrap().as_primitive::<Int64Type>();
+    assert_eq!((seats.value(0), seats.is_null(1)), (149, true));
+    assert_eq!(results[0]["features"]["seats"], 149);
+    let statuses =
+        arrow::compute::cast(batch.column_by_name("seats__status").unwrap(), &arrow::datatypes::DataType::Utf8);
+    let statuses = statuses.unwrap();
+    assert_eq!([statuses.as_string::<i32>().value(0), statuses.as_string::<i32>().value(1)], ["present", "missing"]);
 }
 
 #[test]
@@ -228,13 +392,18 @@ fn other_hosts_and_origins_are_turned_away() {
 }
 
 #[test]
-fn every_route_of_the_document_exists_and_refuses_a_wrong_method() {
+fn every_route_of_the_document_exists_and_refuses_a_wrong_method_and_other_hosts() {
     let (_, document) = loaded().server.get("/openapi.json");
     for (path, operations) in document["paths"].as_object().unwrap() {
         let concrete = path.replace("{entity_id}", "x").replace("{kind}", "views").replace(['{', '}'], "");
         let (status, body) = loaded().server.raw("PATCH", &concrete, "Host: localhost\r\n", b"");
         assert_eq!(status, 405, "{path}: {body}");
         assert!(!operations.as_object().unwrap().is_empty());
+        for method in operations.as_object().unwrap().keys() {
+            let method = method.to_uppercase();
+            let (status, body) = loaded().server.raw(&method, &concrete, "Host: evil.example\r\n", b"");
+            assert_eq!(status, 421, "{method} {path}: {body}");
+        }
     }
 }
 
@@ -256,7 +425,140 @@ fn a_second_server_on_the_same_directory_is_refused() {
 }
 
 #[test]
-fn a_training_set_can_be_rebuilt_to_the_same_bytes_and_audited() {
+fn the_command_line_takes_any_id_and_any_value() {
+    let project = &loaded().project;
+    for id in ["batch", "..", "N/1", "a b", "Zürich"] {
+        let reply = project.json(&["get", id, "--features", "seats"]);
+        assert_eq!((reply["entity_id"].as_str(), reply["status"]["seats"].as_str()), (Some(id), Some("missing")));
+    }
+    let get = |key: &str, distance: &str| {
+        let (key, distance) = (format!("tailnum={key}"), format!("distance={distance}"));
+        let request = ["--request", "scheduled_at=2013-07-01T13:00:00Z", "--request", distance.as_str()];
+        let mut verb = vec!["get", "--key", key.as_str(), "--features", "log_distance"];
+        verb.extend(request);
+        project.run(&[&verb[..], &["--output", "json"]].concat())
+    };
+    let reply: Json = serde_json::from_slice(&get("\"4711\"", "null").stdout).unwrap();
+    assert_eq!((&reply["entity"]["tailnum"], &reply["status"]["log_distance"]), (&json!("4711"), &json!("null")));
+    for (key, distance, code) in [("4711", "1", "malformed_key"), ("N1", "true", "malformed_request_field")] {
+        let (_, err) = texts(&get(key, distance));
+        assert!(err.contains(code), "{key}, {distance}: {err}");
+    }
+}
+
+/// Every so many departures of the year, each as it stood an hour before schedule.
+fn write_spine(project: &Project, name: &str) -> usize {
+    const EVERY: usize = 1_683;
+    const MINUTE_US: i64 = 60_000_000;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(project.path("data/flights.parquet")).unwrap());
+    let reader = reader.unwrap();
+    let schema = reader.schema().clone();
+    let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+    let flights = concat_batches(&schema, &batches).unwrap();
+    let tailnums = flights.column_by_name("tailnum").unwrap();
+    let picked = (0..flights.num_rows()).step_by(EVERY).filter(|row| tailnums.is_valid(*row));
+    let picked = UInt64Array::from_iter_values(picked.map(|row| row as u64));
+    let column = |name: &str| take(flights.column_by_name(name).unwrap(), &picked, None).unwrap();
+    let (hours, minutes) = (column("time_hour"), column("minute"));
+    let hours = hours.as_primitive::<TimestampMicrosecondType>();
+    let minutes = minutes.as_primitive::<Int64Type>();
+    let instants = |before_us: i64| {
+        let instant = |row: usize| hours.value(row) + minutes.value(row) * MINUTE_US - before_us;
+        let instants = TimestampMicrosecondArray::from_iter_values((0..hours.len()).map(instant));
+        Arc::new(instants.with_timezone("UTC")) as ArrayRef
+    };
+    let spine = RecordBatch::try_from_iter([
+        ("tailnum", column("tailnum")),
+        ("origin", column("origin")),
+        ("dest", column("dest")),
+        ("distance", column("distance")),
+        ("scheduled_at", instants(0)),
+        ("timestamp", instants(60 * MINUTE_US)),
+    ])
+    .unwrap();
+    let mut writer = ArrowWriter::try_new(File::create(project.path(name)).unwrap(), spine.schema(), None).unwrap();
+    writer.write(&spine).unwrap();
+    writer.close().unwrap();
+    spine.num_rows()
+}
+
+#[test]
+fn what_is_served_is_what_was_trained_and_a_planted_bit_is_found() {
+    let project = &loaded().project;
+    let rows = write_spine(project, "departures.parquet");
+    let audit = ["audit", "--service", SERVICE, "--spine", "departures.parquet"];
+    let report = project.json(&audit);
+    let service = get("/registry/services/departure_delay@1");
+    let features = service["entries"].as_array().unwrap();
+    let number = |name: &str| report[name].as_u64().unwrap_or_else(|| panic!("{name}: {report}"));
+    assert_eq!(number("compared"), (rows * features.len()) as u64);
+    assert_eq!(number("online") + number("offline"), number("compared"));
+    assert_eq!((number("differing"), number("differing_bits")), (0, 0), "{report}");
+    assert!(number("online") * 10 >= number("compared") * 9, "{report}");
+    assert!(number("online") > 0 && report["statuses"]["present"].as_u64() > Some(number("compared") / 2), "{report}");
+
+    let audited = features.iter().map(|feature| feature["data_type"].as_str().unwrap());
+    let audited: BTreeSet<&str> =
+        audited.map(|name| if name.starts_with("vector") { "vector" } else { name }).collect();
+    let of_the_contract = [
+        "boolean",
+        "int64",
+        "float32",
+        "float64",
+        "utf8",
+        "binary",
+        "timestamp",
+        "vector",
+        "list(int64)",
+        "list(float64)",
+        "list(utf8)",
+    ];
+    assert_eq!(audited, BTreeSet::from(of_the_contract));
+
+    let planted = project.run(&[&audit[..], &["--plant", "--output", "json"]].concat());
+    let (out, err) = texts(&planted);
+    assert!(!planted.status.success() && err.contains("the planted bit was found"), "{err}");
+    let report: Json = serde_json::from_str(&out).unwrap();
+    let number = |name: &str| report[name].as_u64().unwrap_or_else(|| panic!("{name}: {report}"));
+    assert_eq!((number("differing"), number("differing_bits")), (1, 1), "{report}");
+    assert_eq!((number("transform_identity"), number("input_identity")), (1, 0), "{report}");
+}
+
+#[test]
+fn an_audit_reads_what_a_training_set_reads_and_leaves_out_rows_without_a_key() {
+    let project = &loaded().project;
+    let spine = "plane,when\nN14228,2013-07-01T12:00:00Z\n,2013-07-01T12:00:00Z\nnobody,2013-07-01T12:00:00Z\n";
+    project.write("planes.csv", spine);
+    let renamed = ["--column", "tailnum=plane", "--timestamp-column", "when"];
+    let audit = [&["audit", "--service", "plane_facts", "--spine", "planes.csv"], &renamed[..]].concat();
+    let text = project.succeed(&audit);
+    let lines: Vec<&str> = text.lines().collect();
+    for line in [
+        "identity: 4 values compared, 0 differing bits",
+        "online: 4, offline: 0",
+        "transform identity: 0 values differ",
+        "input identity: 0 values differ",
+        "rows left out for a null key: 1",
+    ] {
+        assert!(lines.contains(&line), "`{line}` is missing: {text}");
+    }
+
+    // A training set of other rows: its differences are counted by cause, and hide no planted bit.
+    project.write("others.csv", spine.replace("N14228", "no one").replace("nobody", "N14228"));
+    let others = ["dataset", "create", "--service", "plane_facts", "--spine", "others.csv", "--out", "others.parquet"];
+    project.succeed(&[&others, &renamed[..]].concat());
+    let differing = [&audit[..], &["--dataset", "others.parquet"]].concat();
+    let report: Json =
+        serde_json::from_slice(&project.run(&[&differing[..], &["--output", "json"]].concat()).stdout).unwrap();
+    assert_eq!((report["differing"].as_u64(), report["input_identity"].as_u64()), (Some(4), Some(4)), "{report}");
+    let causes: u64 = report["causes"].as_object().unwrap().values().filter_map(Json::as_u64).sum();
+    assert_eq!(causes, 4, "{report}");
+    let said = project.fail(&[&differing[..], &["--plant"]].concat());
+    assert!(said.contains("not only the planted one"), "{said}");
+}
+
+#[test]
+fn a_training_set_can_be_rebuilt_to_the_same_bytes() {
     let project = &loaded().project;
     let spine = "tailnum,origin,dest,scheduled_at,distance,timestamp,label\n\
                  N14228,EWR,IAH,2013-07-01T13:00:00Z,1400,2013-07-01T12:00:00Z,1\n\

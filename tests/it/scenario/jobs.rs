@@ -1,72 +1,214 @@
 //! Jobs that are killed, and jobs that run twice.
 
-use std::process::Stdio;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
 
-use serde_json::json;
+use arrow::array::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::properties::WriterProperties;
+use serde_json::{Value as Json, json};
 
-use super::project::Project;
+use super::project::{Project, Server};
 
-/// Kills a backfill of the flights at several points of its work, runs it again, and finds every row exactly once.
-#[test]
-fn a_backfill_that_is_killed_and_resumed_ends_in_the_same_rows() {
-    let project = Project::of_flights();
-    project.write("eadem.toml", "[jobs]\nchunk_rows = 20000\nworkers = 1\n");
-    project.succeed(&["apply"]);
-    let mut killed = 0;
-    // The ledger says how far the job is; the moment of the kill is a number of chunks, not a time.
-    for chunks_before_the_kill in [1_u64, 3] {
-        let mut process = project.command(&["serve", "--listen", "127.0.0.1:0"]);
-        let mut process = process.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut line = String::new();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(process.stdout.take().unwrap()), &mut line).unwrap();
-        let address = line.trim().strip_prefix("serving on http://").unwrap().to_owned();
-        let server = super::project::Server { process, address };
-        let job = match killed {
-            0 => server.post("/jobs/backfill", &json!({ "views": ["airport_weather"] })).1,
-            _ => {
-                let (_, jobs) = server.get("/jobs");
-                let id = jobs["jobs"][0]["id"].as_str().unwrap().to_owned();
-                assert_eq!(jobs["jobs"][0]["state"], "interrupted", "{jobs}");
-                server.post(&format!("/jobs/{id}/resume"), &json!({})).1
-            }
-        };
-        let id = job["id"].as_str().unwrap_or_else(|| panic!("{job}")).to_owned();
-        loop {
-            let (_, job) = server.get(&format!("/jobs/{id}"));
-            if job["state"] != "running" || job["progress"]["rows"].as_u64().unwrap_or(0) >= chunks_before_the_kill {
-                break;
-            }
-            std::thread::yield_now();
+/// Rows of one row group of the source, and so of one chunk of the job: enough chunks to be killed between.
+const CHUNK_ROWS: usize = 1_000;
+/// Chunks that a round lets finish before a kill, at most.
+const CHUNKS_PER_KILL_MAX: u64 = 5;
+const KILLS: usize = 3;
+const KILLS_OF_A_SOAK: usize = 10;
+const ROUNDS_OF_A_SOAK: usize = 8;
+/// Rounds after which a kill must have met a job half done.
+const ROUNDS_MAX: usize = 10;
+
+/// Small and good enough to choose when to kill.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % limit
+    }
+}
+
+/// The same rows in many small row groups; gives their number.
+fn split_into_row_groups(file: &Path) -> u64 {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(file).unwrap()).unwrap();
+    let schema = reader.schema().clone();
+    let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(CHUNK_ROWS)).build();
+    let mut writer = ArrowWriter::try_new(std::fs::File::create(file).unwrap(), schema, Some(properties)).unwrap();
+    for batch in &batches {
+        writer.write(batch).unwrap();
+    }
+    writer.close().unwrap();
+    batches.iter().map(|batch| batch.num_rows() as u64).sum()
+}
+
+/// Chunks that a job has done, as its progress says: `airport_weather@1: chunk 3 of 27`.
+fn chunks_done(job: &Json) -> u64 {
+    let message = job["progress"]["message"].as_str().unwrap_or_default();
+    let number = message.split_once(": chunk ").and_then(|(_, rest)| rest.split(' ').next());
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// Starts the backfill of a project, or goes on with it where it is not done.
+fn start_or_resume(server: &Server) -> Json {
+    let (_, jobs) = server.get("/jobs");
+    let Some(job) = jobs["jobs"].as_array().unwrap().first() else {
+        let (status, job) = server.post("/jobs/backfill", &json!({ "views": ["airport_weather"] }));
+        assert_eq!(status, 202, "{job}");
+        return job;
+    };
+    if job["state"] == "succeeded" {
+        return job.clone();
+    }
+    assert_eq!(job["state"], "interrupted", "{job}");
+    let id = job["id"].as_str().unwrap();
+    let (status, job) = server.post(&format!("/jobs/{id}/resume"), &json!({}));
+    assert_eq!(status, 202, "{job}");
+    job
+}
+
+/// Follows a job until it has done so many chunks, or has ended.
+fn wait_for_chunks(server: &Server, id: &str, chunks: u64) {
+    let mut stream = server.connect();
+    write!(stream, "GET /jobs/{id}/events HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
+    for line in BufReader::new(stream).lines() {
+        let line = line.unwrap();
+        let Some(data) = line.strip_prefix("data:") else { continue };
+        let job: Json = serde_json::from_str(data).unwrap();
+        if job["state"] != "running" || chunks_done(&job) >= chunks {
+            return;
         }
-        drop(server);
-        killed += 1;
+    }
+}
+
+/// The demonstration's project with its weather in many chunks; gives also how many rows that has.
+fn project_of_many_chunks() -> (Project, u64) {
+    let project = Project::of_flights();
+    let rows = split_into_row_groups(&project.path("data/weather.parquet"));
+    project.write("eadem.toml", format!("[jobs]\nchunk_rows = {CHUNK_ROWS}\nworkers = 1\n"));
+    project.succeed(&["apply"]);
+    (project, rows)
+}
+
+/// Kills a backfill a few times and lets it end; gives the project, the job, and how many rows there are.
+fn killed_and_resumed(kills: usize, chance: &mut Chance) -> (Project, Json, u64) {
+    let (project, rows) = project_of_many_chunks();
+    let mut chunks_before_the_kill = 0;
+    for _ in 0..kills {
+        // How far the job is says when to kill, not a clock. How much further it has come by then does not matter.
+        chunks_before_the_kill += chance.below(CHUNKS_PER_KILL_MAX + 1);
+        let server = project.serve();
+        let job = start_or_resume(&server);
+        wait_for_chunks(&server, job["id"].as_str().unwrap(), chunks_before_the_kill);
+        // Dropping the server is SIGKILL.
     }
     let jobs = project.json(&["jobs", "list"]);
-    let job = &jobs["jobs"][0];
-    let id = job["id"].as_str().unwrap();
-    if job["state"] != "succeeded" {
+    let id = jobs["jobs"][0]["id"].as_str().unwrap();
+    if jobs["jobs"][0]["state"] != "succeeded" {
         project.succeed(&["jobs", "resume", id]);
     }
     let job = project.json(&["jobs", "show", id]);
     assert_eq!(job["state"], "succeeded", "{job}");
-    let view = &job["result"]["views"][0];
-    assert_eq!(view["rows_read"], 26_115, "{view}");
-    let commits: Vec<_> =
-        std::fs::read_dir(project.path(".eadem/offline")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert!(!commits.is_empty());
-    // The same again loads nothing twice.
-    let again = project.json(&["backfill", "airport_weather"]);
-    let view = &again["backfill"]["result"]["views"][0];
-    assert_eq!(view["rows_stored"], 0, "{again}");
-    assert_eq!(view["files_already_loaded"].as_array().map(Vec::len), Some(1), "{again}");
-    project.succeed(&["materialize", "airport_weather", "--as-of", "2014-01-01T00:00:00Z"]);
-    let status = project.json(&["online", "status"]);
-    assert_eq!(status["views"][0]["rows"].as_u64(), Some(expected_rows(view)), "{status}");
+    (project, job, rows)
 }
 
-/// The weather file names a few hours twice (the hour when clocks change); equal rows of one hour are one online row.
-fn expected_rows(_view: &serde_json::Value) -> u64 {
-    26_115
+/// For each version of a Delta table that adds files, the rows that these say to have.
+fn rows_added_by_version(table: &Path) -> Vec<u64> {
+    let log = std::fs::read_dir(table.join("_delta_log")).unwrap().map(|entry| entry.unwrap().path());
+    let mut versions: Vec<_> = log.filter(|path| path.extension().is_some_and(|its| its == "json")).collect();
+    versions.sort();
+    assert!(!versions.is_empty(), "{} has no version", table.display());
+    let rows_of = |version: &std::path::PathBuf| {
+        let text = std::fs::read_to_string(version).unwrap();
+        let actions: Vec<Json> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let adds: Vec<&Json> = actions.iter().filter_map(|action| action.get("add")).collect();
+        let rows = |add: &&Json| {
+            let stats: Json = serde_json::from_str(add["stats"].as_str().unwrap()).unwrap();
+            stats["numRecords"].as_u64().unwrap()
+        };
+        (!adds.is_empty()).then(|| adds.iter().map(rows).sum())
+    };
+    versions.iter().filter_map(rows_of).collect()
+}
+
+/// Kills a backfill at several points of its work, runs it again, and finds every row exactly once.
+#[test]
+fn a_backfill_that_is_killed_and_resumed_ends_in_the_same_rows() {
+    let soak = std::env::var_os("EADEM_SOAK").is_some();
+    let (kills, rounds_min) = if soak { (KILLS_OF_A_SOAK, ROUNDS_OF_A_SOAK) } else { (KILLS, 1) };
+    let seed: u64 = std::env::var("EADEM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_130_101);
+    println!("seed {seed}");
+    let mut chance = Chance(seed);
+    let mut met_half_done = false;
+    let mut round = 0;
+    while round < rounds_min || !met_half_done {
+        assert!(round < ROUNDS_MAX, "in {round} rounds no kill met a job half done");
+        round += 1;
+        let (project, job, rows) = killed_and_resumed(kills, &mut chance);
+        let view = &job["result"]["views"][0];
+        assert_eq!((view["rows_read"].as_u64(), view["rows_stored"].as_u64()), (Some(rows), Some(rows)), "{view}");
+        let table = project.path(".eadem/offline/views/airport_weather/v1");
+        assert_eq!(rows_added_by_version(&table), [rows], "one version adds every row once");
+        met_half_done |= view["chunks_done_before"].as_u64().unwrap() > 0;
+        if round > 1 {
+            continue;
+        }
+        // The same again loads nothing twice.
+        let again = project.json(&["backfill", "airport_weather"]);
+        let view = &again["backfill"]["result"]["views"][0];
+        assert_eq!(view["rows_stored"], 0, "{again}");
+        assert_eq!(view["files_already_loaded"].as_array().map(Vec::len), Some(1), "{again}");
+        assert_eq!(rows_added_by_version(&table), [rows]);
+        project.succeed(&["materialize", "airport_weather", "--as-of", "2014-01-01T00:00:00Z"]);
+        let status = project.json(&["online", "status"]);
+        assert_eq!(status["views"][0]["rows"].as_u64(), Some(rows), "{status}");
+    }
+}
+
+#[test]
+fn a_job_that_has_ended_stays_as_it_is() {
+    let project = Project::of_flights();
+    project.succeed(&["apply"]);
+    let done = project.json(&["backfill", "plane_profile"])["backfill"].clone();
+    let id = done["id"].as_str().unwrap();
+    let server = project.serve();
+    let (status, cancelled) = server.delete(&format!("/jobs/{id}"));
+    assert_eq!((status, cancelled["state"].as_str()), (200, Some("succeeded")), "{cancelled}");
+    assert_eq!(cancelled["result"], done["result"]);
+    let (status, problem) = server.post(&format!("/jobs/{id}/resume"), &json!({}));
+    assert_eq!((status, problem["code"].as_str()), (409, Some("job_done")), "{problem}");
+    for (status, problem) in [server.delete("/jobs/none"), server.post("/jobs/none/resume", &json!({}))] {
+        assert_eq!((status, problem["code"].as_str()), (404, Some("unknown_job")), "{problem}");
+    }
+}
+
+/// A job that was killed can be called off, and what was called off can still be gone on with.
+#[test]
+fn an_interrupted_job_can_be_cancelled_and_resumed() {
+    let killed_at_once = || {
+        let (project, _) = project_of_many_chunks();
+        let server = project.serve();
+        let path = format!("/jobs/{}", start_or_resume(&server)["id"].as_str().unwrap());
+        drop(server);
+        let server = project.serve();
+        (server.get(&path).1["state"] == "interrupted").then_some((project, server, path))
+    };
+    // A kill can come late on a machine that is busy with other things.
+    let interrupted = (0..ROUNDS_MAX).find_map(|_| killed_at_once());
+    let (_project, server, path) = interrupted.expect("no kill met a job at work");
+    let (status, cancelled) = server.delete(&path);
+    assert_eq!((status, cancelled["state"].as_str()), (200, Some("cancelled")), "{cancelled}");
+    let (status, resumed) = server.post(&format!("{path}/resume"), &json!({}));
+    assert_eq!((status, resumed["state"].as_str()), (202, Some("running")), "{resumed}");
+    let (_, events) = server.raw("GET", &format!("{path}/events"), "Host: localhost\r\n", b"");
+    assert!(events.contains("event: end"), "{events}");
+    assert_eq!(server.get(&path).1["state"], "succeeded");
 }
 
 const SPINE: &str = "tailnum,origin,dest,scheduled_at,distance,timestamp,label\n\

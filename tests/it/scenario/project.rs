@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::Value as Json;
 
@@ -87,7 +88,12 @@ impl Project {
     /// A verb, ready to run.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(eadem());
-        command.args(arguments).current_dir(self.folder.path());
+        self.in_this_folder(command.args(arguments));
+        command
+    }
+
+    fn in_this_folder<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.current_dir(self.folder.path());
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("EADEM_")) {
             command.env_remove(name);
         }
@@ -120,21 +126,31 @@ impl Project {
         err
     }
 
+    /// A verb under a shell that runs `before` first: for limits and traps.
+    pub(crate) fn run_after(&self, before: &str, arguments: &[&str]) -> Output {
+        let script = format!("{before}; exec \"$@\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, "sh"]).arg(eadem()).args(arguments);
+        self.in_this_folder(&mut command).output().unwrap()
+    }
+
     /// A server on a free port.
     pub(crate) fn serve(&self) -> Server {
-        let mut process = self
-            .command(&["serve", "--listen", "127.0.0.1:0"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address =
-            line.trim().strip_prefix("serving on http://").unwrap_or_else(|| panic!("no server: {line}")).to_owned();
-        Server { process, address }
+        Server::start(&mut self.command(SERVE))
+    }
+
+    /// A server for a value that is never dropped: it ends with this process, however that ends, and takes the project's
+    /// folder along. Its standard input is a pipe whose other end this process has.
+    pub(crate) fn serve_until_exit(&self) -> Server {
+        const SCRIPT: &str = "trap '' INT; folder=$1; shift; \"$@\" </dev/null & server=$!; \
+            cat >/dev/null; kill $server; wait $server; rm -rf -- \"$folder\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", SCRIPT, "sh"]).arg(self.folder.path()).arg(eadem()).args(SERVE);
+        Server::start(self.in_this_folder(&mut command).stdin(Stdio::piped()))
     }
 }
+
+const SERVE: &[&str] = &["serve", "--listen", "127.0.0.1:0"];
 
 pub(crate) fn texts(output: &Output) -> (String, String) {
     (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned())
@@ -153,22 +169,72 @@ impl Drop for Server {
     }
 }
 
-impl Server {
-    /// Sends a request as it stands and gives status and body. Plain HTTP/1.0, so that no client helps or hinders.
-    pub(crate) fn raw(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String) {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        write!(stream, "{method} {path} HTTP/1.0\r\n{headers}Content-Length: {}\r\n\r\n", body.len()).unwrap();
-        stream.write_all(body).unwrap();
+/// How long a server may say nothing at all: a hanging server fails its test instead of hanging it. Long work sends signs
+/// of life more often.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+
+/// What a server answered.
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    /// Status line and headers, in small letters.
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Reply {
+    fn read(mut stream: TcpStream) -> Self {
         let mut reply = Vec::new();
         stream.read_to_end(&mut reply).unwrap();
-        let reply = String::from_utf8_lossy(&reply).into_owned();
-        let (head, body) = reply.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no reply: {reply}"));
+        let end = reply.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+        let end = end.unwrap_or_else(|| panic!("no reply: {}", String::from_utf8_lossy(&reply)));
+        let head = String::from_utf8_lossy(&reply[..end]).to_lowercase();
         let status = head.split_whitespace().nth(1).unwrap().parse().unwrap();
-        (status, body.to_owned())
+        Self { status, head, body: reply[end + 4..].to_vec() }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+impl Server {
+    /// Starts a server that says on its standard output where it listens.
+    fn start(command: &mut Command) -> Self {
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address =
+            line.trim().strip_prefix("serving on http://").unwrap_or_else(|| panic!("no server: {line}")).to_owned();
+        Self { process, address }
+    }
+
+    pub(crate) fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(SILENCE_MAX)).unwrap();
+        stream
+    }
+
+    /// Sends a request as it stands. Plain HTTP/1.0, so that no client helps or hinders.
+    pub(crate) fn send(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Reply {
+        let mut stream = self.connect();
+        write!(stream, "{method} {path} HTTP/1.0\r\n{headers}Content-Length: {}\r\n\r\n", body.len()).unwrap();
+        stream.write_all(body).unwrap();
+        Reply::read(stream)
+    }
+
+    /// The same; gives status and body as text.
+    pub(crate) fn raw(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> (u16, String) {
+        let reply = self.send(method, path, headers, body);
+        (reply.status, reply.text())
     }
 
     pub(crate) fn get(&self, path: &str) -> (u16, Json) {
         let (status, body) = self.raw("GET", path, "Host: localhost\r\n", b"");
+        (status, serde_json::from_str(&body).unwrap_or_else(|_| panic!("{path}: {body}")))
+    }
+
+    pub(crate) fn delete(&self, path: &str) -> (u16, Json) {
+        let (status, body) = self.raw("DELETE", path, "Host: localhost\r\n", b"");
         (status, serde_json::from_str(&body).unwrap_or_else(|_| panic!("{path}: {body}")))
     }
 

@@ -18,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use eadem_registry::RegistryError;
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
@@ -138,6 +139,7 @@ pub fn router(state: Arc<ApiState>) -> Router {
     router
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(readable_path))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), shed_load))
         .layer(DefaultBodyLimit::max(state.limits.body_bytes_max))
         .layer(middleware::from_fn(guard::loopback_only))
@@ -164,6 +166,17 @@ async fn shed_load(State(state): State<Arc<ApiState>>, request: Request, next: N
         return problem.into_response();
     };
     next.run(request).await
+}
+
+/// 400 for a path that is not UTF-8, before a route's own extractor answers it in plain text. An entity id is left to its
+/// route, which names the key.
+async fn readable_path(request: Request, next: Next) -> Result<Response, Problem> {
+    let path = request.uri().path();
+    if !path.starts_with("/features/") && percent_decode_str(path).decode_utf8().is_err() {
+        let detail = format!("the path `{path}` is not UTF-8 after percent-decoding");
+        return Err(Problem::bad_request("malformed_path", detail));
+    }
+    Ok(next.run(request).await)
 }
 
 async fn unknown_route(request: Request) -> Problem {

@@ -4,6 +4,7 @@ use axum::Json;
 use serde_json::{Map, Value, json};
 
 use super::ROUTES;
+use crate::serving::reply::ARROW_STREAM;
 
 pub(super) async fn serve() -> Json<Value> {
     Json(openapi())
@@ -43,13 +44,13 @@ fn operation(path: &str, method: &str, summary: &str) -> Value {
         "summary": summary,
         "parameters": parameters,
         "responses": {
-            "2XX": { "description": "success", "content": { "application/json": { "schema": reply_schema(path) } } },
+            "2XX": { "description": "success", "content": reply_content(path, method) },
             "4XX": problem_response("the request is at fault"),
             "5XX": problem_response("the server is at fault"),
         },
     });
-    if method == "post" {
-        operation["requestBody"] = json!({ "required": true, "content": request_content(path) });
+    if let Some(content) = request_content(path).filter(|_| method == "post") {
+        operation["requestBody"] = json!({ "required": true, "content": content });
     }
     operation
 }
@@ -79,28 +80,70 @@ fn query_parameters(path: &str, method: &str) -> Vec<Value> {
                 "of the rows that the laws are checked on, to see a refusal again; default: a random one",
             ),
         ],
+        ("/lineage/{kind}/{name}", "get") => vec![json!({
+            "name": "direction",
+            "in": "query",
+            "description": "which way to go from the object",
+            "schema": { "enum": ["upstream", "downstream", "both"], "default": "both" },
+        })],
         _ => Vec::new(),
     }
 }
 
-fn request_content(path: &str) -> Value {
+/// `None`: the route takes no body.
+fn request_content(path: &str) -> Option<Value> {
+    let json_of = |schema: Value| Some(json!({ "application/json": { "schema": schema } }));
     match path {
-        "/transforms" => json!({ "application/wasm": { "schema": { "type": "string", "format": "binary" } } }),
-        "/features/batch" => {
-            json!({ "application/json": { "schema": { "$ref": "#/components/schemas/BatchRequest" } } })
-        }
-        _ => json!({ "application/json": { "schema": { "type": "object" } } }),
+        "/transforms" => Some(json!({ "application/wasm": { "schema": binary() } })),
+        "/features/batch" => json_of(reference("BatchRequest")),
+        "/jobs/{id}/resume" => None,
+        "/jobs/{id}" => json_of(json!({
+            "description": "for backfill, materialize, and dataset: a new one, or one to make again",
+            "anyOf": JOB_BODIES.map(reference),
+        })),
+        _ => json_of(json!({ "type": "object" })),
     }
 }
 
-fn reply_schema(path: &str) -> Value {
-    match path {
-        "/features/{entity_id}" | "/features" => json!({ "$ref": "#/components/schemas/Features" }),
-        "/features/batch" => json!({
+/// The bodies of `POST /jobs/{id}`, in the order of the kinds.
+const JOB_BODIES: [&str; 4] = ["BackfillJob", "MaterializeJob", "DatasetJob", "DatasetRebuildJob"];
+
+fn reference(schema: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{schema}") })
+}
+
+fn binary() -> Value {
+    json!({ "type": "string", "format": "binary" })
+}
+
+fn reply_content(path: &str, method: &str) -> Value {
+    let json_of = |schema: Value| json!({ "application/json": { "schema": schema } });
+    let features = |schema: Value| {
+        json!({
+            "application/json": { "schema": schema },
+            ARROW_STREAM: { "schema": binary() },
+        })
+    };
+    match (path, method) {
+        ("/features/{entity_id}" | "/features", _) => features(reference("Features")),
+        ("/features/batch", _) => features(json!({
             "type": "object",
-            "properties": { "results": { "type": "array", "items": { "$ref": "#/components/schemas/Features" } } },
+            "properties": { "results": { "type": "array", "items": reference("Features") } },
+        })),
+        ("/jobs", _) => json_of(json!({
+            "type": "object",
+            "properties": { "jobs": { "type": "array", "items": reference("Job") } },
+        })),
+        ("/jobs/{id}" | "/jobs/{id}/resume", _) => json_of(reference("Job")),
+        ("/jobs/{id}/events", _) => json!({
+            "text/event-stream": {
+                "schema": {
+                    "type": "string",
+                    "description": "events `progress`, the last one `end`; the data of each is a Job as JSON",
+                },
+            },
         }),
-        _ => json!({ "type": "object" }),
+        _ => json_of(json!({ "type": "object" })),
     }
 }
 
@@ -112,6 +155,11 @@ fn problem_response(description: &str) -> Value {
 }
 
 fn schemas() -> Value {
+    let instant = |description: &str| json!({ "type": "string", "format": "date-time", "description": description });
+    let views = |verb: &str| {
+        let description = format!("name or name@version of the views to {verb}; default: every stored view");
+        json!({ "type": "array", "items": { "type": "string" }, "description": description })
+    };
     json!({
         "Features": {
             "type": "object",
@@ -139,6 +187,75 @@ fn schemas() -> Value {
                 "request": { "type": "array", "items": { "type": "object" } },
                 "timestamp": { "type": "string", "format": "date-time" },
                 "timestamps": { "type": "array", "items": { "type": "string", "format": "date-time" } },
+            },
+        },
+        "BackfillJob": {
+            "type": "object",
+            "additionalProperties": false,
+            "properties": {
+                "views": views("compute"),
+                "from": instant("only event times at or after it"),
+                "to": instant("only event times before it"),
+            },
+        },
+        "MaterializeJob": {
+            "type": "object",
+            "additionalProperties": false,
+            "properties": {
+                "views": views("load"),
+                "as_of": instant("what online_history is counted back from; default: now"),
+            },
+        },
+        "DatasetJob": {
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["service", "spine", "output"],
+            "properties": {
+                "service": { "type": "string", "description": "name or name@version" },
+                "spine": { "type": "string", "description": "a Parquet or CSV file that the server can reach" },
+                "output": { "type": "string", "description": "the Parquet file to write" },
+                "timestamp_column": { "type": "string", "default": "timestamp" },
+                "columns": {
+                    "type": "object",
+                    "description": "key or request field: the spine's column, where the names differ",
+                    "additionalProperties": { "type": "string" },
+                },
+                "known_at_cut": { "type": "string", "description": "spine, none or an instant", "default": "spine" },
+                "no_status": { "type": "boolean", "default": false },
+            },
+        },
+        "DatasetRebuildJob": {
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["rebuild", "output"],
+            "properties": {
+                "rebuild": { "type": "string", "description": "the id of a training set" },
+                "output": { "type": "string", "description": "the Parquet file to write" },
+            },
+        },
+        "Job": {
+            "type": "object",
+            "required": ["id", "kind", "state", "spec", "created_at", "progress"],
+            "properties": {
+                "id": { "type": "string" },
+                "kind": { "enum": ["backfill", "materialize", "dataset"] },
+                "state": { "enum": ["running", "succeeded", "failed", "cancelled", "interrupted"] },
+                "spec": { "type": "object", "description": "what it was asked to do, versions pinned" },
+                "created_at": { "type": "string", "format": "date-time" },
+                "finished_at": { "type": "string", "format": "date-time" },
+                "progress": {
+                    "type": "object",
+                    "properties": {
+                        "done": { "type": "integer" },
+                        "total": { "type": "integer" },
+                        "rows": { "type": "integer" },
+                        "refused": { "type": "integer" },
+                        "rows_per_s": { "type": "number" },
+                        "message": { "type": "string" },
+                    },
+                },
+                "result": { "type": "object", "description": "what came of it" },
+                "error": { "type": "string", "description": "why it broke off" },
             },
         },
         "Problem": {

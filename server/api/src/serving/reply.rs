@@ -94,6 +94,7 @@ pub(crate) fn arrow_stream(plan: &ServingPlan, rows: &EntityRows, answer: &Answe
     writer.into_inner().map_err(internal)
 }
 
+/// Each key once: a role and another entity's join key may share a name, and then a request gives both with one value.
 fn key_columns(service: &ResolvedService, rows: &EntityRows) -> Result<Vec<(String, ArrayRef)>, Problem> {
     let column = |(key, values): (&eadem_registry::model::RequiredKey, &Vec<KeyValue>)| {
         let as_value = |value: &KeyValue| match value {
@@ -109,7 +110,9 @@ fn key_columns(service: &ResolvedService, rows: &EntityRows) -> Result<Vec<(Stri
             .map(|column| (key.name.clone(), column))
             .map_err(|error| Problem::internal("keys could not be written as Arrow", error))
     };
-    service.keys.iter().zip(&rows.keys).map(column).collect()
+    let is_first = |at: usize| !service.keys[..at].iter().any(|earlier| earlier.name == service.keys[at].name);
+    let keys = service.keys.iter().zip(&rows.keys).enumerate();
+    keys.filter(|(at, _)| is_first(*at)).map(|(_, key)| column(key)).collect()
 }
 
 /// Whether a client that sends this `Accept` header wants Arrow.

@@ -59,14 +59,6 @@ pub enum ServeError {
     /// A fault of ours: columns that do not fit.
     #[error(transparent)]
     Query(#[from] QueryError),
-    /// Stored bytes that do not decode.
-    #[error("stored row of {view}: {source}")]
-    StoredRow {
-        /// The view version.
-        view: String,
-        /// What is wrong with it.
-        source: eadem_values::ValueError,
-    },
     /// A value that does not fit its column.
     #[error(transparent)]
     Value(#[from] eadem_values::ValueError),
@@ -100,15 +92,16 @@ pub async fn serve(
 
     let mut answers: Vec<NodeAnswer> = Vec::with_capacity(plan.nodes.len());
     for (node, read) in plan.nodes.iter().zip(reads) {
+        let stores = stores_asked(node, &read, &answers, rows.at_us.len());
         let answer = match (node, read) {
             (Node::Stored(stored), Ok(read)) => stored_answer(stored, rows, &read, transforms).await,
             (Node::Stored(_), Err(error)) => Err(error.into()),
-            (Node::OnDemand(on_demand), _) => on_demand_answer(on_demand, rows, &answers, transforms).await,
+            (Node::OnDemand(on_demand), _) => on_demand_answer(on_demand, rows, &answers, &stores, transforms).await,
         };
         // One failing view fails alone.
         let answer = answer.unwrap_or_else(|error| {
             tracing::warn!(view = %node.view().id, %error, "a view could not be answered; its features have status error");
-            error_answer(node.view(), rows.at_us.len())
+            error_answer(node.view(), stores)
         });
         answers.push(answer);
     }
@@ -142,6 +135,30 @@ async fn read_rows(
     source.read(&node.view, &keys, &reads).await
 }
 
+/// Which stores a node's answer rests on, whatever comes of it: those that its rows or its inputs came from. Where rows could
+/// not be read the online store proved nothing.
+fn stores_asked(
+    node: &Node,
+    read: &Result<Vec<ReadRow>, RowSourceError>,
+    answers: &[NodeAnswer],
+    count: usize,
+) -> Vec<Store> {
+    match (node, read) {
+        (Node::Stored(_), Ok(read)) => read.iter().map(|read| read.store).collect(),
+        (Node::Stored(_), Err(_)) => vec![Store::Offline; count],
+        (Node::OnDemand(on_demand), _) => {
+            let mut stores = vec![Store::Online; count];
+            for input in &on_demand.inputs {
+                let OnDemandSource::Node { node, .. } = input else { continue };
+                for (store, upstream) in stores.iter_mut().zip(&answers[*node].stores) {
+                    *store = store.and(*upstream);
+                }
+            }
+            stores
+        }
+    }
+}
+
 async fn stored_answer(
     node: &StoredNode,
     rows: &EntityRows,
@@ -153,7 +170,7 @@ async fn stored_answer(
         failed: read.iter().map(|read| read.row.as_ref().is_some_and(|row| row.failed)).collect(),
         at_us: rows.at_us.clone(),
     };
-    let stored = decode_columns(node, read)?;
+    let stored = decode_columns(node, read, &mut reads)?;
     let columns = if node.runs_on_read { run_on_read(node, &stored, &mut reads, transforms).await? } else { stored };
     let mut features =
         columns.iter().map(|column| project_feature(column, &reads, node.lifetime)).collect::<Result<Vec<_>, _>>()?;
@@ -170,15 +187,22 @@ async fn stored_answer(
     })
 }
 
-/// The winners' stored columns; null where there is no winner or its transform failed.
-fn decode_columns(node: &StoredNode, read: &[ReadRow]) -> Result<Vec<ArrayRef>, ServeError> {
+/// The winners' stored columns; null where there is no winner, its transform failed, or its bytes do not decode. The last
+/// counts as failed from here on, and no other entity suffers for it.
+fn decode_columns(node: &StoredNode, read: &[ReadRow], reads: &mut ReadRows) -> Result<Vec<ArrayRef>, ServeError> {
     let no_values = vec![Value::Null; node.stored_types.len()];
-    let decode = |read: &ReadRow| match &read.row {
-        Some(row) if !row.failed => decode_row(&node.stored_types, &row.values)
-            .map_err(|source| ServeError::StoredRow { view: node.view.id.to_string(), source }),
-        _ => Ok(no_values.clone()),
-    };
-    let decoded = read.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+    let mut decoded = Vec::with_capacity(read.len());
+    for (found, failed) in read.iter().zip(&mut reads.failed) {
+        let values = match &found.row {
+            Some(row) if !row.failed => decode_row(&node.stored_types, &row.values),
+            _ => Ok(no_values.clone()),
+        };
+        decoded.push(values.unwrap_or_else(|error| {
+            tracing::error!(view = %node.view.id, %error, "a stored row does not decode; its features have status error");
+            *failed = true;
+            no_values.clone()
+        }));
+    }
     let column = |(at, data_type): (usize, &DataType)| {
         array_from_values(*data_type, decoded.iter().map(|row| &row[at])).map_err(ServeError::from)
     };
@@ -214,18 +238,15 @@ async fn on_demand_answer(
     node: &OnDemandNode,
     rows: &EntityRows,
     answers: &[NodeAnswer],
+    stores: &[Store],
     transforms: &dyn Transforms,
 ) -> Result<NodeAnswer, ServeError> {
     let count = rows.at_us.len();
     let mut inputs = Vec::with_capacity(node.inputs.len());
-    let mut stores = vec![Store::Online; count];
     for (source, field) in node.inputs.iter().zip(&node.view.description.inputs) {
         inputs.push(match source {
             OnDemandSource::Node { node, feature } => {
                 let (values, statuses) = &answers[*node].features[*feature];
-                for (store, upstream) in stores.iter_mut().zip(&answers[*node].stores) {
-                    *store = store.and(*upstream);
-                }
                 OnDemandInput { values: Arc::clone(values), statuses: Some(statuses.clone()) }
             }
             OnDemandSource::Request(position) => {
@@ -242,27 +263,20 @@ async fn on_demand_answer(
         });
     }
     let policy = validation_policy(node.view.validation);
-    let output = match transforms.load(&node.view.transform).await {
-        Ok(transform) => evaluate_on_demand(transform.as_ref(), policy, count, &inputs).map_err(ServeError::from),
-        Err(error) => Err(error.into()),
-    };
-    let features = match output {
-        Ok(output) => output.columns.into_iter().zip(output.statuses).collect(),
-        Err(error) => {
-            tracing::warn!(view = %node.view.id, %error, "transform could not run; its features have status error");
-            return Ok(error_answer(&node.view, count));
-        }
-    };
-    Ok(NodeAnswer { features, event_time_us: vec![None; count], stores })
+    let transform = transforms.load(&node.view.transform).await?;
+    let output = evaluate_on_demand(transform.as_ref(), policy, count, &inputs)?;
+    let features = output.columns.into_iter().zip(output.statuses).collect();
+    Ok(NodeAnswer { features, event_time_us: vec![None; count], stores: stores.to_vec() })
 }
 
 /// Status `error` for every feature of a view.
-fn error_answer(view: &ViewVersion, rows: usize) -> NodeAnswer {
+fn error_answer(view: &ViewVersion, stores: Vec<Store>) -> NodeAnswer {
+    let rows = stores.len();
     let outputs = view.description.outputs.iter();
     NodeAnswer {
         features: outputs.map(|output| (null_array(output.data_type, rows), vec![Status::Error; rows])).collect(),
         event_time_us: vec![None; rows],
-        stores: vec![Store::Offline; rows],
+        stores,
     }
 }
 

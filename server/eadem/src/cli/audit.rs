@@ -4,22 +4,24 @@
 //! served values by the online store over the routes. What they share is what must be the same: the component, the
 //! semantics of time and the encoding.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use arrow_array::cast::AsArray as _;
-use arrow_array::{Array as _, RecordBatch};
+use arrow_array::{Array as _, ArrayRef, RecordBatch};
 use clap::Args;
+use eadem_offline::Spine;
 use eadem_registry::model::{RequestField, RequiredKey};
-use eadem_values::{DataType, Value, format_timestamp, value_at, value_from_json, value_to_json};
+use eadem_values::{DataType, KeyType, Value, format_timestamp, value_at, value_from_json, value_to_json};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
-use super::Context;
 use super::operate::run_job;
-use crate::client::Client;
+use super::{Context, name_and_value};
+use crate::client::{Client, encoded};
 use crate::output::Progress;
 
 /// Compare served values with training values, bit for bit.
@@ -28,12 +30,15 @@ pub(crate) struct Audit {
     /// A service: `name` or `name@version`.
     #[arg(long)]
     service: String,
-    /// The spine: Parquet with keys, request fields and a timestamp.
+    /// The spine: Parquet or CSV with keys, request fields and a timestamp.
     #[arg(long)]
     spine: PathBuf,
     /// The spine's column of timestamps.
     #[arg(long, default_value = "timestamp")]
     timestamp_column: String,
+    /// A key or request field that has another name in the spine: --column origin=from_airport
+    #[arg(long = "column", value_name = "NAME=COLUMN", value_parser = name_and_value)]
+    columns: Vec<(String, String)>,
     /// A training set of exactly this spine and service; default: one is made for the audit.
     #[arg(long)]
     dataset: Option<PathBuf>,
@@ -61,7 +66,7 @@ struct Entry {
     data_type: DataType,
 }
 
-/// What an audit found. One value per spine row and feature.
+/// What an audit found. One value per feature and spine row that names an entity.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
     service: String,
@@ -75,8 +80,16 @@ pub(crate) struct Report {
     pub(crate) online: u64,
     /// Values for which history was asked too.
     pub(crate) offline: u64,
+    /// Values that differ although both sides found a row.
+    transform_identity: u64,
+    /// Values that differ because the two sides found other rows.
+    input_identity: u64,
+    /// Spine rows left out because a key is null: no request can name their entity.
+    rows_without_key: u64,
     /// Values by status.
     statuses: Map<String, Json>,
+    /// Differing values by cause.
+    causes: BTreeMap<&'static str, u64>,
     /// The first differences.
     differences: Vec<Difference>,
     /// What was planted, if anything.
@@ -104,52 +117,63 @@ impl Audit {
         let client = context.client().await?;
         let report = self.compare(context, &client).await?;
         context.printer.result(&report, report_text)?;
-        if report.differing > 0 {
-            bail!("{} of {} values differ between training and serving", report.differing, report.compared);
+        match (self.plant, report.differing) {
+            (false, 0) => Ok(()),
+            (false, differing) => {
+                bail!("{differing} of {} values differ between training and serving", report.compared)
+            }
+            (true, 0) => bail!("the planted bit was not found: the audit is blind"),
+            (true, 1) => bail!("the planted bit was found, and nothing else differs"),
+            (true, differing) => bail!(
+                "{differing} of {} values differ, not only the planted one: audit without --plant first",
+                report.compared
+            ),
         }
-        Ok(())
     }
 
     async fn compare(&self, context: &Context, client: &Client) -> anyhow::Result<Report> {
         if self.batch_rows == 0 {
             bail!("--batch-rows must be at least 1");
         }
-        let service: Service = client.get(&format!("/registry/services/{}", self.service)).await?;
+        let service: Service = client.get(&format!("/registry/services/{}", encoded(&self.service))).await?;
         let scratch = tempfile::tempdir()?;
         let dataset = match &self.dataset {
             Some(dataset) => dataset.clone(),
             None => self.make_dataset(context, client, &scratch.path().join("training.parquet")).await?,
         };
-        let spine = read_parquet(&self.spine)?;
+        let spine = self.read_spine(&service).await?;
         let training = read_parquet(&dataset)?;
-        if spine.num_rows() != training.num_rows() {
+        if spine.rows != training.num_rows() {
             bail!(
                 "the spine has {} rows, the training set {}: they do not belong together",
-                spine.num_rows(),
+                spine.rows,
                 training.num_rows()
             );
         }
+        let rows = spine.rows_with_keys();
         let mut training = TrainingValues::of(&service, &training)?;
-        let mut report = Report { service: format!("{}@{}", service.name, service.version), ..Report::default() };
+        let mut report = Report {
+            service: format!("{}@{}", service.name, service.version),
+            rows_without_key: (spine.rows - rows.len()) as u64,
+            ..Report::default()
+        };
         if self.plant {
-            report.planted = Some(training.plant(&service)?);
+            report.planted = Some(training.plant(&service, &rows)?);
         }
         let mut progress = Progress::new("audit", context.printer.format);
-        let mut start = 0;
-        while start < spine.num_rows() {
-            let rows = self.batch_rows.min(spine.num_rows() - start);
-            let batch = spine.slice(start, rows);
-            let request = self.request(&service, &batch)?;
+        let mut done = 0;
+        for part in rows.chunks(self.batch_rows) {
+            let request = spine.request(&report.service, part)?;
             let reply: Json = client.post("/features/batch?include=metadata", &request).await?;
             let results = reply["results"].as_array().cloned().unwrap_or_default();
-            if results.len() != rows {
-                bail!("the server answered {} of {rows} rows", results.len());
+            if results.len() != part.len() {
+                bail!("the server answered {} of {} rows", results.len(), part.len());
             }
-            for (row, served) in results.iter().enumerate() {
-                compare_row(&service, &training, start + row, served, &mut report)?;
+            for (row, served) in part.iter().zip(&results) {
+                compare_row(&service, &training, *row, served, &mut report)?;
             }
-            start += rows;
-            progress.update(start as u64, spine.num_rows() as u64, &format!("{} values", report.compared));
+            done += part.len();
+            progress.update(done as u64, rows.len() as u64, &format!("{} values", report.compared));
         }
         progress.finish();
         Ok(report)
@@ -161,41 +185,82 @@ impl Audit {
             "spine": super::data::absolute_file(&self.spine)?,
             "output": out,
             "timestamp_column": self.timestamp_column,
+            "columns": self.columns.iter().cloned().collect::<BTreeMap<String, String>>(),
         });
         run_job(context, client, "dataset", &spec).await?;
         Ok(out.to_owned())
     }
 
-    fn request(&self, service: &Service, spine: &RecordBatch) -> anyhow::Result<Json> {
-        let column = |name: &str| {
-            let column = spine.column_by_name(name);
-            column.with_context(|| {
-                format!("{} has no column `{name}`, which {} needs", self.spine.display(), service.name)
-            })
-        };
-        let mut entities = vec![Map::new(); spine.num_rows()];
+    /// The spine's column for a key or request field.
+    fn column<'a>(&'a self, name: &'a str) -> &'a str {
+        self.columns.iter().find(|(known, _)| known == name).map_or(name, |(_, column)| column.as_str())
+    }
+
+    /// Reads the spine as a training set does.
+    async fn read_spine(&self, service: &Service) -> anyhow::Result<SpineColumns> {
+        let mut wanted = BTreeMap::from([(self.timestamp_column.clone(), DataType::Timestamp)]);
         for key in &service.keys {
-            let values = column(&key.name)?;
-            for (row, entity) in entities.iter_mut().enumerate() {
-                entity.insert(key.name.clone(), value_to_json(&value_at(values.as_ref(), row)?));
-            }
+            wanted.insert(self.column(&key.name).to_owned(), type_of_key(key.key_type));
         }
-        let mut request = vec![Map::new(); spine.num_rows()];
         for field in &service.request_fields {
-            let values = column(&field.name)?;
-            for (row, fields) in request.iter_mut().enumerate() {
-                fields.insert(field.name.clone(), value_to_json(&value_at(values.as_ref(), row)?));
+            wanted.insert(self.column(&field.name).to_owned(), field.data_type);
+        }
+        let file = super::data::absolute_file(&self.spine)?;
+        let spine = Spine::read(&file.display().to_string(), &wanted).await?;
+        let named =
+            |name: &str, data_type| spine.column(self.column(name), data_type).map(|column| (name.to_owned(), column));
+        let keys = service.keys.iter().map(|key| named(&key.name, type_of_key(key.key_type)));
+        let fields = service.request_fields.iter().map(|field| named(&field.name, field.data_type));
+        Ok(SpineColumns {
+            rows: spine.rows.num_rows(),
+            keys: keys.collect::<Result<_, _>>()?,
+            request_fields: fields.collect::<Result<_, _>>()?,
+            instants: spine.column(&self.timestamp_column, DataType::Timestamp)?,
+        })
+    }
+}
+
+fn type_of_key(key_type: KeyType) -> DataType {
+    match key_type {
+        KeyType::Utf8 => DataType::Utf8,
+        KeyType::Int64 => DataType::Int64,
+    }
+}
+
+/// What a request takes from the spine, by the names that the service knows.
+struct SpineColumns {
+    rows: usize,
+    keys: Vec<(String, ArrayRef)>,
+    request_fields: Vec<(String, ArrayRef)>,
+    instants: ArrayRef,
+}
+
+impl SpineColumns {
+    /// The rows that a request can ask for: those that name their entity.
+    fn rows_with_keys(&self) -> Vec<usize> {
+        (0..self.rows).filter(|row| self.keys.iter().all(|(_, column)| column.is_valid(*row))).collect()
+    }
+
+    fn request(&self, service: &str, rows: &[usize]) -> anyhow::Result<Json> {
+        let mut entities = Vec::with_capacity(rows.len());
+        let mut request = Vec::with_capacity(rows.len());
+        let mut timestamps = Vec::with_capacity(rows.len());
+        for row in rows {
+            entities.push(fields_of_row(&self.keys, *row)?);
+            request.push(fields_of_row(&self.request_fields, *row)?);
+            match value_at(self.instants.as_ref(), *row)? {
+                Value::Timestamp(us) => timestamps.push(format_timestamp(us)),
+                _ => bail!("row {row} of the spine has no time"),
             }
         }
-        let instants = column(&self.timestamp_column)?;
-        let instant = |row| match value_at(instants.as_ref(), row)? {
-            Value::Timestamp(us) => Ok(format_timestamp(us)),
-            other => bail!("row {row} of `{}` is {}, expected a timestamp", self.timestamp_column, other.type_name()),
-        };
-        let timestamps: Vec<String> = (0..spine.num_rows()).map(instant).collect::<Result<_, _>>()?;
-        let service = format!("{}@{}", service.name, service.version);
         Ok(json!({ "service": service, "entities": entities, "request": request, "timestamps": timestamps }))
     }
+}
+
+fn fields_of_row(columns: &[(String, ArrayRef)], row: usize) -> anyhow::Result<Map<String, Json>> {
+    let field =
+        |(name, column): &(String, ArrayRef)| Ok((name.clone(), value_to_json(&value_at(column.as_ref(), row)?)));
+    columns.iter().map(field).collect()
 }
 
 /// The training set, by feature and row.
@@ -224,13 +289,13 @@ impl TrainingValues {
         Ok(Self { values, statuses })
     }
 
-    /// Flips the lowest bit of the first present number, and says which.
-    fn plant(&mut self, service: &Service) -> anyhow::Result<String> {
+    /// Flips the lowest bit of the first present number in one of these rows, and says which.
+    fn plant(&mut self, service: &Service, rows: &[usize]) -> anyhow::Result<String> {
         for (feature, entry) in service.entries.iter().enumerate() {
-            for row in 0..self.values[feature].len() {
+            for row in rows.iter().copied() {
                 let flipped = match &self.values[feature][row] {
-                    Value::Float64(value) if value.is_nan() => continue,
-                    Value::Float32(value) if value.is_nan() => continue,
+                    Value::Float64(value) if !value.is_finite() => continue,
+                    Value::Float32(value) if !value.is_finite() => continue,
                     Value::Float64(value) => Value::Float64(f64::from_bits(value.to_bits() ^ 1)),
                     Value::Float32(value) => Value::Float32(f32::from_bits(value.to_bits() ^ 1)),
                     Value::Int64(value) => Value::Int64(value ^ 1),
@@ -277,6 +342,12 @@ fn compare_row(
         }
         report.differing += 1;
         report.differing_bits += bits.max(1);
+        let (identity, cause) = cause(training_status, served_status);
+        match identity {
+            Identity::Transform => report.transform_identity += 1,
+            Identity::Input => report.input_identity += 1,
+        }
+        *report.causes.entry(cause).or_default() += 1;
         if report.differences.len() < DIFFERENCES_SHOWN {
             report.differences.push(Difference {
                 row,
@@ -288,7 +359,7 @@ fn compare_row(
                 served: served_json.clone(),
                 served_status: served_status.to_owned(),
                 served_by: store.to_owned(),
-                cause: cause(training_status, served_status),
+                cause,
             });
         }
     }
@@ -300,16 +371,27 @@ fn count_status(statuses: &mut Map<String, Json>, status: &str) {
     statuses.insert(status.to_owned(), Json::from(count + 1));
 }
 
-/// What kind of difference it is, in the words of the promise: input identity or transform identity.
-fn cause(training_status: &str, served_status: &str) -> &'static str {
+/// Which part of the promise a difference breaks.
+enum Identity {
+    /// The same row gives the same bits.
+    Transform,
+    /// Both sides see the same row.
+    Input,
+}
+
+/// What kind of difference it is, and its likely cause, as far as the two statuses tell.
+fn cause(training_status: &str, served_status: &str) -> (Identity, &'static str) {
     match (training_status, served_status) {
-        ("present", "present") => "other bits: the two sides chose other rows, or one was changed",
-        ("missing", _) => {
-            "input: serving found a row that training did not; it was stored after the training set was made"
+        ("error", _) | (_, "error") => (Identity::Transform, "a transform or a store failed on one side"),
+        ("missing", _) => (
+            Identity::Input,
+            "input: serving found a row that training did not; it was stored after the training set was made",
+        ),
+        (_, "missing") => (Identity::Input, "input: training found a row that serving did not; materialize the view"),
+        (training, served) if training == served => {
+            (Identity::Transform, "other bits: one was changed, or the two sides chose other rows")
         }
-        (_, "missing") => "input: training found a row that serving did not; materialize the view",
-        ("error", _) | (_, "error") => "a transform or a store failed on one side",
-        _ => "input: the two sides chose other rows",
+        _ => (Identity::Input, "input: the two sides chose other rows"),
     }
 }
 
@@ -356,5 +438,15 @@ pub(crate) fn report_text(report: &Report) -> String {
         "identity: {} values compared, {} differing bits\nonline: {}, offline: {}",
         report.compared, report.differing_bits, report.online, report.offline
     ));
+    text.push_str(&format!(
+        "\ntransform identity: {} values differ\ninput identity: {} values differ",
+        report.transform_identity, report.input_identity
+    ));
+    for (cause, values) in &report.causes {
+        text.push_str(&format!("\n  {values} × {cause}"));
+    }
+    if report.rows_without_key > 0 {
+        text.push_str(&format!("\nrows left out for a null key: {}", report.rows_without_key));
+    }
     text
 }

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value as Json, json};
 
 use super::operate::run_job;
 use super::{Context, name_and_value};
+use crate::client::encoded;
 use crate::output::table;
 
 /// Ask for the features of an entity.
@@ -17,7 +17,8 @@ use crate::output::table;
 pub(crate) struct Get {
     /// The entity's id; composite keys in declared order, joined by commas.
     entity_id: Option<String>,
-    /// A key by name, where a service needs several or has roles: --key origin=JFK
+    /// A key by name, where a service needs several or has roles: --key origin=JFK. What is JSON is sent as such: text that
+    /// looks like a number is quoted, --key 'flight="4711"'
     #[arg(long = "key", value_name = "NAME=VALUE", value_parser = name_and_value, conflicts_with = "entity_id")]
     keys: Vec<(String, String)>,
     /// Features: `name`, `view:name` or `view@version:name`.
@@ -32,7 +33,7 @@ pub(crate) struct Get {
     /// A past instant (RFC 3339); default: now.
     #[arg(long)]
     timestamp: Option<String>,
-    /// A field sent with the request: --request scheduled_at=2013-01-01T05:00:00Z
+    /// A field sent with the request, read like a key: --request scheduled_at=2013-01-01T05:00:00Z
     #[arg(long = "request", value_name = "FIELD=VALUE", value_parser = name_and_value)]
     request: Vec<(String, String)>,
     /// Show status, event time, version, digest and store of every value.
@@ -114,26 +115,26 @@ impl Get {
     }
 
     fn path(&self, entity_id: &str) -> String {
-        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-        let mut parameters = Vec::new();
+        // In the query, where also the ids `batch` and `..` mean nothing else. Commas stay: they separate the keys of a
+        // composite id.
+        let keys: Vec<String> = entity_id.split(',').map(|key| encoded(key).to_string()).collect();
+        let mut parameters = vec![format!("entity_id={}", keys.join(","))];
         if !self.features.is_empty() {
-            parameters.push(format!("features={}", encode(&self.features.join(","))));
+            parameters.push(format!("features={}", encoded(&self.features.join(","))));
         }
         let optional = [("service", &self.service), ("entity", &self.entity), ("timestamp", &self.timestamp)];
         for (name, value) in optional {
             if let Some(value) = value {
-                parameters.push(format!("{name}={}", encode(value)));
+                parameters.push(format!("{name}={}", encoded(value)));
             }
         }
         for (name, value) in &self.request {
-            parameters.push(format!("request.{}={}", encode(name), encode(value)));
+            parameters.push(format!("request.{}={}", encoded(name), encoded(value)));
         }
         if self.explain {
             parameters.push("include=metadata".to_owned());
         }
-        // Commas stay: they separate the keys of a composite id.
-        let segment = entity_id.split(',').map(encode).collect::<Vec<_>>().join(",");
-        format!("/features/{segment}?{}", parameters.join("&"))
+        format!("/features?{}", parameters.join("&"))
     }
 
     fn batch_path(&self) -> &'static str {
@@ -141,7 +142,8 @@ impl Get {
     }
 
     fn batch_body(&self) -> Json {
-        let as_json = |text: &String| serde_json::from_str::<Json>(text).ok().filter(Json::is_number);
+        let is_scalar = |json: &Json| !json.is_array() && !json.is_object();
+        let as_json = |text: &String| serde_json::from_str::<Json>(text).ok().filter(is_scalar);
         let object = |pairs: &[(String, String)]| -> Map<String, Json> {
             let entry = |(name, text): &(String, String)| {
                 (name.clone(), as_json(text).unwrap_or_else(|| Json::from(text.as_str())))
@@ -211,7 +213,7 @@ impl Dataset {
                 })
             }
             Self::Show { id } => {
-                let dataset: Json = client.get(&format!("/datasets/{id}")).await?;
+                let dataset: Json = client.get(&format!("/datasets/{}", encoded(&id))).await?;
                 context.printer.result(&dataset, |dataset| serde_json::to_string_pretty(dataset).unwrap_or_default())
             }
             Self::Rebuild { id, out } => {
@@ -258,8 +260,8 @@ impl DatasetCreate {
 impl Lineage {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let client = context.client().await?;
-        let name = utf8_percent_encode(&self.name, NON_ALPHANUMERIC);
-        let lineage: Json = client.get(&format!("/lineage/{}/{name}", self.kind)).await?;
+        let path = format!("/lineage/{}/{}", encoded(&self.kind), encoded(&self.name));
+        let lineage: Json = client.get(&path).await?;
         let part = if self.dot { "dot" } else { "text" };
         context.printer.result(&lineage, |lineage| lineage[part].as_str().unwrap_or_default().to_owned())
     }

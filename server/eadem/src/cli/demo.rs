@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,12 +11,14 @@ use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array as _, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use clap::Args;
+use eadem_online::EmbeddedStore;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value as Json, json};
 
 use super::{Context, PROJECT_FILE};
 use crate::client::Client;
+use crate::output::Format;
 
 /// Run the whole loop on real flights.
 #[derive(Debug, Args)]
@@ -49,6 +51,9 @@ const TRANSFORMS: [&str; 8] = [
 /// The marker of a folder that the demo made and may make again.
 const MARKER: &str = ".eadem-demo";
 
+/// Where the demo's project keeps its online store, whose lock says whether a process works on it.
+const ONLINE_STORE: &str = ".eadem/online";
+
 const MINUTE_US: i64 = 60_000_000;
 const HOUR_US: i64 = 60 * MINUTE_US;
 
@@ -59,7 +64,7 @@ impl Demo {
             Some(from) => from,
             None => find_demo()?,
         };
-        let steps = Steps { dir: std::path::absolute(&self.dir)?, context };
+        let mut steps = Steps { dir: std::path::absolute(&self.dir)?, context, results: Vec::new() };
         steps.lay_out(&from)?;
 
         steps.title("1. Build the transforms to components");
@@ -103,13 +108,13 @@ impl Demo {
         let server = Server::start(&steps)?;
         steps.note(&format!("$ eadem serve        # http://{}", server.address));
         let client = Client::http(&server.address);
-        show_requests(&steps, &client).await?;
+        show_requests(&mut steps, &client).await?;
 
         steps.title("8. Audit: what the server serves, against the training set, bit for bit");
         let audit = ["audit", "--service", service, "--spine", "spine.parquet", "--dataset", "training.parquet"];
         if self.plant {
             let planted: Vec<&str> = audit.iter().copied().chain(["--plant"]).collect();
-            steps.run(&planted).context("the planted bit was found")?;
+            steps.run(&planted).context("a bit was planted, so the audit must fail")?;
             bail!("a planted bit was not found: the audit is blind");
         }
         steps.run(&audit)?;
@@ -126,7 +131,7 @@ impl Demo {
             started.elapsed().as_secs(),
             self.dir.display(),
         ));
-        Ok(())
+        steps.finish()
     }
 }
 
@@ -145,6 +150,8 @@ fn find_demo() -> anyhow::Result<PathBuf> {
 struct Steps<'a> {
     dir: PathBuf,
     context: &'a Context,
+    /// With `--output json`, what each verb printed: all of it is one document in the end.
+    results: Vec<Json>,
 }
 
 impl Steps<'_> {
@@ -162,6 +169,10 @@ impl Steps<'_> {
         if dir.exists() {
             if !dir.join(MARKER).is_file() {
                 bail!("{} is there already and was not made by the demo; --dir names another folder", dir.display());
+            }
+            if let Some(owner) = EmbeddedStore::owner(dir.join(ONLINE_STORE))? {
+                let address = owner.address.map_or_else(String::new, |address| format!(" (http://{address})"));
+                bail!("a process works on {}{address}; end it first, or --dir names another folder", dir.display());
             }
             std::fs::remove_dir_all(dir).with_context(|| format!("cannot remove the earlier {}", dir.display()))?;
         }
@@ -193,22 +204,52 @@ impl Steps<'_> {
         self.note(&format!("$ eadem {}", arguments.join(" ")));
     }
 
-    fn run(&self, arguments: &[&str]) -> anyhow::Result<()> {
-        self.show(arguments);
-        let status = self.command(arguments)?.status()?;
+    fn run(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
+        let status = self.status_of(arguments)?;
         if !status.success() {
             bail!("`eadem {}` failed ({status})", arguments.join(" "));
         }
         Ok(())
     }
 
-    fn run_to_failure(&self, arguments: &[&str]) -> anyhow::Result<()> {
-        self.show(arguments);
-        let status = self.command(arguments)?.status()?;
+    fn run_to_failure(&mut self, arguments: &[&str]) -> anyhow::Result<()> {
+        let status = self.status_of(arguments)?;
         if status.success() {
             bail!("`eadem {}` should have been refused", arguments.join(" "));
         }
         Ok(())
+    }
+
+    /// Runs a verb. As text it prints for itself; as JSON its document becomes a part of the demo's.
+    fn status_of(&mut self, arguments: &[&str]) -> anyhow::Result<ExitStatus> {
+        self.show(arguments);
+        if self.context.printer.format == Format::Text {
+            return Ok(self.command(arguments)?.status()?);
+        }
+        let mut command = self.command(arguments)?;
+        let output = command.args(["--output", "json"]).stderr(Stdio::inherit()).output()?;
+        if !output.status.success() {
+            self.note(&String::from_utf8_lossy(&output.stdout));
+        }
+        let result: Json = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        self.add_result(&format!("eadem {}", arguments.join(" ")), result);
+        Ok(output.status)
+    }
+
+    fn add_result(&mut self, step: &str, result: Json) {
+        self.results.push(json!({ "step": step, "result": result }));
+    }
+
+    /// Prints the one document of `--output json`.
+    fn finish(&self) -> anyhow::Result<()> {
+        match self.context.printer.format {
+            // Everything was said on the way.
+            Format::Text => Ok(()),
+            Format::Json => {
+                let document = json!({ "dir": self.dir, "steps": self.results });
+                self.context.printer.result(&document, |_| String::new())
+            }
+        }
     }
 }
 
@@ -242,7 +283,7 @@ impl Drop for Server {
     }
 }
 
-async fn show_requests(steps: &Steps<'_>, client: &Client) -> anyhow::Result<()> {
+async fn show_requests(steps: &mut Steps<'_>, client: &Client) -> anyhow::Result<()> {
     let gets = [
         "/features/N14228?features=seats,maker,landed_at,aircraft_legs:arr_delay&timestamp=2013-07-01T12:00:00Z",
         "/features?entity_id=JFK&features=temperature_c,flight_rules,hubs&timestamp=2013-02-09T12:00:00Z",
@@ -253,6 +294,7 @@ async fn show_requests(steps: &Steps<'_>, client: &Client) -> anyhow::Result<()>
     for path in gets {
         let reply: Json = client.get(path).await?;
         steps.note(&format!("GET {path}\n{reply}"));
+        steps.add_result(&format!("GET {path}"), reply);
     }
     let body = json!({
         "service": "departure_delay@1",
@@ -262,6 +304,7 @@ async fn show_requests(steps: &Steps<'_>, client: &Client) -> anyhow::Result<()>
     });
     let reply: Json = client.post("/features/batch", &body).await?;
     steps.note(&format!("POST /features/batch {body}\n{reply}"));
+    steps.add_result("POST /features/batch", reply);
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use serde_json::{Value as Json, json};
 
 use super::Context;
-use crate::client::Client;
+use crate::client::{Client, encoded};
 use crate::home::Home;
 use crate::output::{Progress, table};
 
@@ -104,16 +104,16 @@ impl JobsVerb {
                 context.printer.result(&jobs, |jobs| jobs_table(&jobs["jobs"]))
             }
             Self::Show { id } => {
-                let job: Job = client.get(&format!("/jobs/{id}")).await?;
+                let job: Job = client.get(&format!("/jobs/{}", encoded(&id))).await?;
                 context.printer.result(&job, job_text)
             }
             Self::Resume { id } => {
-                let job: Job = client.post(&format!("/jobs/{id}/resume"), &json!({})).await?;
+                let job: Job = client.post(&format!("/jobs/{}/resume", encoded(&id)), &json!({})).await?;
                 let job = follow(context, &client, job).await?;
                 context.printer.result(&job, job_text)
             }
             Self::Cancel { id } => {
-                let job: Job = client.delete(&format!("/jobs/{id}")).await?;
+                let job: Job = client.delete(&format!("/jobs/{}", encoded(&id))).await?;
                 context.printer.result(&job, job_text)
             }
         }

@@ -156,6 +156,8 @@ pub(super) async fn long_keys_are_refused_whole(subject: &mut dyn Subject, _seed
     for too_long in [KEY_BYTES_MAX + 1, 70_000] {
         let refused = store.merge(table(1, 1), vec![row("a", 1), row_of(too_long)]).await;
         ensure!(matches!(refused, Err(StoreError::KeyTooLong { .. })), "a key of {too_long} gave {refused:?}");
+        let message = refused.err().map(|error| error.to_string()).unwrap_or_default();
+        ensure!(message.contains("kkkk") && message.len() < 300, "the message does not name the entity: {message}");
         let refused = store.erase(table(1, 1).view, &key_of(too_long), 1).await;
         ensure!(matches!(refused, Err(StoreError::KeyTooLong { .. })), "erasing it gave {refused:?}");
         // Nobody can have stored it, so asking is no error.

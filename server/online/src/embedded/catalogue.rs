@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use eadem_values::Digest;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -23,7 +23,9 @@ const CACHE_BYTES: usize = 16 * 1024 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Catalogue {
-    db: Database,
+    /// `None` after the disk failed, until the next use opens the file again: redb refuses everything on a database that
+    /// met one failure, so a disk that was full for a moment would be full for ever.
+    db: RwLock<Option<Database>>,
     path: PathBuf,
     /// Views with an erasure. Nearly always empty, so that reads and writes need not look.
     views_with_erasures: RwLock<HashSet<Digest>>,
@@ -42,13 +44,13 @@ impl Catalogue {
             Ok(db)
         };
         let db = create().map_err(|error| failed("creating", path, error))?;
-        Ok(Self { db, path: path.to_owned(), views_with_erasures: RwLock::default() })
+        Ok(Self { db: RwLock::new(Some(db)), path: path.to_owned(), views_with_erasures: RwLock::default() })
     }
 
     /// Opens the catalogue that is there.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let open = || -> Result<(Database, HashSet<Digest>), redb::Error> {
-            let db = Database::builder().set_cache_size(CACHE_BYTES).open(path)?;
+            let db = open_database(path)?;
             let erasures = db.begin_read()?.open_table(ERASURES)?;
             let mut views = HashSet::new();
             for entry in erasures.iter()? {
@@ -59,13 +61,42 @@ impl Catalogue {
             Ok((db, views))
         };
         let (db, views) = open().map_err(|error| failed("opening", path, error))?;
-        Ok(Self { db, path: path.to_owned(), views_with_erasures: RwLock::new(views) })
+        Ok(Self { db: RwLock::new(Some(db)), path: path.to_owned(), views_with_erasures: RwLock::new(views) })
+    }
+
+    /// Runs `work` on the database, which is opened again if the disk has failed before.
+    fn with_database<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+        let result = match self.open_again_if_closed()?.as_ref() {
+            Some(db) => work(db),
+            // Another user closed it in between; the caller's next try opens it.
+            None => Err(redb::Error::DatabaseClosed),
+        };
+        if let Err(redb::Error::Io(_) | redb::Error::PreviousIo) = &result {
+            // Closing leaves the file as a crash would: the next opening goes back to the last commit.
+            self.db.write().unwrap_or_else(PoisonError::into_inner).take();
+        }
+        result
+    }
+
+    fn open_again_if_closed(&self) -> Result<RwLockReadGuard<'_, Option<Database>>, redb::Error> {
+        let open = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        if open.is_some() {
+            return Ok(open);
+        }
+        drop(open);
+        let mut closed = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        if closed.is_none() {
+            *closed = Some(open_database(&self.path)?);
+            tracing::info!(path = %self.path.display(), "opened again after the disk had failed");
+        }
+        drop(closed);
+        Ok(self.db.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// All tables with the numbers of their files.
     pub(super) fn tables(&self) -> Result<Vec<(TableId, u64)>, StoreError> {
-        let list = || -> Result<Vec<(TableId, u64)>, redb::Error> {
-            let tables = self.db.begin_read()?.open_table(TABLES)?;
+        let list = |db: &Database| -> Result<Vec<(TableId, u64)>, redb::Error> {
+            let tables = db.begin_read()?.open_table(TABLES)?;
             let mut found = Vec::new();
             for entry in tables.iter()? {
                 let (key, file_id) = entry?;
@@ -73,17 +104,17 @@ impl Catalogue {
             }
             Ok(found)
         };
-        list().map_err(|error| failed("reading", &self.path, error))
+        self.with_database(list).map_err(|error| failed("reading", &self.path, error))
     }
 
     /// A number for a new table's file. Only this process owns the catalogue, so a crash before
     /// [`Catalogue::add_table`] leaves a file of a number that may be given again; it is cleared away first.
     pub(super) fn next_file_id(&self) -> Result<u64, StoreError> {
-        let read = || -> Result<u64, redb::Error> {
-            let counters = self.db.begin_read()?.open_table(COUNTERS)?;
+        let read = |db: &Database| -> Result<u64, redb::Error> {
+            let counters = db.begin_read()?.open_table(COUNTERS)?;
             Ok(counters.get(NEXT_FILE_ID)?.map_or(1, |next| next.value()))
         };
-        read().map_err(|error| failed("reading", &self.path, error))
+        self.with_database(read).map_err(|error| failed("reading", &self.path, error))
     }
 
     /// Enters a table, durably.
@@ -123,14 +154,18 @@ impl Catalogue {
     }
 
     fn write(&self, change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) -> Result<(), StoreError> {
-        let commit = || -> Result<(), redb::Error> {
-            let txn = self.db.begin_write()?;
+        let commit = |db: &Database| -> Result<(), redb::Error> {
+            let txn = db.begin_write()?;
             change(&txn)?;
             txn.commit()?;
             Ok(())
         };
-        commit().map_err(|error| failed("writing", &self.path, error))
+        self.with_database(commit).map_err(|error| failed("writing", &self.path, error))
     }
+}
+
+fn open_database(path: &Path) -> Result<Database, redb::DatabaseError> {
+    Database::builder().set_cache_size(CACHE_BYTES).open(path)
 }
 
 /// The erasures of one view.
@@ -143,12 +178,12 @@ pub(super) struct ViewErasures<'a> {
 impl ViewErasures<'_> {
     /// Up to when an entity is erased.
     pub(super) fn up_to_us(&self, key: &[u8]) -> Result<Option<i64>, StoreError> {
-        let read = || -> Result<Option<i64>, redb::Error> {
-            let erasures = self.catalogue.db.begin_read()?.open_table(ERASURES)?;
+        let read = |db: &Database| -> Result<Option<i64>, redb::Error> {
+            let erasures = db.begin_read()?.open_table(ERASURES)?;
             let found = erasures.get(erasure_key(self.view, key).as_slice())?;
             Ok(found.map(|up_to| up_to.value()))
         };
-        read().map_err(|error| failed("reading", &self.catalogue.path, error))
+        self.catalogue.with_database(read).map_err(|error| failed("reading", &self.catalogue.path, error))
     }
 }
 

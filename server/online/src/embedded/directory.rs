@@ -28,7 +28,8 @@ const FORMAT_FILE_UNFINISHED: &str = "FORMAT.new";
 const CATALOGUE_FILE: &str = "catalogue.redb";
 const TABLES_FOLDER: &str = "tables";
 
-/// Another process may hold the lock for an instant only to ask who owns the store.
+/// Another process may hold the lock for an instant only: to ask who owns the store, or because it was started while the
+/// lock was held and has not yet let go of what it inherited.
 const LOCK_TRIES: u32 = 5;
 const LOCK_RETRY_AFTER: Duration = Duration::from_millis(20);
 
@@ -196,11 +197,15 @@ pub(super) fn owner(path: &Path) -> Result<Option<LockInfo>, StoreError> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed("opening", &lock_path, error)),
     };
-    match lock.try_lock_shared() {
-        Ok(()) => Ok(None),
-        Err(TryLockError::WouldBlock) => Ok(Some(read_lock_info(&lock_path))),
-        Err(TryLockError::Error(error)) => Err(failed("locking", &lock_path, error)),
+    for attempt in 1.. {
+        match lock.try_lock_shared() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if attempt < LOCK_TRIES => thread::sleep(LOCK_RETRY_AFTER),
+            Err(TryLockError::WouldBlock) => return Ok(Some(read_lock_info(&lock_path))),
+            Err(TryLockError::Error(error)) => return Err(failed("locking", &lock_path, error)),
+        }
     }
+    Ok(None)
 }
 
 fn lock_or_say_who_owns(path: &Path, lock: &File) -> Result<(), StoreError> {

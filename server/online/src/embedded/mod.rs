@@ -266,7 +266,7 @@ impl OnlineStore for EmbeddedStore {
     async fn erase(&self, view: Digest, key: &KeyBytes, up_to_us: i64) -> Result<u64, StoreError> {
         let key_bytes = key.as_slice().len();
         if key_bytes > KEY_BYTES_MAX {
-            return Err(StoreError::KeyTooLong { bytes: key_bytes });
+            return Err(StoreError::KeyTooLong { entity: key.shown(), bytes: key_bytes });
         }
         // Entered first: from here on no writer lets such a row in and no reader lets one out.
         let inner = Arc::clone(&self.inner);

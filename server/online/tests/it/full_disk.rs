@@ -46,9 +46,9 @@ fn fill_the_disk_in_a_child_process() {
     });
 }
 
-fn fill(folder: &Path) -> String {
+fn fill(folder: &Path, test: &str) -> String {
     let this = std::env::current_exe().unwrap();
-    let arguments = "--exact full_disk::fill_the_disk_in_a_child_process --ignored --nocapture";
+    let arguments = format!("--exact full_disk::{test} --ignored --nocapture");
     let script = format!("trap '' XFSZ; ulimit -f {FILE_BLOCKS_MAX}; exec '{}' {arguments}", this.display());
     let output = Command::new("sh")
         .args(["-c", &script])
@@ -62,7 +62,7 @@ fn fill(folder: &Path) -> String {
 #[tokio::test]
 async fn a_full_disk_is_a_clear_error_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let said = fill(folder.path());
+    let said = fill(folder.path(), "fill_the_disk_in_a_child_process");
     assert!(said.contains("\ndone"), "{said}");
     let line_of =
         |word: &str| said.lines().find_map(|line| line.strip_prefix(word)).unwrap_or_else(|| panic!("{said}"));
@@ -79,4 +79,47 @@ async fn a_full_disk_is_a_clear_error_and_loses_nothing() {
     );
     store.merge(table(1), vec![row("after", acknowledged + 2)]).await.unwrap();
     assert_eq!(store.status(table(1)).await.unwrap().rows as i64, rows + 1);
+}
+
+/// Erasures with keys so long that some hundred of them fill the catalogue.
+const LONG_KEY_BYTES: usize = 12 * 1024;
+
+#[test]
+#[ignore = "run by other tests, as a process of its own"]
+fn fill_the_catalogue_in_a_child_process() {
+    let folder = std::env::var("EADEM_TEST_STORE").unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+    runtime.block_on(async {
+        let store = EmbeddedStore::open(folder, EmbeddedOptions::default()).unwrap();
+        store.create_epoch(table(1)).await.unwrap();
+        let long_key = |n: usize| row(&format!("{n} {}", "-".repeat(LONG_KEY_BYTES)), 0).key;
+        let mut erased = 0;
+        let error = loop {
+            match store.erase(table(1).view, &long_key(erased), 1).await {
+                Ok(_) => erased += 1,
+                Err(error) => break error,
+            }
+            assert!(erased < 10_000, "the disk is never full");
+        };
+        println!("error {error}");
+        assert!(erased > 0 && matches!(error, StoreError::Failed { .. }));
+        // What still finds room is written, in the same process: one failure does not poison the store.
+        store.drop_epoch(table(1)).await.unwrap();
+        store.create_epoch(table(2)).await.unwrap();
+        for n in 0..erased {
+            assert_eq!(store.erased_up_to(table(1).view, &long_key(n)).await.unwrap(), Some(1), "erasure {n}");
+        }
+        println!("done");
+    });
+}
+
+#[tokio::test]
+async fn a_disk_that_was_full_does_not_poison_a_running_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = fill(folder.path(), "fill_the_catalogue_in_a_child_process");
+    assert!(said.contains("\ndone"), "{said}");
+    assert!(said.contains("catalogue.redb"), "{said}");
+    let store = EmbeddedStore::open(folder.path(), EmbeddedOptions::default()).unwrap();
+    let tables: Vec<_> = store.tables().await.unwrap().iter().map(|status| status.table).collect();
+    assert_eq!(tables, [table(2)]);
 }
