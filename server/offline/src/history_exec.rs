@@ -14,7 +14,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, ReplaceChildrenOptions,
 };
-use eadem_query::HistoryColumns;
+use eadem_query::{HistoryColumns, WinnerColumns};
 use eadem_values::DataType;
 use futures::{StreamExt, TryStreamExt};
 
@@ -75,7 +75,9 @@ pub(crate) fn history_columns(table: &TableSchema) -> HistoryColumns {
         event_time: keys,
         known_at: keys + 1,
         tie: keys + 2,
-        payload: (keys..schema.fields().len()).map(|column| (column, schema.field(column).name().clone())).collect(),
+        winner: WinnerColumns::Copied(
+            (keys..schema.fields().len()).map(|column| (column, schema.field(column).name().clone())).collect(),
+        ),
     }
 }
 
