@@ -1,13 +1,15 @@
-//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6 and F7, all of them or those named, and
+//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6, F7, H1 and H2, all of them or those named, and
 //! replaces their figures in `target/bench/results.json`.
 //!
-//! Three verbs besides are processes that F6 measures or prepares: `accept`, `backfill` and `baseline`; and `COMPILER_VERB`
+//! Verbs besides are processes that are measured or prepare for it: `accept`, `backfill` and `baseline` of F6, `fill` and
+//! `join` of H1; and `COMPILER_VERB`
 //! is the engine's compiling child.
 
 mod backfill;
 mod baseline;
 mod demo;
 mod identity;
+mod join;
 mod process;
 mod race;
 mod table;
@@ -20,7 +22,7 @@ use eadem_benches::results::{self, Figure};
 /// A bar's id and what measures it.
 type Bar = (&'static str, fn() -> Result<Vec<Figure>>);
 
-const BARS: &[Bar] = &[("F1", demo::f1), ("F6", race::f6), ("F7", identity::f7)];
+const BARS: &[Bar] = &[("F1", demo::f1), ("F6", race::f6), ("F7", identity::f7), ("H1", join::h1), ("H2", join::h2)];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -32,6 +34,8 @@ fn main() -> ExitCode {
             backfill::run(events, component.as_ref(), home.as_ref(), out.as_ref())
         }
         ["baseline", events, out] => baseline::run(events, out),
+        ["fill", events, store] => join::fill(events, store),
+        ["join", store, spine, out] => join::join(store, spine, out),
         named => measure(named),
     };
     match ended {
