@@ -1,13 +1,15 @@
-//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6 and F7, all of them or those named, and
+//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6, F7, H1 and H2, all of them or those named, and
 //! replaces their figures in `target/bench/results.json`.
 //!
-//! Three verbs besides are processes that F6 measures or prepares: `accept`, `backfill` and `baseline`; and `COMPILER_VERB`
+//! Verbs besides are processes that are measured or prepare for it: `accept`, `backfill` and `baseline` of F6, `fill` and
+//! `join` of H1; and `COMPILER_VERB`
 //! is the engine's compiling child.
 
 mod backfill;
 mod baseline;
 mod demo;
 mod identity;
+mod join;
 mod process;
 mod race;
 mod table;
@@ -16,7 +18,7 @@ use std::process::ExitCode;
 
 use eadem_benches::bars::{self, Bar};
 
-const BARS: &[Bar] = &[("F1", demo::f1), ("F6", race::f6), ("F7", identity::f7)];
+const BARS: &[Bar] = &[("F1", demo::f1), ("F6", race::f6), ("F7", identity::f7), ("H1", join::h1), ("H2", join::h2)];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -28,6 +30,8 @@ fn main() -> ExitCode {
             backfill::run(events, component.as_ref(), home.as_ref(), out.as_ref())
         }
         ["baseline", events, out] => baseline::run(events, out),
+        ["fill", events, store] => join::fill(events, store),
+        ["join", store, spine, out] => join::join(store, spine, out),
         named => bars::measure(BARS, named),
     };
     match ended {

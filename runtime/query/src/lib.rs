@@ -6,6 +6,7 @@
 //!
 //! This crate knows no file, no table, no network and no WebAssembly: a component reaches it as [`RowTransform`].
 
+mod entities;
 mod gather;
 mod on_demand;
 mod point_in_time;
@@ -16,8 +17,11 @@ mod transform_exec;
 mod validate;
 
 pub use on_demand::{OnDemandInput, OnDemandOutput, evaluate_on_demand};
-pub use point_in_time::{HistoryRows, PartialWinners, SpineIndex, Winners};
-pub use point_in_time_exec::{HistoryColumns, PointInTimeJoin, PointInTimeJoinExec};
+pub use point_in_time::{HandedOn, HistoryRows, PartialWinners, SpineIndex, Winners};
+pub use point_in_time_exec::{
+    EVENT_TIME_COLUMN, HistoryColumns, KNOWN_AT_COLUMN, PLACE_COLUMN, PointInTimeJoin, PointInTimeJoinExec, TIE_COLUMN,
+    WinnerColumns,
+};
 pub use project::{ReadRows, apply_default, compute_on_read, project_feature, status_dictionary};
 pub use transform::{
     AppliedRows, BATCH_ROWS, FailedRow, RowTransform, TransformFailure, TransformedRows, run_transform,

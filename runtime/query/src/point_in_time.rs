@@ -5,21 +5,21 @@
 //! that may see it; since candidates only grow with time, the winner at a slot is the maximum over it and all earlier
 //! slots of its entity, which one pass forward fills in.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, UInt32Array, new_null_array};
-use arrow_schema::{DataType as ArrowType, SchemaRef};
+use arrow_schema::SchemaRef;
 use eadem_semantics::{KnownAtCut, Lifetime, RowOrder};
 use eadem_values::TieDigest;
 
 use crate::QueryError;
+use crate::entities::{Entities, JoinKeys, NO_ENTITY};
 
 const NO_SLOT: u32 = u32::MAX;
-const NO_BATCH: u32 = u32::MAX;
+
+/// In place of a history row's place: there is no row.
+const NO_PLACE: u64 = u64::MAX;
 
 /// Rows retained beyond twice the live ones before they are packed together.
 const SLACK_ROWS: usize = 65_536;
@@ -30,14 +30,14 @@ const PACKED_ROWS: usize = 65_536;
 /// The spine's keys and times, ready to be probed by history rows.
 #[derive(Debug)]
 pub struct SpineIndex {
-    entities: HashMap<Box<[u8]>, u32>,
+    entities: Entities,
     /// Entity `e` owns the slots `slots_from[e]..slots_from[e + 1]`, ascending in time.
     slots_from: Vec<u32>,
     slot_times_us: Vec<i64>,
     slot_of_row: Vec<u32>,
 }
 
-/// Some history rows: the columns that decide, and those that are handed on.
+/// Some history rows: the columns that decide, and what is handed on from the rows that win.
 #[derive(Debug)]
 pub struct HistoryRows<'a> {
     /// The join keys, in the order of the spine's.
@@ -48,31 +48,56 @@ pub struct HistoryRows<'a> {
     pub known_at_us: &'a [i64],
     /// Tie digests, 16 bytes each.
     pub ties: &'a BinaryArray,
-    /// What is kept of a winning row.
-    pub payload: &'a RecordBatch,
+    /// What is kept of a winning row. All rows of one join hand on the same kind.
+    pub handed_on: HandedOn<'a>,
+}
+
+/// What a join keeps of a row that wins.
+#[derive(Debug, Clone, Copy)]
+pub enum HandedOn<'a> {
+    /// A copy of these columns.
+    Columns(&'a RecordBatch),
+    /// The number under which the reader of the history finds the row again, one for each row. It must not be `u64::MAX`.
+    Places(&'a [u64]),
+}
+
+impl HandedOn<'_> {
+    fn rows(&self) -> usize {
+        match self {
+            Self::Columns(columns) => columns.num_rows(),
+            Self::Places(places) => places.len(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Best {
     order: RowOrder,
-    batch: u32,
-    row: u32,
+    /// The row's place in the history, or among the kept batches (batch number << 32 | row).
+    place: u64,
 }
 
 const NOTHING: Best = Best {
     order: RowOrder { event_time_us: i64::MIN, known_at_us: i64::MIN, tie: TieDigest::from_bytes([0; 16]) },
-    batch: NO_BATCH,
-    row: 0,
+    place: NO_PLACE,
 };
 
 impl Best {
     fn is_row(&self) -> bool {
-        self.batch != NO_BATCH
+        self.place != NO_PLACE
     }
 
     fn beats(&self, other: &Self) -> bool {
         self.is_row() && (!other.is_row() || self.order > other.order)
     }
+
+    fn kept(self) -> (usize, usize) {
+        ((self.place >> 32) as usize, (self.place & u64::from(u32::MAX)) as usize)
+    }
+}
+
+fn kept_place(batch: usize, row: usize) -> u64 {
+    ((batch as u64) << 32) | row as u64
 }
 
 /// The winners among the part of the history that has been absorbed. Parts merge by maximum.
@@ -85,7 +110,10 @@ pub struct PartialWinners {
     live: usize,
     kept: Vec<RecordBatch>,
     kept_rows: usize,
-    scratch: Vec<u8>,
+    /// The entity of each row of the batch at hand; kept for its memory.
+    entities: Vec<u32>,
+    /// (row, slot) of the rows of the batch at hand that a spine row may see; kept for its memory.
+    probes: Vec<(u32, u32)>,
 }
 
 /// The winner of every spine row.
@@ -94,7 +122,6 @@ pub struct Winners {
     kept: Vec<RecordBatch>,
     best: Vec<Best>,
     slot_of_row: Vec<u32>,
-    payload_schema: SchemaRef,
 }
 
 impl SpineIndex {
@@ -104,43 +131,40 @@ impl SpineIndex {
     /// Keys that are neither utf8 nor int64; more rows than 32 bits count.
     pub fn try_new(keys: &[ArrayRef], times_us: &[i64]) -> Result<Self, QueryError> {
         let rows = times_us.len();
-        if rows >= NO_SLOT as usize {
-            return Err(QueryError::Shape(format!("a spine of {rows} rows is too large for one join; split it")));
+        let mut entities = Entities::default();
+        let entity_of_row = entities.add(&JoinKeys::try_new(keys, rows)?, rows)?;
+
+        // Rows by entity (counting sort), then by time within each.
+        let mut rows_from = vec![0_u32; entities.len() + 1];
+        for entity in entity_of_row.iter().filter(|entity| **entity != NO_ENTITY) {
+            rows_from[*entity as usize + 1] += 1;
         }
-        let mut entities: HashMap<Box<[u8]>, u32> = HashMap::new();
-        let mut entity_of_row = vec![NO_SLOT; rows];
-        let reader = KeyReader::try_new(keys, rows)?;
-        let mut scratch = Vec::new();
-        for (row, entity) in entity_of_row.iter_mut().enumerate() {
-            if !reader.read(row, &mut scratch) {
-                continue;
-            }
-            *entity = match entities.get(scratch.as_slice()) {
-                Some(entity) => *entity,
-                None => {
-                    let next = entities.len() as u32;
-                    entities.insert(scratch.clone().into_boxed_slice(), next);
-                    next
-                }
-            };
+        for entity in 0..entities.len() {
+            rows_from[entity + 1] += rows_from[entity];
         }
-        let mut by_slot: Vec<u32> = (0..rows as u32).filter(|row| entity_of_row[*row as usize] != NO_SLOT).collect();
-        by_slot.sort_unstable_by_key(|row| (entity_of_row[*row as usize], times_us[*row as usize]));
+        let mut next = rows_from.clone();
+        let mut sorted = vec![(0_i64, 0_u32); rows_from[entities.len()] as usize];
+        for (row, entity) in entity_of_row.iter().enumerate().filter(|(_, entity)| **entity != NO_ENTITY) {
+            let at = &mut next[*entity as usize];
+            sorted[*at as usize] = (times_us[row], row as u32);
+            *at += 1;
+        }
 
         let mut slots_from = Vec::with_capacity(entities.len() + 1);
-        let mut slot_times_us = Vec::with_capacity(by_slot.len());
+        let mut slot_times_us: Vec<i64> = Vec::with_capacity(sorted.len());
         let mut slot_of_row = vec![NO_SLOT; rows];
-        let mut previous: Option<(u32, i64)> = None;
-        for row in by_slot {
-            let place = (entity_of_row[row as usize], times_us[row as usize]);
-            if previous.is_none_or(|(entity, _)| entity != place.0) {
-                slots_from.push(slot_times_us.len() as u32);
+        for bounds in rows_from.windows(2) {
+            slots_from.push(slot_times_us.len() as u32);
+            let of_entity = &mut sorted[bounds[0] as usize..bounds[1] as usize];
+            of_entity.sort_unstable();
+            let mut previous = None;
+            for (time_us, row) in of_entity {
+                if previous != Some(*time_us) {
+                    slot_times_us.push(*time_us);
+                    previous = Some(*time_us);
+                }
+                slot_of_row[*row as usize] = slot_times_us.len() as u32 - 1;
             }
-            if previous != Some(place) {
-                slot_times_us.push(place.1);
-            }
-            slot_of_row[row as usize] = slot_times_us.len() as u32 - 1;
-            previous = Some(place);
         }
         slots_from.push(slot_times_us.len() as u32);
         Ok(Self { entities, slots_from, slot_times_us, slot_of_row })
@@ -160,34 +184,40 @@ impl SpineIndex {
             live: 0,
             kept: Vec::new(),
             kept_rows: 0,
-            scratch: Vec::new(),
+            entities: Vec::new(),
+            probes: Vec::new(),
         }
     }
 
     /// The first slot of the entity at or after `from_us`.
-    fn first_slot(&self, key: &[u8], from_us: i64) -> Option<usize> {
-        let entity = *self.entities.get(key)? as usize;
-        let (start, end) = (self.slots_from[entity] as usize, self.slots_from[entity + 1] as usize);
+    fn first_slot(&self, entity: u32, from_us: i64) -> Option<usize> {
+        let (start, end) = (self.slots_from[entity as usize] as usize, self.slots_from[entity as usize + 1] as usize);
         let slot = start + self.slot_times_us[start..end].partition_point(|time_us| *time_us < from_us);
         (slot < end).then_some(slot)
     }
 
-    /// Merges the parts and carries each entity's winners forward. `payload_schema` is that of the absorbed payloads, every
-    /// column nullable: a spine row may find nothing.
+    /// Merges the parts and carries each entity's winners forward.
     ///
     /// # Errors
     /// Parts started from another index.
-    pub fn finish(self, parts: Vec<PartialWinners>, payload_schema: SchemaRef) -> Result<Winners, QueryError> {
-        let mut best = vec![NOTHING; self.slots()];
-        let mut kept = Vec::new();
+    pub fn finish(self, parts: Vec<PartialWinners>) -> Result<Winners, QueryError> {
+        let mut parts = parts.into_iter();
+        let (mut best, mut kept) = match parts.next() {
+            Some(first) => (first.best, first.kept),
+            None => (vec![NOTHING; self.slots()], Vec::new()),
+        };
+        if best.len() != self.slots() {
+            return Err(QueryError::Shape("winners of another spine".to_owned()));
+        }
         for part in parts {
             if part.best.len() != best.len() {
                 return Err(QueryError::Shape("winners of another spine".to_owned()));
             }
-            let shift = kept.len() as u32;
+            // Only places among kept batches move; other places keep their meaning.
+            let shift = if part.kept.is_empty() { 0 } else { kept_place(kept.len(), 0) };
             for (ours, theirs) in best.iter_mut().zip(&part.best) {
                 if theirs.beats(ours) {
-                    *ours = Best { batch: theirs.batch + shift, ..*theirs };
+                    *ours = Best { place: theirs.place + shift, ..*theirs };
                 }
             }
             kept.extend(part.kept);
@@ -201,7 +231,7 @@ impl SpineIndex {
                 so_far = *slot;
             }
         }
-        Ok(Winners { kept, best, slot_of_row: self.slot_of_row, payload_schema })
+        Ok(Winners { kept, best, slot_of_row: self.slot_of_row })
     }
 }
 
@@ -212,63 +242,95 @@ impl PartialWinners {
     /// Columns of other types or lengths than declared.
     pub fn absorb(&mut self, index: &SpineIndex, history: &HistoryRows<'_>) -> Result<(), QueryError> {
         let rows = history.event_times_us.len();
-        if history.known_at_us.len() != rows || history.ties.len() != rows || history.payload.num_rows() != rows {
+        if history.known_at_us.len() != rows || history.ties.len() != rows || history.handed_on.rows() != rows {
             return Err(QueryError::Shape("history columns differ in length".to_owned()));
         }
-        let reader = KeyReader::try_new(history.keys, rows)?;
-        let batch = self.kept.len() as u32;
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let mut touched: Vec<u32> = Vec::new();
-        for row in 0..rows {
-            if !reader.read(row, &mut scratch) {
+        index.entities.look_up(&JoinKeys::try_new(history.keys, rows)?, rows, &mut self.entities);
+        self.probe(index, history);
+        match history.handed_on {
+            HandedOn::Places(places) => {
+                let probes = std::mem::take(&mut self.probes);
+                for (row, slot) in &probes {
+                    self.offer(history, *row, *slot, places[*row as usize])?;
+                }
+                self.probes = probes;
+                Ok(())
+            }
+            HandedOn::Columns(columns) => {
+                let batch = self.kept.len();
+                let probes = std::mem::take(&mut self.probes);
+                let mut touched: Vec<u32> = Vec::new();
+                for (row, slot) in &probes {
+                    if self.offer(history, *row, *slot, kept_place(batch, *row as usize))? {
+                        touched.push(*slot);
+                    }
+                }
+                self.probes = probes;
+                self.keep_winners(touched, batch, columns)
+            }
+        }
+    }
+
+    /// Finds for each row of the batch the first slot that may see it. Apart from what follows, so that the cache misses of
+    /// many rows overlap.
+    fn probe(&mut self, index: &SpineIndex, history: &HistoryRows<'_>) {
+        self.probes.clear();
+        for (row, entity) in self.entities.iter().enumerate() {
+            if *entity == NO_ENTITY {
                 continue;
             }
             let order = RowOrder {
                 event_time_us: history.event_times_us[row],
                 known_at_us: history.known_at_us[row],
-                tie: tie_at(history.ties, row)?,
+                tie: NOTHING.order.tie,
             };
-            let Some(visible_from_us) = self.cut.visible_from_us(&order) else {
-                continue;
-            };
-            let Some(slot) = index.first_slot(&scratch, visible_from_us) else {
-                continue;
-            };
+            let slot = self.cut.visible_from_us(&order).and_then(|from_us| index.first_slot(*entity, from_us));
+            let Some(slot) = slot else { continue };
             // What is gone at the first slot that may see it is gone at every later one, and whatever it would hide is
             // older still.
-            if order.event_time_us < self.lifetime.oldest_readable_us(index.slot_times_us[slot]) {
-                continue;
-            }
-            let candidate = Best { order, batch, row: row as u32 };
-            if candidate.beats(&self.best[slot]) {
-                self.live += usize::from(!self.best[slot].is_row());
-                self.best[slot] = candidate;
-                touched.push(slot as u32);
+            if order.event_time_us >= self.lifetime.oldest_readable_us(index.slot_times_us[slot]) {
+                self.probes.push((row as u32, slot as u32));
             }
         }
-        self.scratch = scratch;
-        self.keep_winners(touched, batch, history.payload)
     }
 
     /// How many history rows are held. Besides the winners these are rows that have been beaten since; when there are more
-    /// than 65,536 more of them than of winners, they go.
+    /// than 65,536 more of them than of winners, they go. Rows that are handed on by place are not held.
     pub fn rows_held(&self) -> usize {
         self.kept_rows
     }
 
-    /// Copies the payload of the rows that still win, so that the batch itself can go.
-    fn keep_winners(&mut self, mut touched: Vec<u32>, batch: u32, payload: &RecordBatch) -> Result<(), QueryError> {
+    /// Keeps the row at the slot if it beats the one there; says whether it did.
+    fn offer(&mut self, history: &HistoryRows<'_>, row: u32, slot: u32, place: u64) -> Result<bool, QueryError> {
+        let (row, slot) = (row as usize, slot as usize);
+        let times = (history.event_times_us[row], history.known_at_us[row]);
+        let best = &mut self.best[slot];
+        if best.is_row() && times < (best.order.event_time_us, best.order.known_at_us) {
+            return Ok(false);
+        }
+        let order = RowOrder { event_time_us: times.0, known_at_us: times.1, tie: tie_at(history.ties, row)? };
+        let candidate = Best { order, place };
+        if !candidate.beats(best) {
+            return Ok(false);
+        }
+        self.live += usize::from(!best.is_row());
+        *best = candidate;
+        Ok(true)
+    }
+
+    /// Copies the columns of the rows that still win, so that the batch itself can go.
+    fn keep_winners(&mut self, mut touched: Vec<u32>, batch: usize, columns: &RecordBatch) -> Result<(), QueryError> {
         touched.sort_unstable();
         touched.dedup();
         if touched.is_empty() {
             return Ok(());
         }
-        let rows: Vec<u32> = touched.iter().map(|slot| self.best[*slot as usize].row).collect();
+        let rows: Vec<u32> = touched.iter().map(|slot| self.best[*slot as usize].kept().1 as u32).collect();
         for (position, slot) in touched.iter().enumerate() {
-            self.best[*slot as usize] = Best { row: position as u32, batch, ..self.best[*slot as usize] };
+            self.best[*slot as usize].place = kept_place(batch, position);
         }
         self.kept_rows += rows.len();
-        self.kept.push(arrow_select::take::take_record_batch(payload, &UInt32Array::from(rows))?);
+        self.kept.push(arrow_select::take::take_record_batch(columns, &UInt32Array::from(rows))?);
         if self.kept_rows > 2 * self.live + SLACK_ROWS { self.pack() } else { Ok(()) }
     }
 
@@ -280,13 +342,11 @@ impl PartialWinners {
         };
         let mut packed = Vec::with_capacity(live.len().div_ceil(PACKED_ROWS));
         for slots in live.chunks(PACKED_ROWS) {
-            let picks: Vec<(usize, usize)> =
-                slots.iter().map(|slot| (self.best[*slot].batch as usize, self.best[*slot].row as usize)).collect();
+            let picks: Vec<(usize, usize)> = slots.iter().map(|slot| self.best[*slot].kept()).collect();
             packed.push(interleave(&self.kept, &schema, &picks)?);
         }
         for (position, slot) in live.iter().enumerate() {
-            self.best[*slot].batch = (position / PACKED_ROWS) as u32;
-            self.best[*slot].row = (position % PACKED_ROWS) as u32;
+            self.best[*slot].place = kept_place(position / PACKED_ROWS, position % PACKED_ROWS);
         }
         self.kept = packed;
         self.kept_rows = live.len();
@@ -295,26 +355,35 @@ impl PartialWinners {
 }
 
 impl Winners {
-    /// The winners' payload for a range of spine rows, one entry per row; null where nothing was found.
+    /// The winners' columns for a range of spine rows, one entry per row; null where nothing was found. `schema` is that of
+    /// the columns that the history handed on.
     ///
     /// # Errors
-    /// Only what the columnar library reports.
-    pub fn payload(&self, rows: Range<usize>) -> Result<RecordBatch, QueryError> {
+    /// A history that handed on places instead.
+    pub fn columns(&self, rows: Range<usize>, schema: &SchemaRef) -> Result<RecordBatch, QueryError> {
         let nothing = RecordBatch::try_new(
-            self.payload_schema.clone(),
-            self.payload_schema.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect(),
+            Arc::clone(schema),
+            schema.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect(),
         )?;
         let mut sources = self.kept.clone();
         sources.push(nothing);
         let absent = (sources.len() - 1, 0);
-        let picks: Vec<(usize, usize)> =
-            rows.map(|row| self.best_of(row).map_or(absent, |best| (best.batch as usize, best.row as usize))).collect();
-        interleave(&sources, &self.payload_schema, &picks)
+        let picks: Vec<(usize, usize)> = rows.map(|row| self.best_of(row).map_or(absent, |best| best.kept())).collect();
+        let is_kept = |(batch, _): &(usize, usize)| *batch < sources.len();
+        if !picks.iter().all(is_kept) {
+            return Err(QueryError::Shape("the history handed on places, not columns".to_owned()));
+        }
+        interleave(&sources, schema, &picks)
     }
 
     /// The winner's place in the order of rows, for a spine row.
     pub fn order(&self, row: usize) -> Option<RowOrder> {
         self.best_of(row).map(|best| best.order)
+    }
+
+    /// The number that the history handed on for the winner of a spine row.
+    pub fn place(&self, row: usize) -> Option<u64> {
+        self.best_of(row).map(|best| best.place)
     }
 
     fn best_of(&self, row: usize) -> Option<&Best> {
@@ -342,58 +411,4 @@ fn tie_at(ties: &BinaryArray, row: usize) -> Result<TieDigest, QueryError> {
     <[u8; 16]>::try_from(ties.value(row)).map(TieDigest::from_bytes).map_err(|_| {
         QueryError::Shape(format!("row {row}: a tie digest has 16 bytes, found {}", ties.value(row).len()))
     })
-}
-
-/// Reads the key of a row as bytes: injective within one list of key types, and without allocation.
-struct KeyReader<'a> {
-    columns: Vec<KeyColumn<'a>>,
-}
-
-enum KeyColumn<'a> {
-    Utf8(&'a arrow_array::StringArray),
-    Int64(&'a arrow_array::Int64Array),
-}
-
-impl<'a> KeyReader<'a> {
-    fn try_new(keys: &'a [ArrayRef], rows: usize) -> Result<Self, QueryError> {
-        let columns = keys
-            .iter()
-            .map(|key| match key.data_type() {
-                _ if key.len() != rows => {
-                    Err(QueryError::Shape(format!("a key column has {} rows, not {rows}", key.len())))
-                }
-                ArrowType::Utf8 => Ok(KeyColumn::Utf8(key.as_string::<i32>())),
-                ArrowType::Int64 => Ok(KeyColumn::Int64(key.as_primitive::<Int64Type>())),
-                other => Err(QueryError::Shape(format!("a join key is utf8 or int64, not {other}"))),
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { columns })
-    }
-
-    /// False if a part of the key is null.
-    fn read(&self, row: usize, bytes: &mut Vec<u8>) -> bool {
-        bytes.clear();
-        let several = self.columns.len() > 1;
-        for column in &self.columns {
-            match column {
-                KeyColumn::Utf8(texts) => {
-                    if texts.is_null(row) {
-                        return false;
-                    }
-                    let text = texts.value(row).as_bytes();
-                    if several {
-                        bytes.extend_from_slice(&(text.len() as u32).to_le_bytes());
-                    }
-                    bytes.extend_from_slice(text);
-                }
-                KeyColumn::Int64(numbers) => {
-                    if numbers.is_null(row) {
-                        return false;
-                    }
-                    bytes.extend_from_slice(&numbers.value(row).to_le_bytes());
-                }
-            }
-        }
-        true
-    }
 }

@@ -1,11 +1,12 @@
 //! The point-in-time join as a node of a DataFusion plan.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_array::types::{TimestampMicrosecondType, UInt64Type};
+use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, TimestampMicrosecondArray, UInt64Array};
 use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
@@ -17,10 +18,10 @@ use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
     InputDistributionRequirements, Partitioning, PlanProperties, ReplaceChildrenOptions,
 };
-use eadem_semantics::{KnownAtCut, Lifetime};
+use eadem_semantics::{KnownAtCut, Lifetime, RowOrder};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::point_in_time::{HistoryRows, PartialWinners, SpineIndex, Winners};
+use crate::point_in_time::{HandedOn, HistoryRows, PartialWinners, SpineIndex, Winners};
 use crate::transform::BATCH_ROWS;
 
 /// Which columns of the history child mean what.
@@ -34,9 +35,29 @@ pub struct HistoryColumns {
     pub known_at: usize,
     /// Tie digests as binary, 16 bytes each.
     pub tie: usize,
-    /// Columns that are handed on from the winner, with their names in the output.
-    pub payload: Vec<(usize, String)>,
+    /// What becomes of the row that wins.
+    pub winner: WinnerColumns,
 }
+
+/// What stands beside a spine row in the join's output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WinnerColumns {
+    /// The winner's columns of these numbers, under these names.
+    Copied(Vec<(usize, String)>),
+    /// The winner's place in the order of rows ([`EVENT_TIME_COLUMN`], [`KNOWN_AT_COLUMN`], [`TIE_COLUMN`]) and, as
+    /// [`PLACE_COLUMN`], the number that the history's column of this number (uint64, never null, below `u64::MAX`) gave
+    /// it. Whoever made the numbers fetches the rest, for winners only.
+    Placed(usize),
+}
+
+/// The winner's event time, where winners are given by place.
+pub const EVENT_TIME_COLUMN: &str = "_event_time";
+/// The winner's known-at, where winners are given by place.
+pub const KNOWN_AT_COLUMN: &str = "_known_at";
+/// The winner's tie digest (binary, 16 bytes), where winners are given by place.
+pub const TIE_COLUMN: &str = "_tie";
+/// The winner's place (uint64); null where nothing was found.
+pub const PLACE_COLUMN: &str = "_place";
 
 /// What is joined to what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,14 +74,14 @@ pub struct PointInTimeJoin {
     pub lifetime: Lifetime,
 }
 
-/// For each spine row, in the spine's order, the history row that wins at its time: the spine's columns, then the payload
+/// For each spine row, in the spine's order, the history row that wins at its time: the spine's columns, then the winner's
 /// (null where nothing was found). The history may come in any order and in any number of partitions.
 #[derive(Debug, Clone)]
 pub struct PointInTimeJoinExec {
     spine: Arc<dyn ExecutionPlan>,
     history: Arc<dyn ExecutionPlan>,
     join: PointInTimeJoin,
-    payload_schema: SchemaRef,
+    winner_schema: SchemaRef,
     properties: Arc<PlanProperties>,
 }
 
@@ -76,28 +97,39 @@ impl PointInTimeJoinExec {
     ) -> Result<Self> {
         check_columns(&spine.schema(), &history.schema(), &join)?;
         let history_schema = history.schema();
-        let payload: Vec<Field> = join
-            .history
-            .payload
-            .iter()
-            .map(|(column, name)| Field::new(name, history_schema.field(*column).data_type().clone(), true))
-            .collect();
-        let payload_schema = Arc::new(Schema::new(payload));
+        let winner_schema = Arc::new(Schema::new(winner_fields(&history_schema, &join.history)));
         let spine_schema = spine.schema();
-        let fields: Vec<_> = spine_schema.fields().iter().chain(payload_schema.fields()).cloned().collect();
+        let fields: Vec<_> = spine_schema.fields().iter().chain(winner_schema.fields()).cloned().collect();
         let properties = PlanProperties::new(
             EquivalenceProperties::new(Arc::new(Schema::new(fields))),
             Partitioning::UnknownPartitioning(1),
             EmissionType::Final,
             Boundedness::Bounded,
         );
-        Ok(Self { spine, history, join, payload_schema, properties: Arc::new(properties) })
+        Ok(Self { spine, history, join, winner_schema, properties: Arc::new(properties) })
+    }
+}
+
+fn winner_fields(history: &Schema, columns: &HistoryColumns) -> Vec<Field> {
+    let field = |column: usize, name: &str| Field::new(name, history.field(column).data_type().clone(), true);
+    match &columns.winner {
+        WinnerColumns::Copied(copied) => copied.iter().map(|(column, name)| field(*column, name)).collect(),
+        WinnerColumns::Placed(place) => vec![
+            field(columns.event_time, EVENT_TIME_COLUMN),
+            field(columns.known_at, KNOWN_AT_COLUMN),
+            field(columns.tie, TIE_COLUMN),
+            field(*place, PLACE_COLUMN),
+        ],
     }
 }
 
 fn check_columns(spine: &Schema, history: &Schema, join: &PointInTimeJoin) -> Result<()> {
     let is_time = |data_type: &ArrowType| matches!(data_type, ArrowType::Timestamp(TimeUnit::Microsecond, _));
-    let is_key = |data_type: &ArrowType| matches!(data_type, ArrowType::Utf8 | ArrowType::Int64);
+    let key_type = |data_type: &ArrowType| match data_type {
+        ArrowType::Utf8 | ArrowType::Utf8View => Some(ArrowType::Utf8),
+        ArrowType::Int64 => Some(ArrowType::Int64),
+        _ => None,
+    };
     let history_columns = &join.history;
     if join.spine_keys.len() != history_columns.keys.len() || join.spine_keys.is_empty() {
         return plan_error("the spine and the history need the same number of join keys, at least one".to_owned());
@@ -107,7 +139,10 @@ fn check_columns(spine: &Schema, history: &Schema, join: &PointInTimeJoin) -> Re
         .keys
         .iter()
         .chain([&history_columns.event_time, &history_columns.known_at, &history_columns.tie])
-        .chain(history_columns.payload.iter().map(|(column, _)| column));
+        .chain(match &history_columns.winner {
+            WinnerColumns::Copied(copied) => copied.iter().map(|(column, _)| column).collect::<Vec<_>>(),
+            WinnerColumns::Placed(place) => vec![place],
+        });
     if spine_columns.into_iter().any(|column| *column >= spine.fields().len())
         || history_indices.into_iter().any(|column| *column >= history.fields().len())
     {
@@ -115,7 +150,8 @@ fn check_columns(spine: &Schema, history: &Schema, join: &PointInTimeJoin) -> Re
     }
     for (ours, theirs) in join.spine_keys.iter().zip(&history_columns.keys) {
         let (ours, theirs) = (spine.field(*ours), history.field(*theirs));
-        if !is_key(ours.data_type()) || ours.data_type() != theirs.data_type() {
+        let (our_type, their_type) = (key_type(ours.data_type()), key_type(theirs.data_type()));
+        if our_type.is_none() || our_type != their_type {
             return plan_error(format!(
                 "join key `{}` is {} in the spine and {} in the history; both must be utf8 or both int64",
                 ours.name(),
@@ -134,6 +170,12 @@ fn check_columns(spine: &Schema, history: &Schema, join: &PointInTimeJoin) -> Re
     }
     if history.field(history_columns.tie).data_type() != &ArrowType::Binary {
         return plan_error("tie digests must be binary".to_owned());
+    }
+    if let WinnerColumns::Placed(place) = history_columns.winner {
+        let field = history.field(place);
+        if field.data_type() != &ArrowType::UInt64 {
+            return plan_error(format!("`{}` is {}, a place is uint64", field.name(), field.data_type()));
+        }
     }
     Ok(())
 }
@@ -216,14 +258,36 @@ impl ExecutionPlan for PointInTimeJoinExec {
 struct Joined {
     spine: RecordBatch,
     winners: Winners,
+    winner_schema: SchemaRef,
+    is_placed: bool,
 }
 
 impl Joined {
-    fn batch(&self, rows: std::ops::Range<usize>, schema: &SchemaRef) -> Result<RecordBatch> {
-        let spine = self.spine.slice(rows.start, rows.len());
-        let payload = self.winners.payload(rows).map_err(external)?;
-        let columns = spine.columns().iter().chain(payload.columns()).cloned().collect();
+    fn batch(&self, rows: Range<usize>, schema: &SchemaRef) -> Result<RecordBatch> {
+        let mut columns = self.spine.slice(rows.start, rows.len()).columns().to_vec();
+        if self.is_placed {
+            columns.extend(self.places(rows)?);
+        } else {
+            let copied = self.winners.columns(rows, &self.winner_schema).map_err(external)?;
+            columns.extend_from_slice(copied.columns());
+        }
         Ok(RecordBatch::try_new(schema.clone(), columns)?)
+    }
+
+    fn places(&self, rows: Range<usize>) -> Result<Vec<ArrayRef>> {
+        let orders: Vec<Option<RowOrder>> = rows.clone().map(|row| self.winners.order(row)).collect();
+        let times = |column: usize, time: fn(&RowOrder) -> i64| -> Result<ArrayRef> {
+            let times: TimestampMicrosecondArray = orders.iter().map(|order| order.as_ref().map(time)).collect();
+            Ok(Arc::new(times.with_data_type(self.winner_schema.field(column).data_type().clone())))
+        };
+        let ties: BinaryArray = orders.iter().map(|order| order.as_ref().map(|order| *order.tie.as_bytes())).collect();
+        let places: UInt64Array = rows.map(|row| self.winners.place(row)).collect();
+        Ok(vec![
+            times(0, |order| order.event_time_us)?,
+            times(1, |order| order.known_at_us)?,
+            Arc::new(ties),
+            Arc::new(places),
+        ])
     }
 }
 
@@ -241,7 +305,7 @@ impl PointInTimeJoinExec {
         let mut tasks = tokio::task::JoinSet::new();
         for partition in 0..self.history.output_partitioning().partition_count() {
             let stream = self.history.execute(partition, context.clone())?;
-            let part = absorb_stream(stream, index.clone(), self.join.clone(), self.payload_schema.clone());
+            let part = absorb_stream(stream, index.clone(), self.join.clone(), self.winner_schema.clone());
             // Decoding and comparing take whole seconds of processor time, which the runtime's own threads do not have.
             let runtime = tokio::runtime::Handle::current();
             tasks.spawn_blocking(move || runtime.block_on(part));
@@ -252,8 +316,9 @@ impl PointInTimeJoinExec {
         }
         let index = Arc::into_inner(index)
             .ok_or_else(|| DataFusionError::Internal("the spine's index is still shared".to_owned()))?;
-        let winners = index.finish(parts, self.payload_schema.clone()).map_err(external)?;
-        Ok(Joined { spine, winners })
+        let winners = index.finish(parts).map_err(external)?;
+        let is_placed = matches!(self.join.history.winner, WinnerColumns::Placed(_));
+        Ok(Joined { spine, winners, winner_schema: self.winner_schema.clone(), is_placed })
     }
 }
 
@@ -261,25 +326,36 @@ async fn absorb_stream(
     mut stream: SendableRecordBatchStream,
     index: Arc<SpineIndex>,
     join: PointInTimeJoin,
-    payload_schema: SchemaRef,
+    winner_schema: SchemaRef,
 ) -> Result<PartialWinners> {
     let mut part = index.start(join.cut, join.lifetime);
     let columns = &join.history;
     while let Some(batch) = stream.next().await {
         let batch = batch?;
         let keys: Vec<ArrayRef> = columns.keys.iter().map(|key| batch.column(*key).clone()).collect();
-        let payload = columns.payload.iter().map(|(column, _)| batch.column(*column).clone()).collect();
-        let payload = RecordBatch::try_new_with_options(
-            payload_schema.clone(),
-            payload,
-            &arrow_array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows())),
-        )?;
+        let copied = match &columns.winner {
+            WinnerColumns::Copied(copied) => Some(RecordBatch::try_new_with_options(
+                winner_schema.clone(),
+                copied.iter().map(|(column, _)| batch.column(*column).clone()).collect(),
+                &arrow_array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows())),
+            )?),
+            WinnerColumns::Placed(_) => None,
+        };
+        let handed_on = match (&columns.winner, &copied) {
+            (WinnerColumns::Placed(place), _) => {
+                HandedOn::Places(batch.column(*place).as_primitive::<UInt64Type>().values())
+            }
+            (WinnerColumns::Copied(_), Some(copied)) => HandedOn::Columns(copied),
+            (WinnerColumns::Copied(_), None) => {
+                return Err(DataFusionError::Internal("no columns to hand on".to_owned()));
+            }
+        };
         let rows = HistoryRows {
             keys: &keys,
             event_times_us: &times_us(batch.column(columns.event_time), "an event time of the history")?,
             known_at_us: &times_us(batch.column(columns.known_at), "a known-at of the history")?,
             ties: batch.column(columns.tie).as_binary::<i32>(),
-            payload: &payload,
+            handed_on,
         };
         part.absorb(&index, &rows).map_err(external)?;
     }

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::OfflineError;
+use crate::fetch_exec::FetchExec;
 use crate::history_exec::{HistoryExec, history_columns};
 use crate::location::{Location, OfflineStore};
 use crate::read::ScanRange;
@@ -588,7 +589,9 @@ async fn join_view(
         cut: spec.cut,
         lifetime: view.lifetime,
     };
-    let plan: Arc<dyn ExecutionPlan> = Arc::new(PointInTimeJoinExec::try_new(spine_plan, Arc::new(history), join)?);
+    let files = history.files();
+    let winners = Arc::new(PointInTimeJoinExec::try_new(spine_plan, Arc::new(history), join)?);
+    let plan: Arc<dyn ExecutionPlan> = Arc::new(FetchExec::try_new(winners, table.clone(), files, spec.workers)?);
     let shown = displayable(plan.as_ref()).indent(false).to_string();
     let schema = plan.schema();
     let batches: Vec<RecordBatch> = plan.execute(0, Arc::new(TaskContext::default()))?.try_collect().await?;

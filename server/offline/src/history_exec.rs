@@ -1,10 +1,10 @@
-//! A view's table as a leaf of a DataFusion plan.
+//! The deciding half of a view's table as a leaf of a DataFusion plan: keys, times, tie digests, and where each row is.
 
 use std::fmt;
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
-use arrow_schema::{Field, Schema, SchemaRef};
+use arrow_array::{Array, ArrayRef, RecordBatch, UInt64Array};
+use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -14,83 +14,178 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, ReplaceChildrenOptions,
 };
-use eadem_query::HistoryColumns;
-use eadem_values::DataType;
+use eadem_query::{HistoryColumns, PLACE_COLUMN, WinnerColumns};
+use eadem_values::{DataType, KeyType};
 use futures::{StreamExt, TryStreamExt};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
-use crate::read::{HistoryBatch, ScanRange};
-use crate::schema::{COLUMN_ERROR, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_TIE, TableSchema, key_arrow_type};
+use crate::error::OfflineError;
+use crate::object_file::ObjectFile;
+use crate::read::ScanRange;
+use crate::schema::{COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_TIE, TableSchema};
 use crate::table::{DataFile, TableState, ViewTable};
 
-/// Reads some files of one version of a table: keys, times, tie digest, error, values.
+/// Rows of one batch. Large, so that the join looks many entities up in one go; a row has some forty bytes here.
+const BATCH_ROWS: usize = 65_536;
+
+/// A row's place: the number of its file among those that are read, then its number in that file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) file: usize,
+    pub(crate) row: u32,
+}
+
+impl Place {
+    pub(crate) fn from_number(number: u64) -> Self {
+        Self { file: (number >> 32) as usize, row: number as u32 }
+    }
+
+    fn first_of(file: usize) -> u64 {
+        (file as u64) << 32
+    }
+}
+
+/// Reads what decides of some files of one version of a table.
 #[derive(Debug, Clone)]
 pub(crate) struct HistoryExec {
     table: ViewTable,
     version: u64,
-    range: ScanRange,
-    partitions: Vec<Vec<DataFile>>,
-    files: usize,
+    files: Arc<[DataFile]>,
+    partitions: usize,
     properties: Arc<PlanProperties>,
 }
 
 impl HistoryExec {
-    /// Reads what `range` may find in the table's `state`, in `partitions` parts.
+    /// Reads the files that `range` may find in the table's `state`, in `partitions` parts. Rows of such a file that lie
+    /// outside the range are given too: the join passes them over more cheaply than a filter would.
     pub(crate) fn new(table: ViewTable, state: &TableState, range: ScanRange, partitions: usize) -> Self {
-        let mut parts: Vec<Vec<DataFile>> = vec![Vec::new(); partitions.max(1)];
-        let files: Vec<&DataFile> = state.files.iter().filter(|file| range.meets(file)).collect();
-        let count = files.len();
-        for (number, file) in files.into_iter().enumerate() {
-            let part = number % parts.len();
-            parts[part].push(file.clone());
-        }
+        let files: Arc<[DataFile]> = state.files.iter().filter(|file| range.meets(file)).cloned().collect();
+        let partitions = partitions.max(1);
         let properties = PlanProperties::new(
             EquivalenceProperties::new(schema(&table.schema)),
-            Partitioning::UnknownPartitioning(parts.len()),
+            Partitioning::UnknownPartitioning(partitions),
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
-        Self { table, version: state.version, range, partitions: parts, files: count, properties: Arc::new(properties) }
+        Self { table, version: state.version, files, partitions, properties: Arc::new(properties) }
+    }
+
+    /// The files, in the order that places count them.
+    pub(crate) fn files(&self) -> Arc<[DataFile]> {
+        self.files.clone()
     }
 }
 
-/// The columns that come out.
+/// The columns that come out. Texts are views: they are compared, not kept.
 fn schema(table: &TableSchema) -> SchemaRef {
     let time = DataType::Timestamp.to_arrow();
-    let mut fields: Vec<Field> =
-        table.keys.iter().map(|(name, key_type)| Field::new(name, key_arrow_type(*key_type), false)).collect();
+    let key_type = |key_type: &KeyType| match key_type {
+        KeyType::Utf8 => ArrowType::Utf8View,
+        KeyType::Int64 => ArrowType::Int64,
+    };
+    let mut fields: Vec<Field> = table.keys.iter().map(|(name, key)| Field::new(name, key_type(key), false)).collect();
     fields.push(Field::new(COLUMN_EVENT_TIME, time.clone(), false));
     fields.push(Field::new(COLUMN_KNOWN_AT, time, false));
-    fields.push(Field::new(COLUMN_TIE, arrow_schema::DataType::Binary, false));
-    fields.push(Field::new(COLUMN_ERROR, arrow_schema::DataType::Utf8, true));
-    fields.extend(table.values.iter().map(|value| Field::new(&value.column, value.data_type.to_arrow(), true)));
+    fields.push(Field::new(COLUMN_TIE, ArrowType::Binary, false));
+    fields.push(Field::new(PLACE_COLUMN, ArrowType::UInt64, false));
     Arc::new(Schema::new(fields))
 }
 
-/// Which of those columns mean what; all but the keys are handed on, the values last.
+/// Which of those columns mean what.
 pub(crate) fn history_columns(table: &TableSchema) -> HistoryColumns {
     let keys = table.keys.len();
-    let schema = schema(table);
     HistoryColumns {
         keys: (0..keys).collect(),
         event_time: keys,
         known_at: keys + 1,
         tie: keys + 2,
-        payload: (keys..schema.fields().len()).map(|column| (column, schema.field(column).name().clone())).collect(),
+        winner: WinnerColumns::Placed(keys + 3),
     }
 }
 
-impl HistoryBatch {
-    fn to_record_batch(&self, schema: &SchemaRef) -> Result<RecordBatch> {
-        let mut columns = self.keys().to_vec();
-        columns.extend(self.order_columns());
-        columns.extend_from_slice(self.values());
-        Ok(RecordBatch::try_new(schema.clone(), columns)?)
-    }
+/// The file's columns of these names, in the order of `schema`, as batches.
+async fn read_file(
+    table: ViewTable,
+    file: DataFile,
+    number: usize,
+    schema: SchemaRef,
+) -> std::result::Result<impl futures::Stream<Item = std::result::Result<RecordBatch, OfflineError>>, OfflineError> {
+    let url = format!("{}/{}", table.location.url, file.path);
+    let damaged = move |error: parquet::errors::ParquetError| OfflineError::File {
+        file: url.clone(),
+        reason: format!("a data file of the table cannot be read: {error}"),
+    };
+    let mut reader = ObjectFile {
+        store: table.store.clone(),
+        path: object_store::path::Path::from(file.path.as_str()),
+        bytes: file.bytes,
+    };
+    let metadata = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await.map_err(&damaged)?;
+    let names: Vec<String> =
+        schema.fields().iter().map(|field| field.name().clone()).filter(|name| name != PLACE_COLUMN).collect();
+    let as_views: Vec<Field> = metadata
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| {
+            let field = field.as_ref().clone();
+            let is_text_key = names.contains(field.name()) && field.data_type() == &ArrowType::Utf8;
+            if is_text_key { field.with_data_type(ArrowType::Utf8View) } else { field }
+        })
+        .collect();
+    let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(as_views)));
+    let metadata = ArrowReaderMetadata::try_new(metadata.metadata().clone(), options).map_err(&damaged)?;
+    let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata);
+    let roots: Vec<usize> = names
+        .iter()
+        .map(|name| Ok(builder.schema().index_of(name)?))
+        .collect::<std::result::Result<_, OfflineError>>()?;
+    let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+    let stream = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(&damaged)?;
+    let mut next_place = Place::first_of(number);
+    Ok(stream.map_err(damaged).map(move |batch| {
+        let batch = batch?;
+        let rows = batch.num_rows() as u64;
+        let places = next_place..next_place + rows;
+        next_place += rows;
+        ordered(&batch, &schema, places)
+    }))
+}
+
+/// The batch's columns in the order and types of `schema`, with places.
+fn ordered(
+    batch: &RecordBatch,
+    schema: &SchemaRef,
+    places: std::ops::Range<u64>,
+) -> std::result::Result<RecordBatch, OfflineError> {
+    let columns = schema
+        .fields()
+        .iter()
+        .map(|field| {
+            if field.name() == PLACE_COLUMN {
+                return Ok(Arc::new(UInt64Array::from_iter_values(places.clone())) as ArrayRef);
+            }
+            let column = batch.column(batch.schema().index_of(field.name())?);
+            match column.data_type() == field.data_type() {
+                true => Ok(column.clone()),
+                false => Ok(arrow_cast::cast(column, field.data_type())?),
+            }
+        })
+        .collect::<std::result::Result<Vec<_>, OfflineError>>()?;
+    Ok(RecordBatch::try_new(schema.clone(), columns)?)
 }
 
 impl DisplayAs for HistoryExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "HistoryExec: table={}, version={}, files={}", self.table.location.url, self.version, self.files)
+        write!(
+            f,
+            "HistoryExec: table={}, version={}, files={}",
+            self.table.location.url,
+            self.version,
+            self.files.len()
+        )
     }
 }
 
@@ -127,25 +222,18 @@ impl ExecutionPlan for HistoryExec {
     }
 
     fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let files = self
-            .partitions
-            .get(partition)
-            .cloned()
-            .ok_or_else(|| DataFusionError::Internal(format!("the history has no partition {partition}")))?;
+        if partition >= self.partitions {
+            return Err(DataFusionError::Internal(format!("the history has no partition {partition}")));
+        }
+        let own_files: Vec<(usize, DataFile)> =
+            self.files.iter().cloned().enumerate().skip(partition).step_by(self.partitions).collect();
         let schema = self.schema();
-        let batch_schema = schema.clone();
+        let file_schema = schema.clone();
         let table = self.table.clone();
-        let range = self.range;
-        let batches = futures::stream::iter(files)
-            .then(move |file| {
-                let table = table.clone();
-                async move { table.read_file(file, range, None).await }
-            })
+        let batches = futures::stream::iter(own_files)
+            .then(move |(number, file)| read_file(table.clone(), file, number, file_schema.clone()))
             .try_flatten()
-            .map(move |batch| match batch {
-                Ok(batch) => batch.to_record_batch(&batch_schema),
-                Err(error) => Err(DataFusionError::External(Box::new(error))),
-            });
+            .map_err(|error| DataFusionError::External(Box::new(error)));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
     }
 }

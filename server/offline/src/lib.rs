@@ -9,6 +9,7 @@ mod bind;
 mod dataset;
 mod error;
 mod expression;
+mod fetch_exec;
 mod history_exec;
 mod ledger;
 mod location;

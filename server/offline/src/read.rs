@@ -107,11 +107,6 @@ impl HistoryBatch {
         }
     }
 
-    /// Event time, known-at, tie digest and error, as columns.
-    pub(crate) fn order_columns(&self) -> [ArrayRef; 4] {
-        [self.event_time.clone(), self.known_at.clone(), Arc::new(self.tie.clone()), Arc::new(self.error.clone())]
-    }
-
     /// The ordered input that a row came from.
     pub fn lane(&self, row: usize) -> &str {
         self.lane.value(row)

@@ -1,13 +1,18 @@
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::Int64Type;
-use arrow_array::{Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow_array::types::{Int64Type, UInt64Type};
+use arrow_array::{
+    Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array,
+};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
-use eadem_query::{HistoryColumns, HistoryRows, PointInTimeJoin, PointInTimeJoinExec, SpineIndex};
+use eadem_query::{
+    EVENT_TIME_COLUMN, HandedOn, HistoryColumns, HistoryRows, KNOWN_AT_COLUMN, PLACE_COLUMN, PointInTimeJoin,
+    PointInTimeJoinExec, SpineIndex, TIE_COLUMN, WinnerColumns,
+};
 use eadem_semantics::{KnownAtCut, Lifetime};
 use futures::TryStreamExt;
 use proptest::prelude::*;
@@ -97,10 +102,11 @@ fn history_schema() -> SchemaRef {
         Field::new("known_at", time_type(), false),
         Field::new("tie", DataType::Binary, false),
         Field::new("value", DataType::Int64, true),
+        Field::new("place", DataType::UInt64, false),
     ]))
 }
 
-fn history_batch(rows: &[HistoryRow]) -> RecordBatch {
+fn history_batch(first_place: usize, rows: &[HistoryRow]) -> RecordBatch {
     let columns: Vec<ArrayRef> = vec![
         Arc::new(StringArray::from_iter_values(rows.iter().map(|row| &row.key.0))),
         Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.key.1))),
@@ -108,28 +114,32 @@ fn history_batch(rows: &[HistoryRow]) -> RecordBatch {
         times(rows.iter().map(|row| row.known_us)),
         Arc::new(BinaryArray::from_iter_values(rows.iter().map(|row| tie(row.tie)))),
         Arc::new(rows.iter().map(|row| row.value).collect::<Int64Array>()),
+        Arc::new(UInt64Array::from_iter_values((first_place..first_place + rows.len()).map(|place| place as u64))),
     ];
     RecordBatch::try_new(history_schema(), columns).unwrap()
 }
 
-fn plan(case: &Case) -> Arc<dyn ExecutionPlan> {
+fn copied() -> WinnerColumns {
+    WinnerColumns::Copied(vec![
+        (2, "event_time".into()),
+        (3, "known_at".into()),
+        (4, "tie".into()),
+        (5, "value".into()),
+    ])
+}
+
+fn plan(case: &Case, winner: WinnerColumns) -> Arc<dyn ExecutionPlan> {
     let spine = spine_batch(case);
     let spine_plan = MemorySourceConfig::try_new_exec(&[vec![spine.clone()]], spine.schema(), None).unwrap();
     let mut partitions: Vec<Vec<RecordBatch>> = vec![Vec::new(); case.partitions];
     for (number, rows) in case.history.chunks(case.batch_rows).enumerate() {
-        partitions[number % case.partitions].push(history_batch(rows));
+        partitions[number % case.partitions].push(history_batch(number * case.batch_rows, rows));
     }
     let history = MemorySourceConfig::try_new_exec(&partitions, history_schema(), None).unwrap();
     let join = PointInTimeJoin {
         spine_keys: vec![2, 1],
         spine_time: 0,
-        history: HistoryColumns {
-            keys: vec![0, 1],
-            event_time: 2,
-            known_at: 3,
-            tie: 4,
-            payload: vec![(2, "event_time".into()), (3, "known_at".into()), (4, "tie".into()), (5, "value".into())],
-        },
+        history: HistoryColumns { keys: vec![0, 1], event_time: 2, known_at: 3, tie: 4, winner },
         cut: case.cut,
         lifetime: Lifetime { ttl_us: case.ttl_us, horizon_us: None },
     };
@@ -138,7 +148,7 @@ fn plan(case: &Case) -> Arc<dyn ExecutionPlan> {
 
 fn run(case: &Case) -> Vec<Option<(i64, i64, u8, Option<i64>)>> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let plan = plan(case);
+    let plan = plan(case, copied());
     let batches: Vec<RecordBatch> = runtime
         .block_on(async { plan.execute(0, Arc::new(TaskContext::default())).unwrap().try_collect().await })
         .unwrap();
@@ -152,6 +162,31 @@ fn run(case: &Case) -> Vec<Option<(i64, i64, u8, Option<i64>)>> {
             times(3).is_valid(row).then(|| {
                 let tie = joined.column(5).as_binary::<i32>().value(row)[0];
                 (times(3).value(row), times(4).value(row), tie, values.is_valid(row).then(|| values.value(row)))
+            })
+        })
+        .collect()
+}
+
+/// The same with winners given by place: each must be the row it says it is.
+fn run_placed(case: &Case) -> Vec<Option<(i64, i64, u8)>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let plan = plan(case, WinnerColumns::Placed(6));
+    let batches: Vec<RecordBatch> = runtime
+        .block_on(async { plan.execute(0, Arc::new(TaskContext::default())).unwrap().try_collect().await })
+        .unwrap();
+    let joined = arrow_select::concat::concat_batches(&plan.schema(), &batches).unwrap();
+    let column = |name: &str| joined.column_by_name(name).unwrap();
+    let times = |name: &str| column(name).as_primitive::<arrow_array::types::TimestampMicrosecondType>().clone();
+    let (event_times, known_ats) = (times(EVENT_TIME_COLUMN), times(KNOWN_AT_COLUMN));
+    let ties = column(TIE_COLUMN).as_binary::<i32>();
+    let places = column(PLACE_COLUMN).as_primitive::<UInt64Type>();
+    (0..joined.num_rows())
+        .map(|row| {
+            places.is_valid(row).then(|| {
+                let of_place = &case.history[places.value(row) as usize];
+                let found = (event_times.value(row), known_ats.value(row), ties.value(row)[0]);
+                assert_eq!(found, (of_place.event_us, of_place.known_us, of_place.tie));
+                found
             })
         })
         .collect()
@@ -221,6 +256,8 @@ proptest! {
         turned.partitions = partitions;
         turned.batch_rows = batch_rows;
         prop_assert_eq!(comparable(run(&case)), comparable(run(&turned)));
+        prop_assert_eq!(comparable(run(&case)), run_placed(&turned));
+        prop_assert_eq!(comparable(run(&case)), run_placed(&case));
     }
 }
 
@@ -234,7 +271,7 @@ fn explain_shows_the_join() {
         partitions: 2,
         batch_rows: 1,
     };
-    let shown = displayable(plan(&case).as_ref()).indent(false).to_string();
+    let shown = displayable(plan(&case, copied()).as_ref()).indent(false).to_string();
     assert!(
         shown.starts_with("PointInTimeJoinExec: keys=[role_name, role_number], time=at, known_at_cut=spine\n"),
         "{shown}"
@@ -252,20 +289,21 @@ fn memory_goes_with_the_spine() {
     let mut part = index.start(KnownAtCut::Spine, Lifetime::FOREVER);
     for round in 0..rounds {
         let values = Int64Array::from_iter_values((0..entities).map(|entity| round * entities + entity));
+        let columns = RecordBatch::try_new(schema.clone(), vec![Arc::new(values)]).unwrap();
         let history = HistoryRows {
             keys: &keys,
             event_times_us: &vec![round; entities as usize],
             known_at_us: &vec![round; entities as usize],
             ties: &ties,
-            payload: &RecordBatch::try_new(schema.clone(), vec![Arc::new(values)]).unwrap(),
+            handed_on: HandedOn::Columns(&columns),
         };
         part.absorb(&index, &history).unwrap();
         // 200,000 rows have won at some time; winners are 2,000.
         let bound = 2 * index.slots() + 65_536;
         assert!(part.rows_held() <= bound, "{} rows are held after round {round}", part.rows_held());
     }
-    let winners = index.finish(vec![part], schema).unwrap();
-    let payload = winners.payload(0..entities as usize).unwrap();
-    let values: Vec<i64> = payload.column(0).as_primitive::<Int64Type>().values().to_vec();
+    let winners = index.finish(vec![part]).unwrap();
+    let columns = winners.columns(0..entities as usize, &schema).unwrap();
+    let values: Vec<i64> = columns.column(0).as_primitive::<Int64Type>().values().to_vec();
     assert_eq!(values, ((rounds - 1) * entities..rounds * entities).collect::<Vec<_>>());
 }

@@ -9,8 +9,7 @@ use arrow_array::{ArrayRef, BooleanArray};
 use clap::Args;
 use eadem_build::{BuildOptions, BuiltComponent, SdkLocation};
 use eadem_engine::{
-    Accepted, Applied, CallClass, Cost, Engine, FailureKind, Inspection, Refusal, Transform, UploadOptions,
-    random_seed,
+    Accepted, Applied, CallClass, Cost, Engine, FailureKind, Inspection, Refusal, Transform, UploadOptions, random_seed,
 };
 use eadem_query::{RefusedValue, ValidationPolicy, validate_outputs};
 use eadem_values::{Constraint, Description, Digest, Field, Literal, value_at, value_to_json};

@@ -1,0 +1,268 @@
+//! H1 and H2: a training set against the joins that one would write by hand, process against process, Parquet to Parquet.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use arrow_array::{Array, ArrayRef};
+use eadem_benches::results::{Figure, load_average};
+use eadem_offline::{
+    Backfill, BackfillOptions, Binding, Cancel, DatasetFeature, DatasetSpec, EventTime, JoinKey, KnownAt, MemoryLedger,
+    OfflineStore, Placement, ReadVersion, SourceSpec, SpineColumns, StoredView, ViewOfService, ViewSpec,
+    create_dataset, run_backfill,
+};
+use eadem_query::{AppliedRows, RowTransform, TransformFailure, ValidationPolicy};
+use eadem_semantics::{KnownAtCut, Lifetime};
+use eadem_values::{DataType, Description, Digest, Field, KeyType};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::backfill::THREADS;
+use crate::process::{Cost, measured, median, root};
+
+const RUNS: u64 = 5;
+
+/// Later than all payments.
+const CREATED_AT: &str = "2027-01-01T00:00:00Z";
+
+const FEATURES: [(&str, DataType); 10] = [
+    ("amount", DataType::Float64),
+    ("merchant_category", DataType::Utf8),
+    ("is_foreign", DataType::Boolean),
+    ("lat", DataType::Float64),
+    ("lon", DataType::Float64),
+    ("f0", DataType::Float64),
+    ("f1", DataType::Float64),
+    ("f2", DataType::Float64),
+    ("f3", DataType::Float64),
+    ("f4", DataType::Float64),
+];
+
+/// Hands its inputs on. What is measured is the join; the table that it reads has to be filled somehow.
+#[derive(Debug)]
+struct Echo(Description);
+
+impl RowTransform for Echo {
+    fn description(&self) -> &Description {
+        &self.0
+    }
+
+    fn digest(&self) -> &Digest {
+        static DIGEST: std::sync::OnceLock<Digest> = std::sync::OnceLock::new();
+        DIGEST.get_or_init(|| Digest::of(b"hands its inputs on"))
+    }
+
+    fn apply(&self, _: usize, inputs: &[ArrayRef]) -> Result<AppliedRows, TransformFailure> {
+        Ok(AppliedRows { columns: inputs.to_vec(), dropped: Vec::new(), failed: Vec::new() })
+    }
+}
+
+fn view(events: &str) -> ViewSpec {
+    let fields: Vec<Field> = FEATURES.iter().map(|(name, data_type)| Field::new(*name, *data_type, true)).collect();
+    let description = Description {
+        name: "payments".to_owned(),
+        doc: String::new(),
+        owner: String::new(),
+        total: true,
+        inputs: fields.clone(),
+        outputs: fields,
+    };
+    ViewSpec {
+        name: "payments".to_owned(),
+        version: 1,
+        digest: "sha256:payments".to_owned(),
+        source: SourceSpec {
+            name: "events".to_owned(),
+            locations: vec![events.to_owned()],
+            columns: Vec::new(),
+            filter: None,
+            event_time: EventTime::Column("event_timestamp".to_owned()),
+            known_at: KnownAt::EventTime,
+            event_id: None,
+            max_ahead_us: 0,
+        },
+        keys: vec![JoinKey { name: "entity_id".to_owned(), key_type: KeyType::Utf8, column: "entity_id".to_owned() }],
+        transform: Arc::new(Echo(description)),
+        bindings: FEATURES.iter().map(|(name, _)| Binding::Column((*name).to_owned())).collect(),
+        lifetime: Lifetime::FOREVER,
+        placement: Placement::OnWrite,
+        policy: ValidationPolicy::RefuseRow,
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?)
+}
+
+/// Fills the view's table in `store` from the events.
+pub(crate) fn fill(events: &str, store: &str) -> Result<()> {
+    let mut options = BackfillOptions::created_at(eadem_values::parse_timestamp(CREATED_AT)?);
+    options.workers = THREADS;
+    let backfill = Backfill {
+        job: "history".to_owned(),
+        view: view(events),
+        store: OfflineStore::open(store)?,
+        ledger: Arc::new(MemoryLedger::default()),
+        options,
+        progress: None,
+        cancel: Cancel::default(),
+    };
+    let report = runtime()?.block_on(run_backfill(backfill))?;
+    ensure!(report.rows_stored == report.rows_read, "not every row was stored: {report:?}");
+    Ok(())
+}
+
+/// Makes the training set of a spine.
+pub(crate) fn join(store: &str, spine: &str, out: &str) -> Result<()> {
+    let features = FEATURES.iter().map(|(name, _)| DatasetFeature {
+        name: (*name).to_owned(),
+        view: 0,
+        feature: (*name).to_owned(),
+        default: None,
+    });
+    let spec = DatasetSpec {
+        service: "fraud@1".to_owned(),
+        service_digest: "sha256:fraud".to_owned(),
+        spine: spine.to_owned(),
+        kept_spine: None,
+        columns: SpineColumns { timestamp: "event_timestamp".to_owned(), ..SpineColumns::default() },
+        views: vec![ViewOfService::Stored(Box::new(StoredView {
+            view: view("unused"),
+            keys: vec!["entity_id".to_owned()],
+            version: ReadVersion::Current,
+        }))],
+        features: features.collect(),
+        cut: KnownAtCut::Spine,
+        with_status: true,
+        engine_fingerprint: "none".to_owned(),
+        workers: THREADS,
+    };
+    let report = runtime()?.block_on(create_dataset(&OfflineStore::open(store)?, &spec, out))?;
+    println!("{} rows, {}", report.rows, report.content_digest);
+    Ok(())
+}
+
+/// The sides of a race over one data set.
+struct Race {
+    this: PathBuf,
+    python: PathBuf,
+    data: PathBuf,
+    store: PathBuf,
+    spine: PathBuf,
+    out: PathBuf,
+}
+
+const PEERS: [&str; 2] = ["duckdb", "polars"];
+
+impl Race {
+    fn new(data: &str, spine: &str) -> Result<Self> {
+        let data = root().join("target/bench").join(data);
+        let data = data.canonicalize().with_context(|| format!("scripts/bench.sh makes {}", data.display()))?;
+        let race = Self {
+            this: std::env::current_exe()?,
+            python: root().join("target/bench/venv/bin/python"),
+            store: data.join("store"),
+            spine: data.join(spine),
+            out: data.join("out.parquet"),
+            data,
+        };
+        if !race.store.join("views").exists() {
+            measured(Command::new(&race.this).arg("fill").arg(race.data.join("events")).arg(&race.store))?;
+        }
+        Ok(race)
+    }
+
+    fn ours(&self) -> Result<Cost> {
+        let mut command = Command::new(&self.this);
+        command.arg("join").arg(&self.store).arg(&self.spine).arg(&self.out);
+        self.run("eadem", &mut command)
+    }
+
+    fn peer(&self, peer: &str) -> Result<Cost> {
+        let mut command = Command::new(&self.python);
+        command.arg(root().join("benches/peers/asof.py")).arg(peer).arg(&self.data).arg(&self.spine).arg(&self.out);
+        self.run(peer, &mut command)
+    }
+
+    fn run(&self, side: &str, command: &mut Command) -> Result<Cost> {
+        if self.out.exists() {
+            std::fs::remove_file(&self.out)?;
+        }
+        let cost = measured(command)?;
+        println!("{side}: {:.2} s of processor, {:.2} s, {:.0} MiB", cost.cpu_s, cost.wall_s, cost.memory_mib);
+        Ok(cost)
+    }
+
+    /// Costs of ours and of the best peer, each figure for itself: (ours, theirs).
+    fn costs(&self) -> Result<[(f64, f64); 3]> {
+        // The first run of each fills the file cache, and shows that they find the same.
+        self.ours()?;
+        let found = matches(&self.out)?;
+        for peer in PEERS {
+            self.peer(peer)?;
+            let theirs = matches(&self.out)?;
+            ensure!(theirs == found, "{peer} finds {theirs:?}, we find {found:?}");
+        }
+        let mut ours = Vec::new();
+        let mut theirs = vec![Vec::new(); PEERS.len()];
+        for _ in 0..RUNS {
+            ours.push(self.ours()?);
+            for (costs, peer) in theirs.iter_mut().zip(PEERS) {
+                costs.push(self.peer(peer)?);
+            }
+        }
+        let figure = |part: fn(&Cost) -> f64| {
+            let median_of = |costs: &[Cost]| median(costs.iter().map(part).collect());
+            (median_of(&ours), theirs.iter().map(|costs| median_of(costs)).fold(f64::INFINITY, f64::min))
+        };
+        Ok([figure(|cost| cost.cpu_s), figure(|cost| cost.wall_s), figure(|cost| cost.memory_mib)])
+    }
+}
+
+/// Rows, rows with a match, and the sum over one feature, rounded: what both sides must agree in.
+fn matches(out: &Path) -> Result<(usize, usize, i64)> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(out)?)?.build()?;
+    let (mut rows, mut found, mut sum) = (0, 0, 0.0);
+    for batch in reader {
+        let batch = batch?;
+        let column = |name: &str| batch.column_by_name(name).cloned().with_context(|| format!("no column {name}"));
+        rows += batch.num_rows();
+        found += batch.num_rows() - column("lat")?.null_count();
+        let lat = column("f0")?;
+        let lat = lat.as_any().downcast_ref::<arrow_array::Float64Array>().context("f0 is no float64")?;
+        sum += lat.iter().flatten().sum::<f64>();
+    }
+    Ok((rows, found, (sum * 1e3).round() as i64))
+}
+
+/// 5 M rows of history, a spine of 1 M.
+pub(crate) fn h1() -> Result<Vec<Figure>> {
+    let load = load_average();
+    let [cpu, wall, memory] = Race::new("payments", "spine_1m.parquet")?.costs()?;
+    let figure = |bar: &str, name: &str, unit: &str, (ours, theirs): (f64, f64)| {
+        Figure::against(bar, name, unit, ours, theirs, RUNS, load)
+    };
+    let mut figures = vec![
+        figure(
+            "H1",
+            "training set of 1 M rows over 5 M, against the better of DuckDB and polars, processor time",
+            "s",
+            cpu,
+        ),
+        figure("H1.wall", "the same on the clock", "s", wall),
+        figure("H1.memory", "the same, most resident memory", "MiB", memory),
+    ];
+    for (bar, data) in [("H1.skew", "payments-skew"), ("H1.seed", "payments-seed")] {
+        let [cpu, ..] = Race::new(data, "spine_1m.parquet")?.costs()?;
+        figures.push(figure(bar, "the same over other data, processor time", "s", cpu));
+    }
+    Ok(figures)
+}
+
+/// 5 M rows of history, a spine of 10 k.
+pub(crate) fn h2() -> Result<Vec<Figure>> {
+    let load = load_average();
+    let [cpu, ..] = Race::new("payments", "spine_10k.parquet")?.costs()?;
+    let name = "training set of 10 k rows over 5 M, against the better of DuckDB and polars, processor time";
+    Ok(vec![Figure::against("H2", name, "s", cpu.0, cpu.1, RUNS, load)])
+}

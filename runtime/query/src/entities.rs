@@ -1,0 +1,274 @@
+//! Entities by their join keys: each distinct key of a spine gets a number, and every row of the history asks for its own.
+//!
+//! A history is far longer than a spine, so what counts is the look-up: a key of up to twelve bytes (most are) is compared
+//! as one 128-bit number that lies in the hash table itself, so that a look-up costs one cache miss and no pointer.
+
+use std::hash::BuildHasher;
+
+use arrow_array::builder::make_view;
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use arrow_array::{Array, ArrayRef, Int64Array, StringArray, StringViewArray};
+use arrow_schema::DataType as ArrowType;
+use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+use crate::QueryError;
+
+/// In place of a number: the key is not known, or a part of it is null.
+pub(crate) const NO_ENTITY: u32 = u32::MAX;
+
+/// Keys of at most this many bytes are kept as one number.
+const INLINE_BYTES_MAX: usize = 12;
+
+/// Numbers of entities, in the order in which their keys were first seen.
+#[derive(Debug, Default)]
+pub(crate) struct Entities {
+    inline: HashTable<(u128, u32)>,
+    long: HashTable<LongKey>,
+    long_bytes: Vec<u8>,
+    hasher: DefaultHashBuilder,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct LongKey {
+    from: usize,
+    bytes: u32,
+    entity: u32,
+}
+
+impl Entities {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.inline.len() + self.long.len()
+    }
+
+    /// The entity of every row, new ones added. A row with a null in its key has [`NO_ENTITY`].
+    ///
+    /// # Errors
+    /// More rows than 32 bits count.
+    pub(crate) fn add(&mut self, keys: &JoinKeys<'_>, rows: usize) -> Result<Vec<u32>, QueryError> {
+        if rows >= NO_ENTITY as usize {
+            return Err(QueryError::Shape(format!("a spine of {rows} rows is too large for one join; split it")));
+        }
+        let mut entities = Vec::with_capacity(rows);
+        keys.each(rows, |key| {
+            entities.push(match key {
+                Key::Null => NO_ENTITY,
+                Key::Inline(key) => self.add_inline(key),
+                Key::Long(bytes) => self.add_long(bytes),
+            });
+        });
+        Ok(entities)
+    }
+
+    /// The entity of every row, or [`NO_ENTITY`], into `entities`.
+    pub(crate) fn look_up(&self, keys: &JoinKeys<'_>, rows: usize, entities: &mut Vec<u32>) {
+        entities.clear();
+        entities.reserve(rows);
+        keys.each(rows, |key| {
+            entities.push(match key {
+                Key::Null => NO_ENTITY,
+                Key::Inline(key) => self.find_inline(key),
+                Key::Long(bytes) => self.find_long(bytes),
+            });
+        });
+    }
+
+    fn find_inline(&self, key: u128) -> u32 {
+        let found = self.inline.find(self.hasher.hash_one(key), |(known, _)| *known == key);
+        found.map_or(NO_ENTITY, |(_, entity)| *entity)
+    }
+
+    fn find_long(&self, key: &[u8]) -> u32 {
+        let found = self.long.find(self.hasher.hash_one(key), |known| known.of(&self.long_bytes) == key);
+        found.map_or(NO_ENTITY, |known| known.entity)
+    }
+
+    fn add_inline(&mut self, key: u128) -> u32 {
+        let next = self.len() as u32;
+        let hash = self.hasher.hash_one(key);
+        let entry = self.inline.entry(hash, |(known, _)| *known == key, |(known, _)| self.hasher.hash_one(known));
+        match entry {
+            Entry::Occupied(known) => known.get().1,
+            Entry::Vacant(place) => {
+                place.insert((key, next));
+                next
+            }
+        }
+    }
+
+    fn add_long(&mut self, key: &[u8]) -> u32 {
+        let next = self.len() as u32;
+        let hash = self.hasher.hash_one(key);
+        let entry = self.long.entry(
+            hash,
+            |known| known.of(&self.long_bytes) == key,
+            |known| self.hasher.hash_one(known.of(&self.long_bytes)),
+        );
+        match entry {
+            Entry::Occupied(known) => known.get().entity,
+            Entry::Vacant(place) => {
+                place.insert(LongKey { from: self.long_bytes.len(), bytes: key.len() as u32, entity: next });
+                self.long_bytes.extend_from_slice(key);
+                next
+            }
+        }
+    }
+}
+
+impl LongKey {
+    fn of(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.from..self.from + self.bytes as usize]
+    }
+}
+
+/// The join key columns of some rows.
+pub(crate) struct JoinKeys<'a> {
+    columns: Vec<KeyColumn<'a>>,
+}
+
+enum KeyColumn<'a> {
+    Text(&'a StringArray),
+    TextView(&'a StringViewArray),
+    Number(&'a Int64Array),
+}
+
+/// The key of one row: injective within one list of key types.
+enum Key<'a> {
+    /// A part is null.
+    Null,
+    /// Length and bytes, as Arrow's views of short texts have them.
+    Inline(u128),
+    /// More than [`INLINE_BYTES_MAX`] bytes.
+    Long(&'a [u8]),
+}
+
+impl<'a> Key<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        if bytes.len() <= INLINE_BYTES_MAX { Self::Inline(make_view(bytes, 0, 0)) } else { Self::Long(bytes) }
+    }
+}
+
+impl<'a> JoinKeys<'a> {
+    /// # Errors
+    /// Columns of other lengths, or that are neither utf8 nor int64.
+    pub(crate) fn try_new(keys: &'a [ArrayRef], rows: usize) -> Result<Self, QueryError> {
+        let columns = keys
+            .iter()
+            .map(|key| match key.data_type() {
+                _ if key.len() != rows => {
+                    Err(QueryError::Shape(format!("a key column has {} rows, not {rows}", key.len())))
+                }
+                ArrowType::Utf8 => Ok(KeyColumn::Text(key.as_string::<i32>())),
+                ArrowType::Utf8View => Ok(KeyColumn::TextView(key.as_string_view())),
+                ArrowType::Int64 => Ok(KeyColumn::Number(key.as_primitive::<Int64Type>())),
+                other => Err(QueryError::Shape(format!("a join key is utf8 or int64, not {other}"))),
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { columns })
+    }
+
+    /// Tells `see` the key of each row, in order. A single column is the common case and is read without copies.
+    fn each(&self, rows: usize, mut see: impl FnMut(Key<'_>)) {
+        match self.columns.as_slice() {
+            [KeyColumn::Text(texts)] => {
+                for row in 0..rows {
+                    see(if texts.is_null(row) { Key::Null } else { Key::of(texts.value(row).as_bytes()) });
+                }
+            }
+            [KeyColumn::TextView(texts)] => {
+                for (row, view) in texts.views().iter().enumerate() {
+                    see(if texts.is_null(row) {
+                        Key::Null
+                    } else if *view as u32 as usize <= INLINE_BYTES_MAX {
+                        Key::Inline(*view)
+                    } else {
+                        Key::Long(texts.value(row).as_bytes())
+                    });
+                }
+            }
+            [KeyColumn::Number(numbers)] => {
+                for row in 0..rows {
+                    let key = |number: i64| Key::Inline(make_view(&number.to_le_bytes(), 0, 0));
+                    see(if numbers.is_null(row) { Key::Null } else { key(numbers.value(row)) });
+                }
+            }
+            several => {
+                let mut bytes = Vec::new();
+                for row in 0..rows {
+                    let is_whole = joined(several, row, &mut bytes);
+                    see(if is_whole { Key::of(&bytes) } else { Key::Null });
+                }
+            }
+        }
+    }
+}
+
+/// The parts of a key as bytes; false if one is null. Texts carry their length, so that no two keys look alike.
+fn joined(columns: &[KeyColumn<'_>], row: usize, bytes: &mut Vec<u8>) -> bool {
+    bytes.clear();
+    for column in columns {
+        let text = match column {
+            KeyColumn::Text(texts) if texts.is_valid(row) => texts.value(row),
+            KeyColumn::TextView(texts) if texts.is_valid(row) => texts.value(row),
+            KeyColumn::Number(numbers) if numbers.is_valid(row) => {
+                bytes.extend_from_slice(&numbers.value(row).to_le_bytes());
+                continue;
+            }
+            _ => return false,
+        };
+        bytes.extend_from_slice(&(text.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn numbers(entities: &Entities, keys: &[ArrayRef], rows: usize) -> Vec<u32> {
+        let mut found = Vec::new();
+        entities.look_up(&JoinKeys::try_new(keys, rows).unwrap(), rows, &mut found);
+        found
+    }
+
+    #[test]
+    fn short_long_and_null_texts_keep_apart_in_both_layouts() {
+        let texts = ["", "a", "twelve bytes", "thirteen byte", "thirteen bytf", "a", "thirteen byte"];
+        let spine: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
+        let mut entities = Entities::default();
+        let keys = [spine.clone()];
+        let added = entities.add(&JoinKeys::try_new(&keys, texts.len()).unwrap(), texts.len()).unwrap();
+        assert_eq!(added, [0, 1, 2, 3, 4, 1, 3]);
+        assert_eq!(entities.len(), 5);
+
+        let asked = [Some("thirteen bytf"), None, Some("a"), Some("A"), Some(""), Some("thirteen bytes")];
+        let expected = [4, NO_ENTITY, 1, NO_ENTITY, 0, NO_ENTITY];
+        assert_eq!(numbers(&entities, &[Arc::new(StringArray::from(asked.to_vec()))], 6), expected);
+        assert_eq!(numbers(&entities, &[Arc::new(StringViewArray::from(asked.to_vec()))], 6), expected);
+    }
+
+    #[test]
+    fn several_parts_never_run_together() {
+        let names: ArrayRef = Arc::new(StringArray::from(vec!["ab", "a", "", "a"]));
+        let rest: ArrayRef = Arc::new(StringArray::from(vec!["c", "bc", "abc", "bc"]));
+        let counts: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), Some(1), Some(1), None]));
+        let keys = [names, rest, counts];
+        let mut entities = Entities::default();
+        let added = entities.add(&JoinKeys::try_new(&keys, 4).unwrap(), 4).unwrap();
+        assert_eq!(added, [0, 1, 2, NO_ENTITY]);
+        assert_eq!(numbers(&entities, &keys, 4), added);
+    }
+
+    #[test]
+    fn numbers_are_keys_too() {
+        let keys: [ArrayRef; 1] = [Arc::new(Int64Array::from(vec![Some(i64::MIN), Some(-1), None, Some(0), Some(-1)]))];
+        let mut entities = Entities::default();
+        let added = entities.add(&JoinKeys::try_new(&keys, 5).unwrap(), 5).unwrap();
+        assert_eq!(added, [0, 1, NO_ENTITY, 2, 1]);
+    }
+}
