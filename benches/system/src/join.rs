@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use arrow_array::{Array, ArrayRef};
+use eadem_benches::bars::Measured;
 use eadem_benches::results::{Figure, load_average};
 use eadem_offline::{
     Backfill, BackfillOptions, Binding, Cancel, DatasetFeature, DatasetSpec, EventTime, JoinKey, KnownAt, MemoryLedger,
@@ -76,6 +77,7 @@ fn view(events: &str) -> ViewSpec {
             locations: vec![events.to_owned()],
             columns: Vec::new(),
             filter: None,
+            time_zone: None,
             event_time: EventTime::Column("event_timestamp".to_owned()),
             known_at: KnownAt::EventTime,
             event_id: None,
@@ -236,7 +238,7 @@ fn matches(out: &Path) -> Result<(usize, usize, i64)> {
 }
 
 /// 5 M rows of history, a spine of 1 M.
-pub(crate) fn h1() -> Result<Vec<Figure>> {
+pub(crate) fn h1() -> Result<Measured> {
     let load = load_average();
     let [cpu, wall, memory] = Race::new("payments", "spine_1m.parquet")?.costs()?;
     let figure = |bar: &str, name: &str, unit: &str, (ours, theirs): (f64, f64)| {
@@ -256,13 +258,13 @@ pub(crate) fn h1() -> Result<Vec<Figure>> {
         let [cpu, ..] = Race::new(data, "spine_1m.parquet")?.costs()?;
         figures.push(figure(bar, "the same over other data, processor time", "s", cpu));
     }
-    Ok(figures)
+    Ok(figures.into())
 }
 
 /// 5 M rows of history, a spine of 10 k.
-pub(crate) fn h2() -> Result<Vec<Figure>> {
+pub(crate) fn h2() -> Result<Measured> {
     let load = load_average();
     let [cpu, ..] = Race::new("payments", "spine_10k.parquet")?.costs()?;
     let name = "training set of 10 k rows over 5 M, against the better of DuckDB and polars, processor time";
-    Ok(vec![Figure::against("H2", name, "s", cpu.0, cpu.1, RUNS, load)])
+    Ok(vec![Figure::against("H2", name, "s", cpu.0, cpu.1, RUNS, load)].into())
 }

@@ -119,6 +119,7 @@ fn plan() -> ServingPlan {
     let service = ResolvedService {
         name: None,
         version: None,
+        digest: None,
         entries: vec![entry(&stored), entry(&on_demand)],
         keys: vec![key],
         request_fields: Vec::new(),
