@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 pub struct Problem {
     /// `urn:eadem:problem:<code>`.
     #[serde(rename = "type")]
-    pub type_uri: String,
+    pub type_uri: Box<str>,
     /// The status's own text.
-    pub title: String,
+    pub title: Box<str>,
     /// The HTTP status.
     pub status: u16,
     /// Stable, for programs: `unknown_feature`.
@@ -31,8 +31,8 @@ impl Problem {
     /// A problem of this status and code.
     pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
         Self {
-            type_uri: format!("urn:eadem:problem:{code}"),
-            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            type_uri: format!("urn:eadem:problem:{code}").into(),
+            title: status.canonical_reason().unwrap_or("Error").into(),
             status: status.as_u16(),
             code: code.to_owned(),
             detail: detail.into(),
@@ -84,7 +84,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&self).unwrap_or_default();
-        let retry_after = self.retry_after_s.map(|seconds| HeaderValue::from(seconds));
+        let retry_after = self.retry_after_s.map(HeaderValue::from);
         let content_type = (header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         let mut response = (status, [content_type], body).into_response();
         if let Some(seconds) = retry_after {
