@@ -1,6 +1,6 @@
 //! Training sets: for each spine row, each feature as it stood at that row's time, with its status beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -360,12 +360,13 @@ async fn make(store: &OfflineStore, spec: &DatasetSpec) -> Result<Made, OfflineE
     let mut recipe_views = Vec::with_capacity(spec.views.len());
     let mut plans = Vec::new();
     let mut errors = Vec::new();
-    for view in &spec.views {
+    for (number, view) in spec.views.iter().enumerate() {
         match view {
             ViewOfService::Stored(stored) => {
                 let table = store.table(&stored.view)?;
                 let state = commits.state(&table, stored.version).await?;
-                let (columns, recipe_view, plan) = join_view(&table, state, spec, stored, &spine, &times).await?;
+                let (columns, recipe_view, plan) =
+                    join_view(&table, state, spec, number, stored, &spine, &times).await?;
                 made.push(columns);
                 recipe_views.push(recipe_view);
                 plans.extend(plan);
@@ -537,6 +538,7 @@ async fn join_view(
     table: &ViewTable,
     state: Option<TableState>,
     spec: &DatasetSpec,
+    number: usize,
     stored: &StoredView,
     spine: &Spine,
     times: &ArrayRef,
@@ -591,7 +593,18 @@ async fn join_view(
     };
     let files = history.files();
     let winners = Arc::new(PointInTimeJoinExec::try_new(spine_plan, Arc::new(history), join)?);
-    let plan: Arc<dyn ExecutionPlan> = Arc::new(FetchExec::try_new(winners, table.clone(), files, spec.workers)?);
+    let asked = features_asked(spec, number);
+    let outputs: Vec<&eadem_values::Field> =
+        view.description().outputs.iter().filter(|field| asked.contains(field.name.as_str())).collect();
+    let fetched = match view.placement {
+        Placement::OnWrite => {
+            table.schema.values.iter().filter(|value| asked.contains(value.column.as_str())).cloned().collect()
+        }
+        // Any output may depend on any input.
+        Placement::OnRead => table.schema.values.clone(),
+    };
+    let fetch = FetchExec::try_new(winners, table.clone(), files, fetched, spec.workers)?;
+    let plan: Arc<dyn ExecutionPlan> = Arc::new(fetch);
     let shown = displayable(plan.as_ref()).indent(false).to_string();
     let schema = plan.schema();
     let batches: Vec<RecordBatch> = plan.execute(0, Arc::new(TaskContext::default()))?.try_collect().await?;
@@ -602,16 +615,34 @@ async fn join_view(
     let values: Vec<ArrayRef> = joined.columns()[first + 4..].to_vec();
     let values = match view.placement {
         Placement::OnWrite => values,
-        Placement::OnRead => compute_on_read(view.transform.as_ref(), view.policy, &values, &mut reads, view.lifetime)?,
+        Placement::OnRead => {
+            let all = compute_on_read(view.transform.as_ref(), view.policy, &values, &mut reads, view.lifetime)?;
+            let named = view.description().outputs.iter().zip(all);
+            named.filter(|(field, _)| asked.contains(field.name.as_str())).map(|(_, values)| values).collect()
+        }
     };
     let mut columns = ViewColumns { names: Vec::new(), values: Vec::new(), statuses: Vec::new() };
-    for (field, value) in view.description().outputs.iter().zip(&values) {
+    for (field, value) in outputs.into_iter().zip(&values) {
         let (value, statuses) = project_feature(value, &reads, view.lifetime)?;
         columns.names.push(field.name.clone());
         columns.values.push(value);
         columns.statuses.push(statuses);
     }
     Ok((columns, recipe_view, Some(shown)))
+}
+
+/// The features of the view of this number that the training set or one of its on-demand views asks for.
+fn features_asked(spec: &DatasetSpec, number: usize) -> BTreeSet<&str> {
+    let own = spec.features.iter().filter(|feature| feature.view == number).map(|feature| feature.feature.as_str());
+    let bound = spec.views.iter().flat_map(|view| match view {
+        ViewOfService::OnDemand(on_demand) => on_demand.bindings.as_slice(),
+        ViewOfService::Stored(_) => &[],
+    });
+    let bound = bound.filter_map(|binding| match binding {
+        OnDemandBinding::Feature { view, feature } if *view == number => Some(feature.as_str()),
+        _ => None,
+    });
+    own.chain(bound).collect()
 }
 
 /// The winners of a join whose payload begins at column `first` with event time, known-at, tie digest and error.
@@ -740,13 +771,18 @@ fn assemble(
             fields.push(Field::new(status_name, column.data_type().clone(), false));
             columns.push(column);
         }
-        let count = counts.entry(feature.name.clone()).or_default();
-        for status in statuses {
-            *count.entry(status.to_string()).or_default() += 1;
-        }
+        counts.insert(feature.name.clone(), count_statuses(statuses));
     }
     let options = RecordBatchOptions::new().with_row_count(Some(spine.rows.num_rows()));
     Ok((RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?, counts))
+}
+
+/// How often each status occurs, of those that do.
+fn count_statuses(statuses: &[Status]) -> BTreeMap<String, u64> {
+    let all = [Status::Present, Status::Missing, Status::Expired, Status::Null, Status::Error];
+    let count = |wanted: Status| statuses.iter().filter(|status| **status == wanted).count() as u64;
+    let counts = all.into_iter().map(|status| (status.to_string(), count(status)));
+    counts.filter(|(_, count)| *count > 0).collect()
 }
 
 /// SHA-256 over the names and types of the columns and the canonical encoding of every row, in order.
@@ -762,11 +798,11 @@ fn content_digest(rows: &RecordBatch) -> Result<Digest, OfflineError> {
         let slice = rows.slice(start, DIGEST_ROWS.min(rows.num_rows() - start));
         let columns: Vec<ArrayRef> = slice.columns().iter().map(encodable).collect::<Result<_, _>>()?;
         let encoder = BatchEncoder::try_new(&columns)?;
+        encoded.clear();
         for row in 0..slice.num_rows() {
-            encoded.clear();
             encoder.encode_row(row, &mut encoded);
-            hasher.update(&encoded);
         }
+        hasher.update(&encoded);
         start += slice.num_rows();
     }
     Ok(Digest::from_bytes(hasher.finalize().into()))

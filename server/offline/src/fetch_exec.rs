@@ -26,43 +26,57 @@ use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use crate::error::OfflineError;
 use crate::history_exec::Place;
 use crate::object_file::ObjectFile;
-use crate::schema::{COLUMN_ERROR, from_storage};
+use crate::schema::{COLUMN_ERROR, ValueColumn, from_storage};
 use crate::table::{DataFile, ViewTable};
 
 /// Rows of one batch of the output, and of a read.
 const BATCH_ROWS: usize = 65_536;
 
-/// Puts `_error` and the stored values of a place's row where its input has [`PLACE_COLUMN`]; null where that is null. Each
+/// Puts `_error` and some stored values of a place's row where its input has [`PLACE_COLUMN`]; null where that is null. Each
 /// file is read once, and of it only the rows asked for, whatever order they are asked in.
 #[derive(Debug, Clone)]
 pub(crate) struct FetchExec {
     input: Arc<dyn ExecutionPlan>,
     table: ViewTable,
     files: Arc<[DataFile]>,
+    /// `_error` and the values, as they come out.
+    fetched: SchemaRef,
+    values: Vec<ValueColumn>,
     readers: usize,
     place: usize,
     properties: Arc<PlanProperties>,
 }
 
 impl FetchExec {
-    /// Fetches from `files`, in the order that places count them, with as many `readers` at once.
+    /// Fetches these `values` of `table` from `files`, in the order that places count them, with as many `readers` at once.
     pub(crate) fn try_new(
         input: Arc<dyn ExecutionPlan>,
         table: ViewTable,
         files: Arc<[DataFile]>,
+        values: Vec<ValueColumn>,
         readers: usize,
     ) -> Result<Self> {
+        let fetched = fetched_schema(&values);
         let place = input.schema().index_of(PLACE_COLUMN)?;
         let mut fields: Vec<Arc<Field>> = input.schema().fields().iter().cloned().collect();
         fields.remove(place);
-        fields.extend(fetched_schema(&table).fields().iter().cloned());
+        fields.extend(fetched.fields().iter().cloned());
         let properties = PlanProperties::new(
             EquivalenceProperties::new(Arc::new(Schema::new(fields))),
             Partitioning::UnknownPartitioning(1),
             EmissionType::Final,
             Boundedness::Bounded,
         );
-        Ok(Self { input, table, files, readers: readers.max(1), place, properties: Arc::new(properties) })
+        Ok(Self {
+            input,
+            table,
+            files,
+            fetched,
+            values,
+            readers: readers.max(1),
+            place,
+            properties: Arc::new(properties),
+        })
     }
 
     async fn fetch_all(&self, context: Arc<TaskContext>) -> Result<RecordBatch> {
@@ -78,7 +92,7 @@ impl FetchExec {
 
         let mut columns = input.columns().to_vec();
         columns.remove(self.place);
-        for (column, field) in fetched_schema(&self.table).fields().iter().enumerate() {
+        for (column, field) in self.fetched.fields().iter().enumerate() {
             let nothing = new_null_array(field.data_type(), 1);
             let mut sources: Vec<&dyn Array> = fetched.iter().map(|batch| batch.column(column).as_ref()).collect();
             sources.push(nothing.as_ref());
@@ -91,15 +105,55 @@ impl FetchExec {
     async fn fetch(&self, reads: Vec<FileRead>) -> std::result::Result<Vec<RecordBatch>, OfflineError> {
         let runtime = tokio::runtime::Handle::current();
         let read = |read: FileRead| {
-            let (table, file, runtime) = (self.table.clone(), self.files[read.file].clone(), runtime.clone());
+            let (node, runtime) = (self.clone(), runtime.clone());
             // Decoding takes far longer than waiting for bytes: not on the runtime's own threads.
-            let work = move || runtime.block_on(read_rows(&table, &file, &read.rows));
+            let work = move || runtime.block_on(node.read_rows(&node.files[read.file], &read.rows));
             async move {
                 let read = tokio::task::spawn_blocking(work).await;
                 read.unwrap_or_else(|error| Err(OfflineError::Worker(error.to_string())))
             }
         };
         futures::stream::iter(reads.into_iter().map(read)).buffered(self.readers).try_collect().await
+    }
+
+    /// `_error` and the values of these rows of a file, in canonical form.
+    async fn read_rows(&self, file: &DataFile, rows: &[u32]) -> std::result::Result<RecordBatch, OfflineError> {
+        let damaged = |reason: String| OfflineError::File {
+            file: format!("{}/{}", self.table.location.url, file.path),
+            reason: format!("a data file of the table cannot be read: {reason}"),
+        };
+        let path = object_store::path::Path::from(file.path.as_str());
+        let reader = ObjectFile { store: self.table.store.clone(), path, bytes: file.bytes };
+        let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(|error| damaged(error.to_string()))?;
+        let schema = self.fetched.clone();
+        let roots: Vec<usize> = schema
+            .fields()
+            .iter()
+            .map(|field| Ok(builder.schema().index_of(field.name())?))
+            .collect::<std::result::Result<_, OfflineError>>()?;
+        let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+        let stream = builder
+            .with_projection(mask)
+            .with_row_selection(selection(rows))
+            .with_batch_size(BATCH_ROWS)
+            .build()
+            .map_err(|error| damaged(error.to_string()))?;
+        let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(|error| damaged(error.to_string()))?;
+        let Some(file_schema) = batches.first().map(RecordBatch::schema) else {
+            return Err(damaged(format!("it has none of {} rows", rows.len())));
+        };
+        let whole = arrow_select::concat::concat_batches(&file_schema, &batches)?;
+        if whole.num_rows() != rows.len() {
+            return Err(damaged(format!("{} rows were asked for, {} found", rows.len(), whole.num_rows())));
+        }
+        let column = |name: &str| -> std::result::Result<ArrayRef, OfflineError> {
+            Ok(whole.column(file_schema.index_of(name)?).clone())
+        };
+        let mut columns: Vec<ArrayRef> = vec![arrow_cast::cast(&column(COLUMN_ERROR)?, &ArrowType::Utf8)?];
+        for value in &self.values {
+            columns.push(from_storage(&column(&value.column)?, value.data_type)?);
+        }
+        Ok(RecordBatch::try_new(schema, columns)?)
     }
 }
 
@@ -146,50 +200,10 @@ impl Wanted {
     }
 }
 
-fn fetched_schema(table: &ViewTable) -> SchemaRef {
+fn fetched_schema(values: &[ValueColumn]) -> SchemaRef {
     let mut fields = vec![Field::new(COLUMN_ERROR, ArrowType::Utf8, true)];
-    fields.extend(table.schema.values.iter().map(|value| Field::new(&value.column, value.data_type.to_arrow(), true)));
+    fields.extend(values.iter().map(|value| Field::new(&value.column, value.data_type.to_arrow(), true)));
     Arc::new(Schema::new(fields))
-}
-
-/// `_error` and the values of these rows of a file, in canonical form.
-async fn read_rows(table: &ViewTable, file: &DataFile, rows: &[u32]) -> std::result::Result<RecordBatch, OfflineError> {
-    let damaged = |reason: String| OfflineError::File {
-        file: format!("{}/{}", table.location.url, file.path),
-        reason: format!("a data file of the table cannot be read: {reason}"),
-    };
-    let path = object_store::path::Path::from(file.path.as_str());
-    let reader = ObjectFile { store: table.store.clone(), path, bytes: file.bytes };
-    let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(|error| damaged(error.to_string()))?;
-    let schema = fetched_schema(table);
-    let roots: Vec<usize> = schema
-        .fields()
-        .iter()
-        .map(|field| Ok(builder.schema().index_of(field.name())?))
-        .collect::<std::result::Result<_, OfflineError>>()?;
-    let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-    let stream = builder
-        .with_projection(mask)
-        .with_row_selection(selection(rows))
-        .with_batch_size(BATCH_ROWS)
-        .build()
-        .map_err(|error| damaged(error.to_string()))?;
-    let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(|error| damaged(error.to_string()))?;
-    let Some(file_schema) = batches.first().map(RecordBatch::schema) else {
-        return Err(damaged(format!("it has none of {} rows", rows.len())));
-    };
-    let whole = arrow_select::concat::concat_batches(&file_schema, &batches)?;
-    if whole.num_rows() != rows.len() {
-        return Err(damaged(format!("{} rows were asked for, {} found", rows.len(), whole.num_rows())));
-    }
-    let column = |name: &str| -> std::result::Result<ArrayRef, OfflineError> {
-        Ok(whole.column(file_schema.index_of(name)?).clone())
-    };
-    let mut columns: Vec<ArrayRef> = vec![arrow_cast::cast(&column(COLUMN_ERROR)?, &ArrowType::Utf8)?];
-    for value in &table.schema.values {
-        columns.push(from_storage(&column(&value.column)?, value.data_type)?);
-    }
-    Ok(RecordBatch::try_new(schema, columns)?)
 }
 
 /// These rows, ascending and distinct, and no other.
@@ -213,7 +227,7 @@ fn selection(rows: &[u32]) -> RowSelection {
 
 impl DisplayAs for FetchExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&str> = self.table.schema.values.iter().map(|value| value.column.as_str()).collect();
+        let names: Vec<&str> = self.values.iter().map(|value| value.column.as_str()).collect();
         write!(f, "FetchExec: table={}, columns=[{}]", self.table.location.url, names.join(", "))
     }
 }
@@ -245,7 +259,8 @@ impl ExecutionPlan for FetchExec {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let [input] = <[Arc<dyn ExecutionPlan>; 1]>::try_from(children)
             .map_err(|_| DataFusionError::Plan("a fetch has one child".to_owned()))?;
-        Ok(Arc::new(Self::try_new(input, self.table.clone(), self.files.clone(), self.readers)?))
+        let (table, files, values) = (self.table.clone(), self.files.clone(), self.values.clone());
+        Ok(Arc::new(Self::try_new(input, table, files, values, self.readers)?))
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
