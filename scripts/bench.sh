@@ -2,7 +2,7 @@
 # Measures the bars of the project (all, or those named) and writes target/bench/results.json. A bar that cannot be
 # prepared, or fails, does not keep the others from being measured; the exit code is 1 in the end.
 #
-# F2 to F5 are the engine's. F1, F6 and F7 are of whole processes; each needs something of its own first.
+# F2 to F5 are the engine's. F1, F6, F7, H1 and H2 are of whole processes; each needs something of its own first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=packages.sh
@@ -10,9 +10,9 @@ source scripts/packages.sh
 
 cargo=${CARGO:-cargo}
 target_dir=${CARGO_TARGET_DIR:-target}
-readonly payments=target/bench/payments
 readonly venv=target/bench/venv
 readonly generator_packages=('numpy>=2' 'pyarrow>=16')
+readonly peer_packages=('duckdb>=1.4' 'polars>=1.35')
 
 engine_bars=()
 system_bars=()
@@ -20,16 +20,16 @@ for bar in "$@"; do
   case "$bar" in
   --bar) ;;
   F[2-5] | F[2-5].*) engine_bars+=("$bar") ;;
-  F1 | F1.* | F6 | F6.* | F7) system_bars+=("${bar%%.*}") ;;
+  F1 | F1.* | F6 | F6.* | F7 | H1 | H1.* | H2) system_bars+=("${bar%%.*}") ;;
   *)
-    printf 'error: there is no bar %s; the bars are F1 to F7\n' "$bar" >&2
+    printf 'error: there is no bar %s; the bars are F1 to F7, H1 and H2\n' "$bar" >&2
     exit 1
     ;;
   esac
 done
 if [[ ${#engine_bars[@]} -eq 0 && ${#system_bars[@]} -eq 0 ]]; then
   engine_bars=(F2 F3 F4 F5)
-  system_bars=(F1 F6 F7)
+  system_bars=(F1 F6 F7 H1 H2)
 fi
 
 make_venv() {
@@ -37,23 +37,34 @@ make_venv() {
   if can_install_packages; then
     install_packages python3 python3-venv && python3 -m venv --clear "$venv" && return
   fi
-  printf 'error: F6 makes its data with Python; install python3 with venv (Debian, Ubuntu: apt-get install python3-venv)\n' >&2
+  printf 'error: data and peers need Python; install python3 with venv (Debian, Ubuntu: apt-get install python3-venv)\n' >&2
   return 1
 }
 
+# Python packages, where these modules are not there yet.
+need_python() { # modules, then packages
+  local modules=$1
+  shift
+  [[ -x $venv/bin/python ]] && "$venv/bin/python" -c "import $modules" 2>/dev/null && return
+  { [[ -x $venv/bin/python ]] || make_venv; } && "$venv/bin/pip" install --quiet --disable-pip-version-check "$@"
+}
+
 # `meta.json` is written last, so it marks a whole data set.
-make_payments() {
-  [[ -e $payments/meta.json ]] && return
-  if [[ ! -x $venv/bin/python ]] || ! "$venv/bin/python" -c 'import numpy, pyarrow' 2>/dev/null; then
-    make_venv && "$venv/bin/pip" install --quiet --disable-pip-version-check "${generator_packages[@]}" || return 1
-  fi
-  rm -rf -- "$payments"
-  "$venv/bin/python" benches/peers/gen.py --out "$payments" --spine 0
+make_payments() { # name, arguments of the generator
+  local folder=target/bench/$1
+  shift
+  [[ -e $folder/meta.json ]] && return
+  need_python numpy,pyarrow "${generator_packages[@]}" || return 1
+  rm -rf -- "$folder"
+  "$venv/bin/python" benches/peers/gen.py --out "$folder" "$@"
 }
 
 prepare() { # what one bar of whole processes needs
   case "$1" in
-  F6) make_payments ;;
+  F6) make_payments payments ;;
+  H1) need_python duckdb,polars "${peer_packages[@]}" && make_payments payments &&
+    make_payments payments-skew --skew 3 && make_payments payments-seed --seed 7 ;;
+  H2) need_python duckdb,polars "${peer_packages[@]}" && make_payments payments ;;
   # The demonstration, and what the test's engine compiles with: the product's own binary, as `make build` leaves it.
   F1 | F7) "$cargo" build --locked --workspace ;;
   esac
