@@ -82,7 +82,7 @@ pub(crate) struct Test {
 /// Show what a component says of itself.
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
-    /// The component.
+    /// The component, or a crate's folder to build.
     component: PathBuf,
 }
 
@@ -401,8 +401,7 @@ fn accepted_line(accepted: &Accepted) -> String {
 
 impl Inspect {
     pub(crate) fn run(self, context: &Context) -> anyhow::Result<()> {
-        let bytes =
-            std::fs::read(&self.component).with_context(|| format!("cannot read {}", self.component.display()))?;
+        let bytes = component_bytes(context, &self.component)?;
         let scratch = tempfile::tempdir()?;
         let config = context.layered_without_project()?.config;
         let engine = Engine::new(engine_config(&config.engine, scratch.path())?)?;
