@@ -110,8 +110,8 @@ pub(crate) fn run(events: &str, component: &Path, home: &Path, out: &Path) -> Re
     Ok(())
 }
 
-fn view(events: &str, transform: Arc<dyn RowTransform>) -> ViewSpec {
-    // The transform's inputs are called like the columns.
+/// The payments as a view; the transform's inputs are called like the columns.
+pub(crate) fn view(events: &str, transform: Arc<dyn RowTransform>) -> ViewSpec {
     let bindings = transform.description().inputs.iter().map(|input| Binding::Column(input.name.clone())).collect();
     ViewSpec {
         name: "payments".to_owned(),

@@ -9,16 +9,15 @@ use arrow_array::{Array, ArrayRef};
 use eadem_benches::bars::Measured;
 use eadem_benches::results::{Figure, load_average};
 use eadem_offline::{
-    Backfill, BackfillOptions, Binding, Cancel, DatasetFeature, DatasetSpec, EventTime, JoinKey, KnownAt, MemoryLedger,
-    OfflineStore, Placement, ReadVersion, SourceSpec, SpineColumns, StoredView, ViewOfService, ViewSpec,
-    create_dataset, run_backfill,
+    Backfill, BackfillOptions, Cancel, DatasetFeature, DatasetSpec, MemoryLedger, OfflineStore, ReadVersion,
+    SpineColumns, StoredView, ViewOfService, ViewSpec, create_dataset, run_backfill,
 };
-use eadem_query::{AppliedRows, RowTransform, TransformFailure, ValidationPolicy};
-use eadem_semantics::{KnownAtCut, Lifetime};
-use eadem_values::{DataType, Description, Digest, Field, KeyType};
+use eadem_query::{AppliedRows, RowTransform, TransformFailure};
+use eadem_semantics::KnownAtCut;
+use eadem_values::{DataType, Description, Digest, Field};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use crate::backfill::THREADS;
+use crate::backfill::{self, THREADS};
 use crate::process::{Cost, measured, median, root};
 
 const RUNS: u64 = 5;
@@ -68,28 +67,7 @@ fn view(events: &str) -> ViewSpec {
         inputs: fields.clone(),
         outputs: fields,
     };
-    ViewSpec {
-        name: "payments".to_owned(),
-        version: 1,
-        digest: "sha256:payments".to_owned(),
-        source: SourceSpec {
-            name: "events".to_owned(),
-            locations: vec![events.to_owned()],
-            columns: Vec::new(),
-            filter: None,
-            time_zone: None,
-            event_time: EventTime::Column("event_timestamp".to_owned()),
-            known_at: KnownAt::EventTime,
-            event_id: None,
-            max_ahead_us: 0,
-        },
-        keys: vec![JoinKey { name: "entity_id".to_owned(), key_type: KeyType::Utf8, column: "entity_id".to_owned() }],
-        transform: Arc::new(Echo(description)),
-        bindings: FEATURES.iter().map(|(name, _)| Binding::Column((*name).to_owned())).collect(),
-        lifetime: Lifetime::FOREVER,
-        placement: Placement::OnWrite,
-        policy: ValidationPolicy::RefuseRow,
-    }
+    backfill::view(events, Arc::new(Echo(description)))
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
