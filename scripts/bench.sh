@@ -70,17 +70,16 @@ prepare() { # what one bar of whole processes needs
   esac
 }
 
-"$cargo" build --locked --release --package eadem-build
+# All at once: each selection of packages would compile DataFusion with features of its own.
+"$cargo" build --locked --release --workspace --bins
 EADEM_BUILD="$target_dir/release/eadem-build" scripts/components.sh
 failed=()
 if [[ ${#engine_bars[@]} -gt 0 ]]; then
-  "$cargo" build --locked --release --package eadem-benches
   for bar in "${engine_bars[@]}"; do
     "$target_dir/release/eadem-benches" "$bar" || failed+=("$bar")
   done
 fi
 if [[ ${#system_bars[@]} -gt 0 ]]; then
-  "$cargo" build --locked --release --package eadem-benches-system
   for bar in "${system_bars[@]}"; do
     prepare "$bar" && "$target_dir/release/eadem-benches-system" "$bar" || failed+=("$bar")
   done
