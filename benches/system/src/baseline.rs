@@ -73,7 +73,8 @@ fn writer_options() -> TableParquetOptions {
         encoding: Some("delta_binary_packed".to_owned()),
         ..ParquetColumnOptions::default()
     };
-    options.column_specific_options = [("_tie".to_owned(), plain), ("_seq".to_owned(), ascending)].into();
+    let ascending = ["_seq", "event_time", "known_at"].map(|name| (name.to_owned(), ascending.clone()));
+    options.column_specific_options = ascending.into_iter().chain([("_tie".to_owned(), plain)]).collect();
     options
 }
 

@@ -151,12 +151,15 @@ fn encode(rows: &RecordBatch) -> Result<Vec<u8>, OfflineError> {
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_created_by("eadem".to_owned());
-    for name in [COLUMN_TIE, COLUMN_SEQUENCE] {
-        // Every value differs: a dictionary would be built only to be thrown away.
+    for name in [COLUMN_TIE, COLUMN_SEQUENCE, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT] {
+        // Most values differ: a dictionary would be built only to be thrown away.
         properties = properties.set_column_dictionary_enabled(ColumnPath::from(name), false);
     }
+    for name in [COLUMN_SEQUENCE, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT] {
+        // Neighbours are near each other. Every training set reads all times of the history: they must be cheap to decode.
+        properties = properties.set_column_encoding(ColumnPath::from(name), Encoding::DELTA_BINARY_PACKED);
+    }
     properties = properties.set_column_statistics_enabled(ColumnPath::from(COLUMN_TIE), EnabledStatistics::None);
-    properties = properties.set_column_encoding(ColumnPath::from(COLUMN_SEQUENCE), Encoding::DELTA_BINARY_PACKED);
     let options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
     let mut bytes = Vec::new();
     let mut writer = ArrowWriter::try_new_with_options(&mut bytes, schema, options)?;
