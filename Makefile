@@ -48,7 +48,8 @@ lint: ## Check format, clippy's findings, licences, bans, sources and advisories
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --all --check --manifest-path transforms/Cargo.toml
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	$(CARGO) clippy --locked --workspace --all-targets --manifest-path transforms/Cargo.toml -- -D warnings
+	@# Not the hostile examples: outside of a component nothing refers to what they export.
+	$(CARGO) clippy --locked --workspace --lib --tests --manifest-path transforms/Cargo.toml -- -D warnings
 	@scripts/deny.sh
 
 .PHONY: fmt

@@ -226,6 +226,8 @@ fn joined(columns: &[KeyColumn<'_>], row: usize, bytes: &mut Vec<u8>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::sync::Arc;
 
     use super::*;

@@ -1,5 +1,12 @@
 //! Boundary tests of eadem-query: the join against an oracle that shares no code with it, in plans and outside of them.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    clippy::type_complexity
+)]
 
 mod on_demand;
 mod point_in_time;

@@ -100,10 +100,10 @@ pub(super) async fn get(
     let registry = &state.registry;
     let (bare, version) = split_version(&name).map_err(|error| registry_problem(&error))?;
     let object = match kind.as_str() {
-        "entities" => registry.entity(&name).await.map(|object| serde_json::to_value(object)),
-        "sources" => registry.source(&name).await.map(|object| serde_json::to_value(object)),
+        "entities" => registry.entity(&name).await.map(serde_json::to_value),
+        "sources" => registry.source(&name).await.map(serde_json::to_value),
         "views" => registry.view(bare, version).await.map(|object| serde_json::to_value(object.as_ref())),
-        "services" => registry.resolve_service(&name).await.map(|object| serde_json::to_value(object)),
+        "services" => registry.resolve_service(&name).await.map(serde_json::to_value),
         _ => return Err(unknown_kind(&kind)),
     };
     let object = object.map_err(|error| registry_problem(&error))?;

@@ -148,7 +148,7 @@ impl Subject {
             engine.accept(&bytes, &UploadOptions::default()).unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
         let description = accepted.description.clone();
         let transform =
-            engine.load(accepted.digest, || Ok(bytes), description, accepted.strict_nan, Some(accepted.cost.clone()));
+            engine.load(accepted.digest, || Ok(bytes), description, accepted.strict_nan, Some(accepted.cost));
         let component = Arc::new(Component { transform: transform.unwrap() });
         let on_write = Served::new(view(&accepted, Placement::OnWrite), store).await;
         let on_read = match accepted.description.total {

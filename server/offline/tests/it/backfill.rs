@@ -496,14 +496,18 @@ async fn a_cancelled_job_leaves_nothing_and_can_be_resumed() {
 fn choosy(total: bool) -> Arc<dyn RowTransform> {
     let mut output = Field::new("kept", DataType::Float64, true);
     output.constraints = vec![Constraint::Min(Literal::Float64(0.0)), Constraint::Max(Literal::Float64(50.0))];
-    NativeTransform::new("choosy", total, vec![Field::new("amount", DataType::Float64, false)], vec![output], |input| {
-        match input[0] {
-            Value::Float64(amount) if amount == 13.0 => Outcome::Drop,
-            Value::Float64(amount) if amount == 14.0 => Outcome::Fail("not fourteen".to_owned()),
-            Value::Float64(amount) if amount == 15.0 => Outcome::Row(vec![Value::Float64(f64::NAN)]),
+    NativeTransform::shared(
+        "choosy",
+        total,
+        vec![Field::new("amount", DataType::Float64, false)],
+        vec![output],
+        |input| match input[0] {
+            Value::Float64(13.0) => Outcome::Drop,
+            Value::Float64(14.0) => Outcome::Fail("not fourteen".to_owned()),
+            Value::Float64(15.0) => Outcome::Row(vec![Value::Float64(f64::NAN)]),
             _ => Outcome::Row(vec![input[0].clone()]),
-        }
-    })
+        },
+    )
 }
 
 async fn kept_under(policy: ValidationPolicy, total: bool) -> Result<(Vec<Value>, BackfillReport), OfflineError> {

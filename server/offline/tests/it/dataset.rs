@@ -25,7 +25,7 @@ const SECOND_US: i64 = 1_000_000;
 
 /// `value` doubled; null for nulls; fails on 7.
 fn doubler() -> Arc<dyn RowTransform> {
-    NativeTransform::new(
+    NativeTransform::shared(
         "doubler",
         true,
         vec![Field::new("value", DataType::Float64, true)],
@@ -266,7 +266,7 @@ async fn a_training_set_is_what_the_oracle_finds() {
 
 /// How long after `last_seen` the request comes, in seconds, plus the request's own `extra`.
 fn gap() -> Arc<dyn RowTransform> {
-    NativeTransform::new(
+    NativeTransform::shared(
         "gap",
         false,
         vec![

@@ -1,5 +1,12 @@
 //! Boundary tests of eadem-offline: real Parquet files in, real Delta tables out.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    clippy::type_complexity
+)]
 
 mod backfill;
 mod dataset;

@@ -280,7 +280,7 @@ async fn a_file_cut_short_is_named_and_leaves_nothing() {
 }
 
 fn echo_time() -> Arc<dyn RowTransform> {
-    NativeTransform::new(
+    NativeTransform::shared(
         "echo_time",
         true,
         vec![Field::new("seen", DataType::Timestamp, true), Field::new("small", DataType::Int64, true)],
@@ -366,7 +366,7 @@ async fn a_value_that_cannot_be_had_refuses_its_row_and_no_other() {
     let columns = schema.fields().iter().map(|field| field.name().clone()).zip(plain.columns().to_vec());
     let columns = columns.chain([("seconds".to_owned(), seconds), ("lists".to_owned(), lists)]);
     let batch = RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap();
-    let transform = NativeTransform::new(
+    let transform = NativeTransform::shared(
         "echo",
         true,
         vec![
@@ -424,7 +424,7 @@ async fn a_division_by_zero_that_is_ruled_out_refuses_nothing() {
     let transform = |name: &'static str| {
         let input = Field::new(name, DataType::Int64, true);
         let output = Field::new("out", DataType::Int64, true);
-        NativeTransform::new(name, true, vec![input], vec![output], |input| Outcome::Row(input.to_vec()))
+        NativeTransform::shared(name, true, vec![input], vec![output], |input| Outcome::Row(input.to_vec()))
     };
     let run = async |name: &str, input: &'static str, filter: Option<&str>| {
         let spec = SourceSpec { filter: filter.map(str::to_owned), ..spec.clone() };

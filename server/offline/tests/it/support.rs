@@ -49,7 +49,7 @@ impl fmt::Debug for NativeTransform {
 }
 
 impl NativeTransform {
-    pub fn new(
+    pub fn shared(
         name: &str,
         total: bool,
         inputs: Vec<Field>,
@@ -100,7 +100,7 @@ impl RowTransform for NativeTransform {
 
 /// Doubles `amount`, keeps `note`: total, nothing dropped.
 pub fn double_amount() -> Arc<dyn RowTransform> {
-    NativeTransform::new(
+    NativeTransform::shared(
         "double_amount",
         true,
         vec![Field::new("amount", DataType::Float64, false), Field::new("note", DataType::Utf8, true)],

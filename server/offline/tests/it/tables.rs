@@ -76,7 +76,7 @@ fn echo(folder: &std::path::Path) -> ViewSpec {
     let inputs = all_types().into_iter().map(|(name, data_type)| Field::new(name, data_type, true)).collect();
     let outputs =
         all_types().into_iter().map(|(name, data_type)| Field::new(format!("{name}_out"), data_type, true)).collect();
-    let transform = NativeTransform::new("echo", true, inputs, outputs, |input| Outcome::Row(input.to_vec()));
+    let transform = NativeTransform::shared("echo", true, inputs, outputs, |input| Outcome::Row(input.to_vec()));
     let mut spec = source("everything", folder);
     spec.event_time = EventTime::Literal(at("2023-05-01T00:00:00Z"));
     let mut view = view("everything", spec, transform);
