@@ -91,23 +91,30 @@ fn load(component: &Path, home: &Path) -> Result<BatchTransform> {
 /// Backfills all events into `out`.
 pub(crate) fn run(events: &str, component: &Path, home: &Path, out: &Path) -> Result<()> {
     let transform = load(component, home)?;
-    let view = view(events, Arc::new(transform));
+    fill(view(events, Arc::new(transform)), &out.display().to_string())
+}
+
+/// Backfills a view into `out`; every row has to arrive.
+pub(crate) fn fill(view: ViewSpec, out: &str) -> Result<()> {
     let mut options = BackfillOptions::created_at(eadem_values::parse_timestamp(CREATED_AT)?);
     options.workers = THREADS;
     let backfill = Backfill {
         job: "bench".to_owned(),
         view,
-        store: OfflineStore::open(&out.display().to_string())?,
+        store: OfflineStore::open(out)?,
         ledger: Arc::new(MemoryLedger::default()),
         options,
         progress: None,
         cancel: Cancel::default(),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
-    let report = runtime.block_on(run_backfill(backfill))?;
+    let report = runtime()?.block_on(run_backfill(backfill))?;
     ensure!(report.rows_stored == report.rows_read, "not every row was stored: {report:?}");
     println!("{} rows stored as version {:?}", report.rows_stored, report.version);
     Ok(())
+}
+
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?)
 }
 
 /// The payments as a view; the transform's inputs are called like the columns.

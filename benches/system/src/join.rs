@@ -9,8 +9,8 @@ use arrow_array::{Array, ArrayRef};
 use eadem_benches::bars::Measured;
 use eadem_benches::results::{Figure, load_average};
 use eadem_offline::{
-    Backfill, BackfillOptions, Cancel, DatasetFeature, DatasetSpec, MemoryLedger, OfflineStore, ReadVersion,
-    SpineColumns, StoredView, ViewOfService, ViewSpec, create_dataset, run_backfill,
+    DatasetFeature, DatasetSpec, OfflineStore, ReadVersion, SpineColumns, StoredView, ViewOfService, ViewSpec,
+    create_dataset,
 };
 use eadem_query::{AppliedRows, RowTransform, TransformFailure};
 use eadem_semantics::KnownAtCut;
@@ -21,9 +21,6 @@ use crate::backfill::{self, THREADS};
 use crate::process::{Cost, measured, median, root};
 
 const RUNS: u64 = 5;
-
-/// Later than all payments.
-const CREATED_AT: &str = "2027-01-01T00:00:00Z";
 
 const FEATURES: [(&str, DataType); 10] = [
     ("amount", DataType::Float64),
@@ -70,26 +67,9 @@ fn view(events: &str) -> ViewSpec {
     backfill::view(events, Arc::new(Echo(description)))
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?)
-}
-
 /// Fills the view's table in `store` from the events.
 pub(crate) fn fill(events: &str, store: &str) -> Result<()> {
-    let mut options = BackfillOptions::created_at(eadem_values::parse_timestamp(CREATED_AT)?);
-    options.workers = THREADS;
-    let backfill = Backfill {
-        job: "history".to_owned(),
-        view: view(events),
-        store: OfflineStore::open(store)?,
-        ledger: Arc::new(MemoryLedger::default()),
-        options,
-        progress: None,
-        cancel: Cancel::default(),
-    };
-    let report = runtime()?.block_on(run_backfill(backfill))?;
-    ensure!(report.rows_stored == report.rows_read, "not every row was stored: {report:?}");
-    Ok(())
+    backfill::fill(view(events), store)
 }
 
 /// Makes the training set of a spine.
@@ -117,7 +97,7 @@ pub(crate) fn join(store: &str, spine: &str, out: &str) -> Result<()> {
         engine_fingerprint: "none".to_owned(),
         workers: THREADS,
     };
-    let report = runtime()?.block_on(create_dataset(&OfflineStore::open(store)?, &spec, out))?;
+    let report = backfill::runtime()?.block_on(create_dataset(&OfflineStore::open(store)?, &spec, out))?;
     println!("{} rows, {}", report.rows, report.content_digest);
     Ok(())
 }

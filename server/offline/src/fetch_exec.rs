@@ -25,7 +25,6 @@ use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
 use crate::error::OfflineError;
 use crate::history_exec::Place;
-use crate::object_file::ObjectFile;
 use crate::schema::{COLUMN_ERROR, ValueColumn, from_storage};
 use crate::table::{DataFile, ViewTable};
 
@@ -118,12 +117,7 @@ impl FetchExec {
 
     /// `_error` and the values of these rows of a file, in canonical form.
     async fn read_rows(&self, file: &DataFile, rows: &[u32]) -> std::result::Result<RecordBatch, OfflineError> {
-        let damaged = |reason: String| OfflineError::File {
-            file: format!("{}/{}", self.table.location.url, file.path),
-            reason: format!("a data file of the table cannot be read: {reason}"),
-        };
-        let path = object_store::path::Path::from(file.path.as_str());
-        let reader = ObjectFile { store: self.table.store.clone(), path, bytes: file.bytes };
+        let (reader, damaged) = self.table.open_file::<String>(file);
         let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(|error| damaged(error.to_string()))?;
         let schema = self.fetched.clone();
         let roots: Vec<usize> = schema

@@ -22,7 +22,6 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
 use crate::error::OfflineError;
-use crate::object_file::ObjectFile;
 use crate::read::ScanRange;
 use crate::schema::{COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_TIE, TableSchema};
 use crate::table::{DataFile, TableState, ViewTable};
@@ -112,16 +111,7 @@ async fn read_file(
     number: usize,
     schema: SchemaRef,
 ) -> std::result::Result<impl futures::Stream<Item = std::result::Result<RecordBatch, OfflineError>>, OfflineError> {
-    let url = format!("{}/{}", table.location.url, file.path);
-    let damaged = move |error: parquet::errors::ParquetError| OfflineError::File {
-        file: url.clone(),
-        reason: format!("a data file of the table cannot be read: {error}"),
-    };
-    let mut reader = ObjectFile {
-        store: table.store.clone(),
-        path: object_store::path::Path::from(file.path.as_str()),
-        bytes: file.bytes,
-    };
+    let (mut reader, damaged) = table.open_file(&file);
     let metadata = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await.map_err(&damaged)?;
     let names: Vec<String> =
         schema.fields().iter().map(|field| field.name().clone()).filter(|name| name != PLACE_COLUMN).collect();

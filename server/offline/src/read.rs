@@ -192,18 +192,27 @@ impl ViewTable {
         found.best.into_iter().map(|best| best.map(|best| best.into_read(version)).transpose()).collect()
     }
 
+    /// A data file as the Parquet reader wants it, and what makes an error of the file out of what is wrong with it.
+    pub(crate) fn open_file<E: std::fmt::Display>(
+        &self,
+        file: &DataFile,
+    ) -> (ObjectFile, impl Fn(E) -> OfflineError + use<E>) {
+        let url = format!("{}/{}", self.location.url, file.path);
+        let damaged = move |error: E| OfflineError::File {
+            file: url.clone(),
+            reason: format!("a data file of the table cannot be read: {error}"),
+        };
+        let path = Path::from(file.path.as_str());
+        (ObjectFile { store: self.store.clone(), path, bytes: file.bytes }, damaged)
+    }
+
     pub(crate) async fn read_file(
         &self,
         file: DataFile,
         range: ScanRange,
         keys: Option<Arc<HashSet<EntityKey>>>,
     ) -> Result<BoxStream<'static, Result<HistoryBatch, OfflineError>>, OfflineError> {
-        let url = format!("{}/{}", self.location.url, file.path);
-        let damaged = move |error: parquet::errors::ParquetError| OfflineError::File {
-            file: url.clone(),
-            reason: format!("a data file of the table cannot be read: {error}"),
-        };
-        let reader = ObjectFile { store: self.store.clone(), path: Path::from(file.path.as_str()), bytes: file.bytes };
+        let (reader, damaged) = self.open_file(&file);
         let mut builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&damaged)?;
         let mut predicates: Vec<Box<dyn parquet::arrow::arrow_reader::ArrowPredicate>> = Vec::new();
         if let Some(keys) = keys {
