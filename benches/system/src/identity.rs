@@ -14,7 +14,7 @@ const ARGUMENTS: [&str; 9] = [
     "--locked",
     "--workspace",
     "--test",
-    "it",
+    "api",
     "--",
     "identity::batch_rows_splits_and_serving_give_the_same_bits",
     "--exact",
