@@ -1,0 +1,234 @@
+//! Backfill: a view computed over its source's history, made visible in one commit.
+//!
+//! A job plans once: files with their digests, chunks of row groups. Every chunk reads, binds, transforms, validates and
+//! writes data files that nobody can see yet, and notes them in the ledger. The last step commits all of them in one
+//! version that carries the job's id. A job that was killed anywhere is run again with the same id: it follows its plan,
+//! does the chunks that the ledger lacks, and finds out from the table itself whether it had committed.
+
+mod plan;
+mod progress;
+mod run;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use eadem_query::BATCH_ROWS;
+use tokio::sync::Notify;
+
+use crate::error::OfflineError;
+use crate::ledger::{ChunkOutcome, JobLedger, JobPlan};
+use crate::location::OfflineStore;
+use crate::quarantine::RefusalCounts;
+use crate::spec::ViewSpec;
+use crate::table::{ViewTable, commit_quarantine};
+
+pub use progress::{Progress, ProgressSink};
+
+use plan::plan_job;
+use run::run_chunks;
+
+/// A job to run, or to go on with.
+#[derive(Clone)]
+pub struct Backfill {
+    /// The job's id. The same id again resumes the job, and never loads its rows twice.
+    pub job: String,
+    /// What is computed.
+    pub view: ViewSpec,
+    /// Where its table is.
+    pub store: OfflineStore,
+    /// Where the job's plan and outcomes are kept.
+    pub ledger: Arc<dyn JobLedger>,
+    /// How it runs.
+    pub options: BackfillOptions,
+    /// Told how far the job is.
+    pub progress: Option<Arc<dyn ProgressSink>>,
+    /// Stops the job between batches.
+    pub cancel: Cancel,
+}
+
+/// How a backfill runs. Nothing here changes a row, except the range and the creation time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackfillOptions {
+    /// The job's creation, in microseconds: the arrival of its rows. A resumed job keeps its first one.
+    pub created_at_us: i64,
+    /// Only rows with an event time in `[from, to)`, in microseconds.
+    pub range_us: Option<(i64, i64)>,
+    /// Chunks that are worked on at once, one thread each.
+    pub workers: usize,
+    /// Row groups are put together into chunks of about this many rows.
+    pub chunk_rows: u64,
+    /// Rows in one call of the transform.
+    pub batch_rows: usize,
+    /// Bytes of finished rows that a worker holds before it writes files.
+    pub buffered_bytes_max: usize,
+}
+
+impl BackfillOptions {
+    /// Two workers, a million rows a chunk, 256 MiB of rows in flight per worker.
+    pub const fn created_at(created_at_us: i64) -> Self {
+        Self {
+            created_at_us,
+            range_us: None,
+            workers: 2,
+            chunk_rows: 1_000_000,
+            batch_rows: BATCH_ROWS,
+            buffered_bytes_max: 256 << 20,
+        }
+    }
+}
+
+/// A switch that stops a job. Clones switch together.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<Switch>);
+
+#[derive(Debug, Default)]
+struct Switch {
+    thrown: AtomicBool,
+    waiting: Notify,
+}
+
+impl Cancel {
+    /// Asks the job to stop at the next batch.
+    pub fn cancel(&self) {
+        self.0.thrown.store(true, Ordering::SeqCst);
+        self.0.waiting.notify_waiters();
+    }
+
+    /// Whether it was asked to.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.thrown.load(Ordering::SeqCst)
+    }
+
+    /// Waits until it is asked to.
+    pub async fn cancelled(&self) {
+        // The order matters: a call between the look and the wait wakes what was made before the look.
+        let woken = self.0.waiting.notified();
+        if !self.is_cancelled() {
+            woken.await;
+        }
+    }
+}
+
+/// What a backfill did, all runs of the job together.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct BackfillReport {
+    /// The table's version that holds the job's rows; `None` if there was nothing new to load and no table.
+    pub version: Option<u64>,
+    /// Files that were read.
+    pub files: usize,
+    /// Files left out because an earlier job has loaded them.
+    pub files_already_loaded: Vec<String>,
+    /// Files that were loaded once and are no longer there. Their rows stay.
+    pub files_vanished: Vec<String>,
+    /// Rows read, before `where`.
+    pub rows_read: u64,
+    /// Rows stored.
+    pub rows_stored: u64,
+    /// Rows that `where` left out.
+    pub rows_left_out: u64,
+    /// Rows outside the job's time range, or inside one that an earlier job has loaded.
+    pub rows_out_of_range: u64,
+    /// Rows that the transform dropped.
+    pub rows_dropped: u64,
+    /// Stored rows whose status is `error`.
+    pub rows_failed: u64,
+    /// Refused rows by reason; each is in the quarantine table.
+    pub refused: RefusalCounts,
+    /// Chunks that this run did.
+    pub chunks_done_now: usize,
+    /// Chunks that earlier runs had done.
+    pub chunks_done_before: usize,
+}
+
+impl BackfillReport {
+    /// All refused rows.
+    pub fn rows_refused(&self) -> u64 {
+        self.refused.values().sum()
+    }
+}
+
+impl fmt::Debug for Backfill {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backfill")
+            .field("job", &self.job)
+            .field("view", &self.view.id())
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs or resumes a job.
+///
+/// # Errors
+/// A definition that does not fit its files, an unreadable or changed file, a full disk, a row that stops the job,
+/// cancellation. In every case no row of the job is visible, and the same job can be run again.
+pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineError> {
+    let table = backfill.store.table(&backfill.view)?;
+    let plan = match backfill.ledger.plan(&backfill.job).await? {
+        Some(plan) => plan,
+        None => backfill.ledger.save_plan(&backfill.job, plan_job(&backfill, &table).await?).await?,
+    };
+    if plan.view_digest != backfill.view.digest {
+        return Err(OfflineError::View {
+            view: backfill.view.id(),
+            field: "job".to_owned(),
+            reason: format!("job {} was planned for {}; start a new job", backfill.job, plan.view_digest),
+        });
+    }
+    let done: BTreeSet<usize> =
+        backfill.ledger.outcomes(&backfill.job).await?.iter().map(|outcome| outcome.chunk).collect();
+    let open: Vec<usize> = (0..plan.chunks.len()).filter(|chunk| !done.contains(chunk)).collect();
+    let open_count = open.len();
+    run_chunks(&backfill, &table, &plan, open, done.len()).await?;
+
+    let outcomes = backfill.ledger.outcomes(&backfill.job).await?;
+    if backfill.cancel.is_cancelled() {
+        return Err(OfflineError::Cancelled);
+    }
+    let version = if plan.files.is_empty() {
+        table.version().await?
+    } else {
+        Some(commit_job(&backfill, &table, &plan, &outcomes).await?)
+    };
+    let mut report = BackfillReport {
+        version,
+        files: plan.files.len(),
+        files_already_loaded: plan.already_loaded,
+        files_vanished: plan.vanished,
+        chunks_done_now: open_count,
+        chunks_done_before: done.len(),
+        ..BackfillReport::default()
+    };
+    for outcome in outcomes {
+        report.rows_read += outcome.rows_read;
+        report.rows_stored += outcome.rows_stored;
+        report.rows_left_out += outcome.rows_left_out;
+        report.rows_out_of_range += outcome.rows_out_of_range;
+        report.rows_dropped += outcome.rows_dropped;
+        report.rows_failed += outcome.rows_failed;
+        for (reason, rows) in outcome.refused {
+            *report.refused.entry(reason).or_default() += rows;
+        }
+    }
+    Ok(report)
+}
+
+async fn commit_job(
+    backfill: &Backfill,
+    table: &ViewTable,
+    plan: &JobPlan,
+    outcomes: &[ChunkOutcome],
+) -> Result<u64, OfflineError> {
+    let adds: Vec<serde_json::Value> = outcomes.iter().flat_map(|outcome| outcome.adds.iter().cloned()).collect();
+    let version = table.commit(&backfill.job, &adds, plan).await?;
+    let quarantined: Vec<serde_json::Value> =
+        outcomes.iter().flat_map(|outcome| outcome.quarantine_adds.iter().cloned()).collect();
+    if !quarantined.is_empty() {
+        let location = backfill.store.quarantine_location(&backfill.view.name, backfill.view.version)?;
+        commit_quarantine(&location, &backfill.job, &quarantined).await?;
+    }
+    backfill.ledger.committed(&backfill.job, version).await?;
+    Ok(version)
+}

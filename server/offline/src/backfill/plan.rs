@@ -1,0 +1,106 @@
+//! What a job is going to do: its files and chunks, settled once.
+
+use std::collections::BTreeSet;
+
+use super::Backfill;
+use crate::bind::BindPlan;
+use crate::error::OfflineError;
+use crate::ledger::{JobPlan, PlannedChunk, PlannedFile};
+use crate::source::{SourceFile, file_digest, file_error, inspect_schema, list_files, open_file};
+use crate::table::{CommittedLane, ViewTable};
+
+pub(super) async fn plan_job(backfill: &Backfill, table: &ViewTable) -> Result<JobPlan, OfflineError> {
+    let view = &backfill.view;
+    let lanes = table.lanes().await?;
+    let files = list_files(&view.source).await?;
+    let mut plan = JobPlan {
+        view: view.id(),
+        view_digest: view.digest.clone(),
+        created_at_us: backfill.options.created_at_us,
+        range_us: backfill.options.range_us,
+        files: Vec::new(),
+        chunks: Vec::new(),
+        already_loaded: Vec::new(),
+        vanished: lanes.keys().filter(|path| !files.iter().any(|file| file.path == **path)).cloned().collect(),
+    };
+    if files.is_empty() && lanes.is_empty() {
+        let reason = format!("no Parquet file at {}", view.source.locations.join(", "));
+        return Err(crate::source::source_error(&view.source, "parquet", reason));
+    }
+    let mut planned: BTreeSet<String> = BTreeSet::new();
+    for file in files {
+        if backfill.cancel.is_cancelled() {
+            return Err(OfflineError::Cancelled);
+        }
+        let digest = file_digest(&file).await?;
+        if let Some(loaded) = lanes.get(&file.path).and_then(|loaded| loaded.iter().find(|lane| lane.digest != digest))
+        {
+            let reason = format!(
+                "has changed since it was loaded (then {}, now {digest}). Loaded rows never change: bring the new rows in \
+                 a file of another name, or make a new version of {}",
+                loaded.digest,
+                view.id()
+            );
+            return Err(file_error(&file, reason));
+        }
+        let loaded: Vec<&CommittedLane> = lanes.values().flatten().filter(|lane| lane.digest == digest).collect();
+        let covers = |lane: &&CommittedLane| match (lane.range_us, plan.range_us) {
+            (None, _) => true,
+            (Some(loaded), Some(asked)) => loaded.0 <= asked.0 && asked.1 <= loaded.1,
+            (Some(_), None) => false,
+        };
+        // Two files of the same bytes are the same place: their rows are the same rows.
+        if loaded.iter().any(covers) || !planned.insert(digest.clone()) {
+            plan.already_loaded.push(file.path.clone());
+            continue;
+        }
+        let loaded_us = loaded.iter().filter_map(|lane| lane.range_us).collect();
+        plan_file(backfill, &mut plan, &file, digest, loaded_us).await?;
+    }
+    Ok(plan)
+}
+
+async fn plan_file(
+    backfill: &Backfill,
+    plan: &mut JobPlan,
+    file: &SourceFile,
+    digest: String,
+    loaded_us: Vec<(i64, i64)>,
+) -> Result<(), OfflineError> {
+    let metadata = open_file(file).await?;
+    // Everything that can be wrong with the definitions shows here, before a single row is read.
+    inspect_schema(&backfill.view.source, metadata.schema())
+        .and_then(|inspected| BindPlan::try_new(&backfill.view, &inspected))
+        .map_err(|error| error.in_file(&file.url))?;
+    let groups = metadata.metadata().row_groups();
+    let number = plan.files.len();
+    let mut first_row = 0;
+    let mut chunk: Option<PlannedChunk> = None;
+    for (group, row_group) in groups.iter().enumerate() {
+        let rows = u64::try_from(row_group.num_rows()).unwrap_or_default();
+        let open = chunk.get_or_insert(PlannedChunk {
+            file: number,
+            first_row_group: group,
+            row_groups: 0,
+            first_row,
+            rows: 0,
+        });
+        open.row_groups += 1;
+        open.rows += rows;
+        first_row += rows;
+        if open.rows >= backfill.options.chunk_rows {
+            plan.chunks.extend(chunk.take());
+        }
+    }
+    plan.chunks.extend(chunk);
+    plan.files.push(PlannedFile {
+        url: file.url.clone(),
+        path: file.path.clone(),
+        digest,
+        bytes: file.bytes,
+        modified_ms: file.modified_ms,
+        rows: first_row,
+        loaded_us,
+    });
+    Ok(())
+}
