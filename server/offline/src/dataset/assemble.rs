@@ -1,0 +1,65 @@
+//! The rows of a training set: the spine's columns, then each feature with its status.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow_schema::{Field, Schema};
+use eadem_query::{apply_default, status_dictionary};
+use eadem_semantics::Status;
+
+use super::ViewColumns;
+use super::spec::DatasetSpec;
+use crate::error::OfflineError;
+use crate::spine::Spine;
+
+/// For each feature, how often each status occurs.
+pub(super) type StatusCounts = BTreeMap<String, BTreeMap<String, u64>>;
+
+/// The spine's columns, then each feature with its status.
+pub(super) fn assemble(
+    spec: &DatasetSpec,
+    spine: &Spine,
+    made: &[ViewColumns],
+) -> Result<(RecordBatch, StatusCounts), OfflineError> {
+    let mut fields: Vec<Field> = spine.rows.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+    let mut columns: Vec<ArrayRef> = spine.rows.columns().to_vec();
+    let mut counts = StatusCounts::new();
+    for feature in &spec.features {
+        let found = made.get(feature.view).and_then(|made| made.position(&feature.feature).map(|at| (made, at)));
+        let (view, at) = found.ok_or_else(|| {
+            OfflineError::Dataset(format!("feature `{}`: its view has no feature `{}`", feature.name, feature.feature))
+        })?;
+        let statuses = &view.statuses[at];
+        let values = match &feature.default {
+            Some(default) => apply_default(&view.values[at], statuses, default)?,
+            None => view.values[at].clone(),
+        };
+        let status_name = format!("{}__status", feature.name);
+        for name in [&feature.name, &status_name] {
+            if fields.iter().any(|field| field.name() == name) {
+                return Err(OfflineError::Dataset(format!(
+                    "column `{name}` would occur twice; give the feature an alias, or leave the column out of the spine"
+                )));
+            }
+        }
+        fields.push(Field::new(&feature.name, values.data_type().clone(), true));
+        columns.push(values);
+        if spec.with_status {
+            let column = status_dictionary(statuses);
+            fields.push(Field::new(status_name, column.data_type().clone(), false));
+            columns.push(column);
+        }
+        counts.insert(feature.name.clone(), count_statuses(statuses));
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(spine.rows.num_rows()));
+    Ok((RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?, counts))
+}
+
+/// How often each status occurs, of those that do.
+fn count_statuses(statuses: &[Status]) -> BTreeMap<String, u64> {
+    let all = [Status::Present, Status::Missing, Status::Expired, Status::Null, Status::Error];
+    let count = |wanted: Status| statuses.iter().filter(|status| **status == wanted).count() as u64;
+    let counts = all.into_iter().map(|status| (status.to_string(), count(status)));
+    counts.filter(|(_, count)| *count > 0).collect()
+}

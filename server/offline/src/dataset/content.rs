@@ -1,0 +1,107 @@
+//! The digest of a training set's content: over names, types by names of our own, and the canonical encoding of every row.
+
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_schema::{DataType as ArrowType, Schema, TimeUnit};
+use eadem_values::{BatchEncoder, DataType, Digest};
+use sha2::{Digest as _, Sha256};
+
+use crate::error::OfflineError;
+use crate::source::to_canonical;
+
+/// Rows that are hashed at a time.
+const DIGEST_ROWS: usize = 8_192;
+
+/// SHA-256 over the names and types of the columns and the canonical encoding of every row, in order; how the rows come
+/// in batches does not matter.
+pub(super) struct ContentDigest {
+    hasher: Sha256,
+    encoded: Vec<u8>,
+}
+
+impl ContentDigest {
+    pub(super) fn new(schema: &Schema) -> Self {
+        let mut hasher = Sha256::new();
+        for field in schema.fields() {
+            hasher.update(format!("{}\u{0}{}\u{0}", field.name(), type_name(field.data_type())));
+        }
+        Self { hasher, encoded: Vec::new() }
+    }
+
+    /// The next rows. Their columns are those of the schema.
+    pub(super) fn update(&mut self, rows: &RecordBatch) -> Result<(), OfflineError> {
+        let mut start = 0;
+        while start < rows.num_rows() {
+            let slice = rows.slice(start, DIGEST_ROWS.min(rows.num_rows() - start));
+            let columns: Vec<ArrayRef> = slice.columns().iter().map(encodable).collect::<Result<_, _>>()?;
+            let encoder = BatchEncoder::try_new(&columns)?;
+            self.encoded.clear();
+            for row in 0..slice.num_rows() {
+                encoder.encode_row(row, &mut self.encoded);
+            }
+            self.hasher.update(&self.encoded);
+            start += slice.num_rows();
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> Digest {
+        Digest::from_bytes(self.hasher.finalize().into())
+    }
+}
+
+/// The name of a type in the content digest. Not as the columnar library prints it: that may change with its version, and
+/// how a column is laid out is not its content.
+fn type_name(data_type: &ArrowType) -> String {
+    if let Some(of_the_contract) = DataType::from_arrow(data_type) {
+        return of_the_contract.to_string();
+    }
+    let unit = |unit: &TimeUnit| match unit {
+        TimeUnit::Second => "s",
+        TimeUnit::Millisecond => "ms",
+        TimeUnit::Microsecond => "us",
+        TimeUnit::Nanosecond => "ns",
+    };
+    let simple = match data_type {
+        ArrowType::Null => "null",
+        ArrowType::Int8 => "int8",
+        ArrowType::Int16 => "int16",
+        ArrowType::Int32 => "int32",
+        ArrowType::UInt8 => "uint8",
+        ArrowType::UInt16 => "uint16",
+        ArrowType::UInt32 => "uint32",
+        ArrowType::UInt64 => "uint64",
+        ArrowType::Float16 => "float16",
+        ArrowType::LargeUtf8 | ArrowType::Utf8View => "utf8",
+        ArrowType::LargeBinary | ArrowType::BinaryView | ArrowType::FixedSizeBinary(_) => "binary",
+        ArrowType::Date32 | ArrowType::Date64 => "date",
+        ArrowType::Interval(_) => "interval",
+        ArrowType::Timestamp(time_unit, zone) => {
+            return format!("timestamp({}, {})", unit(time_unit), zone.as_deref().unwrap_or("local"));
+        }
+        ArrowType::Time32(time_unit) | ArrowType::Time64(time_unit) => return format!("time({})", unit(time_unit)),
+        ArrowType::Duration(time_unit) => return format!("duration({})", unit(time_unit)),
+        ArrowType::Decimal32(digits, scale)
+        | ArrowType::Decimal64(digits, scale)
+        | ArrowType::Decimal128(digits, scale)
+        | ArrowType::Decimal256(digits, scale) => return format!("decimal({digits}, {scale})"),
+        ArrowType::Dictionary(_, values) => return type_name(values),
+        ArrowType::List(item)
+        | ArrowType::LargeList(item)
+        | ArrowType::ListView(item)
+        | ArrowType::LargeListView(item)
+        | ArrowType::FixedSizeList(item, _) => return format!("list({})", type_name(item.data_type())),
+        _ => "nested",
+    };
+    simple.to_owned()
+}
+
+/// Columns of the spine that no feature could have (dates, decimals) count by their text.
+fn encodable(column: &ArrayRef) -> Result<ArrayRef, OfflineError> {
+    if matches!(column.data_type(), ArrowType::Timestamp(_, None)) {
+        return Ok(eadem_values::canonicalize(&arrow_cast::cast(column, &ArrowType::Int64)?)?);
+    }
+    match to_canonical(column) {
+        Ok(canonical) => Ok(canonical),
+        Err(_) => Ok(eadem_values::canonicalize(&arrow_cast::cast(column, &ArrowType::Utf8)?)?),
+    }
+}

@@ -1,0 +1,200 @@
+//! Recipes: how a training set was made, and making it again.
+
+use std::sync::Arc;
+
+use eadem_semantics::KnownAtCut;
+use eadem_values::Digest;
+use futures::TryStreamExt;
+use object_store::{ObjectStoreExt, PutPayload};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::spec::{DatasetSpec, SpineColumns, StoredView, ViewOfService};
+use super::{DatasetReport, Made, make};
+use crate::error::OfflineError;
+use crate::location::OfflineStore;
+use crate::spine::{KeptSpine, SpineFormat};
+use crate::table::{DataFile, ReadVersion};
+
+pub(super) const RECIPE_FORMAT: u32 = 1;
+
+/// How a dataset was made: enough to make it again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// Version of this format.
+    pub format: u32,
+    /// `name@version` of the service.
+    pub service: String,
+    /// The digest of the service version.
+    pub service_digest: String,
+    /// Digest of the spine's bytes, which are kept in the offline store under it.
+    pub spine_digest: Digest,
+    /// How they are read.
+    pub spine_format: SpineFormat,
+    /// Which of its columns mean what.
+    pub columns: SpineColumns,
+    /// Which knowledge counts.
+    pub cut: KnownAtCut,
+    /// Whether statuses stand beside features.
+    pub with_status: bool,
+    /// The views, in the order of the dataset's definition.
+    pub views: Vec<RecipeView>,
+    /// Names of the features, in the order of their columns.
+    pub features: Vec<String>,
+    /// Settings of the writer.
+    pub writer: String,
+    /// The engine and its flags.
+    pub engine_fingerprint: String,
+    /// Rows.
+    pub rows: u64,
+    /// Digest over the canonical encoding of all rows.
+    pub content_digest: Digest,
+    /// Digest of the file's bytes.
+    pub file_digest: Digest,
+}
+
+/// One view of a recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RecipeView {
+    /// `name@version`.
+    pub view: String,
+    /// The digest of the view version.
+    pub digest: String,
+    /// The component.
+    pub component: Digest,
+    /// The version of the table that was read; `None` for an on-demand view, or a table that did not exist.
+    pub table_version: Option<u64>,
+    /// The data files that were read, with digests of their bytes. Vacuum spares them.
+    pub files: Vec<RecipeFile>,
+}
+
+/// A data file that a dataset was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecipeFile {
+    /// Relative to the table.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Digest of its bytes.
+    pub digest: Digest,
+}
+
+/// Makes a dataset again from its recipe. `spec` is the same service as the registry knows it; its spine and table
+/// versions are taken from the recipe. Another engine or writer may have made it: what counts is the content.
+///
+/// # Errors
+/// Anything that is not as the recipe says: another service, view or component, a data file that is gone or has changed,
+/// and last of all another content digest. Then nothing is written.
+pub async fn rebuild_dataset(
+    store: &OfflineStore,
+    recipe: &Recipe,
+    spec: &DatasetSpec,
+    out: &str,
+) -> Result<DatasetReport, OfflineError> {
+    let broken = |reason: String| Err(OfflineError::Recipe(reason));
+    if recipe.format != RECIPE_FORMAT {
+        return broken(format!("it has format {}, this build reads {RECIPE_FORMAT}", recipe.format));
+    }
+    if recipe.service_digest != spec.service_digest || recipe.views.len() != spec.views.len() {
+        return broken(format!("{} is not the service it was made with", spec.service));
+    }
+    let kept = KeptSpine { digest: recipe.spine_digest, format: recipe.spine_format };
+    let mut pinned = DatasetSpec {
+        spine: store.kept_spine_location(&kept)?.url.to_string(),
+        kept_spine: Some(kept),
+        columns: recipe.columns.clone(),
+        cut: recipe.cut,
+        with_status: recipe.with_status,
+        ..spec.clone()
+    };
+    let place = pinned.check_output(store, out)?;
+    for (known, view) in recipe.views.iter().zip(&mut pinned.views) {
+        let (digest, component) = match view {
+            ViewOfService::Stored(stored) => (&stored.view.digest, stored.view.transform.digest()),
+            ViewOfService::OnDemand(on_demand) => (&on_demand.digest, on_demand.transform.digest()),
+        };
+        if *digest != known.digest || *component != known.component {
+            return broken(format!("{} is not the version it was made with", known.view));
+        }
+        if let ViewOfService::Stored(stored) = view {
+            check_files(store, stored, known).await?;
+            stored.version = ReadVersion::pinned(known.table_version);
+        }
+    }
+    let Made { mut report, output } = make(store, &pinned, place).await?;
+    let engines = format!("it was made by engine {}, this is {}", recipe.engine_fingerprint, spec.engine_fingerprint);
+    let same_engine = recipe.engine_fingerprint == spec.engine_fingerprint;
+    if report.content_digest != recipe.content_digest {
+        output.discard().await?;
+        let advice = if same_engine { String::new() } else { format!("; {engines}; use that build") };
+        return broken(format!("it gave {}, now {}{advice}", recipe.content_digest, report.content_digest));
+    }
+    if !same_engine {
+        report.notes.push(format!("{engines}; the content is the same"));
+    }
+    if report.recipe.file_digest != recipe.file_digest {
+        report.notes.push("the content is the same, the bytes of the file are not: it has another writer".to_owned());
+    }
+    output.publish().await?;
+    Ok(report)
+}
+
+async fn check_files(store: &OfflineStore, stored: &StoredView, known: &RecipeView) -> Result<(), OfflineError> {
+    let table = store.table(&stored.view)?;
+    for file in &known.files {
+        let path = object_store::path::Path::from(file.path.as_str());
+        let object = table.store.get(&path).await.map_err(|error| {
+            OfflineError::Recipe(format!("data file {} of {} is gone: {error}", file.path, known.view))
+        })?;
+        let mut hasher = Sha256::new();
+        let mut stream = object.into_stream();
+        while let Some(bytes) = stream.try_next().await? {
+            hasher.update(&bytes);
+        }
+        if hex::encode(hasher.finalize()) != file.digest.hex() {
+            return Err(OfflineError::Recipe(format!("data file {} of {} has changed", file.path, known.view)));
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn recipe_file(
+    store: &Arc<dyn object_store::ObjectStore>,
+    file: &DataFile,
+) -> Result<RecipeFile, OfflineError> {
+    let name = file.path.rsplit('/').next().unwrap_or_default();
+    let digest = name.split('.').next().and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok());
+    let digest = match digest {
+        Some(digest) => digest,
+        // Not named by us: it was made by another writer of the table.
+        None => {
+            let object = store.get(&object_store::path::Path::from(file.path.as_str())).await?;
+            Digest::of(&object.bytes().await?)
+        }
+    };
+    Ok(RecipeFile { path: file.path.clone(), bytes: file.bytes, digest })
+}
+
+pub(super) async fn keep_recipe(store: &OfflineStore, recipe: &Recipe) -> Result<(), OfflineError> {
+    let place = store.recipe_location(&recipe.content_digest.hex())?;
+    let text = serde_json::to_vec_pretty(recipe).map_err(|source| OfflineError::Json { what: "a recipe", source })?;
+    place.store.put(&place.path, PutPayload::from(text)).await?;
+    Ok(())
+}
+
+impl OfflineStore {
+    /// The recipe of a dataset, by its content digest; `None` if the store has no such dataset.
+    ///
+    /// # Errors
+    /// A recipe that cannot be read.
+    pub async fn recipe(&self, content_digest: &Digest) -> Result<Option<Recipe>, OfflineError> {
+        let place = self.recipe_location(&content_digest.hex())?;
+        let object = match place.store.get(&place.path).await {
+            Ok(object) => object,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let bytes = object.bytes().await?;
+        serde_json::from_slice(&bytes).map(Some).map_err(|source| OfflineError::Json { what: "a recipe", source })
+    }
+}

@@ -1,0 +1,222 @@
+//! What a training set is made of, as the owner of the definitions says it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use eadem_query::{RowTransform, ValidationPolicy};
+use eadem_semantics::KnownAtCut;
+use eadem_values::{DataType, Value};
+use serde::{Deserialize, Serialize};
+
+use crate::error::OfflineError;
+use crate::location::{Location, OfflineStore};
+use crate::schema::key_arrow_type;
+use crate::spec::ViewSpec;
+use crate::spine::KeptSpine;
+use crate::table::ReadVersion;
+
+/// A training set to make.
+#[derive(Debug, Clone)]
+pub struct DatasetSpec {
+    /// `name@version` of the service.
+    pub service: String,
+    /// The digest of the service version, as text.
+    pub service_digest: String,
+    /// The spine: a Parquet or CSV file, as a local path or URL.
+    pub spine: String,
+    /// The copy of it to read, where one was kept before; `None`: the file is read, and kept.
+    pub kept_spine: Option<KeptSpine>,
+    /// Which of its columns mean what.
+    pub columns: SpineColumns,
+    /// The views that the features come from, those that others depend on first.
+    pub views: Vec<ViewOfService>,
+    /// The features, in the order of their columns.
+    pub features: Vec<DatasetFeature>,
+    /// Which knowledge counts.
+    pub cut: KnownAtCut,
+    /// Whether `<name>__status` stands beside each feature.
+    pub with_status: bool,
+    /// The engine's fingerprint, for the recipe.
+    pub engine_fingerprint: String,
+    /// Threads that read each view's history.
+    pub workers: usize,
+}
+
+/// The spine's columns.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SpineColumns {
+    /// The column that holds each row's time.
+    pub timestamp: String,
+    /// For key columns (a key's own name, or with a role `origin` or `origin.<key>`) and request fields whose column in
+    /// the spine has another name: the name the service knows, and the spine's.
+    pub renamed: BTreeMap<String, String>,
+}
+
+impl SpineColumns {
+    /// The spine's column for a key or request field.
+    pub fn column<'a>(&'a self, name: &'a str) -> &'a str {
+        self.renamed.get(name).map_or(name, String::as_str)
+    }
+}
+
+/// One view of a service, once for each role.
+#[derive(Debug, Clone)]
+pub enum ViewOfService {
+    /// Rows of a table, joined point in time.
+    Stored(Box<StoredView>),
+    /// Computed after the join.
+    OnDemand(OnDemandView),
+}
+
+/// A view with a table, in one role.
+#[derive(Debug, Clone)]
+pub struct StoredView {
+    /// The view.
+    pub view: ViewSpec,
+    /// For each join key, in declared order, the name under which the spine knows it (before
+    /// [`SpineColumns::renamed`]): the key's own name; with a role the role, or `role.<key>` for composite keys.
+    pub keys: Vec<String>,
+    /// The table's version to read.
+    pub version: ReadVersion,
+}
+
+/// An on-demand view.
+#[derive(Debug, Clone)]
+pub struct OnDemandView {
+    /// `name@version`.
+    pub id: String,
+    /// The digest of the view version, as text.
+    pub digest: String,
+    /// The component.
+    pub transform: Arc<dyn RowTransform>,
+    /// What happens to values that break a constraint.
+    pub policy: ValidationPolicy,
+    /// One binding per input of the transform, in declared order.
+    pub bindings: Vec<OnDemandBinding>,
+}
+
+/// What feeds an input of an on-demand view.
+#[derive(Debug, Clone, PartialEq)]
+pub enum OnDemandBinding {
+    /// A request field; in training, a spine column of its name (or what [`SpineColumns::renamed`] says).
+    Request(String),
+    /// The time of the request; in training, the spine row's time.
+    RequestTimestamp,
+    /// The same value for every row, of the input's type.
+    Literal(Value),
+    /// A feature of another view.
+    Feature {
+        /// Position in [`DatasetSpec::views`]; before this view's own.
+        view: usize,
+        /// The feature's name in its view.
+        feature: String,
+    },
+}
+
+/// One feature of a dataset.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DatasetFeature {
+    /// The column's name: an alias, or the feature's name, with a role `<role>_<feature>`.
+    pub name: String,
+    /// Position in [`DatasetSpec::views`].
+    pub view: usize,
+    /// The feature's name in its view.
+    pub feature: String,
+    /// What stands where the status is not `present`; `None`: null.
+    pub default: Option<Value>,
+}
+
+impl DatasetSpec {
+    /// Checks that every renamed column is one that the service asks for.
+    ///
+    /// # Errors
+    /// The first that is not, with those that could be meant.
+    pub fn check_columns(&self) -> Result<(), OfflineError> {
+        let names: BTreeMap<&str, DataType> = self.needs().into_iter().collect();
+        match self.columns.renamed.keys().find(|name| !names.contains_key(name.as_str())) {
+            None => Ok(()),
+            Some(unknown) => {
+                let names: Vec<&str> = names.into_keys().collect();
+                Err(OfflineError::Dataset(format!(
+                    "`{unknown}` is no key or request field of {}; those are {}",
+                    self.service,
+                    names.join(", ")
+                )))
+            }
+        }
+    }
+
+    /// Checks where the training set is to be written, and gives the place.
+    ///
+    /// # Errors
+    /// A place that is forgotten with the process, or that would take the place of what the dataset is made from: the
+    /// spine, a file of a source, the offline store.
+    pub fn check_output(&self, store: &OfflineStore, out: &str) -> Result<Location, OfflineError> {
+        let place = Location::parse(out)?;
+        let refuse = |reason: String| {
+            Err(OfflineError::Location { location: out.to_owned(), reason: reason + "; name another" })
+        };
+        if !place.is_persistent() {
+            return refuse("is the memory of this process".to_owned());
+        }
+        if place.is_within(&store.root) {
+            return refuse("lies in the offline store itself".to_owned());
+        }
+        if place.is_within(&Location::parse(&self.spine)?) {
+            return refuse("is the spine".to_owned());
+        }
+        for view in &self.views {
+            let ViewOfService::Stored(stored) = view else { continue };
+            let source = &stored.view.source;
+            for location in &source.locations {
+                if place.is_within(&Location::parse(location)?) {
+                    return refuse(format!("is, or lies in, what source `{}` reads ({location})", source.name));
+                }
+            }
+        }
+        Ok(place)
+    }
+
+    /// The names under which the service knows spine columns, apart from the timestamp, with the types that it needs.
+    fn needs(&self) -> Vec<(&str, DataType)> {
+        let mut needs = Vec::new();
+        for view in &self.views {
+            match view {
+                ViewOfService::Stored(stored) => {
+                    for (key, name) in stored.view.keys.iter().zip(&stored.keys) {
+                        let data_type = DataType::from_arrow(&key_arrow_type(key.key_type));
+                        needs.extend(data_type.map(|data_type| (name.as_str(), data_type)));
+                    }
+                }
+                ViewOfService::OnDemand(on_demand) => {
+                    for (field, binding) in on_demand.transform.description().inputs.iter().zip(&on_demand.bindings) {
+                        if let OnDemandBinding::Request(name) = binding {
+                            needs.push((name, field.data_type));
+                        }
+                    }
+                }
+            }
+        }
+        needs
+    }
+}
+
+/// The types that the service needs of spine columns, for files that do not say.
+pub(super) fn wanted_types(spec: &DatasetSpec) -> BTreeMap<String, DataType> {
+    let needs = spec.needs().into_iter().map(|(name, data_type)| (spec.columns.column(name).to_owned(), data_type));
+    [(spec.columns.timestamp.clone(), DataType::Timestamp)].into_iter().chain(needs).collect()
+}
+
+/// The features of the view of this number that the training set or one of its on-demand views asks for.
+pub(super) fn features_asked(spec: &DatasetSpec, number: usize) -> BTreeSet<&str> {
+    let own = spec.features.iter().filter(|feature| feature.view == number).map(|feature| feature.feature.as_str());
+    let bound = spec.views.iter().flat_map(|view| match view {
+        ViewOfService::OnDemand(on_demand) => on_demand.bindings.as_slice(),
+        ViewOfService::Stored(_) => &[],
+    });
+    let bound = bound.filter_map(|binding| match binding {
+        OnDemandBinding::Feature { view, feature } if *view == number => Some(feature.as_str()),
+        _ => None,
+    });
+    own.chain(bound).collect()
+}
