@@ -17,6 +17,10 @@ pub enum JobKind {
     Materialize,
     /// Make a training set.
     Dataset,
+    /// Put the small files of offline tables together.
+    Compact,
+    /// Delete files of the offline store that nothing needs.
+    Vacuum,
 }
 
 /// How a job stands.
@@ -43,18 +47,23 @@ impl JobState {
 }
 
 impl JobKind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::Backfill, Self::Materialize, Self::Dataset, Self::Compact, Self::Vacuum];
+
     /// As in paths.
     pub fn name(self) -> &'static str {
         match self {
             Self::Backfill => "backfill",
             Self::Materialize => "materialize",
             Self::Dataset => "dataset",
+            Self::Compact => "compact",
+            Self::Vacuum => "vacuum",
         }
     }
 
     /// The kind of this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Backfill, Self::Materialize, Self::Dataset].into_iter().find(|kind| kind.name() == name)
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
     }
 }
 

@@ -275,6 +275,7 @@ impl serving::History for OfflineHistory {
         view: &ViewVersion,
         keys: &[EntityKey],
         reads: &[ReadAt],
+        beside: Option<u64>,
     ) -> Result<Vec<Option<StoredRow>>, RowSourceError> {
         let failed = |error: &dyn std::fmt::Display| RowSourceError { store: "offline", message: error.to_string() };
         let spec = self.stores.view_spec(view).await.map_err(|error| failed(&error))?;
@@ -283,7 +284,12 @@ impl serving::History for OfflineHistory {
         let (keys, reads, lifetime) = (keys.to_vec(), reads.to_vec(), spec.lifetime);
         let runtime = tokio::runtime::Handle::current();
         // Files are decoded row by row: not on the threads of requests.
-        let read = move || runtime.block_on(table.read_entities(&keys, &reads, lifetime));
+        let read = move || {
+            runtime.block_on(async {
+                let version = table.version_beside(beside).await?;
+                table.read_entities(&keys, &reads, lifetime, version).await
+            })
+        };
         let found = tokio::task::spawn_blocking(read).await.map_err(|error| failed(&error))?;
         let found = found.map_err(|error| failed(&error))?;
         Ok(found.into_iter().map(|row| row.map(stored_row)).collect())

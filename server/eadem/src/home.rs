@@ -13,7 +13,7 @@ use eadem_api::{ApiState, Clock, PlanCache, Problem, StoreStatus, SystemClock};
 use eadem_engine::{CompilerCommand, Engine, EngineConfig};
 use eadem_offline::OfflineStore;
 use eadem_online::{EmbeddedOptions, EmbeddedStore, OnlineStore, StoreError, TableId};
-use eadem_registry::Registry;
+use eadem_registry::{EpochState, Registry};
 use eadem_values::format_timestamp;
 use serde_json::{Value as Json, json};
 use tokio::sync::Semaphore;
@@ -22,6 +22,7 @@ use crate::adapters::{EngineTransforms, Inspector, OfflineHistory};
 use crate::config::{CONFIGURATION_TABLES, Config};
 use crate::jobs::JobRunner;
 use crate::output::Printer;
+use crate::upkeep;
 
 /// Uploads that are checked at once: each compiles and runs a component in the background.
 const UPLOADS_AT_ONCE: usize = 1;
@@ -204,6 +205,14 @@ impl StoreStatus for Status {
             let view = view.map_err(registry_failed)?;
             let table = TableId { view: view.digest, epoch: u64::from(epoch.epoch) };
             let Ok(status) = self.stores.online.status(table).await else { continue };
+            let withdrawn = match epoch.state == EpochState::Current {
+                true => upkeep::withdrawn_online(&self.stores, &view).await,
+                false => Ok(None),
+            };
+            let withdrawn = withdrawn.unwrap_or_else(|error| {
+                tracing::warn!(view = %view.id, error = format!("{error:#}"), "its offline table could not be read");
+                None
+            });
             views.push(json!({
                 "view": epoch.view.to_string(),
                 "epoch": epoch.epoch,
@@ -216,6 +225,7 @@ impl StoreStatus for Status {
                     since_us => format_timestamp(since_us),
                 }),
                 "offline_commit": status.coverage.offline_commit,
+                "withdrawn_in": withdrawn.map(|withdrawn| withdrawn.commit),
             }));
         }
         Ok(json!({ "store": self.stores.online.kind(), "views": views }))

@@ -27,6 +27,7 @@ use crate::adapters::RegistryLedger;
 use crate::config::JobsConfig;
 use crate::datasets::{self, DatasetRequest};
 use crate::home::Stores;
+use crate::upkeep::{self, CompactRequest, VacuumRequest};
 
 /// Against clocks that differ and work that runs late: rows stay this much longer than needed.
 const RETENTION_SLACK_US: i64 = 3_600_000_000;
@@ -43,6 +44,9 @@ struct BackfillRequest {
     /// Only rows with an event time in `[from, to)`, RFC 3339.
     from: Option<String>,
     to: Option<String>,
+    /// Rows of the range that are stored are computed anew from the files that are there.
+    #[serde(default)]
+    recompute: bool,
 }
 
 /// What `POST /jobs/materialize` takes.
@@ -109,7 +113,7 @@ impl Handle {
         self.changes.send_modify(|job| job.progress = progress);
     }
 
-    fn steps(&self, done: u64, total: u64, rows: u64, message: String) {
+    pub(crate) fn steps(&self, done: u64, total: u64, rows: u64, message: String) {
         let seconds = self.started.elapsed().as_secs_f64().max(1e-9);
         self.report(JobProgress { done, total, rows, refused: 0, rows_per_s: rows as f64 / seconds, message });
     }
@@ -195,11 +199,25 @@ impl Shared {
         // (A backfill takes threads of its own.)
         let runtime = tokio::runtime::Handle::current();
         let (shared, id, spec, handle) = (Arc::clone(self), id.to_owned(), spec.clone(), Arc::clone(handle));
-        let work = move || match kind {
-            JobKind::Dataset => {
-                runtime.block_on(datasets::run(&shared.stores, &id, DatasetRequest::read(&spec)?, &handle))
-            }
-            _ => runtime.block_on(shared.materialize(serde_json::from_value(spec)?, &handle)),
+        let work = move || {
+            runtime.block_on(async {
+                match kind {
+                    JobKind::Dataset => datasets::run(&shared.stores, &id, DatasetRequest::read(&spec)?, &handle).await,
+                    JobKind::Compact => {
+                        let request: CompactRequest = serde_json::from_value(spec)?;
+                        let views = shared.stored_views(&request.views).await?;
+                        upkeep::run_compaction(&shared.stores, &id, &views, request.options()?, &handle).await
+                    }
+                    JobKind::Vacuum => {
+                        let request: VacuumRequest = serde_json::from_value(spec)?;
+                        let options = request.options(shared.stores.clock.now_us())?;
+                        upkeep::run_vacuum(&shared.stores, options, &handle).await
+                    }
+                    JobKind::Backfill | JobKind::Materialize => {
+                        shared.materialize(serde_json::from_value(spec)?, &handle).await
+                    }
+                }
+            })
         };
         tokio::task::spawn_blocking(work).await?
     }
@@ -273,7 +291,12 @@ impl Shared {
         Ok(views)
     }
 
-    async fn backfill(&self, id: &str, request: BackfillRequest, handle: &Arc<Handle>) -> anyhow::Result<Json> {
+    async fn backfill(
+        self: &Arc<Self>,
+        id: &str,
+        request: BackfillRequest,
+        handle: &Arc<Handle>,
+    ) -> anyhow::Result<Json> {
         let range_us = request.range_us()?;
         let created_at_us = self.stores.registry.job(id).await?.created_at_us;
         let views = self.stored_views(&request.views).await?;
@@ -282,6 +305,7 @@ impl Shared {
         for (done, view) in views.iter().enumerate() {
             let options = BackfillOptions {
                 range_us,
+                recompute: request.recompute,
                 workers: self.workers,
                 chunk_rows: self.chunk_rows,
                 ..BackfillOptions::created_at(created_at_us)
@@ -297,9 +321,52 @@ impl Shared {
             };
             let report = run_backfill(backfill).await.with_context(|| view.id.to_string())?;
             lines.push(backfill_line(view, &report));
-            reports.push(backfill_json(view, &report));
+            let mut described = backfill_json(view, &report);
+            if let Some((line, renewed)) = self.renew_online(view, handle, (done, views.len())).await? {
+                lines.push(line);
+                described["online"] = renewed;
+            }
+            reports.push(described);
         }
         Ok(json!({ "lines": lines, "views": reports }))
+    }
+
+    /// Loads a new epoch of a view that is served, if the current one holds rows that were taken out of the offline table
+    /// since. It is complete from the same instant on as the current one.
+    async fn renew_online(
+        self: &Arc<Self>,
+        view: &Arc<ViewVersion>,
+        handle: &Arc<Handle>,
+        place: (usize, usize),
+    ) -> anyhow::Result<Option<(String, Json)>> {
+        let Some(withdrawn) = upkeep::withdrawn_online(&self.stores, view).await? else { return Ok(None) };
+        let stored = view.stored.as_ref().context("an on-demand view stores nothing")?;
+        let history_us = stored.deployment.online_history_us.unwrap_or(0);
+        let as_of_us = match withdrawn.complete_since_us {
+            Some(since_us) => since_us.saturating_add(history_us),
+            None => self.stores.clock.now_us(),
+        };
+        let rows_before = handle.progress().rows;
+        // Encoding rows takes whole seconds of processor time: not on the threads of requests.
+        let runtime = tokio::runtime::Handle::current();
+        let (shared, loading, follower) = (Arc::clone(self), Arc::clone(view), Arc::clone(handle));
+        let load = move || runtime.block_on(shared.load_view(&loading, as_of_us, &follower, place, rows_before));
+        let loaded = tokio::task::spawn_blocking(load).await?;
+        let loaded = loaded.with_context(|| {
+            format!(
+                "{}: offline commit {} stands, but the online store still serves rows that it took out; resume this job, \
+                 or materialize the view",
+                view.id, withdrawn.commit
+            )
+        })?;
+        let line = upkeep::renewed_line(view, withdrawn, loaded.epoch, loaded.complete_since_us);
+        let renewed = json!({
+            "epoch": loaded.epoch,
+            "rows": loaded.rows,
+            "offline_commit": loaded.offline_commit,
+            "complete_since": format_timestamp(loaded.complete_since_us),
+        });
+        Ok(Some((line, renewed)))
     }
 
     async fn materialize(&self, request: MaterializeRequest, handle: &Arc<Handle>) -> anyhow::Result<Json> {
@@ -506,6 +573,12 @@ fn backfill_line(view: &ViewVersion, report: &BackfillReport) -> String {
             line.push_str(&format!(", {rows} {what}"));
         }
     }
+    for replaced in &report.files_replaced {
+        line.push_str(&format!("; {replaced} has changed"));
+    }
+    if report.rows_removed > 0 {
+        line.push_str(&format!("; {} rows of earlier loads were taken out", report.rows_removed));
+    }
     if !report.files_already_loaded.is_empty() {
         line.push_str(&format!(", {} files were loaded before", report.files_already_loaded.len()));
     }
@@ -526,6 +599,8 @@ fn backfill_json(view: &ViewVersion, report: &BackfillReport) -> Json {
         "files": report.files,
         "files_already_loaded": report.files_already_loaded,
         "files_vanished": report.files_vanished,
+        "files_replaced": report.files_replaced,
+        "rows_removed": report.rows_removed,
         "rows_read": report.rows_read,
         "rows_stored": report.rows_stored,
         "rows_left_out": report.rows_left_out,
@@ -593,6 +668,17 @@ impl Jobs for JobRunner {
                     parse_timestamp(as_of).map_err(|error| malformed(format!("as_of: {error}")))?;
                 }
                 spec["views"] = json!(self.pinned_views(&request.views).await?);
+            }
+            JobKind::Compact => {
+                let request: CompactRequest =
+                    serde_json::from_value(spec.clone()).map_err(|error| malformed(error.to_string()))?;
+                request.options().map_err(|error| malformed(format!("{error:#}")))?;
+                spec["views"] = json!(self.pinned_views(&request.views).await?);
+            }
+            JobKind::Vacuum => {
+                let request: VacuumRequest =
+                    serde_json::from_value(spec.clone()).map_err(|error| malformed(error.to_string()))?;
+                request.options(0).map_err(|error| malformed(format!("{error:#}")))?;
             }
             JobKind::Dataset => {
                 let request = DatasetRequest::read(&spec).map_err(|error| malformed(error.to_string()))?;

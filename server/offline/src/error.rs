@@ -89,6 +89,9 @@ pub enum OfflineError {
     /// A step over columns.
     #[error(transparent)]
     Query(#[from] QueryError),
+    /// What is in use cannot be told, so nothing may be deleted.
+    #[error("nothing was deleted, because it cannot be told what is in use: {0}")]
+    InUse(String),
     /// A value.
     #[error(transparent)]
     Value(#[from] ValueError),

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use crate::lanes::CommittedLane;
 use crate::quarantine::RefusalCounts;
 
 /// A ledger that could not answer.
@@ -32,6 +33,44 @@ pub struct JobPlan {
     pub already_loaded: Vec<String>,
     /// Files that were loaded once and are no longer there, by path. Their rows stay.
     pub vanished: Vec<String>,
+    /// Files that were loaded with another content than they have now: those rows go when this job is committed.
+    #[serde(default)]
+    pub replaced: Vec<ReplacedFile>,
+    /// Whether the rows of the range that the table holds of files that are there are computed anew.
+    #[serde(default)]
+    pub recompute: bool,
+}
+
+/// A file that was loaded and has changed since.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ReplacedFile {
+    /// Relative to the source's location.
+    pub path: String,
+    /// The digest that it was loaded with.
+    pub digest: String,
+    /// Another file that has that content now: the rows stay, as its.
+    pub kept_as: Option<String>,
+}
+
+impl ReplacedFile {
+    pub(crate) fn is(&self, lane: &CommittedLane) -> bool {
+        self.path == lane.path && self.digest == lane.digest
+    }
+}
+
+impl JobPlan {
+    /// Whether a commit of this plan changes anything.
+    pub(crate) fn changes_rows(&self) -> bool {
+        !self.files.is_empty() || self.replaced.iter().any(|replaced| replaced.kept_as.is_none())
+    }
+
+    /// The files that have changed since they were loaded and whose old content no other file has, by path.
+    pub(crate) fn files_replaced(&self) -> Vec<String> {
+        let changed = self.replaced.iter().filter(|replaced| replaced.kept_as.is_none());
+        let mut paths: Vec<String> = changed.map(|replaced| replaced.path.clone()).collect();
+        paths.dedup();
+        paths
+    }
 }
 
 /// A file that a job reads.

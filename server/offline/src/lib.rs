@@ -6,31 +6,40 @@
 
 mod backfill;
 mod bind;
+mod commit;
+mod compact;
 mod dataset;
 mod error;
 mod expression;
 mod fetch_exec;
 mod history_exec;
+mod lanes;
 mod ledger;
 mod location;
 mod object_file;
 mod partition;
 mod quarantine;
 mod read;
+mod replace;
 mod schema;
 mod source;
 mod spec;
 mod spine;
 mod table;
+mod vacuum;
 
 pub use backfill::{Backfill, BackfillOptions, BackfillReport, Cancel, Progress, ProgressSink, run_backfill};
+pub use compact::{CompactOptions, CompactProgress, CompactReport, Compaction, compact};
 pub use dataset::{
     DatasetFeature, DatasetReport, DatasetSpec, OnDemandBinding, OnDemandView, Recipe, RecipeFile, RecipeView,
     SpineColumns, StoredView, ViewOfService, create_dataset, rebuild_dataset,
 };
 pub use error::OfflineError;
 pub use expression::EXPRESSION_FUNCTIONS;
-pub use ledger::{ChunkOutcome, JobLedger, JobPlan, LedgerError, MemoryLedger, PlannedChunk, PlannedFile};
+pub use lanes::{CommittedLane, LaneName};
+pub use ledger::{
+    ChunkOutcome, JobLedger, JobPlan, LedgerError, MemoryLedger, PlannedChunk, PlannedFile, ReplacedFile,
+};
 pub use location::{Location, OfflineStore};
 pub use quarantine::{QuarantinedRow, RefusalCounts};
 pub use read::{EntityRead, HistoryBatch, ScanRange};
@@ -41,4 +50,5 @@ pub use schema::{
 pub use source::{InspectedColumn, input_column, inspect};
 pub use spec::{Binding, EventTime, JoinKey, KnownAt, Placement, SourceSpec, ViewSpec};
 pub use spine::{KeptSpine, Spine, SpineFormat};
-pub use table::{CommittedLane, DataFile, ReadVersion, ViewTable};
+pub use table::{DataFile, ReadVersion, ViewTable};
+pub use vacuum::{FilesInUse, InUse, PlaceReport, VacuumOptions, VacuumProgress, VacuumReport};

@@ -1,5 +1,5 @@
-//! Writing data files: one per partition, named by the digest of its bytes, so that writing a chunk again writes the same
-//! files again.
+//! Writing data files: one per partition, named by the digest of its bytes and its job, so that writing a chunk again
+//! writes the same files again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +21,15 @@ use sha2::{Digest as _, Sha256};
 use crate::error::OfflineError;
 use crate::schema::{COLUMN_EVENT_DATE, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_SEQUENCE, COLUMN_TIE};
 
+/// The tag of a data file that a compaction wrote.
+pub(crate) const TAG_COMPACTED: &str = "eadem.compacted";
+
+/// The tag of a data file whose rows are all of one lane: that lane.
+pub(crate) const TAG_LANE: &str = "eadem.lane";
+
+/// 64 bits tell the jobs that ever write to one table apart.
+const JOB_MARK_DIGITS: usize = 16;
+
 const DAY_US: i64 = 86_400_000_000;
 
 /// Collects the rows of a chunk and writes them by date.
@@ -33,6 +42,9 @@ pub(crate) struct PartitionWriter {
     buffered_bytes: usize,
     buffered_bytes_max: usize,
     adds: Vec<serde_json::Value>,
+    mark: String,
+    lane: Option<String>,
+    is_compaction: bool,
 }
 
 impl PartitionWriter {
@@ -51,7 +63,33 @@ impl PartitionWriter {
             buffered_bytes: 0,
             buffered_bytes_max,
             adds: Vec::new(),
+            mark: String::new(),
+            lane: None,
+            is_compaction: false,
         }
+    }
+
+    /// Marks the files' names as this job's, so that no two jobs ever write the same file: what one of them has left behind
+    /// can be deleted without a look at the others.
+    #[must_use]
+    pub(crate) fn of_job(mut self, job: &str) -> Self {
+        let digest = hex::encode(Sha256::digest(job.as_bytes()));
+        self.mark = format!(".{}", &digest[..JOB_MARK_DIGITS]);
+        self
+    }
+
+    /// Says in the log that all rows are of one lane, if they are.
+    #[must_use]
+    pub(crate) fn of_lane(mut self, lane: Option<&str>) -> Self {
+        self.lane = lane.map(str::to_owned);
+        self
+    }
+
+    /// The rows are those of other files, which go.
+    #[must_use]
+    pub(crate) fn compacting(mut self) -> Self {
+        self.is_compaction = true;
+        self
     }
 
     pub(crate) async fn write(&mut self, batch: RecordBatch) -> Result<(), OfflineError> {
@@ -88,7 +126,7 @@ impl PartitionWriter {
 
     async fn put(&mut self, rows: RecordBatch, date: Option<String>) -> Result<(), OfflineError> {
         let bytes = encode(&rows)?;
-        let name = format!("{}.zstd.parquet", hex::encode(Sha256::digest(&bytes)));
+        let name = format!("{}{}.zstd.parquet", hex::encode(Sha256::digest(&bytes)), self.mark);
         let path = match &date {
             Some(date) => format!("{COLUMN_EVENT_DATE}={date}/{name}"),
             None => name,
@@ -99,14 +137,22 @@ impl PartitionWriter {
             Some(date) => serde_json::json!({ COLUMN_EVENT_DATE: date }),
             None => serde_json::json!({}),
         };
+        let mut tags = serde_json::Map::new();
+        if let Some(lane) = &self.lane {
+            tags.insert(TAG_LANE.to_owned(), lane.as_str().into());
+        }
+        if self.is_compaction {
+            tags.insert(TAG_COMPACTED.to_owned(), "true".into());
+        }
         self.adds.push(serde_json::json!({
             "path": path,
             "partitionValues": partition_values,
             "size": size,
             // Not the clock: a chunk written twice must leave the same action behind.
             "modificationTime": 0,
-            "dataChange": true,
+            "dataChange": !self.is_compaction,
             "stats": stats(&rows).to_string(),
+            "tags": tags,
         }));
         Ok(())
     }

@@ -168,12 +168,13 @@ impl ViewTable {
         keys: &[EntityKey],
         reads: &[ReadAt],
         lifetime: Lifetime,
+        version: ReadVersion,
     ) -> Result<Vec<Option<EntityRead>>, OfflineError> {
         if keys.len() != reads.len() {
             let message = format!("{} keys, {} reads", keys.len(), reads.len());
             return Err(eadem_query::QueryError::Shape(message).into());
         }
-        let Some(TableState { version, files }) = self.state(ReadVersion::Current).await? else {
+        let Some(TableState { version, files }) = self.state(version).await? else {
             return Ok(vec![None; keys.len()]);
         };
         let wanted: Arc<HashSet<EntityKey>> = Arc::new(keys.iter().cloned().collect());

@@ -1,42 +1,28 @@
-//! A view's Delta table: opening, reading its state, and the one commit of a job.
+//! A view's Delta table: opening it, and reading its state.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use deltalake_core::DeltaTable;
-use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties};
-use deltalake_core::kernel::{Action, Add, StructField, Transaction};
+use deltalake_core::kernel::StructField;
+use deltalake_core::kernel::transaction::CommitProperties;
 use deltalake_core::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use deltalake_core::operations::create::CreateBuilder;
-use deltalake_core::protocol::{DeltaOperation, SaveMode};
+use deltalake_core::protocol::SaveMode;
 use object_store::ObjectStore;
 use object_store::prefix::PrefixStore;
 use serde::{Deserialize, Serialize};
 
+use crate::commit::{append_once, live_files};
 use crate::error::OfflineError;
-use crate::ledger::{JobPlan, PlannedFile};
+use crate::lanes::{CommittedLane, Lanes, read_lane_log, withdrawn_at};
 use crate::location::{Location, OfflineStore};
-use crate::partition::event_time_range;
 use crate::quarantine;
 use crate::schema::{COLUMN_EVENT_DATE, TableSchema};
 use crate::spec::ViewSpec;
 
-const INFO_LANES: &str = "eadem.lanes";
-const INFO_LANES_BEFORE: &str = "eadem.lanesBefore";
 const PROPERTY_VIEW: &str = "eadem.view";
 const PROPERTY_VIEW_DIGEST: &str = "eadem.viewDigest";
-const COMMIT_ATTEMPTS_MAX: usize = 32;
-
-/// A file whose rows are in a table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CommittedLane {
-    /// Relative to the source's location.
-    pub path: String,
-    /// Digest of its bytes: the lane.
-    pub digest: String,
-    /// The range of event times that was loaded, `[from, to)` in microseconds; `None`: all.
-    pub range_us: Option<(i64, i64)>,
-}
 
 /// A data file of one version of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,12 +96,12 @@ pub(crate) fn open_log(location: &Location) -> (Arc<dyn ObjectStore>, LogStoreRe
     (store, log_store)
 }
 
-fn table_error(location: &Location, reason: impl std::fmt::Display) -> OfflineError {
+pub(crate) fn table_error(location: &Location, reason: impl std::fmt::Display) -> OfflineError {
     OfflineError::Table { table: location.url.to_string(), reason: reason.to_string() }
 }
 
 /// Loads a table's log; `None` if there is no table.
-async fn load(location: &Location, log_store: &LogStoreRef) -> Result<Option<DeltaTable>, OfflineError> {
+pub(crate) async fn load(location: &Location, log_store: &LogStoreRef) -> Result<Option<DeltaTable>, OfflineError> {
     let mut table = DeltaTable::new(log_store.clone());
     match table.verify_deltatable_existence().await {
         Ok(true) => {}
@@ -159,113 +145,8 @@ async fn load_or_create(
     }
 }
 
-/// Commits `adds` as the one version of `job`, unless the table has it already. Gives the version. With a plan, the commit
-/// says which files it loads, and is refused if another job has loaded rows of theirs since the plan was made.
-async fn commit_once(
-    location: &Location,
-    log_store: &LogStoreRef,
-    table: DeltaTable,
-    job: &str,
-    adds: &[serde_json::Value],
-    plan: Option<&JobPlan>,
-) -> Result<u64, OfflineError> {
-    let fail = |error: &dyn std::fmt::Display| table_error(location, error);
-    let mut table = table;
-    for _ in 0..COMMIT_ATTEMPTS_MAX {
-        let snapshot = table.snapshot().map_err(|error| fail(&error))?;
-        let base = snapshot.version();
-        let seen = snapshot.transaction_version(log_store.as_ref(), job).await.map_err(|error| fail(&error))?;
-        if seen.is_some() {
-            return version_of_job(location, log_store, base, job).await;
-        }
-        let mut actions = Vec::with_capacity(adds.len());
-        for add in adds {
-            let add: Add = serde_json::from_value(add.clone())
-                .map_err(|source| OfflineError::Json { what: "an add action of the job ledger", source })?;
-            actions.push(Action::Add(add));
-        }
-        let mut metadata: HashMap<String, serde_json::Value> = HashMap::new();
-        if let Some(plan) = plan {
-            check_still_new(plan, &read_lanes(location, log_store, base).await?)?;
-            let before = latest_lanes_commit(location, log_store, base).await?;
-            metadata.insert(INFO_LANES.to_owned(), serde_json::json!(planned_lanes(plan)));
-            metadata.insert(INFO_LANES_BEFORE.to_owned(), serde_json::json!(before));
-        }
-        let properties = CommitProperties::default()
-            .with_metadata(metadata)
-            .with_application_transaction(Transaction::new(job, 1))
-            .with_cleanup_expired_logs(Some(false))
-            // What this commit may say depends on the version it follows, so a lost race starts over from there.
-            .with_max_retries(0);
-        let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
-        let committed = CommitBuilder::from(properties)
-            .with_actions(actions)
-            .build(Some(snapshot), log_store.clone(), operation)
-            .await;
-        match committed {
-            Ok(commit) => return Ok(commit.version()),
-            Err(error) => {
-                table.load().await.map_err(|error| fail(&error))?;
-                let now = table.snapshot().map_err(|error| fail(&error))?.version();
-                if now == base {
-                    return Err(fail(&error));
-                }
-            }
-        }
-    }
-    Err(fail(&"too many other writers; try again later"))
-}
-
-fn planned_lanes(plan: &JobPlan) -> Vec<CommittedLane> {
-    let lane = |file: &PlannedFile| CommittedLane {
-        path: file.path.clone(),
-        digest: file.digest.clone(),
-        range_us: plan.range_us,
-    };
-    plan.files.iter().map(lane).collect()
-}
-
-/// Refuses a plan that has gone stale: a job that was interrupted and is resumed late would load rows a second time.
-fn check_still_new(plan: &JobPlan, lanes: &Lanes) -> Result<(), OfflineError> {
-    let meets_plan = |loaded: Option<(i64, i64)>| match (loaded, plan.range_us) {
-        (Some(loaded), Some(planned)) => loaded.0 < planned.1 && planned.0 < loaded.1,
-        _ => true,
-    };
-    let refuse = |file: &PlannedFile, what: &str| {
-        let reason = format!("{what} since this job was planned; cancel it and start a new one");
-        Err(OfflineError::File { file: file.url.clone(), reason })
-    };
-    for file in &plan.files {
-        let was_known = |lane: &&CommittedLane| lane.range_us.is_some_and(|range| file.loaded_us.contains(&range));
-        let same_bytes = lanes.values().flatten().filter(|lane| lane.digest == file.digest);
-        if same_bytes.filter(|lane| !was_known(lane)).any(|lane| meets_plan(lane.range_us)) {
-            return refuse(file, "was loaded by another job");
-        }
-        if lanes.get(&file.path).is_some_and(|lanes| lanes.iter().any(|lane| lane.digest != file.digest)) {
-            return refuse(file, "was loaded with another content by another job");
-        }
-    }
-    Ok(())
-}
-
-/// The version in which a job was committed, at or before `latest`.
-async fn version_of_job(
-    location: &Location,
-    log_store: &LogStoreRef,
-    latest: u64,
-    job: &str,
-) -> Result<u64, OfflineError> {
-    for version in (0..=latest).rev() {
-        let actions = read_commit(location, log_store, version).await?;
-        let is_job = |action: &serde_json::Value| action["txn"]["appId"].as_str() == Some(job);
-        if actions.iter().any(is_job) {
-            return Ok(version);
-        }
-    }
-    Ok(latest)
-}
-
-async fn read_commit(
+/// The actions of a commit; none if there is no such version.
+pub(crate) async fn read_commit(
     location: &Location,
     log_store: &LogStoreRef,
     version: u64,
@@ -279,44 +160,6 @@ async fn read_commit(
             serde_json::from_slice(line).map_err(|source| OfflineError::Json { what: "a commit of the table", source })
         })
         .collect()
-}
-
-/// The latest commit, at or before `version`, that says which files it loaded. Commits that do say point to the one before
-/// them, so that a long log of other commits is not read over and over.
-async fn latest_lanes_commit(
-    location: &Location,
-    log_store: &LogStoreRef,
-    version: u64,
-) -> Result<Option<u64>, OfflineError> {
-    for version in (0..=version).rev() {
-        let actions = read_commit(location, log_store, version).await?;
-        if actions.iter().any(|action| action["commitInfo"].get(INFO_LANES).is_some()) {
-            return Ok(Some(version));
-        }
-    }
-    Ok(None)
-}
-
-/// The files whose rows are in a table, by path.
-type Lanes = BTreeMap<String, Vec<CommittedLane>>;
-
-/// What was loaded by the commits up to `latest`.
-async fn read_lanes(location: &Location, log_store: &LogStoreRef, latest: u64) -> Result<Lanes, OfflineError> {
-    let mut lanes = Lanes::new();
-    let mut next = latest_lanes_commit(location, log_store, latest).await?;
-    while let Some(version) = next {
-        let actions = read_commit(location, log_store, version).await?;
-        let Some(info) = actions.iter().map(|action| &action["commitInfo"]).find(|info| !info.is_null()) else {
-            break;
-        };
-        let committed: Vec<CommittedLane> = serde_json::from_value(info[INFO_LANES].clone())
-            .map_err(|source| OfflineError::Json { what: "the lanes of a commit", source })?;
-        for lane in committed {
-            lanes.entry(lane.path.clone()).or_default().push(lane);
-        }
-        next = info[INFO_LANES_BEFORE].as_u64();
-    }
-    Ok(lanes)
 }
 
 impl ViewTable {
@@ -339,7 +182,7 @@ impl ViewTable {
     /// A log that cannot be read.
     pub async fn lanes(&self) -> Result<BTreeMap<String, Vec<CommittedLane>>, OfflineError> {
         match self.version().await? {
-            Some(latest) => read_lanes(&self.location, &self.log_store, latest).await,
+            Some(latest) => Ok(read_lane_log(&self.location, &self.log_store, latest).await?.lanes),
             None => Ok(Lanes::new()),
         }
     }
@@ -360,7 +203,7 @@ impl ViewTable {
 
     /// Loads the table for readers; `None` if no job was ever committed to it. The job that comes first makes the table in
     /// version 0 and commits its rows in version 1: killed in between, it leaves a table that proves nothing missing.
-    async fn load_with_rows(&self) -> Result<Option<DeltaTable>, OfflineError> {
+    pub(crate) async fn load_with_rows(&self) -> Result<Option<DeltaTable>, OfflineError> {
         let Some(table) = load(&self.location, &self.log_store).await? else { return Ok(None) };
         self.check(&table)?;
         Ok(Some(table).filter(|table| table.version().is_some_and(|version| version > 0)))
@@ -389,29 +232,32 @@ impl ViewTable {
         if let ReadVersion::At(version) = version {
             table.load_version(version).await.map_err(|error| table_error(&self.location, error))?;
         }
-        let snapshot = table.snapshot().map_err(|error| table_error(&self.location, error))?;
-        let mut files: Vec<DataFile> = snapshot
-            .log_data()
-            .iter()
-            .map(|file| DataFile {
-                path: file.object_store_path().to_string(),
-                bytes: u64::try_from(file.size()).unwrap_or_default(),
-                event_time_us: file.stats().as_deref().and_then(event_time_range),
-            })
-            .collect();
-        files.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(Some(TableState { version: snapshot.version(), files }))
+        let version = table.version().unwrap_or_default();
+        let files = live_files(&table, &self.location)?.into_iter().map(|live| live.file).collect();
+        Ok(Some(TableState { version, files }))
     }
 
-    /// Makes a job's files visible, all at once and only once.
-    pub(crate) async fn commit(
-        &self,
-        job: &str,
-        adds: &[serde_json::Value],
-        plan: &JobPlan,
-    ) -> Result<u64, OfflineError> {
-        let table = self.ensure().await?;
-        commit_once(&self.location, &self.log_store, table, job, adds, Some(plan)).await
+    /// The version to read where the answers are compared with rows that were loaded from version `beside`: the current one,
+    /// unless rows have been taken out since. Then that very version, because those rows may be among the others.
+    ///
+    /// # Errors
+    /// A log that cannot be read.
+    pub async fn version_beside(&self, beside: Option<u64>) -> Result<ReadVersion, OfflineError> {
+        let Some(beside) = beside else { return Ok(ReadVersion::Current) };
+        let Some(latest) = self.version().await? else { return Ok(ReadVersion::NoTable) };
+        let withdrawn = withdrawn_at(&self.location, &self.log_store, latest).await?;
+        Ok(ReadVersion::At(if withdrawn > Some(beside) { beside } else { latest }))
+    }
+
+    /// The version, at or before the current one, in which rows were last taken out of the table; `None`: never.
+    ///
+    /// # Errors
+    /// A log that cannot be read.
+    pub async fn withdrawn_at(&self) -> Result<Option<u64>, OfflineError> {
+        match self.version().await? {
+            Some(latest) => withdrawn_at(&self.location, &self.log_store, latest).await,
+            None => Ok(None),
+        }
     }
 }
 
@@ -421,7 +267,7 @@ pub(crate) async fn commit_quarantine(
     job: &str,
     adds: &[serde_json::Value],
 ) -> Result<(), OfflineError> {
-    let (_, log_store) = open_log(location);
+    let (store, log_store) = open_log(location);
     let table = load_or_create(location, &log_store, quarantine::delta_fields(), &[], &[]).await?;
-    commit_once(location, &log_store, table, job, adds, None).await.map(|_| ())
+    append_once(location, &log_store, store.as_ref(), table, job, adds).await
 }

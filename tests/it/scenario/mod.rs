@@ -6,3 +6,4 @@ mod flights;
 mod fuzz;
 mod jobs;
 mod project;
+mod upkeep;

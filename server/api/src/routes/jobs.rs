@@ -22,10 +22,8 @@ pub(super) async fn start(
     JsonBody(spec): JsonBody<Value>,
 ) -> Result<(StatusCode, Json<Job>), Problem> {
     let kind = JobKind::from_name(&kind).ok_or_else(|| {
-        Problem::not_found(
-            "unknown_job_kind",
-            format!("no job of kind `{kind}`; kinds are backfill, materialize, dataset"),
-        )
+        let kinds = JobKind::ALL.map(JobKind::name).join(", ");
+        Problem::not_found("unknown_job_kind", format!("no job of kind `{kind}`; kinds are {kinds}"))
     })?;
     let job = state.jobs.start(kind, spec).await?;
     Ok((StatusCode::ACCEPTED, Json(job)))

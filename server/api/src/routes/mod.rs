@@ -109,7 +109,7 @@ const ROUTES: &[Route] = &[
         path: "/jobs/{id}",
         methods: &[
             ("get", "One job"),
-            ("post", "Start a job: backfill, materialize or dataset"),
+            ("post", "Start a job: backfill, materialize, dataset, compact or vacuum"),
             ("delete", "Call a job off"),
         ],
         handler: |_| get(jobs::get).post(jobs::start).delete(jobs::cancel),

@@ -4,6 +4,7 @@ use axum::Json;
 use serde_json::{Map, Value, json};
 
 use super::ROUTES;
+use crate::jobs::JobKind;
 use crate::serving::reply::ARROW_STREAM;
 
 pub(super) async fn serve() -> Json<Value> {
@@ -98,7 +99,7 @@ fn request_content(path: &str) -> Option<Value> {
         "/features/batch" => json_of(reference("BatchRequest")),
         "/jobs/{id}/resume" => None,
         "/jobs/{id}" => json_of(json!({
-            "description": "for backfill, materialize, and dataset: a new one, or one to make again",
+            "description": "for backfill, materialize, dataset (a new one, or one to make again), compact, vacuum",
             "anyOf": JOB_BODIES.map(reference),
         })),
         _ => json_of(json!({ "type": "object" })),
@@ -106,7 +107,8 @@ fn request_content(path: &str) -> Option<Value> {
 }
 
 /// The bodies of `POST /jobs/{id}`, in the order of the kinds.
-const JOB_BODIES: [&str; 4] = ["BackfillJob", "MaterializeJob", "DatasetJob", "DatasetRebuildJob"];
+const JOB_BODIES: [&str; 6] =
+    ["BackfillJob", "MaterializeJob", "DatasetJob", "DatasetRebuildJob", "CompactJob", "VacuumJob"];
 
 fn reference(schema: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{schema}") })
@@ -196,6 +198,10 @@ fn schemas() -> Value {
                 "views": views("compute"),
                 "from": instant("only event times at or after it"),
                 "to": instant("only event times before it"),
+                "recompute": {
+                    "type": "boolean",
+                    "description": "rows of the range that are stored are computed anew from the files that are there",
+                },
             },
         },
         "MaterializeJob": {
@@ -233,12 +239,36 @@ fn schemas() -> Value {
                 "output": { "type": "string", "description": "the Parquet file to write" },
             },
         },
+        "CompactJob": {
+            "type": "object",
+            "additionalProperties": false,
+            "properties": {
+                "views": views("compact"),
+                "target_bytes": {
+                    "type": "integer",
+                    "minimum": 1_048_576,
+                    "maximum": 1_073_741_824,
+                    "description": "files of a date are put together up to about this many bytes; default: 67108864",
+                },
+            },
+        },
+        "VacuumJob": {
+            "type": "object",
+            "additionalProperties": false,
+            "properties": {
+                "retain": {
+                    "type": "string",
+                    "description": "how long versions of tables can be read after others have taken their place; default: 7d",
+                },
+                "dry_run": { "type": "boolean", "description": "only say what would be deleted" },
+            },
+        },
         "Job": {
             "type": "object",
             "required": ["id", "kind", "state", "spec", "created_at", "progress"],
             "properties": {
                 "id": { "type": "string" },
-                "kind": { "enum": ["backfill", "materialize", "dataset"] },
+                "kind": { "enum": JobKind::ALL.map(JobKind::name) },
                 "state": { "enum": ["running", "succeeded", "failed", "cancelled", "interrupted"] },
                 "spec": { "type": "object", "description": "what it was asked to do, versions pinned" },
                 "created_at": { "type": "string", "format": "date-time" },

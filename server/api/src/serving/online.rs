@@ -14,7 +14,8 @@ use tokio::sync::RwLock;
 use super::rows::{History, ReadRow, RowSource, RowSourceError, Store, StoredRow};
 
 /// Reads the current epoch of the online store; where it cannot prove an answer, the answer is the maximum, in the order
-/// of rows, of what it found and what history has.
+/// of rows, of what it found and what history has. Both speak of one state of the table: where rows were taken out of it
+/// since the epoch was loaded, history is read as it was then, until a new epoch takes over.
 pub struct OnlineThenHistory {
     registry: Registry,
     online: Arc<dyn OnlineStore>,
@@ -59,28 +60,36 @@ impl OnlineThenHistory {
         Ok(epoch)
     }
 
+    /// The answers, and where one is not proved, the offline commit that the epoch was loaded from.
     async fn read_online(
         &self,
         view: &ViewVersion,
         keys: &[KeyBytes],
         reads: &[ReadAt],
-    ) -> Result<Vec<Answer>, RowSourceError> {
+    ) -> Result<(Vec<Answer>, Option<u64>), RowSourceError> {
         let points: Vec<PointRead<'_>> = keys.iter().zip(reads).map(|(key, at)| PointRead { key, at: *at }).collect();
         let mut known_epoch = None;
         loop {
             let Some(epoch) = self.current_epoch(view, known_epoch).await? else {
                 // Never materialized: nothing is proved.
-                return Ok(vec![Answer { winner: None, proved: false }; keys.len()]);
+                return Ok((vec![Answer { winner: None, proved: false }; keys.len()], None));
             };
             let table = TableId { view: view.digest, epoch };
             let answers = match self.online.read_now(table, &points) {
                 Some(answers) => answers,
                 None => self.online.read(table, &points).await,
             };
+            let answers = match answers {
+                Ok(answers) if answers.iter().any(|answer| !answer.proved) => {
+                    self.online.status(table).await.map(|status| (answers, status.coverage.offline_commit))
+                }
+                answers => answers.map(|answers| (answers, None)),
+            };
             match answers {
                 // The epoch was switched and dropped between the two steps: the registry names the new one.
                 Err(StoreError::UnknownTable(_)) if known_epoch != Some(epoch) => known_epoch = Some(epoch),
-                answers => return answers.map_err(|error| online_error(&error)),
+                Ok((answers, commit)) => return Ok((answers, commit.and_then(|commit| u64::try_from(commit).ok()))),
+                Err(error) => return Err(online_error(&error)),
             }
         }
     }
@@ -99,7 +108,7 @@ impl RowSource for OnlineThenHistory {
         reads: &[ReadAt],
     ) -> Result<Vec<ReadRow>, RowSourceError> {
         let encoded: Vec<KeyBytes> = keys.iter().map(KeyBytes::from).collect();
-        let answers = self.read_online(view, &encoded, reads).await?;
+        let (answers, loaded_from) = self.read_online(view, &encoded, reads).await?;
         let unproved: Vec<usize> = (0..answers.len()).filter(|at| !answers[*at].proved).collect();
         let mut rows: Vec<ReadRow> = answers.into_iter().map(online_row).collect();
         if unproved.is_empty() {
@@ -107,7 +116,7 @@ impl RowSource for OnlineThenHistory {
         }
         let keys: Vec<EntityKey> = unproved.iter().map(|at| keys[*at].clone()).collect();
         let reads: Vec<ReadAt> = unproved.iter().map(|at| reads[*at]).collect();
-        let historic = match self.history.winners(view, &keys, &reads).await {
+        let historic = match self.history.winners(view, &keys, &reads, loaded_from).await {
             Ok(historic) => historic,
             Err(error) => {
                 // What the online store proved stands; the others have status error.

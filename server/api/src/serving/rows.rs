@@ -77,7 +77,9 @@ pub trait RowSource: Send + Sync {
 /// The offline store, as far as a request needs it.
 #[async_trait]
 pub trait History: Send + Sync {
-    /// The winner of each read in the offline table of `view`, one answer per key.
+    /// The winner of each read in the offline table of `view`, one answer per key. `beside` is the offline commit that the
+    /// online rows were loaded from with which the answers are compared: if rows have been taken out of the table since,
+    /// it is read as it was at that commit. Otherwise, and without online rows, it is read as it is now.
     ///
     /// # Errors
     /// A table that could not be read.
@@ -86,6 +88,7 @@ pub trait History: Send + Sync {
         view: &ViewVersion,
         keys: &[EntityKey],
         reads: &[ReadAt],
+        beside: Option<u64>,
     ) -> Result<Vec<Option<StoredRow>>, RowSourceError>;
 }
 

@@ -79,6 +79,9 @@ enum Verb {
     Jobs(operate::JobsVerb),
     /// Show every setting, its value and where it came from.
     Config,
+    /// Look after the offline tables: put small files together, delete what is not needed any more.
+    #[command(subcommand)]
+    Offline(operate::Offline),
     /// Show what the online store holds.
     #[command(subcommand)]
     Online(operate::Online),
@@ -116,6 +119,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Lineage(verb) => verb.run(&context).await,
         Verb::Jobs(verb) => verb.run(&context).await,
         Verb::Config => operate::show_config(&context),
+        Verb::Offline(verb) => verb.run(&context).await,
         Verb::Online(verb) => verb.run(&context).await,
         Verb::Demo(verb) => verb.run(&context).await,
         // Handled before the runtime starts.

@@ -1,4 +1,4 @@
-//! `backfill`, `materialize`, `serve`, `jobs`, `online`, `config`: running the store.
+//! `backfill`, `materialize`, `serve`, `jobs`, `offline`, `online`, `config`: running the store.
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
@@ -16,6 +16,15 @@ use crate::output::{Progress, table};
 pub(crate) struct Backfill {
     /// Views (`name` or `name@version`); default: every stored view's newest version.
     views: Vec<String>,
+    /// Only rows with an event time at or after this instant (RFC 3339).
+    #[arg(long)]
+    from: Option<String>,
+    /// Only rows with an event time before this instant (RFC 3339).
+    #[arg(long)]
+    to: Option<String>,
+    /// Compute rows that are stored anew, from the files that are there now; with --from and --to, those of that range.
+    #[arg(long)]
+    recompute: bool,
     /// Materialize the views afterwards.
     #[arg(long)]
     online: bool,
@@ -37,6 +46,28 @@ pub(crate) struct Serve {
     /// Address and port; overrides server.listen. Port 0 takes a free one.
     #[arg(long)]
     listen: Option<String>,
+}
+
+/// The offline store.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Offline {
+    /// Put the small files of tables together; no row changes.
+    Compact {
+        /// Views (`name` or `name@version`); default: every stored view's newest version.
+        views: Vec<String>,
+        /// Files are put together up to about this many MiB (1 to 1024; default: 64).
+        #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1024))]
+        target_mib: Option<u64>,
+    },
+    /// Delete files that no version to be kept, no training set and no job needs.
+    Vacuum {
+        /// How long versions of tables can be read after others have taken their place, such as 12h or 30d.
+        #[arg(long, value_name = "DURATION", default_value = "7d")]
+        retain: String,
+        /// Only show what would be deleted.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// List, show, resume and cancel jobs.
@@ -71,7 +102,8 @@ pub(crate) enum Online {
 impl Backfill {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let client = context.client().await?;
-        let job = run_job(context, &client, "backfill", &json!({ "views": self.views })).await?;
+        let spec = json!({ "views": self.views, "from": self.from, "to": self.to, "recompute": self.recompute });
+        let job = run_job(context, &client, "backfill", &spec).await?;
         let online = match self.online {
             true => Some(run_job(context, &client, "materialize", &json!({ "views": self.views })).await?),
             false => None,
@@ -120,20 +152,34 @@ impl JobsVerb {
     }
 }
 
+impl Offline {
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let client = context.client().await?;
+        let (kind, spec) = match self {
+            Self::Compact { views, target_mib } => {
+                ("compact", json!({ "views": views, "target_bytes": target_mib.map(|mib| mib << 20) }))
+            }
+            Self::Vacuum { retain, dry_run } => ("vacuum", json!({ "retain": retain, "dry_run": dry_run })),
+        };
+        let job = run_job(context, &client, kind, &spec).await?;
+        context.printer.result(&job, job_text)
+    }
+}
+
 impl Online {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let client = context.client().await?;
         let Self::Status = self;
         let status: Json = client.get("/online").await?;
         context.printer.result(&status, |status| {
-            let headings = ["view", "epoch", "rows", "bytes", "complete since", "offline commit"];
+            let headings = ["view", "epoch", "rows", "bytes", "complete since", "offline commit", "taken out in"];
             let text = |value: &Json| match value {
                 Json::String(text) => text.clone(),
                 Json::Null => "-".to_owned(),
                 other => other.to_string(),
             };
             let row = |view: &Json| {
-                ["view", "epoch", "rows", "bytes", "complete_since", "offline_commit"]
+                ["view", "epoch", "rows", "bytes", "complete_since", "offline_commit", "withdrawn_in"]
                     .map(|name| text(&view[name]))
                     .to_vec()
             };

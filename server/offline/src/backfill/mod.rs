@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use eadem_query::BATCH_ROWS;
 use tokio::sync::Notify;
 
+use crate::commit::Committed;
 use crate::error::OfflineError;
 use crate::ledger::{ChunkOutcome, JobLedger, JobPlan};
 use crate::location::OfflineStore;
@@ -55,6 +56,9 @@ pub struct BackfillOptions {
     pub created_at_us: i64,
     /// Only rows with an event time in `[from, to)`, in microseconds.
     pub range_us: Option<(i64, i64)>,
+    /// Rows of the range that are in the table are replaced by what the files that are there give now. Otherwise files
+    /// that were loaded are left out, and the rows of one that has changed are replaced as a whole.
+    pub recompute: bool,
     /// Chunks that are worked on at once, one thread each.
     pub workers: usize,
     /// Row groups are put together into chunks of about this many rows.
@@ -71,6 +75,7 @@ impl BackfillOptions {
         Self {
             created_at_us,
             range_us: None,
+            recompute: false,
             workers: 2,
             chunk_rows: 1_000_000,
             batch_rows: BATCH_ROWS,
@@ -122,6 +127,11 @@ pub struct BackfillReport {
     pub files_already_loaded: Vec<String>,
     /// Files that were loaded once and are no longer there. Their rows stay.
     pub files_vanished: Vec<String>,
+    /// Files that have changed since they were loaded. Their old rows are out of the table; of a recomputed range, those
+    /// of the range.
+    pub files_replaced: Vec<String>,
+    /// Rows of earlier jobs that this one has taken out of the table.
+    pub rows_removed: u64,
     /// Rows read, before `where`.
     pub rows_read: u64,
     /// Rows stored.
@@ -187,14 +197,17 @@ pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineE
     if backfill.cancel.is_cancelled() {
         return Err(OfflineError::Cancelled);
     }
-    let version = if plan.files.is_empty() {
-        table.version().await?
+    let (version, rows_removed) = if plan.changes_rows() {
+        let committed = commit_job(&backfill, &table, &plan, &outcomes).await?;
+        (Some(committed.version), committed.rows_removed())
     } else {
-        Some(commit_job(&backfill, &table, &plan, &outcomes).await?)
+        (table.version().await?, 0)
     };
     let mut report = BackfillReport {
         version,
         files: plan.files.len(),
+        files_replaced: plan.files_replaced(),
+        rows_removed,
         files_already_loaded: plan.already_loaded,
         files_vanished: plan.vanished,
         chunks_done_now: open_count,
@@ -220,15 +233,15 @@ async fn commit_job(
     table: &ViewTable,
     plan: &JobPlan,
     outcomes: &[ChunkOutcome],
-) -> Result<u64, OfflineError> {
+) -> Result<Committed, OfflineError> {
     let adds: Vec<serde_json::Value> = outcomes.iter().flat_map(|outcome| outcome.adds.iter().cloned()).collect();
-    let version = table.commit(&backfill.job, &adds, plan).await?;
+    let committed = table.commit(&backfill.job, &adds, plan).await?;
     let quarantined: Vec<serde_json::Value> =
         outcomes.iter().flat_map(|outcome| outcome.quarantine_adds.iter().cloned()).collect();
     if !quarantined.is_empty() {
         let location = backfill.store.quarantine_location(&backfill.view.name, backfill.view.version)?;
         commit_quarantine(&location, &backfill.job, &quarantined).await?;
     }
-    backfill.ledger.committed(&backfill.job, version).await?;
-    Ok(version)
+    backfill.ledger.committed(&backfill.job, committed.version).await?;
+    Ok(committed)
 }

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use super::Backfill;
 use crate::bind::BindPlan;
 use crate::error::OfflineError;
-use crate::ledger::{JobPlan, PlannedChunk, PlannedFile};
+use crate::lanes::{Lanes, covers};
+use crate::ledger::{JobPlan, PlannedChunk, PlannedFile, ReplacedFile};
 use crate::source::{SourceFile, file_digest, file_error, inspect_schema, list_files, open_file};
-use crate::table::{CommittedLane, ViewTable};
+use crate::table::ViewTable;
 
 pub(super) async fn plan_job(backfill: &Backfill, table: &ViewTable) -> Result<JobPlan, OfflineError> {
     let view = &backfill.view;
@@ -22,42 +23,63 @@ pub(super) async fn plan_job(backfill: &Backfill, table: &ViewTable) -> Result<J
         chunks: Vec::new(),
         already_loaded: Vec::new(),
         vanished: lanes.keys().filter(|path| !files.iter().any(|file| file.path == **path)).cloned().collect(),
+        replaced: Vec::new(),
+        recompute: backfill.options.recompute,
     };
     if files.is_empty() && lanes.is_empty() {
         let reason = format!("no Parquet file at {}", view.source.locations.join(", "));
         return Err(crate::source::source_error(&view.source, "parquet", reason));
     }
-    let mut planned: BTreeSet<String> = BTreeSet::new();
+    let mut found: Vec<(SourceFile, String)> = Vec::with_capacity(files.len());
     for file in files {
         if backfill.cancel.is_cancelled() {
             return Err(OfflineError::Cancelled);
         }
         let digest = file_digest(&file).await?;
-        if let Some(loaded) = lanes.get(&file.path).and_then(|loaded| loaded.iter().find(|lane| lane.digest != digest))
-        {
-            let reason = format!(
-                "has changed since it was loaded (then {}, now {digest}). Loaded rows never change: bring the new rows in \
-                 a file of another name, or make a new version of {}",
-                loaded.digest,
-                view.id()
-            );
-            return Err(file_error(&file, reason));
-        }
-        let loaded: Vec<&CommittedLane> = lanes.values().flatten().filter(|lane| lane.digest == digest).collect();
-        let covers = |lane: &&CommittedLane| match (lane.range_us, plan.range_us) {
-            (None, _) => true,
-            (Some(loaded), Some(asked)) => loaded.0 <= asked.0 && asked.1 <= loaded.1,
-            (Some(_), None) => false,
-        };
+        found.push((file, digest));
+    }
+    plan.replaced = replaced_files(&lanes, &found, &plan)?;
+    let mut planned: BTreeSet<String> = BTreeSet::new();
+    for (file, digest) in found {
+        let same_bytes = lanes.values().flatten().filter(|lane| lane.digest == digest);
+        let loaded: Vec<Option<(i64, i64)>> = same_bytes.map(|lane| lane.range_us).collect();
+        let is_loaded = !plan.recompute && covers(&loaded, plan.range_us);
         // Two files of the same bytes are the same place: their rows are the same rows.
-        if loaded.iter().any(covers) || !planned.insert(digest.clone()) {
+        if is_loaded || !planned.insert(digest.clone()) {
             plan.already_loaded.push(file.path.clone());
             continue;
         }
-        let loaded_us = loaded.iter().filter_map(|lane| lane.range_us).collect();
+        let loaded_us = if plan.recompute { Vec::new() } else { loaded.into_iter().flatten().collect() };
         plan_file(backfill, &mut plan, &file, digest, loaded_us).await?;
     }
     Ok(plan)
+}
+
+/// The files that were loaded with another content than they have now.
+fn replaced_files(
+    lanes: &Lanes,
+    found: &[(SourceFile, String)],
+    plan: &JobPlan,
+) -> Result<Vec<ReplacedFile>, OfflineError> {
+    let mut replaced: BTreeSet<ReplacedFile> = BTreeSet::new();
+    for (file, digest) in found {
+        let loaded = lanes.get(&file.path).into_iter().flatten();
+        for lane in loaded.filter(|lane| lane.digest != *digest) {
+            let kept_as = found.iter().find(|(_, digest)| *digest == lane.digest).map(|(file, _)| file.path.clone());
+            // All rows of the old content go. Outside the job's range nothing would come in their place.
+            if !plan.recompute && kept_as.is_none() && !covers(&[plan.range_us], lane.range_us) {
+                let reason = format!(
+                    "has changed since it was loaded (then {}, now {digest}), and was loaded for times outside this \
+                     job's range, whose rows would be lost. Run the backfill without a range to replace the whole file, \
+                     or recompute the range",
+                    lane.digest
+                );
+                return Err(file_error(file, reason));
+            }
+            replaced.insert(ReplacedFile { path: file.path.clone(), digest: lane.digest.clone(), kept_as });
+        }
+    }
+    Ok(replaced.into_iter().collect())
 }
 
 async fn plan_file(

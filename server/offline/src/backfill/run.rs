@@ -146,13 +146,16 @@ impl Workshop {
                 self.writer_schema.clone(),
                 true,
                 self.buffered_bytes_max,
-            ),
+            )
+            .of_job(&self.job)
+            .of_lane(Some(&planned.digest)),
             quarantine: PartitionWriter::new(
                 self.quarantine_store.clone(),
                 quarantine::schema(),
                 false,
                 self.buffered_bytes_max,
-            ),
+            )
+            .of_job(&self.job),
             quarantined: Vec::new(),
         };
         let mut next_row = i64::try_from(chunk.first_row).unwrap_or(i64::MAX);

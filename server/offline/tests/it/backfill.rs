@@ -86,9 +86,9 @@ async fn a_backfill_stores_what_it_accepts_and_quarantines_the_rest() {
 }
 
 /// A ledger whose n-th call fails, as if the process had died there.
-struct DyingLedger {
-    inner: Arc<MemoryLedger>,
-    calls_left: AtomicI64,
+pub(crate) struct DyingLedger {
+    pub(crate) inner: Arc<MemoryLedger>,
+    pub(crate) calls_left: AtomicI64,
 }
 
 impl DyingLedger {
@@ -131,7 +131,7 @@ impl JobLedger for DyingLedger {
     }
 }
 
-fn many(rows: usize, first: usize) -> RecordBatch {
+pub(crate) fn many(rows: usize, first: usize) -> RecordBatch {
     let texts: Vec<(String, String)> = (first..first + rows)
         .map(|row| (format!("card{}", row % 7), format!("2023-0{}-1{}T10:00:00Z", 1 + row % 9, row % 3)))
         .collect();
@@ -193,7 +193,7 @@ async fn a_job_killed_anywhere_and_run_again_ends_in_the_same_rows_and_one_commi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn later_jobs_load_only_what_is_new_and_refuse_what_has_changed() {
+async fn later_jobs_load_only_what_is_new() {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("in");
     write_parquet(&input.join("a.parquet"), &many(30, 0), 10);
@@ -219,11 +219,6 @@ async fn later_jobs_load_only_what_is_new_and_refuse_what_has_changed() {
     std::fs::remove_file(input.join("sub/b.parquet")).unwrap();
     let vanished = run("fourth").await.unwrap();
     assert_eq!(vanished.files_vanished, ["sub/b.parquet"]);
-    assert_eq!(stored_rows(&store, &view).await, both);
-
-    write_parquet(&input.join("a.parquet"), &many(31, 0), 10);
-    let error = run("fifth").await.unwrap_err().to_string();
-    assert!(error.contains("a.parquet") && error.contains("has changed since it was loaded"), "{error}");
     assert_eq!(stored_rows(&store, &view).await, both);
 }
 

@@ -248,7 +248,7 @@ async fn a_training_set_is_what_the_oracle_finds() {
             }
             // Requests look into the same table, for many entities at once.
             let table = store.table(&plain).unwrap();
-            let found = table.read_entities(&keys, &reads, plain.lifetime).await.unwrap();
+            let found = table.read_entities(&keys, &reads, plain.lifetime, ReadVersion::Current).await.unwrap();
             assert_eq!(found.len(), winners.len());
             for (read, (found, (winner, served_status))) in found.iter().zip(&winners).enumerate() {
                 match found {

@@ -10,6 +10,10 @@
 
 mod backfill;
 mod dataset;
+mod faults;
+mod kill;
+mod replace;
 mod sources;
 mod support;
 mod tables;
+mod vacuum;

@@ -1,0 +1,328 @@
+//! Which files' rows a table holds: its lanes, and what a commit adds to and takes from them.
+//!
+//! Every commit of a job says in its `commitInfo` which lanes it adds and which it takes away, and points to the commit
+//! before it that says so. The rows of a table are always those of its lanes, no others.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use deltalake_core::logstore::LogStoreRef;
+use eadem_values::{TIME_MAX_US, TIME_MIN_US};
+use serde::{Deserialize, Serialize};
+
+use crate::error::OfflineError;
+use crate::ledger::{JobPlan, PlannedFile};
+use crate::location::Location;
+use crate::table::read_commit;
+
+const INFO_LANES: &str = "eadem.lanes";
+const INFO_LANES_REMOVED: &str = "eadem.lanesRemoved";
+const INFO_LANES_BEFORE: &str = "eadem.lanesBefore";
+const INFO_WITHDRAWN_AT: &str = "eadem.withdrawnAt";
+
+/// A range of event times, `[from, to)` in microseconds.
+pub(crate) type RangeUs = (i64, i64);
+
+/// A file whose rows are in a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommittedLane {
+    /// Relative to the source's location.
+    pub path: String,
+    /// Digest of its bytes: the lane.
+    pub digest: String,
+    /// The range of event times that was loaded, `[from, to)` in microseconds; `None`: all.
+    pub range_us: Option<(i64, i64)>,
+}
+
+/// A file by its path and the digest that it had.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LaneName {
+    /// Relative to the source's location.
+    pub path: String,
+    /// Digest of its bytes.
+    pub digest: String,
+}
+
+impl CommittedLane {
+    pub(crate) fn name(&self) -> LaneName {
+        LaneName { path: self.path.clone(), digest: self.digest.clone() }
+    }
+}
+
+/// The files whose rows are in a table, by path.
+pub(crate) type Lanes = BTreeMap<String, Vec<CommittedLane>>;
+
+/// Rows that a commit takes out of the table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Withdrawn {
+    /// Rows of these lanes.
+    pub(crate) digests: BTreeSet<String>,
+    /// Only event times in this range; `None`: all.
+    pub(crate) range_us: Option<RangeUs>,
+}
+
+/// What a commit changes about a table's lanes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct LaneChange {
+    pub(crate) added: Vec<CommittedLane>,
+    pub(crate) removed: Vec<LaneName>,
+    pub(crate) withdrawn: Withdrawn,
+}
+
+/// What the log says about lanes up to a version.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LaneLog {
+    pub(crate) lanes: Lanes,
+    /// The latest commit that says anything about lanes.
+    pub(crate) latest_commit: Option<u64>,
+    /// The latest commit that took rows out.
+    pub(crate) withdrawn_at: Option<u64>,
+}
+
+/// Whether a range leaves out no event time that can be stored.
+pub(crate) fn is_whole(range_us: Option<RangeUs>) -> bool {
+    range_us.is_none_or(|(from, to)| from <= TIME_MIN_US && TIME_MAX_US <= to)
+}
+
+fn meet(one: Option<RangeUs>, other: Option<RangeUs>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one.0 < other.1 && other.0 < one.1,
+        _ => true,
+    }
+}
+
+/// Whether the ranges, taken together, hold all of `asked`.
+pub(crate) fn covers(loaded: &[Option<RangeUs>], asked: Option<RangeUs>) -> bool {
+    if loaded.iter().any(|range| is_whole(*range)) {
+        return true;
+    }
+    let (from, to) = asked.unwrap_or((TIME_MIN_US, TIME_MAX_US));
+    let (mut from, to) = (from.max(TIME_MIN_US), to.min(TIME_MAX_US));
+    let mut ranges: Vec<RangeUs> = loaded.iter().flatten().copied().collect();
+    ranges.sort_unstable();
+    for range in ranges {
+        if range.0 > from {
+            break;
+        }
+        from = from.max(range.1);
+    }
+    from >= to
+}
+
+/// What is left of `range` without `gone`.
+fn without(range: Option<RangeUs>, gone: Option<RangeUs>) -> Vec<RangeUs> {
+    let Some(gone) = gone else { return Vec::new() };
+    let (from, to) = range.unwrap_or((TIME_MIN_US, TIME_MAX_US));
+    let pieces = [(from, to.min(gone.0)), (from.max(gone.1), to)];
+    pieces.into_iter().filter(|(from, to)| from < to).collect()
+}
+
+fn planned_lane(plan: &JobPlan, file: &PlannedFile) -> CommittedLane {
+    CommittedLane { path: file.path.clone(), digest: file.digest.clone(), range_us: plan.range_us }
+}
+
+impl LaneChange {
+    /// What the commit of a plan changes, seen from the lanes that the table has by now.
+    ///
+    /// # Errors
+    /// A plan that has gone stale: a job that was interrupted and is resumed late would load rows a second time, or put
+    /// the content of a file that others have loaded since behind an older one.
+    pub(crate) fn of_plan(plan: &JobPlan, lanes: &Lanes) -> Result<Self, OfflineError> {
+        check_still_new(plan, lanes)?;
+        let mut change =
+            Self { added: plan.files.iter().map(|file| planned_lane(plan, file)).collect(), ..Self::default() };
+        if plan.recompute {
+            change.recompute(plan, lanes);
+        } else {
+            change.replace(plan, lanes);
+        }
+        Ok(change)
+    }
+
+    /// The lanes of changed files go, with all their rows, unless another file has that content now.
+    fn replace(&mut self, plan: &JobPlan, lanes: &Lanes) {
+        for replaced in &plan.replaced {
+            let held = lanes.get(&replaced.path).into_iter().flatten();
+            let held: Vec<&CommittedLane> = held.filter(|lane| lane.digest == replaced.digest).collect();
+            if held.is_empty() {
+                continue;
+            }
+            self.removed.push(LaneName { path: replaced.path.clone(), digest: replaced.digest.clone() });
+            if let Some(path) = &replaced.kept_as {
+                self.added.extend(held.iter().map(|lane| CommittedLane { path: path.clone(), ..(*lane).clone() }));
+            }
+        }
+        let stays = |digest: &str| {
+            let is_held = |lane: &CommittedLane| lane.digest == digest && !self.removed.contains(&lane.name());
+            lanes.values().flatten().any(is_held) || self.added.iter().any(|lane| lane.digest == digest)
+        };
+        let gone = self.removed.iter().map(|lane| lane.digest.clone()).filter(|digest| !stays(digest)).collect();
+        self.withdrawn = Withdrawn { digests: gone, range_us: None };
+    }
+
+    /// The rows of the range go, whichever content of a file that is there they came from.
+    fn recompute(&mut self, plan: &JobPlan, lanes: &Lanes) {
+        let current: BTreeSet<&str> = plan.files.iter().map(|file| file.digest.as_str()).collect();
+        let mut digests: BTreeSet<String> = current.iter().map(|digest| (*digest).to_owned()).collect();
+        let gone = plan.range_us.filter(|_| !is_whole(plan.range_us));
+        for replaced in &plan.replaced {
+            let held = lanes.get(&replaced.path).into_iter().flatten();
+            let held: Vec<&CommittedLane> = held.filter(|lane| lane.digest == replaced.digest).collect();
+            // Another file that is there has this content: its lane is loaded anew.
+            if held.is_empty() || current.contains(replaced.digest.as_str()) {
+                continue;
+            }
+            self.removed.push(LaneName { path: replaced.path.clone(), digest: replaced.digest.clone() });
+            // The rows of a file that is gone stay, also where one that is there once had its content.
+            let is_elsewhere = |lane: &&CommittedLane| !plan.replaced.iter().any(|replaced| replaced.is(lane));
+            if lanes.values().flatten().filter(|lane| lane.digest == replaced.digest).any(|lane| is_elsewhere(&lane)) {
+                continue;
+            }
+            digests.insert(replaced.digest.clone());
+            for lane in held {
+                let pieces = without(lane.range_us, gone).into_iter();
+                self.added.extend(pieces.map(|piece| CommittedLane { range_us: Some(piece), ..lane.clone() }));
+            }
+        }
+        self.withdrawn = Withdrawn { digests, range_us: gone };
+    }
+}
+
+fn check_still_new(plan: &JobPlan, lanes: &Lanes) -> Result<(), OfflineError> {
+    let refuse = |url: &str, what: &str| {
+        let reason = format!("{what} since this job was planned; cancel it and start a new one");
+        Err(OfflineError::File { file: url.to_owned(), reason })
+    };
+    for file in &plan.files {
+        let was_known = |lane: &&CommittedLane| lane.range_us.is_some_and(|range| file.loaded_us.contains(&range));
+        let same_bytes = lanes.values().flatten().filter(|lane| lane.digest == file.digest);
+        // A recomputation takes out whatever of the file is there.
+        let is_new = |lane: &CommittedLane| !plan.recompute && meet(lane.range_us, plan.range_us);
+        if same_bytes.filter(|lane| !was_known(lane)).any(is_new) {
+            return refuse(&file.url, "was loaded by another job");
+        }
+        let mut others = lanes.get(&file.path).into_iter().flatten().filter(|lane| lane.digest != file.digest);
+        if others.any(|lane| !plan.replaced.iter().any(|known| known.is(lane))) {
+            return refuse(&file.url, "was loaded with another content by another job");
+        }
+    }
+    for replaced in &plan.replaced {
+        let mut held = lanes.get(&replaced.path).into_iter().flatten().filter(|lane| replaced.is(lane));
+        // All of its rows go, so all of its range must be loaded anew.
+        if !plan.recompute && held.any(|lane| !covers(&[plan.range_us], lane.range_us)) {
+            return refuse(&replaced.path, "was loaded for another time range by another job");
+        }
+    }
+    Ok(())
+}
+
+/// The commitInfo of a version, if it says anything of lanes.
+async fn lane_info(
+    location: &Location,
+    log_store: &LogStoreRef,
+    version: u64,
+) -> Result<Option<serde_json::Value>, OfflineError> {
+    let actions = read_commit(location, log_store, version).await?;
+    let infos = actions.into_iter().map(|mut action| action["commitInfo"].take());
+    Ok(infos.into_iter().find(|info| info.get(INFO_LANES).is_some()))
+}
+
+/// The latest commit, at or before `version`, that says something of lanes. Commits that do point to the one before
+/// them, so that a long log of other commits is not read over and over.
+async fn latest_lane_info(
+    location: &Location,
+    log_store: &LogStoreRef,
+    version: u64,
+) -> Result<Option<(u64, serde_json::Value)>, OfflineError> {
+    for version in (0..=version).rev() {
+        if let Some(info) = lane_info(location, log_store, version).await? {
+            return Ok(Some((version, info)));
+        }
+    }
+    Ok(None)
+}
+
+/// The latest commit, at or before `version`, that took rows out of the table.
+pub(crate) async fn withdrawn_at(
+    location: &Location,
+    log_store: &LogStoreRef,
+    version: u64,
+) -> Result<Option<u64>, OfflineError> {
+    let latest = latest_lane_info(location, log_store, version).await?;
+    Ok(latest.and_then(|(_, info)| info[INFO_WITHDRAWN_AT].as_u64()))
+}
+
+/// What the commits up to `latest` have loaded and taken out again.
+pub(crate) async fn read_lane_log(
+    location: &Location,
+    log_store: &LogStoreRef,
+    latest: u64,
+) -> Result<LaneLog, OfflineError> {
+    let mut log = LaneLog::default();
+    let mut gone: BTreeSet<LaneName> = BTreeSet::new();
+    let mut next = latest_lane_info(location, log_store, latest).await?;
+    while let Some((version, info)) = next {
+        if log.latest_commit.is_none() {
+            log.latest_commit = Some(version);
+            log.withdrawn_at = info[INFO_WITHDRAWN_AT].as_u64();
+        }
+        for lane in field::<Vec<CommittedLane>>(&info, INFO_LANES)? {
+            if !gone.contains(&lane.name()) {
+                log.lanes.entry(lane.path.clone()).or_default().push(lane);
+            }
+        }
+        // What a commit takes away was there before it: a lane that it adds itself stays.
+        gone.extend(field::<Vec<LaneName>>(&info, INFO_LANES_REMOVED)?);
+        next = match info[INFO_LANES_BEFORE].as_u64() {
+            Some(before) => lane_info(location, log_store, before).await?.map(|info| (before, info)),
+            None => None,
+        };
+    }
+    Ok(log)
+}
+
+fn field<T: serde::de::DeserializeOwned + Default>(info: &serde_json::Value, name: &str) -> Result<T, OfflineError> {
+    match info.get(name) {
+        None | Some(serde_json::Value::Null) => Ok(T::default()),
+        Some(value) => serde_json::from_value(value.clone())
+            .map_err(|source| OfflineError::Json { what: "the lanes of a commit", source }),
+    }
+}
+
+/// What the commitInfo of version `version` says of lanes, where the log before it is `log`.
+pub(crate) fn describe(
+    change: &LaneChange,
+    log: &LaneLog,
+    withdraws_in: Option<u64>,
+) -> Vec<(String, serde_json::Value)> {
+    vec![
+        (INFO_LANES.to_owned(), serde_json::json!(change.added)),
+        (INFO_LANES_REMOVED.to_owned(), serde_json::json!(change.removed)),
+        (INFO_LANES_BEFORE.to_owned(), serde_json::json!(log.latest_commit)),
+        (INFO_WITHDRAWN_AT.to_owned(), serde_json::json!(withdraws_in.or(log.withdrawn_at))),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_cover_together_what_none_covers_alone() {
+        assert!(covers(&[None], Some((5, 9))));
+        assert!(covers(&[Some((0, 5)), Some((5, 9))], Some((1, 8))));
+        assert!(covers(&[Some((5, 9)), Some((0, 6))], Some((0, 9))));
+        assert!(!covers(&[Some((0, 5)), Some((6, 9))], Some((1, 8))));
+        assert!(!covers(&[Some((0, 5))], None));
+        assert!(covers(&[Some((i64::MIN, 5)), Some((5, i64::MAX))], None));
+        assert!(!covers(&[], Some((1, 2))));
+    }
+
+    #[test]
+    fn a_range_taken_out_of_another_leaves_its_two_sides() {
+        assert_eq!(without(Some((0, 10)), Some((3, 5))), [(0, 3), (5, 10)]);
+        assert_eq!(without(Some((0, 10)), Some((0, 5))), [(5, 10)]);
+        assert!(without(Some((0, 10)), None).is_empty());
+        assert_eq!(without(None, Some((3, 5))), [(TIME_MIN_US, 3), (5, TIME_MAX_US)]);
+        assert_eq!(without(Some((0, 2)), Some((3, 5))), [(0, 2)]);
+    }
+}

@@ -1,0 +1,119 @@
+//! Tables after their first commit, through the verbs: files that change, ranges computed anew, compaction, vacuum.
+
+use std::path::Path;
+
+use arrow::array::{Array, BooleanArray, RecordBatch, StringArray};
+use arrow::compute::filter_record_batch;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::Value as Json;
+
+use super::project::Project;
+
+const SERVICE: &str = "[service.seats]\nfeatures = [\"plane_profile:seats\"]\n";
+const SPINE: &str = "tailnum,timestamp\nN14228,2013-07-01T12:00:00Z\nN24211,2013-07-02T12:00:00Z\n";
+const AS_OF: &str = "2014-01-01T00:00:00Z";
+
+/// Takes the rows of one plane out of the file; gives how many are left.
+fn without_plane(file: &Path, tailnum: &str) -> u64 {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(file).unwrap()).unwrap();
+    let schema = reader.schema().clone();
+    let kept = |batch: RecordBatch| {
+        let names = arrow::compute::cast(batch.column_by_name("tailnum").unwrap(), &arrow::datatypes::DataType::Utf8);
+        let names = names.unwrap();
+        let names = names.as_any().downcast_ref::<StringArray>().unwrap();
+        let stays: BooleanArray = (0..names.len()).map(|row| Some(names.value(row) != tailnum)).collect();
+        filter_record_batch(&batch, &stays).unwrap()
+    };
+    let batches: Vec<RecordBatch> = reader.build().unwrap().map(|batch| kept(batch.unwrap())).collect();
+    let mut writer = ArrowWriter::try_new(std::fs::File::create(file).unwrap(), schema, None).unwrap();
+    for batch in &batches {
+        writer.write(batch).unwrap();
+    }
+    writer.close().unwrap();
+    batches.iter().map(|batch| batch.num_rows() as u64).sum()
+}
+
+fn seats(project: &Project) -> Json {
+    let reply = project.json(&["get", "N14228", "--service", "seats@1", "--timestamp", "2013-07-01T12:00:00Z"]);
+    reply["features"]["seats"].clone()
+}
+
+fn current_epoch(project: &Project) -> Json {
+    let status = project.json(&["online", "status"]);
+    let views = status["views"].as_array().unwrap();
+    views.iter().find(|view| view["state"] == "current").cloned().unwrap_or_default()
+}
+
+#[test]
+fn a_changed_file_a_recomputed_range_a_compaction_and_a_vacuum_leave_training_sets_and_serving_right() {
+    let project = Project::of_flights();
+    project.write("features/seats.toml", SERVICE);
+    project.write("spine.csv", SPINE);
+    project.succeed(&["apply"]);
+    project.succeed(&["backfill", "plane_profile", "airport_weather"]);
+    project.succeed(&["materialize", "plane_profile", "--as-of", AS_OF]);
+    let made =
+        project.json(&["dataset", "create", "--service", "seats@1", "--spine", "spine.csv", "--out", "one.parquet"]);
+    let dataset = made["id"].as_str().unwrap().to_owned();
+    let before = seats(&project);
+    assert!(before.is_number(), "{before}");
+    let first = current_epoch(&project);
+
+    // The file loses a plane: its row goes, and nobody is served it any more.
+    let left = without_plane(&project.path("data/planes.parquet"), "N14228");
+    let replaced = project.json(&["backfill", "plane_profile"]);
+    let view = &replaced["backfill"]["result"]["views"][0];
+    assert_eq!(view["files_replaced"][0], "planes.parquet", "{view}");
+    assert_eq!((view["rows_removed"].as_u64(), view["rows_stored"].as_u64()), (Some(left + 1), Some(left)), "{view}");
+    assert_eq!(seats(&project), Json::Null);
+    let second = current_epoch(&project);
+    assert_eq!(second["epoch"], view["online"]["epoch"], "{replaced}");
+    assert_ne!(second["epoch"], first["epoch"]);
+    assert_eq!(
+        (&second["complete_since"], &second["withdrawn_in"]),
+        (&first["complete_since"], &Json::Null),
+        "{second}"
+    );
+
+    // A range anew: as many rows come as go, and a view that is not served needs no epoch.
+    let anew = [
+        "backfill",
+        "airport_weather",
+        "--recompute",
+        "--from",
+        "2013-03-01T00:00:00Z",
+        "--to",
+        "2013-04-01T00:00:00Z",
+    ];
+    let anew = project.json(&anew);
+    let view = &anew["backfill"]["result"]["views"][0];
+    assert!(view["rows_stored"].as_u64().unwrap() > 0, "{view}");
+    assert_eq!((&view["rows_removed"], &view["online"]), (&view["rows_stored"], &Json::Null), "{view}");
+    let wrong = project.fail(&["backfill", "airport_weather", "--recompute", "--from", AS_OF, "--to", AS_OF]);
+    assert!(wrong.contains("`from` must be before `to`"), "{wrong}");
+
+    // Nothing to put together in one day of planes; two files of a day of weather become one.
+    let compacted = project.json(&["offline", "compact"]);
+    assert_eq!(compacted["state"], "succeeded", "{compacted}");
+    let wrong = project.fail(&["offline", "compact", "nothing"]);
+    assert!(wrong.contains("nothing"), "{wrong}");
+
+    // What nobody needs goes at once; what the training set was made of stays.
+    let dry = project.json(&["offline", "vacuum", "--retain", "0s", "--dry-run"]);
+    let deleted = project.json(&["offline", "vacuum", "--retain", "0s"]);
+    assert_eq!(dry["result"]["bytes_deleted"], deleted["result"]["bytes_deleted"], "{dry} {deleted}");
+    assert!(deleted["result"]["files_deleted"].as_u64().unwrap() > 0, "{deleted}");
+    let places = deleted["result"]["places"].as_array().unwrap();
+    let planes = places.iter().find(|place| place["place"] == "views/plane_profile/v1").unwrap();
+    assert!(planes["files_spared"].as_u64().unwrap() > 0, "{planes}");
+    let again = project.json(&["offline", "vacuum", "--retain", "0s"]);
+    assert_eq!(again["result"]["files_deleted"], 0, "{again}");
+    let wrong = project.fail(&["offline", "vacuum", "--retain", "soon"]);
+    assert!(wrong.contains("retain"), "{wrong}");
+    let rebuilt = project.json(&["dataset", "rebuild", &dataset, "--out", "again.parquet"]);
+    assert_eq!(rebuilt["content_digest"], made["content_digest"]);
+    let read = |name: &str| std::fs::read(project.path(name)).unwrap();
+    assert_eq!(read("one.parquet"), read("again.parquet"));
+    assert_eq!(seats(&project), Json::Null);
+}
