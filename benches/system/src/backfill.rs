@@ -140,6 +140,6 @@ pub(crate) fn view(events: &str, transform: Arc<dyn RowTransform>) -> ViewSpec {
         bindings,
         lifetime: Lifetime::FOREVER,
         placement: Placement::OnWrite,
-        policy: ValidationPolicy::RefuseRow,
+        validation: ValidationPolicy::RefuseRow.into(),
     }
 }

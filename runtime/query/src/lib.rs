@@ -27,7 +27,7 @@ pub use transform::{
     AppliedRows, BATCH_ROWS, FailedRow, RowTransform, TransformFailure, TransformedRows, run_transform,
 };
 pub use transform_exec::{DROPPED_COLUMN, FAILURE_COLUMN, TransformExec};
-pub use validate::{RefusedValue, ValidationPolicy, validate_outputs};
+pub use validate::{OutlierBound, RefusedValue, Validation, ValidationPolicy, validate_outputs};
 
 /// Why a step over columns could not be done at all. Faults of single rows are data, not errors.
 #[derive(Debug, thiserror::Error)]

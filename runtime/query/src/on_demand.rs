@@ -4,7 +4,7 @@ use arrow_array::{Array, ArrayRef, UInt32Array};
 use eadem_semantics::Status;
 
 use crate::gather::scatter_rows;
-use crate::{QueryError, RowTransform, ValidationPolicy, run_transform};
+use crate::{QueryError, RowTransform, Validation, run_transform};
 
 /// One input of an on-demand view, one entry per request row.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ pub struct OnDemandOutput {
 /// A transform that could not run at all; inputs that do not fit its declaration.
 pub fn evaluate_on_demand(
     transform: &dyn RowTransform,
-    policy: ValidationPolicy,
+    validation: &Validation,
     rows: usize,
     inputs: &[OnDemandInput],
 ) -> Result<OnDemandOutput, QueryError> {
@@ -65,13 +65,10 @@ pub fn evaluate_on_demand(
         (0..rows).filter(|row| row_status[*row] == Status::Present).map(|row| row as u32).collect();
 
     // A refused value of an on-demand row is an error of that row: there is no job to stop and no row to leave out.
-    let row_policy = match policy {
-        ValidationPolicy::StopJob => ValidationPolicy::RefuseRow,
-        other => other,
-    };
+    let validation = validation.without_job();
     let (columns, errors) = if computed.len() == rows {
         let columns: Vec<ArrayRef> = inputs.iter().map(|input| input.values.clone()).collect();
-        let result = run_transform(transform, row_policy, rows, &columns)?;
+        let result = run_transform(transform, &validation, rows, &columns)?;
         mark(&result, &computed, &mut row_status);
         let errors = errors_of(&result, &computed);
         (result.columns, errors)
@@ -85,8 +82,8 @@ pub fn evaluate_on_demand(
             })
             .collect::<Result<_, QueryError>>()?;
         let number = |row: usize| computed.get(row).map_or(row, |row| *row as usize);
-        let result =
-            run_transform(transform, row_policy, computed.len(), &columns).map_err(|error| error.renumbered(number))?;
+        let result = run_transform(transform, &validation, computed.len(), &columns)
+            .map_err(|error| error.renumbered(number))?;
         mark(&result, &computed, &mut row_status);
         let errors = errors_of(&result, &computed);
         let spread = result.columns.iter().map(|column| scatter_rows(column, &computed, rows));

@@ -8,7 +8,7 @@ use arrow_buffer::BooleanBuffer;
 use eadem_semantics::{Lifetime, RowOrder, Status, resolve_status};
 use eadem_values::{DataType, Value, array_from_values};
 
-use crate::{QueryError, RowTransform, ValidationPolicy, gather, run_transform};
+use crate::{QueryError, RowTransform, Validation, gather, run_transform};
 
 /// The rows that won a set of reads, one entry per read.
 #[derive(Debug, Clone, Default)]
@@ -106,7 +106,7 @@ pub fn status_dictionary(statuses: &[Status]) -> ArrayRef {
 /// A transform that could not run at all.
 pub fn compute_on_read(
     transform: &dyn RowTransform,
-    policy: ValidationPolicy,
+    validation: &Validation,
     inputs: &[ArrayRef],
     reads: &mut ReadRows,
     lifetime: Lifetime,
@@ -119,7 +119,8 @@ pub fn compute_on_read(
         .map(|input| Ok(eadem_values::canonicalize(&arrow_select::take::take(input.as_ref(), &indices, None)?)?))
         .collect::<Result<Vec<ArrayRef>, QueryError>>()?;
     let number = |row: usize| served.get(row).map_or(row, |row| *row as usize);
-    let result = run_transform(transform, policy, served.len(), &inputs).map_err(|error| error.renumbered(number))?;
+    let result =
+        run_transform(transform, validation, served.len(), &inputs).map_err(|error| error.renumbered(number))?;
     // Only total transforms are computed on read: a row they drop, fail or cannot validate is an error of that row.
     let dropped = result.dropped.iter().copied();
     let failed = result.failed.iter().map(|failure| failure.row);

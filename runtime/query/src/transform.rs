@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use arrow_array::{Array, ArrayRef};
 use eadem_values::{Description, Digest};
 
-use crate::validate::{RefusedValue, ValidationPolicy, validate_outputs};
+use crate::validate::{RefusedValue, Validation, ValidationPolicy, validate_outputs};
 use crate::{QueryError, gather};
 
 /// Rows in one call of a transform outside of serving.
@@ -70,31 +70,32 @@ pub struct TransformedRows {
     pub dropped: Vec<u32>,
     /// Rows without a result, strictly ascending.
     pub failed: Vec<FailedRow>,
-    /// Rows refused by a constraint, ascending: under [`ValidationPolicy::RefuseRow`], and those of a partial transform
-    /// whose values no policy can mend. Such rows of a total transform are in `failed`.
+    /// Rows refused by a bound or constraint, ascending: under [`ValidationPolicy::RefuseRow`], and those of a partial
+    /// transform whose values no policy can mend. Such rows of a total transform are in `failed`.
     pub refused: Vec<RefusedValue>,
 }
 
-/// Runs `transform` over `rows` rows in batches of [`BATCH_ROWS`] and applies `policy` to what comes back.
+/// Runs `transform` over `rows` rows in batches of [`BATCH_ROWS`] and applies `validation` to what comes back.
 ///
 /// # Errors
 /// A transform that could not run; under [`ValidationPolicy::StopJob`] the first value that a constraint refuses.
 pub fn run_transform(
     transform: &dyn RowTransform,
-    policy: ValidationPolicy,
+    validation: &Validation,
     rows: usize,
     inputs: &[ArrayRef],
 ) -> Result<TransformedRows, QueryError> {
     check_inputs(transform.description(), rows, inputs)?;
     if rows <= BATCH_ROWS {
-        return run_batch(transform, policy, rows, inputs);
+        return run_batch(transform, validation, rows, inputs);
     }
     let mut parts = Vec::with_capacity(rows.div_ceil(BATCH_ROWS));
     let mut start = 0;
     while start < rows {
         let length = BATCH_ROWS.min(rows - start);
         let slice: Vec<ArrayRef> = inputs.iter().map(|input| input.slice(start, length)).collect();
-        let part = run_batch(transform, policy, length, &slice).map_err(|error| error.renumbered(|row| start + row))?;
+        let part =
+            run_batch(transform, validation, length, &slice).map_err(|error| error.renumbered(|row| start + row))?;
         parts.push((start, part));
         start += length;
     }
@@ -125,7 +126,7 @@ fn check_inputs(description: &Description, rows: usize, inputs: &[ArrayRef]) -> 
 
 fn run_batch(
     transform: &dyn RowTransform,
-    policy: ValidationPolicy,
+    validation: &Validation,
     rows: usize,
     inputs: &[ArrayRef],
 ) -> Result<TransformedRows, QueryError> {
@@ -149,16 +150,19 @@ fn run_batch(
         applied.dropped.binary_search(&row).is_ok()
             || applied.failed.binary_search_by_key(&row, |failure| failure.row).is_ok()
     };
-    let (columns, refused) = validate_outputs(&transform.description().outputs, columns, policy, &absent)?;
-    if !transform.description().total || policy == ValidationPolicy::RefuseRow {
+    let (columns, refused) = validate_outputs(&transform.description().outputs, columns, validation, &absent)?;
+    if !transform.description().total || refused.is_empty() {
         return Ok(TransformedRows { columns, dropped: applied.dropped, failed: applied.failed, refused });
     }
-    // Such a view may run on read, where its row is stored before its values are known and can win. A value that the policy
-    // cannot mend must therefore not unmake the row in the other placement either: the row is kept, and failed.
+    // A total transform may run on read, where its row is stored before its values are known and can win. A value that the
+    // policy cannot mend must therefore not unmake the row in the other placement either: the row is kept, and failed. What
+    // refuses rows is never placed on read.
+    let (refused, unmended): (Vec<_>, Vec<_>) =
+        refused.into_iter().partition(|value| value.policy == ValidationPolicy::RefuseRow);
     let mut failed = applied.failed;
-    failed.extend(refused.into_iter().map(|value| FailedRow { row: value.row as u32, message: value.reason }));
+    failed.extend(unmended.into_iter().map(|value| FailedRow { row: value.row as u32, message: value.reason }));
     failed.sort_by_key(|failure| failure.row);
-    Ok(TransformedRows { columns, dropped: applied.dropped, failed, refused: Vec::new() })
+    Ok(TransformedRows { columns, dropped: applied.dropped, failed, refused })
 }
 
 fn concat_parts(parts: &[(usize, TransformedRows)]) -> Result<TransformedRows, QueryError> {

@@ -18,7 +18,7 @@ use datafusion::physical_plan::{
 use eadem_values::DataType;
 use futures::StreamExt;
 
-use crate::{RowTransform, ValidationPolicy, run_transform};
+use crate::{RowTransform, Validation, run_transform};
 
 /// A boolean column after the outputs: the transform left the row out.
 pub const DROPPED_COLUMN: &str = "_dropped";
@@ -33,7 +33,7 @@ pub const FAILURE_COLUMN: &str = "_failure";
 pub struct TransformExec {
     child: Arc<dyn ExecutionPlan>,
     transform: Arc<dyn RowTransform>,
-    policy: ValidationPolicy,
+    validation: Validation,
     inputs: Vec<usize>,
     properties: Arc<PlanProperties>,
 }
@@ -46,7 +46,7 @@ impl TransformExec {
     pub fn try_new(
         child: Arc<dyn ExecutionPlan>,
         transform: Arc<dyn RowTransform>,
-        policy: ValidationPolicy,
+        validation: Validation,
         inputs: Vec<usize>,
     ) -> Result<Self> {
         let schema = child.schema();
@@ -80,7 +80,7 @@ impl TransformExec {
             child.pipeline_behavior(),
             child.boundedness(),
         );
-        Ok(Self { child, transform, policy, inputs, properties: Arc::new(properties) })
+        Ok(Self { child, transform, validation, inputs, properties: Arc::new(properties) })
     }
 }
 
@@ -132,7 +132,7 @@ impl ExecutionPlan for TransformExec {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let child = children.pop().filter(|_| children.is_empty());
         let child = child.ok_or_else(|| DataFusionError::Plan("a transform has one child".to_owned()))?;
-        Ok(Arc::new(Self::try_new(child, self.transform.clone(), self.policy, self.inputs.clone())?))
+        Ok(Arc::new(Self::try_new(child, self.transform.clone(), self.validation.clone(), self.inputs.clone())?))
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -159,7 +159,7 @@ impl TransformExec {
             .map(|input| eadem_values::canonicalize(batch.column(*input)))
             .collect::<Result<_, _>>()
             .map_err(|error| DataFusionError::External(Box::new(error)))?;
-        let result = run_transform(self.transform.as_ref(), self.policy, rows, &inputs)
+        let result = run_transform(self.transform.as_ref(), &self.validation, rows, &inputs)
             .map_err(|error| DataFusionError::External(Box::new(error)))?;
         let mut dropped = BooleanBufferBuilder::new(rows);
         dropped.append_n(rows, false);

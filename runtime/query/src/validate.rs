@@ -1,5 +1,8 @@
-//! Constraints of a transform's outputs, and what a view does about values that break them.
+//! Constraints of a transform's outputs, a view's bounds of its own, and what it does about values that break them.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -19,45 +22,130 @@ pub enum ValidationPolicy {
     RefuseRow,
     /// The value becomes null. A field that may not be null refuses the row.
     NullValue,
-    /// A number beyond `min` or `max` becomes that limit; what cannot be clamped (NaN, `allowed`, `length`) becomes null.
+    /// A number beyond `min` or `max` becomes that limit. What has no nearest allowed value (NaN, `allowed`, `length`,
+    /// `not_null`) is treated as under `null_value`.
     Clamp,
     /// The job ends with an error that names the row.
     StopJob,
 }
 
-/// A value that a constraint refused.
+/// What a view does about the values of its transform: bounds of its own, then the constraints of the component.
+///
+/// Bounds come first and constraints see what they have left, so that a stored value satisfies both.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Validation {
+    /// For the component's constraints, and for bounds that have no policy of their own.
+    pub policy: ValidationPolicy,
+    /// By feature: beyond which values are outliers. Without bounds, none is.
+    pub bounds: BTreeMap<String, OutlierBound>,
+}
+
+/// Beyond what the values of a feature are outliers. Only int64, float32, float64 and timestamp have bounds.
+///
+/// A NaN and an infinity are outside of every bound, also of one without limits, unless it allows them. An infinity that is
+/// allowed is compared with the limits like any number.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct OutlierBound {
+    /// The smallest value that is none, of the feature's type.
+    pub min: Option<Value>,
+    /// The greatest.
+    pub max: Option<Value>,
+    /// NaN is no outlier.
+    pub allow_nan: bool,
+    /// An infinity within the limits is no outlier.
+    pub allow_infinite: bool,
+    /// What happens to an outlier; `None`: what the view's policy says.
+    pub policy: Option<ValidationPolicy>,
+}
+
+impl From<ValidationPolicy> for Validation {
+    fn from(policy: ValidationPolicy) -> Self {
+        Self { policy, bounds: BTreeMap::new() }
+    }
+}
+
+impl Validation {
+    /// The same where no job can be stopped and no row left out: a row is refused in place of the job.
+    pub fn without_job(&self) -> Cow<'_, Self> {
+        let row_policy = |policy: ValidationPolicy| match policy {
+            ValidationPolicy::StopJob => ValidationPolicy::RefuseRow,
+            other => other,
+        };
+        let stops = |policy: &ValidationPolicy| *policy == ValidationPolicy::StopJob;
+        let stops_anywhere =
+            stops(&self.policy) || self.bounds.values().any(|bound| bound.policy.as_ref().is_some_and(stops));
+        if !stops_anywhere {
+            return Cow::Borrowed(self);
+        }
+        let mut validation = self.clone();
+        validation.policy = row_policy(validation.policy);
+        for bound in validation.bounds.values_mut() {
+            bound.policy = bound.policy.map(row_policy);
+        }
+        Cow::Owned(validation)
+    }
+}
+
+impl fmt::Display for OutlierBound {
+    /// `bounds min = 0.0, max = 10000.0`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("bounds")?;
+        let limits = [("min", &self.min), ("max", &self.max)];
+        let mut separator = " ";
+        for (name, limit) in limits {
+            let Some(limit) = limit else { continue };
+            write!(f, "{separator}{name} = {}", eadem_values::value_to_json(limit))?;
+            separator = ", ";
+        }
+        if separator == " " { f.write_str(" finite") } else { Ok(()) }
+    }
+}
+
+/// A value that a bound or constraint refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedValue {
     /// Position in the batch.
     pub row: usize,
     /// Name of the field.
     pub field: String,
-    /// Which constraint, and the value where it is short.
+    /// Which bound or constraint: the same text for all values that it refuses.
+    pub rule: String,
+    /// The rule, and the value where it is short.
     pub reason: String,
+    /// The policy that refused it. Under `null_value` and `clamp` it is a value that neither can mend.
+    pub policy: ValidationPolicy,
 }
 
-/// Applies `policy` to the constraints of `fields` over `columns`; rows for which `absent` holds have no result and are
-/// not looked at.
+/// Applies `validation` to `columns`, one for each of `fields`; rows for which `absent` holds have no result and are not
+/// looked at. Rows with a refused value are null in the answer, and named once: by a rule that refuses rows, if there is one.
 ///
 /// # Errors
-/// Under [`ValidationPolicy::StopJob`], the first refused value. A constraint that does not fit its field's type.
+/// The first value that is refused under [`ValidationPolicy::StopJob`]. A bound or constraint that does not fit its field's
+/// type.
 pub fn validate_outputs(
     fields: &[Field],
     columns: Vec<ArrayRef>,
-    policy: ValidationPolicy,
+    validation: &Validation,
     absent: &dyn Fn(usize) -> bool,
 ) -> Result<(Vec<ArrayRef>, Vec<RefusedValue>), QueryError> {
     let mut checked = Vec::with_capacity(columns.len());
     let mut refused: Vec<RefusedValue> = Vec::new();
     for (field, column) in fields.iter().zip(columns) {
-        checked.push(validate_field(field, column, policy, absent, &mut refused)?);
+        let column = match validation.bounds.get(&field.name) {
+            Some(bound) => {
+                apply_bound(field, column, bound, bound.policy.unwrap_or(validation.policy), absent, &mut refused)?
+            }
+            None => column,
+        };
+        checked.push(apply_constraints(field, column, validation.policy, absent, &mut refused)?);
     }
     if refused.is_empty() {
         return Ok((checked, refused));
     }
-    refused.sort_by_key(|value| value.row);
-    if policy == ValidationPolicy::StopJob {
-        let first = &refused[0];
+    // Among the values of a row, one whose policy refuses the row decides; else the first.
+    refused.sort_by_key(|value| (value.row, value.policy != ValidationPolicy::RefuseRow));
+    let stopping = refused.iter().find(|value| value.policy == ValidationPolicy::StopJob);
+    if let Some(first) = stopping {
         return Err(QueryError::Stopped { row: first.row, reason: first.reason.clone() });
     }
     refused.dedup_by_key(|value| value.row);
@@ -66,7 +154,7 @@ pub fn validate_outputs(
     Ok((checked, refused))
 }
 
-fn validate_field(
+fn apply_constraints(
     field: &Field,
     column: ArrayRef,
     policy: ValidationPolicy,
@@ -79,37 +167,81 @@ fn validate_field(
         if broken.is_empty() {
             continue;
         }
-        let can_be_null = field.accepts_null() && *constraint != Constraint::NotNull;
-        match policy {
-            ValidationPolicy::Clamp if matches!(constraint, Constraint::Min(_) | Constraint::Max(_)) => {
-                let (clamped, left) = clamp(field, constraint, &column, &broken)?;
-                column = clamped;
-                if left.is_empty() {
-                    continue;
-                }
-                if can_be_null {
-                    column = null_at(&column, &left)?;
-                } else {
-                    refuse(field, constraint, &column, &left, refused);
-                }
+        let rule = Rule { field, text: describe(constraint), policy };
+        let mut left = broken;
+        if policy == ValidationPolicy::Clamp {
+            let limits = match constraint {
+                Constraint::Min(limit) => Some((Some(limit_value(field, limit, false)?), None)),
+                Constraint::Max(limit) => Some((None, Some(limit_value(field, limit, true)?))),
+                _ => None,
+            };
+            if let Some((min, max)) = limits {
+                (column, left) = clamp(field, &column, &left, min.as_ref(), max.as_ref())?;
             }
-            ValidationPolicy::NullValue | ValidationPolicy::Clamp if can_be_null => column = null_at(&column, &broken)?,
-            _ => refuse(field, constraint, &column, &broken, refused),
         }
+        column = rule.null_or_refuse(column, &left, refused)?;
     }
     Ok(column)
 }
 
-fn null_at(column: &ArrayRef, rows: &[usize]) -> Result<ArrayRef, QueryError> {
-    gather::null_rows(column, &gather::all_but(column.len(), rows.iter().map(|row| *row as u32)))
+fn apply_bound(
+    field: &Field,
+    column: ArrayRef,
+    bound: &OutlierBound,
+    policy: ValidationPolicy,
+    absent: &dyn Fn(usize) -> bool,
+    refused: &mut Vec<RefusedValue>,
+) -> Result<ArrayRef, QueryError> {
+    let mut outliers = outliers(field, &column, bound)?;
+    outliers.retain(|row| column.is_valid(*row) && !absent(*row));
+    if outliers.is_empty() {
+        return Ok(column);
+    }
+    let (column, left) = match policy {
+        ValidationPolicy::Clamp => clamp(field, &column, &outliers, bound.min.as_ref(), bound.max.as_ref())?,
+        _ => (column, outliers),
+    };
+    Rule { field, text: bound.to_string(), policy }.null_or_refuse(column, &left, refused)
 }
 
-fn refuse(field: &Field, constraint: &Constraint, column: &ArrayRef, rows: &[usize], refused: &mut Vec<RefusedValue>) {
-    for row in rows {
-        let shown = eadem_values::value_at(column.as_ref(), *row).map(|value| show(&value)).unwrap_or_default();
-        let reason = format!("`{}` = {shown} breaks {}", field.name, describe(constraint));
-        refused.push(RefusedValue { row: *row, field: field.name.clone(), reason });
+/// A bound or constraint that was broken, and what is done about it.
+struct Rule<'a> {
+    field: &'a Field,
+    text: String,
+    policy: ValidationPolicy,
+}
+
+impl Rule<'_> {
+    /// Makes the values at `rows` null where the policy wants that and the field can be null; refuses them elsewhere.
+    fn null_or_refuse(
+        &self,
+        column: ArrayRef,
+        rows: &[usize],
+        refused: &mut Vec<RefusedValue>,
+    ) -> Result<ArrayRef, QueryError> {
+        let nulls = matches!(self.policy, ValidationPolicy::NullValue | ValidationPolicy::Clamp);
+        if rows.is_empty() {
+            return Ok(column);
+        }
+        if nulls && self.field.accepts_null() {
+            return null_at(&column, rows);
+        }
+        for row in rows {
+            let shown = eadem_values::value_at(column.as_ref(), *row).map(|value| show(&value)).unwrap_or_default();
+            refused.push(RefusedValue {
+                row: *row,
+                field: self.field.name.clone(),
+                rule: self.text.clone(),
+                reason: format!("`{}` = {shown} breaks {}", self.field.name, self.text),
+                policy: self.policy,
+            });
+        }
+        Ok(column)
     }
+}
+
+fn null_at(column: &ArrayRef, rows: &[usize]) -> Result<ArrayRef, QueryError> {
+    gather::null_rows(column, &gather::all_but(column.len(), rows.iter().map(|row| *row as u32)))
 }
 
 fn show(value: &Value) -> String {
@@ -229,39 +361,98 @@ fn outside_length(field: &Field, column: &ArrayRef, min: u32, max: u32) -> Resul
     Ok(offsets.windows(2).enumerate().filter(|(_, pair)| !within(pair[1] - pair[0])).map(|(row, _)| row).collect())
 }
 
-/// Moves the values at `rows` to the limit; gives back the rows that have no place to move to (NaN).
+/// Rows whose value is an outlier. What lies under a null may be among them.
+fn outliers(field: &Field, column: &ArrayRef, bound: &OutlierBound) -> Result<Vec<usize>, QueryError> {
+    fn scan<T: ArrowPrimitiveType>(column: &ArrayRef, is_within: impl Fn(T::Native) -> bool) -> Vec<usize> {
+        let values = column.as_primitive::<T>().values();
+        values.iter().enumerate().filter(|(_, value)| !is_within(**value)).map(|(row, _)| row).collect()
+    }
+    macro_rules! limit {
+        ($limit:expr, $variant:ident) => {
+            match &$limit {
+                None => None,
+                Some(Value::$variant(limit)) => Some(*limit),
+                Some(_) => return Err(misfit(field, "bounds")),
+            }
+        };
+    }
+    macro_rules! integers {
+        ($type:ty, $variant:ident) => {{
+            let min = limit!(bound.min, $variant);
+            let max = limit!(bound.max, $variant);
+            scan::<$type>(column, |value| min.is_none_or(|min| min <= value) && max.is_none_or(|max| value <= max))
+        }};
+    }
+    macro_rules! floats {
+        ($type:ty, $variant:ident) => {{
+            let min = limit!(bound.min, $variant);
+            let max = limit!(bound.max, $variant);
+            scan::<$type>(column, |value| {
+                if value.is_nan() {
+                    return bound.allow_nan;
+                }
+                (bound.allow_infinite || value.is_finite())
+                    && min.is_none_or(|min| min <= value)
+                    && max.is_none_or(|max| value <= max)
+            })
+        }};
+    }
+    Ok(match field.data_type {
+        DataType::Int64 => integers!(Int64Type, Int64),
+        DataType::Timestamp => integers!(TimestampMicrosecondType, Timestamp),
+        DataType::Float32 => floats!(Float32Type, Float32),
+        DataType::Float64 => floats!(Float64Type, Float64),
+        _ => return Err(misfit(field, "bounds")),
+    })
+}
+
+/// Moves the values at `rows` to the limit that they lie beyond; gives back the rows that have no place to move to: NaN, and
+/// an infinity on a side without limit.
 fn clamp(
     field: &Field,
-    constraint: &Constraint,
     column: &ArrayRef,
     rows: &[usize],
+    min: Option<&Value>,
+    max: Option<&Value>,
 ) -> Result<(ArrayRef, Vec<usize>), QueryError> {
     fn set<T: ArrowPrimitiveType>(
         column: &ArrayRef,
         rows: &[usize],
-        limit: T::Native,
-        is_nan: impl Fn(T::Native) -> bool,
-    ) -> (ArrayRef, Vec<usize>) {
+        (min, max): (Option<T::Native>, Option<T::Native>),
+    ) -> (ArrayRef, Vec<usize>)
+    where
+        T::Native: PartialOrd,
+    {
         let column = column.as_primitive::<T>();
         let mut values = column.values().to_vec();
         let mut left = Vec::new();
         for row in rows {
-            if is_nan(values[*row]) { left.push(*row) } else { values[*row] = limit }
+            let value = values[*row];
+            // A NaN is beyond no limit.
+            match (min.filter(|min| value < *min), max.filter(|max| value > *max)) {
+                (Some(limit), _) | (None, Some(limit)) => values[*row] = limit,
+                (None, None) => left.push(*row),
+            }
         }
         let clamped =
             PrimitiveArray::<T>::new(values.into(), column.nulls().cloned()).with_data_type(column.data_type().clone());
         (Arc::new(clamped), left)
     }
-    let (limit, upper) = match constraint {
-        Constraint::Min(limit) => (limit, false),
-        Constraint::Max(limit) => (limit, true),
-        _ => return Ok((column.clone(), rows.to_vec())),
-    };
-    Ok(match limit_value(field, limit, upper)? {
-        Value::Int64(limit) => set::<Int64Type>(column, rows, limit, |_| false),
-        Value::Timestamp(limit) => set::<TimestampMicrosecondType>(column, rows, limit, |_| false),
-        Value::Float32(limit) => set::<Float32Type>(column, rows, limit, f32::is_nan),
-        Value::Float64(limit) => set::<Float64Type>(column, rows, limit, f64::is_nan),
+    macro_rules! limits {
+        ($variant:ident) => {{
+            let limit = |limit: Option<&Value>| match limit {
+                None => Ok(None),
+                Some(Value::$variant(limit)) => Ok(Some(*limit)),
+                Some(_) => Err(misfit(field, "min or max")),
+            };
+            (limit(min)?, limit(max)?)
+        }};
+    }
+    Ok(match field.data_type {
+        DataType::Int64 => set::<Int64Type>(column, rows, limits!(Int64)),
+        DataType::Timestamp => set::<TimestampMicrosecondType>(column, rows, limits!(Timestamp)),
+        DataType::Float32 => set::<Float32Type>(column, rows, limits!(Float32)),
+        DataType::Float64 => set::<Float64Type>(column, rows, limits!(Float64)),
         _ => return Err(misfit(field, "min or max")),
     })
 }

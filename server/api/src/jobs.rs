@@ -21,6 +21,8 @@ pub enum JobKind {
     Compact,
     /// Delete files of the offline store that nothing needs.
     Vacuum,
+    /// Try refused rows again.
+    Replay,
 }
 
 /// How a job stands.
@@ -48,7 +50,8 @@ impl JobState {
 
 impl JobKind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Backfill, Self::Materialize, Self::Dataset, Self::Compact, Self::Vacuum];
+    pub const ALL: [Self; 6] =
+        [Self::Backfill, Self::Materialize, Self::Dataset, Self::Compact, Self::Vacuum, Self::Replay];
 
     /// As in paths.
     pub fn name(self) -> &'static str {
@@ -58,6 +61,7 @@ impl JobKind {
             Self::Dataset => "dataset",
             Self::Compact => "compact",
             Self::Vacuum => "vacuum",
+            Self::Replay => "replay",
         }
     }
 

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::jobs::Jobs;
 use crate::limits::Limits;
 use crate::problem::Problem;
+use crate::quarantine::Quarantine;
 use crate::serving::{RowSource, ServingPlan, Transforms};
 
 /// How often the registry is asked whether another process changed it.
@@ -50,6 +51,8 @@ pub struct ApiState {
     pub inspector: Arc<dyn SourceInspector>,
     /// Long work.
     pub jobs: Arc<dyn Jobs>,
+    /// Refused rows.
+    pub quarantine: Arc<dyn Quarantine>,
     /// The stores' own view of themselves.
     pub status: Arc<dyn StoreStatus>,
     /// The time.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::ArrayRef;
 use async_trait::async_trait;
-use eadem_api::serving::{self, RowSourceError, StoredRow, TransformUnavailable, lifetime, validation_policy};
+use eadem_api::serving::{self, RowSourceError, StoredRow, TransformUnavailable, lifetime, validation};
 use eadem_engine::{Applied, CallClass, Cost, Engine, EngineError};
 use eadem_offline::{self as offline, ChunkOutcome, JobLedger, JobPlan, LedgerError};
 use eadem_query::{AppliedRows, FailedRow, RowTransform, TransformFailure};
@@ -248,7 +248,7 @@ pub(crate) fn view_spec(
             registry_model::Placement::OnWrite => offline::Placement::OnWrite,
             registry_model::Placement::OnRead => offline::Placement::OnRead,
         },
-        policy: validation_policy(view.validation),
+        validation: validation(view),
     })
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use eadem_api::Problem;
-use eadem_api::serving::validation_policy;
+use eadem_api::serving::validation;
 use eadem_engine::CallClass;
 use eadem_offline::{
     DatasetFeature, DatasetReport, DatasetSpec, KeptSpine, Location, OfflineError, OnDemandBinding, OnDemandView,
@@ -363,7 +363,7 @@ impl ViewList<'_> {
             id: view.id.to_string(),
             digest: view.digest.to_string(),
             transform: self.stores.transforms.get(&view.transform, CallClass::Batch).await?,
-            policy: validation_policy(view.validation),
+            validation: validation(view),
             bindings,
         })
     }

@@ -22,6 +22,7 @@ use crate::adapters::{EngineTransforms, Inspector, OfflineHistory};
 use crate::config::{CONFIGURATION_TABLES, Config};
 use crate::jobs::JobRunner;
 use crate::output::Printer;
+use crate::quarantine::RefusedRows;
 use crate::upkeep;
 
 /// Uploads that are checked at once: each compiles and runs a component in the background.
@@ -108,6 +109,7 @@ impl Home {
             rows: Arc::new(rows),
             inspector: Arc::new(Inspector::new(project.to_owned())),
             jobs: Arc::new(JobRunner::new(stores.clone(), &config.jobs)),
+            quarantine: Arc::new(RefusedRows::new(stores.clone())),
             status: Arc::new(Status { stores }),
             clock,
             limits: config.limits.clone(),

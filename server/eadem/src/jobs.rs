@@ -1,7 +1,7 @@
 //! Long work: backfill, materialize and dataset jobs, kept in the registry and run in this process.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -11,10 +11,10 @@ use bytes::Bytes;
 use eadem_api::serving::lifetime;
 use eadem_api::{Job, JobKind, JobProgress, JobState, Jobs, Problem};
 use eadem_offline::{
-    Backfill, BackfillOptions, BackfillReport, Cancel, HistoryBatch, Progress, ScanRange, run_backfill,
+    Backfill, BackfillOptions, BackfillReport, Cancel, HistoryBatch, Progress, ScanRange, StopThreshold, run_backfill,
 };
 use eadem_online::{Coverage, KeyBytes, Origin, Retention, Row, RowBody, TableId};
-use eadem_registry::model::{Placement, ViewVersion};
+use eadem_registry::model::{self as registry_model, Placement, ViewVersion};
 use eadem_registry::{EpochState, JobRecord};
 use eadem_values::{BatchEncoder, format_timestamp, parse_timestamp};
 use futures::TryStreamExt as _;
@@ -27,6 +27,7 @@ use crate::adapters::RegistryLedger;
 use crate::config::JobsConfig;
 use crate::datasets::{self, DatasetRequest};
 use crate::home::Stores;
+use crate::quarantine::{self, ReplayRequest};
 use crate::upkeep::{self, CompactRequest, VacuumRequest};
 
 /// Against clocks that differ and work that runs late: rows stay this much longer than needed.
@@ -47,6 +48,13 @@ struct BackfillRequest {
     /// Rows of the range that are stored are computed anew from the files that are there.
     #[serde(default)]
     recompute: bool,
+    /// The greatest share of refused rows that is committed, from 0 to 1, in place of the views' own.
+    stop_share: Option<f64>,
+    /// Of fewer rows no share is taken, in place of the views' own.
+    stop_rows_min: Option<u64>,
+    /// By view, as it was when the job began; what a request says of it is replaced.
+    #[serde(default)]
+    stop: BTreeMap<String, StopThreshold>,
 }
 
 /// What `POST /jobs/materialize` takes.
@@ -59,7 +67,32 @@ struct MaterializeRequest {
     as_of: Option<String>,
 }
 
+/// Rows of which a share is taken where neither the view nor the job says.
+const STOP_ROWS_MIN_DEFAULT: u64 = 100;
+
 impl BackfillRequest {
+    /// When the job stops over this view's refused rows.
+    fn stop_for(&self, view: &ViewVersion) -> anyhow::Result<Option<StopThreshold>> {
+        let of_view = view.stored.as_ref().and_then(|stored| stored.deployment.stop);
+        if self.stop_rows_min == Some(0) {
+            bail!("stop_rows_min: a number of rows, 1 at least");
+        }
+        let rows_min = self.stop_rows_min.or(of_view.map(|stop| stop.rows_min)).unwrap_or(STOP_ROWS_MIN_DEFAULT);
+        let share_ppm =
+            match (self.stop_share, of_view) {
+                // All of them are no greater share than all of them.
+                (Some(1.0), _) => Some(1_000_000),
+                (Some(share), _) => Some(registry_model::StopThreshold::share_ppm_of(share).with_context(|| {
+                    format!("stop_share: {share} is no share from 0 to 1 with at most six decimals")
+                })?),
+                (None, of_view) => of_view.map(|stop| stop.share_ppm),
+            };
+        if share_ppm.is_none() && self.stop_rows_min.is_some() {
+            bail!("stop_rows_min: {} has no stop_share; give one", view.id);
+        }
+        Ok(share_ppm.map(|share_ppm| StopThreshold { share_ppm, rows_min }))
+    }
+
     fn range_us(&self) -> anyhow::Result<Option<(i64, i64)>> {
         if self.from.is_none() && self.to.is_none() {
             return Ok(None);
@@ -213,6 +246,11 @@ impl Shared {
                         let options = request.options(shared.stores.clock.now_us())?;
                         upkeep::run_vacuum(&shared.stores, options, &handle).await
                     }
+                    JobKind::Replay => {
+                        let request: ReplayRequest = serde_json::from_value(spec)?;
+                        let progress = progress_of(&handle, &request.view, 0, 1);
+                        quarantine::run(&shared.stores, &id, request, handle.cancel.clone(), progress).await
+                    }
                     JobKind::Backfill | JobKind::Materialize => {
                         shared.materialize(serde_json::from_value(spec)?, &handle).await
                     }
@@ -308,6 +346,7 @@ impl Shared {
                 recompute: request.recompute,
                 workers: self.workers,
                 chunk_rows: self.chunk_rows,
+                stop: request.stop.get(&view.id.to_string()).copied(),
                 ..BackfillOptions::created_at(created_at_us)
             };
             let backfill = Backfill {
@@ -316,11 +355,12 @@ impl Shared {
                 store: self.stores.offline.as_ref().clone(),
                 ledger: Arc::new(RegistryLedger::new(self.stores.registry.clone(), Arc::clone(&self.stores.clock))),
                 options,
-                progress: Some(progress_of(handle, view, done, views.len())),
+                progress: Some(progress_of(handle, &view.id.to_string(), done, views.len())),
                 cancel: handle.cancel.clone(),
             };
             let report = run_backfill(backfill).await.with_context(|| view.id.to_string())?;
             lines.push(backfill_line(view, &report));
+            lines.extend(quarantine::refusal_lines(&view.id.to_string(), id, &report.refused));
             let mut described = backfill_json(view, &report);
             if let Some((line, renewed)) = self.renew_online(view, handle, (done, views.len())).await? {
                 lines.push(line);
@@ -535,14 +575,9 @@ fn online_rows(batch: &HistoryBatch) -> anyhow::Result<Vec<Row>> {
     Ok((0..batch.len()).map(row).collect())
 }
 
-fn progress_of(
-    handle: &Arc<Handle>,
-    view: &ViewVersion,
-    done: usize,
-    total: usize,
-) -> Arc<dyn eadem_offline::ProgressSink> {
+fn progress_of(handle: &Arc<Handle>, view: &str, done: usize, total: usize) -> Arc<dyn eadem_offline::ProgressSink> {
     let handle = Arc::clone(handle);
-    let view = view.id.to_string();
+    let view = view.to_owned();
     let before = handle.progress();
     // Every view counts the same, whatever its rows: how many there are is known only when its turn comes.
     const STEPS_PER_VIEW: u64 = 1_000;
@@ -566,7 +601,7 @@ fn backfill_line(view: &ViewVersion, report: &BackfillReport) -> String {
         (report.rows_out_of_range, "outside the time range or loaded before"),
         (report.rows_dropped, "dropped by the transform"),
         (report.rows_failed, "failed"),
-        (report.rows_refused(), "refused (see the quarantine table)"),
+        (report.rows_refused(), "refused"),
     ];
     for (rows, what) in parts {
         if rows > 0 {
@@ -660,6 +695,13 @@ impl Jobs for JobRunner {
                     serde_json::from_value(spec.clone()).map_err(|error| malformed(error.to_string()))?;
                 request.range_us().map_err(|error| malformed(format!("{error:#}")))?;
                 spec["views"] = json!(self.pinned_views(&request.views).await?);
+                let views = self.shared.stored_views(&request.views).await;
+                let mut stop = BTreeMap::new();
+                for view in views.map_err(|error| malformed(format!("{error:#}")))? {
+                    let of_view = request.stop_for(&view).map_err(|error| malformed(format!("{error:#}")))?;
+                    stop.extend(of_view.map(|of_view| (view.id.to_string(), of_view)));
+                }
+                spec["stop"] = json!(stop);
             }
             JobKind::Materialize => {
                 let request: MaterializeRequest =
@@ -680,6 +722,7 @@ impl Jobs for JobRunner {
                     serde_json::from_value(spec.clone()).map_err(|error| malformed(error.to_string()))?;
                 request.options(0).map_err(|error| malformed(format!("{error:#}")))?;
             }
+            JobKind::Replay => quarantine::check_and_pin(&self.shared.stores, &mut spec).await?,
             JobKind::Dataset => {
                 let request = DatasetRequest::read(&spec).map_err(|error| malformed(error.to_string()))?;
                 if let Some(pins) = datasets::check_and_pin(&self.shared.stores, &request).await? {

@@ -11,6 +11,7 @@ mod datasets;
 mod home;
 mod jobs;
 mod output;
+mod quarantine;
 mod upkeep;
 
 use std::process::ExitCode;

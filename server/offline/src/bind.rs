@@ -187,6 +187,26 @@ impl BindPlan {
         Ok(Self { columns, keys, event_time, known_at, inputs, max_ahead_us: view.source.max_ahead_us })
     }
 
+    /// For rows as quarantine keeps them: the keys, the inputs, the event time and the known-at, in this order.
+    pub(crate) fn of_kept_rows(view: &ViewSpec) -> Self {
+        let keys = view.keys.len();
+        let fields = &view.description().inputs;
+        let input = |(number, field): (usize, &eadem_values::Field)| BoundInput {
+            name: field.name.clone(),
+            data_type: field.data_type,
+            accepts_null: field.accepts_null(),
+            from: InputSource::Column(keys + number),
+        };
+        Self {
+            columns: Vec::new(),
+            keys: (0..keys).collect(),
+            event_time: BoundTime::Column(keys + fields.len()),
+            known_at: BoundKnownAt::Column(keys + fields.len() + 1),
+            inputs: fields.iter().enumerate().map(input).collect(),
+            max_ahead_us: view.source.max_ahead_us,
+        }
+    }
+
     /// Binds rows: refuses those that cannot be stored, leaves out those that are not asked for.
     pub(crate) fn bind(
         &self,
@@ -234,7 +254,12 @@ impl BindPlan {
                 sequence: rows.sequence.value(row),
                 kind,
                 reason,
-                inputs: self.row_as_json(key_names, &keys, &inputs, times.at(row), row),
+                inputs: self.row_as_json(
+                    (key_names, &keys, &inputs),
+                    times.at(row),
+                    row,
+                    rows.faults.contains_key(&rows.sequence.value(row)),
+                ),
             })
             .collect();
         let event_time = timestamps(times.event_us);
@@ -261,7 +286,7 @@ impl BindPlan {
     pub(crate) fn bound_row_as_json(&self, key_names: &[String], rows: &BoundRows, row: usize) -> String {
         let event_us = rows.event_times_us()[row];
         let known_us = rows.known_at.as_primitive::<TimestampMicrosecondType>().value(row);
-        self.row_as_json(key_names, &rows.keys, &rows.inputs, (Some(event_us), Some(known_us)), row)
+        self.row_as_json((key_names, &rows.keys, &rows.inputs), (Some(event_us), Some(known_us)), row, false)
     }
 
     fn times<'a>(&self, rows: &'a SourceRows) -> Times<'a> {
@@ -311,27 +336,30 @@ impl BindPlan {
         Verdict::Kept
     }
 
+    /// A row as quarantine keeps it. Of an incomplete one, a value could not be had and stands as null.
     fn row_as_json(
         &self,
-        key_names: &[String],
-        keys: &[ArrayRef],
-        inputs: &[ArrayRef],
+        (key_names, keys, inputs): (&[String], &[ArrayRef], &[ArrayRef]),
         (event_us, known_us): (Option<i64>, Option<i64>),
         row: usize,
+        is_incomplete: bool,
     ) -> String {
         let json = |column: &ArrayRef| {
             value_at(column.as_ref(), row).map_or(serde_json::Value::Null, |value| value_to_json(&value))
         };
         let time = |time: Option<i64>| {
-            time.map_or(serde_json::Value::Null, |time_us| eadem_values::format_timestamp(time_us).into())
+            time.map_or(serde_json::Value::Null, |time_us| value_to_json(&Value::Timestamp(time_us)))
         };
         let keys: serde_json::Map<_, _> = key_names.iter().cloned().zip(keys.iter().map(json)).collect();
         let inputs: serde_json::Map<_, _> =
             self.inputs.iter().map(|input| input.name.clone()).zip(inputs.iter().map(json)).collect();
-        serde_json::json!({
+        let mut kept = serde_json::json!({
             "keys": keys, "event_time": time(event_us), "known_at": time(known_us), "inputs": inputs,
-        })
-        .to_string()
+        });
+        if is_incomplete {
+            kept["incomplete"] = true.into();
+        }
+        kept.to_string()
     }
 }
 

@@ -191,7 +191,7 @@ pub(crate) fn adds_of(actions: &[Json]) -> Result<Vec<Add>, OfflineError> {
 }
 
 /// Data files that a job is going to add.
-struct NewFiles<'a> {
+pub(crate) struct NewFiles<'a> {
     location: &'a Location,
     store: &'a dyn ObjectStore,
     adds: Vec<Add>,
@@ -199,13 +199,13 @@ struct NewFiles<'a> {
 }
 
 impl<'a> NewFiles<'a> {
-    fn of(location: &'a Location, store: &'a dyn ObjectStore, adds: &[Json]) -> Result<Self, OfflineError> {
+    pub(crate) fn of(location: &'a Location, store: &'a dyn ObjectStore, adds: &[Json]) -> Result<Self, OfflineError> {
         Ok(Self { location, store, adds: adds_of(adds)?, are_there: false })
     }
 
     /// The files, if all of them are still there: a job that is resumed long after it broke off may have lost some to a
     /// vacuum.
-    async fn checked(&mut self) -> Result<&[Add], OfflineError> {
+    pub(crate) async fn checked(&mut self) -> Result<&[Add], OfflineError> {
         if !self.are_there {
             let lookups: Vec<_> = self.adds.iter().map(|add| self.look_up(add)).collect();
             futures::stream::iter(lookups).buffer_unordered(LOOKUPS_AT_ONCE).try_collect::<Vec<()>>().await?;
@@ -241,7 +241,7 @@ impl Proposal for Append<'_> {
     }
 }
 
-fn append() -> DeltaOperation {
+pub(crate) fn append() -> DeltaOperation {
     DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None }
 }
 

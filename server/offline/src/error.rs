@@ -4,6 +4,8 @@ use eadem_query::QueryError;
 use eadem_values::ValueError;
 
 use crate::ledger::LedgerError;
+use crate::quarantine::RefusalCounts;
+use crate::stop::StopThreshold;
 
 impl OfflineError {
     /// Names the file in which a definition turned out not to fit.
@@ -77,6 +79,31 @@ pub enum OfflineError {
         /// Why.
         reason: String,
     },
+    /// More rows were refused than the job may refuse. Nothing is visible but the refused rows, in quarantine.
+    #[error(
+        "{refused} of {rows} rows were refused, and more than a share of {share} stops the job: {counts}. Nothing was \
+         committed; the refused rows are in quarantine: `eadem quarantine list {view} --job {job}`. Correct the source, or \
+         start a new job with a greater share",
+        share = .threshold.share(),
+        counts = crate::quarantine::counts_text(.counts)
+    )]
+    TooManyRefused {
+        /// The view, with its version.
+        view: String,
+        /// The job.
+        job: String,
+        /// Rows that were refused until the job stopped.
+        refused: u64,
+        /// Rows that were looked at until then.
+        rows: u64,
+        /// What the job may refuse.
+        threshold: StopThreshold,
+        /// The refused rows by reason.
+        counts: RefusalCounts,
+    },
+    /// A quarantine table that cannot be read as asked, or a replay that cannot go on.
+    #[error("{0}")]
+    Quarantine(String),
     /// The job was cancelled. Its chunks stay in the ledger; it can be resumed.
     #[error("cancelled; nothing was committed, and the job can be resumed")]
     Cancelled,

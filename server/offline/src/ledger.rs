@@ -126,6 +126,9 @@ pub struct ChunkOutcome {
     pub rows_failed: u64,
     /// Refused rows, by reason.
     pub refused: RefusalCounts,
+    /// Of a replay: rows that no replay can store, by what stands in its way.
+    #[serde(default)]
+    pub hindered: RefusalCounts,
     /// Add actions of the table's new data files, as JSON.
     pub adds: Vec<serde_json::Value>,
     /// Add actions of the quarantine table's new data files, as JSON.

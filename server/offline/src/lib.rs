@@ -18,6 +18,7 @@ mod ledger;
 mod location;
 mod object_file;
 mod partition;
+mod press;
 mod quarantine;
 mod read;
 mod replace;
@@ -25,6 +26,7 @@ mod schema;
 mod source;
 mod spec;
 mod spine;
+mod stop;
 mod table;
 mod vacuum;
 
@@ -41,7 +43,10 @@ pub use ledger::{
     ChunkOutcome, JobLedger, JobPlan, LedgerError, MemoryLedger, PlannedChunk, PlannedFile, ReplacedFile,
 };
 pub use location::{Location, OfflineStore};
-pub use quarantine::{QuarantinedRow, RefusalCounts};
+pub use quarantine::{
+    EntryState, Quarantine, QuarantineCursor, QuarantineEntry, QuarantineFilter, QuarantinePage, QuarantineSummary,
+    QuarantinedRow, RefusalCounts, Replay, ReplayOptions, ReplayReport, RowOutcome, run_replay,
+};
 pub use read::{EntityRead, HistoryBatch, ScanRange};
 pub use schema::{
     COLUMN_ERROR, COLUMN_EVENT_DATE, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_LANE, COLUMN_SEQUENCE, COLUMN_TIE,
@@ -50,5 +55,6 @@ pub use schema::{
 pub use source::{InspectedColumn, input_column, inspect};
 pub use spec::{Binding, EventTime, JoinKey, KnownAt, Placement, SourceSpec, ViewSpec};
 pub use spine::{KeptSpine, Spine, SpineFormat};
+pub use stop::StopThreshold;
 pub use table::{DataFile, ReadVersion, ViewTable};
 pub use vacuum::{FilesInUse, InUse, PlaceReport, VacuumOptions, VacuumProgress, VacuumReport};

@@ -19,6 +19,7 @@ use parquet::schema::types::ColumnPath;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::OfflineError;
+use crate::quarantine;
 use crate::schema::{COLUMN_EVENT_DATE, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_SEQUENCE, COLUMN_TIE};
 
 /// The tag of a data file that a compaction wrote.
@@ -219,7 +220,7 @@ fn stats(rows: &RecordBatch) -> serde_json::Value {
     let mut min = serde_json::Map::new();
     let mut max = serde_json::Map::new();
     let mut null_count = serde_json::Map::new();
-    for name in [COLUMN_EVENT_TIME, COLUMN_KNOWN_AT] {
+    for name in [COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, quarantine::ARRIVAL] {
         let Some(column) = rows.column_by_name(name) else { continue };
         let times = column.as_primitive::<TimestampMicrosecondType>().values();
         let (Some(earliest), Some(latest)) = (times.iter().min(), times.iter().max()) else { continue };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use eadem_query::{RowTransform, ValidationPolicy};
+use eadem_query::{RowTransform, Validation};
 use eadem_semantics::Lifetime;
 use eadem_values::{Description, Field, KeyType, Literal};
 use serde::{Deserialize, Serialize};
@@ -108,8 +108,8 @@ pub struct ViewSpec {
     pub lifetime: Lifetime,
     /// Where the transform runs.
     pub placement: Placement,
-    /// What happens to values that break a constraint.
-    pub policy: ValidationPolicy,
+    /// What happens to outliers and to values that break a constraint.
+    pub validation: Validation,
 }
 
 impl ViewSpec {

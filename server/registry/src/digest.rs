@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 
 use eadem_values::{Digest, Field, Value, encode_values};
 
-use crate::model::{Binding, BoundTo, Entity, EventTime, KnownAt, ServiceEntry, Source, ViewRef, ViewVersion};
+use crate::model::{
+    Binding, BoundTo, Entity, EventTime, KnownAt, OutlierBound, ServiceEntry, Source, ValidationPolicy, ViewRef,
+    ViewVersion,
+};
 
 /// The canonical text of a view version. `upstream_digest` answers for every view that a binding names; its error is
 /// passed on.
@@ -37,6 +40,14 @@ pub(crate) fn view_text<E>(
         text.line(&format!("default {} {}", quoted(feature), value_hex(value)));
     }
     text.line(&format!("validation {}", view.validation));
+    for (feature, bound) in &view.bounds {
+        let limit = |limit: &Option<Value>| limit.as_ref().map_or_else(|| "none".to_owned(), value_hex);
+        let allowed = [(bound.allow_nan, " nan"), (bound.allow_infinite, " infinite")];
+        let allowed: String = allowed.iter().filter(|(allows, _)| *allows).map(|(_, word)| *word).collect();
+        let policy = bound.validation.unwrap_or(view.validation);
+        let (min, max) = (limit(&bound.min), limit(&bound.max));
+        text.line(&format!("bound {} min {min} max {max}{allowed} {policy}", quoted(feature)));
+    }
     Ok(text.0)
 }
 
@@ -260,7 +271,25 @@ pub(crate) fn explained(view: &ViewVersion) -> Vec<(String, String)> {
         add(&format!("default {feature}"), eadem_values::value_to_json(value).to_string());
     }
     add("validation", view.validation.to_string());
+    for (feature, bound) in &view.bounds {
+        add(&format!("bounds of {feature}"), outliers_to_text(bound, view.validation));
+    }
     parts
+}
+
+/// `min 0.0, max 10000.0, clamp`
+fn outliers_to_text(bound: &OutlierBound, of_view: ValidationPolicy) -> String {
+    let limit = |name: &str, limit: &Option<Value>| {
+        limit.as_ref().map(|limit| format!("{name} {}", eadem_values::value_to_json(limit)))
+    };
+    let parts = [
+        limit("min", &bound.min),
+        limit("max", &bound.max),
+        bound.allow_nan.then(|| "NaN allowed".to_owned()),
+        bound.allow_infinite.then(|| "infinities allowed".to_owned()),
+        Some(bound.validation.unwrap_or(of_view).to_string()),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// What feeds an input, as written in definitions, with versions.
@@ -313,7 +342,7 @@ mod tests {
     use eadem_values::{DataType, Description, KeyType};
 
     use super::*;
-    use crate::model::{About, Deployment, JoinKey, SourceField, StoredView, UpstreamFeature, ValidationPolicy};
+    use crate::model::{About, Deployment, JoinKey, SourceField, StoredView, UpstreamFeature};
 
     fn text_of(view: &ViewVersion) -> String {
         let Ok(text) = view_text(view, |view| Ok::<_, Infallible>(Digest::of(view.to_string().as_bytes())));
@@ -346,6 +375,7 @@ mod tests {
             stored,
             defaults: BTreeMap::from([("gusty".to_owned(), Value::Boolean(false))]),
             validation: ValidationPolicy::Clamp,
+            bounds: BTreeMap::new(),
             about: About { doc: "never read".into(), ..About::default() },
             created_at_us: 99,
         }
@@ -472,10 +502,33 @@ validation clamp
         moved.source.max_ahead_us = 77;
         moved.source.columns.insert("never".into(), "unseen + 1".into());
         moved.deployment.online_history_us = Some(5);
+        moved.deployment.stop = Some(crate::model::StopThreshold { share_ppm: 1, rows_min: 1 });
         assert_eq!(text_of(&view(bindings(), Some(moved))), text);
         let mut changed = stored();
         changed.source.columns.insert("speed_ok".into(), "zulu > 2".into());
         assert_ne!(text_of(&view(bindings(), Some(changed))), text);
+    }
+
+    #[test]
+    fn bounds_are_in_the_text_with_the_policy_that_counts() {
+        let bindings = || vec![BoundTo::Column("visib".into()), BoundTo::Literal(Value::Float64(1.0))];
+        let with_bound = |bound: OutlierBound| {
+            let mut view = view(bindings(), Some(stored()));
+            view.bounds.insert("gusty".into(), bound);
+            text_of(&view)
+        };
+        let limited = OutlierBound { min: Some(Value::Float64(-0.0)), allow_nan: true, ..OutlierBound::default() };
+        let text = with_bound(limited.clone());
+        assert!(
+            text.ends_with("validation clamp\nbound \"gusty\" min 040000000000000080 max none nan clamp\n"),
+            "{text}"
+        );
+        // The view's own policy, written out, changes nothing; another one does.
+        let written = |validation| with_bound(OutlierBound { validation: Some(validation), ..limited.clone() });
+        assert_eq!(written(ValidationPolicy::Clamp), text);
+        assert_ne!(written(ValidationPolicy::NullValue), text);
+        assert_ne!(with_bound(OutlierBound { allow_infinite: true, ..limited.clone() }), text);
+        assert_ne!(with_bound(OutlierBound { min: Some(Value::Float64(0.0)), ..limited }), text);
     }
 
     #[test]

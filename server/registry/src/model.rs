@@ -177,6 +177,52 @@ pub enum ValidationPolicy {
     StopJob,
 }
 
+/// Beyond what the values of a feature are outliers. NaN and infinities are, unless it says otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct OutlierBound {
+    /// The smallest value that is none, of the feature's type.
+    #[serde(serialize_with = "limit_as_json")]
+    pub min: Option<Value>,
+    /// The greatest.
+    #[serde(serialize_with = "limit_as_json")]
+    pub max: Option<Value>,
+    /// NaN is no outlier.
+    pub allow_nan: bool,
+    /// An infinity within the limits is no outlier.
+    pub allow_infinite: bool,
+    /// What happens to an outlier; `None`: what the view's `validation` says.
+    pub validation: Option<ValidationPolicy>,
+}
+
+/// When a backfill is stopped over the rows that it refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopThreshold {
+    /// The greatest share of refused rows that is committed, in millionths.
+    pub share_ppm: u32,
+    /// Of fewer rows than this no share is taken.
+    pub rows_min: u64,
+}
+
+impl StopThreshold {
+    /// A share from 0 to below 1 in millionths; `None` if it is none, or has more than six decimals.
+    pub fn share_ppm_of(share: f64) -> Option<u32> {
+        const MILLIONTHS: f64 = 1e6;
+        if !(0.0..1.0).contains(&share) {
+            return None;
+        }
+        let ppm = (share * MILLIONTHS).round();
+        // What people write as a decimal number is the nearest float64 to it.
+        (ppm < MILLIONTHS && (ppm / MILLIONTHS - share).abs() <= f64::EPSILON).then_some(ppm as u32)
+    }
+}
+
+impl fmt::Display for StopThreshold {
+    /// `0.05 of 100 rows or more`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} rows or more", f64::from(self.share_ppm) / 1e6, self.rows_min)
+    }
+}
+
 /// How finely an offline table is partitioned by event time (UTC).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -298,6 +344,8 @@ pub struct Deployment {
     pub online_history_us: Option<i64>,
     /// How finely the offline table is partitioned.
     pub partition: Partition,
+    /// When a backfill is stopped over the rows that it refuses; `None` is never.
+    pub stop: Option<StopThreshold>,
 }
 
 /// A version of a feature view. Immutable, but for what is named deployment or documentation.
@@ -321,6 +369,8 @@ pub struct ViewVersion {
     pub defaults: BTreeMap<String, Value>,
     /// What happens to a value that breaks a constraint.
     pub validation: ValidationPolicy,
+    /// Feature → beyond what its values are outliers.
+    pub bounds: BTreeMap<String, OutlierBound>,
     /// For people; the newest text.
     pub about: About,
     /// When the version was made, µs since the epoch.
@@ -430,6 +480,10 @@ pub fn required_key_name(entity: &Entity, join_key: &str, role: Option<&str>) ->
 
 fn value_as_json<S: Serializer>(value: &Value, serializer: S) -> Result<S::Ok, S::Error> {
     eadem_values::value_to_json(value).serialize(serializer)
+}
+
+fn limit_as_json<S: Serializer>(limit: &Option<Value>, serializer: S) -> Result<S::Ok, S::Error> {
+    limit.as_ref().map(eadem_values::value_to_json).serialize(serializer)
 }
 
 fn values_as_json<S: Serializer>(values: &BTreeMap<String, Value>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -181,6 +181,52 @@ fn rows_that_are_refused_are_counted_and_kept_and_the_others_stored() {
     assert_eq!(project.json(&["get", "N10156", "--features", "seats"])["features"]["seats"], 55);
 }
 
+/// Planes of the year 2100 are too far ahead, until somebody says how far is not.
+#[test]
+fn refused_rows_stop_a_job_are_shown_and_are_replayed_once() {
+    let ahead = GOOD.replace("2000-01-01", "2100-01-01");
+    let project = project(&ahead);
+    project.succeed(&["apply"]);
+    let said = project.fail(&["backfill", "--stop-share", "0.5"]);
+    for part in
+        ["3322 of 3322 rows were refused", "3322 × event time too far ahead", "eadem quarantine list plane_profile@1"]
+    {
+        assert!(said.contains(part), "{said}");
+    }
+    let stopped = project.json(&["quarantine", "list", "plane_profile", "--limit", "2"]);
+    let id = stopped["rows"][0]["id"].as_str().unwrap();
+    let shown = project.json(&["quarantine", "show", "plane_profile", id]);
+    assert!(shown["hindrance"].as_str().unwrap().contains("not in the table"), "{shown}");
+    assert_eq!(shown["rows"][0]["event_time"], "2100-01-01T00:00:00Z", "{shown}");
+
+    let text = project.succeed(&["backfill"]);
+    assert!(text.contains("3322 × event time") && text.contains("look at them: eadem quarantine list"), "{text}");
+    assert!(project.succeed(&["quarantine", "list"]).contains("refused"));
+    let page = project.json(&["quarantine", "list", "plane_profile", "--reason", "ahead", "--limit", "1000"]);
+    assert_eq!(page["rows"].as_array().unwrap().len(), 1000);
+    let next = page["next"].as_str().unwrap();
+    let text = project.succeed(&["quarantine", "list", "plane_profile", "--limit", "1", "--cursor", next]);
+    assert!(text.contains("--cursor"), "{text}");
+
+    // How far ahead is too far makes no version of the view.
+    project.write("features/planes.toml", ahead.replace("event_time", "max_ahead = \"40000d\"\nevent_time"));
+    project.succeed(&["apply"]);
+    let report = project.json(&["quarantine", "replay", "plane_profile", "--limit", "3000"]);
+    let replay = &report["replay"]["result"]["replay"];
+    assert_eq!((replay["rows_stored"].as_u64(), replay["view"].as_str()), (Some(3000), Some("plane_profile@1")));
+    let report = project.json(&["quarantine", "replay", "plane_profile", "--online"]);
+    let replay = &report["replay"]["result"]["replay"];
+    assert_eq!((replay["rows_stored"].as_u64(), replay["rows_left"].as_u64()), (Some(322), Some(0)), "{replay}");
+    let report = project.json(&["quarantine", "replay", "plane_profile"]);
+    assert_eq!(report["replay"]["result"]["replay"]["rows_tried"], 0, "a second replay loads nothing: {report}");
+    let at = ["get", "N14228", "--features", "seats", "--timestamp", "2100-06-01T00:00:00Z"];
+    assert_eq!(project.json(&at)["features"]["seats"], 149);
+    let said = project.fail(&["quarantine", "show", "plane_profile", "abcd:1"]);
+    assert!(said.contains("unknown_row"), "{said}");
+    let said = project.fail(&["quarantine", "list", "plane_profile", "--cursor", "9.9"]);
+    assert!(said.contains("malformed_query"), "{said}");
+}
+
 #[test]
 fn a_server_does_not_listen_beyond_this_machine() {
     let project = project(GOOD);

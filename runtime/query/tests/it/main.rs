@@ -12,3 +12,4 @@ mod on_demand;
 mod point_in_time;
 mod support;
 mod transform_node;
+mod validation;

@@ -22,7 +22,7 @@ fn evaluate(
         OnDemandInput { values: int64(&values), statuses: Some(statuses) },
         OnDemandInput { values: int64(b), statuses: None },
     ];
-    let output = evaluate_on_demand(adder().as_ref(), ValidationPolicy::RefuseRow, a.len(), &inputs)?;
+    let output = evaluate_on_demand(adder().as_ref(), &ValidationPolicy::RefuseRow.into(), a.len(), &inputs)?;
     let sums = output.columns[0].as_primitive::<Int64Type>().iter().collect();
     Ok((sums, output.statuses[0].clone(), output.errors))
 }
@@ -111,7 +111,7 @@ fn on_read_runs_only_on_rows_that_are_served() {
     ];
     let lifetime = Lifetime::with_ttl(10);
     let columns =
-        compute_on_read(adder().as_ref(), ValidationPolicy::NullValue, &inputs, &mut reads, lifetime).unwrap();
+        compute_on_read(adder().as_ref(), &ValidationPolicy::NullValue.into(), &inputs, &mut reads, lifetime).unwrap();
     let (values, statuses) = project_feature(&columns[0], &reads, lifetime).unwrap();
     assert_eq!(statuses, [Present, Error, Missing, Error, Expired, Missing]);
     assert_eq!(values.as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [Some(3), None, None, None, None, None]);
@@ -122,7 +122,8 @@ fn long_columns_run_in_batches_and_keep_their_row_numbers() {
     let rows = 2 * eadem_query::BATCH_ROWS + 5;
     let a: Vec<Option<i64>> = (0..rows as i64).map(|row| Some(if row % 1000 == 0 { 14 } else { row + 1000 })).collect();
     let b = vec![Some(0); rows];
-    let result = run_transform(adder().as_ref(), ValidationPolicy::RefuseRow, rows, &[int64(&a), int64(&b)]).unwrap();
+    let result =
+        run_transform(adder().as_ref(), &ValidationPolicy::RefuseRow.into(), rows, &[int64(&a), int64(&b)]).unwrap();
     let failed: Vec<u32> = result.failed.iter().map(|failure| failure.row).collect();
     assert_eq!(failed, (0..rows as u32).step_by(1000).collect::<Vec<_>>());
     assert_eq!(result.columns[0].len(), rows);
@@ -140,15 +141,20 @@ fn an_error_in_a_later_batch_names_the_row_of_the_whole() {
     let with_fault = |fault: i64| -> Vec<Option<i64>> {
         (0..rows).map(|row| Some(if row == at_fault { fault } else { 1 })).collect()
     };
-    let broken =
-        run_transform(adder().as_ref(), ValidationPolicy::RefuseRow, rows, &[int64(&with_fault(99)), b.clone()]);
+    let broken = run_transform(
+        adder().as_ref(),
+        &ValidationPolicy::RefuseRow.into(),
+        rows,
+        &[int64(&with_fault(99)), b.clone()],
+    );
     let Err(QueryError::Transform(failure)) = broken else { panic!("the transform should have broken off") };
     assert_eq!(failure.row, Some(at_fault as u32));
     assert_eq!(failure.to_string(), format!("transform adder, row {at_fault}: broke off"));
 
     let limited = adder_with(vec![Constraint::Max(Literal::Int64(50))]);
     let stopped =
-        run_transform(limited.as_ref(), ValidationPolicy::StopJob, rows, &[int64(&with_fault(70)), b]).unwrap_err();
+        run_transform(limited.as_ref(), &ValidationPolicy::StopJob.into(), rows, &[int64(&with_fault(70)), b])
+            .unwrap_err();
     assert!(matches!(stopped, QueryError::Stopped { row, .. } if row == at_fault), "{stopped}");
 }
 

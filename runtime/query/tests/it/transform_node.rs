@@ -23,7 +23,7 @@ fn rows() -> RecordBatch {
 
 #[tokio::test]
 async fn a_transform_in_a_plan_keeps_its_rows_and_says_what_became_of_them() {
-    let plan = TransformExec::try_new(child(&rows()), adder(), ValidationPolicy::RefuseRow, vec![1, 0]).unwrap();
+    let plan = TransformExec::try_new(child(&rows()), adder(), ValidationPolicy::RefuseRow.into(), vec![1, 0]).unwrap();
     let plan: Arc<dyn ExecutionPlan> = Arc::new(plan);
     let shown = displayable(plan.as_ref()).indent(false).to_string();
     assert!(shown.starts_with("TransformExec: adder@sha256:"), "{shown}");
@@ -48,8 +48,10 @@ async fn a_transform_in_a_plan_keeps_its_rows_and_says_what_became_of_them() {
 #[test]
 fn columns_of_the_wrong_type_are_refused_when_the_plan_is_made() {
     let text = RecordBatch::try_from_iter([("t", Arc::new(arrow_array::StringArray::from(vec!["x"])) as _)]).unwrap();
-    let error = TransformExec::try_new(child(&text), adder(), ValidationPolicy::RefuseRow, vec![0, 0]).unwrap_err();
+    let error =
+        TransformExec::try_new(child(&text), adder(), ValidationPolicy::RefuseRow.into(), vec![0, 0]).unwrap_err();
     assert!(error.to_string().contains("input `a` of transform adder is int64"), "{error}");
-    let error = TransformExec::try_new(child(&rows()), adder(), ValidationPolicy::RefuseRow, vec![0]).unwrap_err();
+    let error =
+        TransformExec::try_new(child(&rows()), adder(), ValidationPolicy::RefuseRow.into(), vec![0]).unwrap_err();
     assert!(error.to_string().contains("2 inputs, 1 columns"), "{error}");
 }

@@ -5,6 +5,7 @@ mod features;
 mod guard;
 mod jobs;
 mod openapi;
+mod quarantine;
 mod query;
 mod registry;
 mod transforms;
@@ -109,7 +110,7 @@ const ROUTES: &[Route] = &[
         path: "/jobs/{id}",
         methods: &[
             ("get", "One job"),
-            ("post", "Start a job: backfill, materialize, dataset, compact or vacuum"),
+            ("post", "Start a job: backfill, materialize, dataset, compact, vacuum or replay"),
             ("delete", "Call a job off"),
         ],
         handler: |_| get(jobs::get).post(jobs::start).delete(jobs::cancel),
@@ -123,6 +124,21 @@ const ROUTES: &[Route] = &[
         path: "/jobs/{id}/resume",
         methods: &[("post", "Go on with a job that failed or was interrupted")],
         handler: |_| post(jobs::resume),
+    },
+    Route {
+        path: "/quarantine",
+        methods: &[("get", "How many rows each view has refused, by reason")],
+        handler: |_| get(quarantine::summary),
+    },
+    Route {
+        path: "/quarantine/{view}",
+        methods: &[("get", "The refused rows of a view, newest jobs first")],
+        handler: |_| get(quarantine::list),
+    },
+    Route {
+        path: "/quarantine/{view}/{id}",
+        methods: &[("get", "One refused row, what has become of it, and whether it can be replayed")],
+        handler: |_| get(quarantine::row),
     },
     Route { path: "/online", methods: &[("get", "What the online store holds")], handler: |_| get(online) },
     Route { path: "/healthz", methods: &[("get", "The process lives")], handler: |_| get(healthz) },

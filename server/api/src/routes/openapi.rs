@@ -81,6 +81,13 @@ fn query_parameters(path: &str, method: &str) -> Vec<Value> {
                 "of the rows that the laws are checked on, to see a refusal again; default: a random one",
             ),
         ],
+        ("/quarantine/{view}", "get") => vec![
+            parameter("job", "only rows that this job has refused"),
+            parameter("reason", "only rows whose reason has this text in it"),
+            parameter("all", "true: also rows that a replay has settled or refused again; default: false"),
+            parameter("limit", "rows of a page, 1 to 1000; default: 100"),
+            parameter("cursor", "`next` of the page before"),
+        ],
         ("/lineage/{kind}/{name}", "get") => vec![json!({
             "name": "direction",
             "in": "query",
@@ -99,7 +106,7 @@ fn request_content(path: &str) -> Option<Value> {
         "/features/batch" => json_of(reference("BatchRequest")),
         "/jobs/{id}/resume" => None,
         "/jobs/{id}" => json_of(json!({
-            "description": "for backfill, materialize, dataset (a new one, or one to make again), compact, vacuum",
+            "description": "for backfill, materialize, dataset (a new one, or one to make again), compact, vacuum, replay",
             "anyOf": JOB_BODIES.map(reference),
         })),
         _ => json_of(json!({ "type": "object" })),
@@ -107,8 +114,8 @@ fn request_content(path: &str) -> Option<Value> {
 }
 
 /// The bodies of `POST /jobs/{id}`, in the order of the kinds.
-const JOB_BODIES: [&str; 6] =
-    ["BackfillJob", "MaterializeJob", "DatasetJob", "DatasetRebuildJob", "CompactJob", "VacuumJob"];
+const JOB_BODIES: [&str; 7] =
+    ["BackfillJob", "MaterializeJob", "DatasetJob", "DatasetRebuildJob", "CompactJob", "VacuumJob", "ReplayJob"];
 
 fn reference(schema: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{schema}") })
@@ -137,6 +144,29 @@ fn reply_content(path: &str, method: &str) -> Value {
             "properties": { "jobs": { "type": "array", "items": reference("Job") } },
         })),
         ("/jobs/{id}" | "/jobs/{id}/resume", _) => json_of(reference("Job")),
+        ("/quarantine", _) => json_of(json!({
+            "type": "object",
+            "properties": { "views": { "type": "array", "items": reference("Quarantine") } },
+        })),
+        ("/quarantine/{view}", _) => json_of(json!({
+            "type": "object",
+            "properties": {
+                "view": { "type": "string" },
+                "rows": { "type": "array", "items": reference("RefusedRow") },
+                "next": { "type": ["string", "null"], "description": "the cursor of the next page" },
+            },
+        })),
+        ("/quarantine/{view}/{id}", _) => json_of(json!({
+            "type": "object",
+            "properties": {
+                "view": { "type": "string" },
+                "rows": {
+                    "type": "array", "items": reference("RefusedRow"),
+                    "description": "its refusals, the last one first",
+                },
+                "hindrance": { "type": ["string", "null"], "description": "why it cannot be replayed" },
+            },
+        })),
         ("/jobs/{id}/events", _) => json!({
             "text/event-stream": {
                 "schema": {
@@ -202,6 +232,13 @@ fn schemas() -> Value {
                     "type": "boolean",
                     "description": "rows of the range that are stored are computed anew from the files that are there",
                 },
+                "stop_share": {
+                    "type": "number", "minimum": 0, "maximum": 1,
+                    "description": "commit nothing of a view if a greater share of its rows is refused; default: the view's own",
+                },
+                "stop_rows_min": {
+                    "type": "integer", "minimum": 1, "description": "of fewer rows no share is taken; default: the view's own, or 100",
+                },
             },
         },
         "MaterializeJob": {
@@ -228,6 +265,51 @@ fn schemas() -> Value {
                 },
                 "known_at_cut": { "type": "string", "description": "spine, none or an instant", "default": "spine" },
                 "no_status": { "type": "boolean", "default": false },
+            },
+        },
+        "ReplayJob": {
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["view"],
+            "properties": {
+                "view": { "type": "string", "description": "name or name@version; default: the newest version" },
+                "job": { "type": "string", "description": "only rows that this job has refused" },
+                "reason": { "type": "string", "description": "only rows whose reason has this text in it" },
+                "row": { "type": "string", "description": "only the row of this id" },
+                "limit": {
+                    "type": "integer", "minimum": 1, "maximum": 1_000_000, "default": 100_000,
+                    "description": "at most so many rows, those that were replayed least often first",
+                },
+            },
+        },
+        "Quarantine": {
+            "type": "object",
+            "properties": {
+                "view": { "type": "string" },
+                "refused": { "type": "integer", "description": "rows that are refused now" },
+                "reasons": { "type": "object", "additionalProperties": { "type": "integer" } },
+                "replayed": { "type": "integer", "description": "rows that replays have stored" },
+                "dropped": { "type": "integer", "description": "rows that the transform dropped in replays" },
+            },
+        },
+        "RefusedRow": {
+            "type": "object",
+            "properties": {
+                "id": { "type": "string", "description": "digest of the file and number of the row" },
+                "state": { "enum": ["refused", "replayed", "dropped", "refused_again"] },
+                "kind": { "type": "string", "description": "the reason without values" },
+                "reason": { "type": "string" },
+                "file": { "type": "string" },
+                "row": { "type": "integer", "description": "its number in the file, from 0" },
+                "keys": { "type": "object" },
+                "event_time": { "type": ["string", "integer", "null"] },
+                "known_at": { "type": ["string", "integer", "null"] },
+                "inputs": { "type": "object" },
+                "incomplete": { "type": "boolean", "description": "a value could not be had from the source" },
+                "arrival": instant("when it arrived"),
+                "job": { "type": "string" },
+                "attempt": { "type": "integer", "description": "replays behind this refusal" },
+                "settled_by": { "type": ["string", "null"], "description": "the job that settled it" },
             },
         },
         "DatasetRebuildJob": {

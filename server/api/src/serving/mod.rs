@@ -12,7 +12,7 @@ pub(crate) mod request;
 mod rows;
 mod run;
 
-pub use meaning::{lifetime, validation_policy};
+pub use meaning::{lifetime, validation};
 pub use online::OnlineThenHistory;
 pub use plan::{PlanError, ServingPlan};
 pub use rows::{History, ReadRow, RowSource, RowSourceError, Store, StoredRow, TransformUnavailable, Transforms};

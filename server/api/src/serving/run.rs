@@ -10,7 +10,7 @@ use eadem_registry::model::ViewVersion;
 use eadem_semantics::{ReadAt, Status};
 use eadem_values::{DataType, EntityKey, KeyValue, Value, array_from_values, decode_row, null_array};
 
-use super::meaning::validation_policy;
+use super::meaning::validation;
 use super::plan::{Node, OnDemandNode, OnDemandSource, ServingPlan, StoredNode};
 use super::rows::{ReadRow, RowSource, RowSourceError, Store, TransformUnavailable, Transforms};
 
@@ -216,10 +216,10 @@ async fn run_on_read(
     reads: &mut ReadRows,
     transforms: &dyn Transforms,
 ) -> Result<Vec<ArrayRef>, ServeError> {
-    let policy = validation_policy(node.view.validation);
+    let validation = validation(&node.view);
     let computed = match transforms.load(&node.view.transform).await {
         Ok(transform) => {
-            compute_on_read(transform.as_ref(), policy, inputs, reads, node.lifetime).map_err(ServeError::from)
+            compute_on_read(transform.as_ref(), &validation, inputs, reads, node.lifetime).map_err(ServeError::from)
         }
         Err(error) => Err(error.into()),
     };
@@ -262,9 +262,9 @@ async fn on_demand_answer(
             }
         });
     }
-    let policy = validation_policy(node.view.validation);
+    let validation = validation(&node.view);
     let transform = transforms.load(&node.view.transform).await?;
-    let output = evaluate_on_demand(transform.as_ref(), policy, count, &inputs)?;
+    let output = evaluate_on_demand(transform.as_ref(), &validation, count, &inputs)?;
     let features = output.columns.into_iter().zip(output.statuses).collect();
     Ok(NodeAnswer { features, event_time_us: vec![None; count], stores: stores.to_vec() })
 }

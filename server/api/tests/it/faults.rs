@@ -65,6 +65,7 @@ fn view(name: &str, bindings: Vec<Binding>, stored: Option<StoredView>) -> ViewV
         stored,
         defaults: BTreeMap::new(),
         validation: ValidationPolicy::NullValue,
+        bounds: BTreeMap::new(),
         about: About::default(),
         created_at_us: 0,
     }

@@ -1,8 +1,10 @@
 //! Components of generated schemas: each is assembled here as a core module, with its description in its memory, and
 //! computes its outputs from its inputs in one of a few ways that [`Made::of_row`] computes again, natively.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use eadem_registry::model::{OutlierBound, ValidationPolicy};
 use eadem_values::{DataType, ElementType, Field, Value};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
@@ -40,6 +42,8 @@ pub(crate) struct Made {
     dropped_without: Option<usize>,
     /// Rows fail where this boolean input is true, unless they are dropped.
     failed_by: Option<usize>,
+    /// By output, with a policy of their own each.
+    pub(crate) bounds: BTreeMap<String, OutlierBound>,
 }
 
 #[derive(Debug)]
@@ -71,12 +75,19 @@ impl Made {
                 Output { from, computed: chance.below(2) == 0, only_with }
             })
             .collect();
-        let mut made =
-            Self { name: format!("generated_{number}"), inputs, outputs, dropped_without: None, failed_by: None };
+        let name = format!("generated_{number}");
+        let bounds = BTreeMap::new();
+        let mut made = Self { name, inputs, outputs, dropped_without: None, failed_by: None, bounds };
         // Every third refuses rows where its inputs allow it, the others are total.
         if number.is_multiple_of(3) {
             made.dropped_without = made.inputs.iter().position(Field::accepts_null);
             made.failed_by = made.inputs.iter().position(|input| input.data_type == DataType::Boolean);
+        }
+        for at in 0..made.outputs.len() {
+            let field = made.output_field(at);
+            if let Some(bound) = bound_by_chance(field.data_type, made.is_total(), chance) {
+                made.bounds.insert(field.name, bound);
+            }
         }
         made
     }
@@ -101,7 +112,18 @@ impl Made {
             let value = if output.computed { computed(value) } else { value };
             value.canonical()
         };
-        Became::Values(self.outputs.iter().map(value).collect())
+        let mut values = Vec::new();
+        for (at, output) in self.outputs.iter().enumerate() {
+            let field = self.output_field(at);
+            let value = value(output);
+            let kept = match self.bounds.get(&field.name) {
+                Some(bound) => within(value, bound, field.nullable),
+                None => Some(value),
+            };
+            let Some(value) = kept else { return Became::Failed };
+            values.push(value);
+        }
+        Became::Values(values)
     }
 
     /// The component's bytes.
@@ -207,6 +229,76 @@ impl Made {
             base = Memory::BASE,
             out_bytes = 40 * columns,
         )
+    }
+}
+
+/// Bounds of most outputs that can have some. A total component may run on read, where nothing is refused.
+fn bound_by_chance(data_type: DataType, is_total: bool, chance: &mut Chance) -> Option<OutlierBound> {
+    const INTEGERS: [i64; 6] = [i64::MIN, i64::MIN + 1, -1, 0, 1 << 53, i64::MAX - 1];
+    const FLOATS: [f64; 6] = [f64::MIN, -1.0, -0.0, 5e-324, 1.0, 1e30];
+    let limit = |at: usize| match data_type {
+        DataType::Int64 => Some(Value::Int64(INTEGERS[at])),
+        DataType::Timestamp => Some(Value::Timestamp(INTEGERS[at])),
+        DataType::Float32 => Some(Value::Float32((FLOATS[at] as f32).clamp(f32::MIN, f32::MAX))),
+        DataType::Float64 => Some(Value::Float64(FLOATS[at])),
+        _ => None,
+    };
+    limit(0)?;
+    if chance.below(4) == 0 {
+        return None;
+    }
+    let lower = chance.below(FLOATS.len());
+    let upper = lower + chance.below(FLOATS.len() - lower);
+    let policies = [ValidationPolicy::Clamp, ValidationPolicy::NullValue, ValidationPolicy::RefuseRow];
+    Some(OutlierBound {
+        min: limit(lower).filter(|_| chance.below(3) > 0),
+        max: limit(upper).filter(|_| chance.below(3) > 0),
+        allow_nan: chance.below(3) == 0,
+        allow_infinite: chance.below(3) == 0,
+        validation: Some(policies[chance.below(if is_total { 2 } else { 3 })]),
+    })
+}
+
+/// The value under its bounds; `None` if its row is refused or fails.
+fn within(value: Value, bound: &OutlierBound, nullable: bool) -> Option<Value> {
+    let number = |value: &Value| match value {
+        Value::Int64(value) | Value::Timestamp(value) => Some(Number::Whole(*value)),
+        Value::Float32(value) => Some(Number::Real(f64::from(*value))),
+        Value::Float64(value) => Some(Number::Real(*value)),
+        _ => None,
+    };
+    let Some(found) = number(&value) else { return Some(value) };
+    let below = bound.min.as_ref().filter(|min| number(min).is_some_and(|min| found.is_less(min)));
+    let above = bound.max.as_ref().filter(|max| number(max).is_some_and(|max| max.is_less(found)));
+    let is_odd = match found {
+        Number::Real(found) if found.is_nan() => !bound.allow_nan,
+        Number::Real(found) if found.is_infinite() => !bound.allow_infinite,
+        _ => false,
+    };
+    if below.is_none() && above.is_none() && !is_odd {
+        return Some(value);
+    }
+    let nearest = below.or(above).cloned();
+    match bound.validation {
+        Some(ValidationPolicy::Clamp) if nearest.is_some() => nearest,
+        Some(ValidationPolicy::Clamp | ValidationPolicy::NullValue) => nullable.then_some(Value::Null),
+        _ => None,
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Number {
+    Whole(i64),
+    Real(f64),
+}
+
+impl Number {
+    fn is_less(self, than: Self) -> bool {
+        match (self, than) {
+            (Self::Whole(left), Self::Whole(right)) => left < right,
+            (Self::Real(left), Self::Real(right)) => left < right,
+            _ => unreachable!("limits have the type of the values"),
+        }
     }
 }
 

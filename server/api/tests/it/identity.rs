@@ -14,14 +14,14 @@ use arrow_array::{Array, ArrayRef, BooleanArray, make_array};
 use async_trait::async_trait;
 use eadem_api::serving::{
     EntityRows, ReadRow, RowSource, RowSourceError, ServingPlan, Store, StoredRow, TransformUnavailable, Transforms,
-    serve,
+    serve, validation,
 };
 use eadem_engine::{Accepted, CallClass, CompilerCommand, Engine, EngineConfig, UploadOptions, generate_rows};
 use eadem_online::{Coverage, EmbeddedOptions, EmbeddedStore, KeyBytes, OnlineStore, PointRead, Row, RowBody, TableId};
-use eadem_query::{AppliedRows, FailedRow, RowTransform, TransformFailure, TransformedRows, run_transform};
+use eadem_query::{AppliedRows, FailedRow, RowTransform, TransformFailure, TransformedRows, Validation, run_transform};
 use eadem_registry::model::{
-    About, Binding, BoundTo, Deployment, Entity, EventTime, JoinKey, KnownAt, Placement, RequiredKey, ResolvedService,
-    ServiceEntry, Source, StoredView, ValidationPolicy, ViewRef, ViewVersion,
+    About, Binding, BoundTo, Deployment, Entity, EventTime, JoinKey, KnownAt, OutlierBound, Placement, RequiredKey,
+    ResolvedService, ServiceEntry, Source, StoredView, ValidationPolicy, ViewRef, ViewVersion,
 };
 use eadem_semantics::{ReadAt, RowOrder, Status};
 use eadem_values::{
@@ -52,6 +52,8 @@ const SOAK: (u64, usize) = (10_000, 120);
 #[derive(Debug)]
 struct Component {
     transform: eadem_engine::Transform,
+    /// Of all its views.
+    validation: Validation,
 }
 
 impl RowTransform for Component {
@@ -149,10 +151,13 @@ impl Subject {
         let description = accepted.description.clone();
         let transform =
             engine.load(accepted.digest, || Ok(bytes), description, accepted.strict_nan, Some(accepted.cost));
-        let component = Arc::new(Component { transform: transform.unwrap() });
-        let on_write = Served::new(view(&accepted, Placement::OnWrite), store).await;
+        let bounds = made.as_ref().map(|made| made.bounds.clone()).unwrap_or_default();
+        let on_write = view(&accepted, Placement::OnWrite, &bounds);
+        let component = Component { transform: transform.unwrap(), validation: validation(&on_write) };
+        let component = Arc::new(component);
+        let on_write = Served::new(on_write, store).await;
         let on_read = match accepted.description.total {
-            true => Some(Served::new(view(&accepted, Placement::OnRead), store).await),
+            true => Some(Served::new(view(&accepted, Placement::OnRead, &bounds), store).await),
             false => None,
         };
         Self { component, made, on_write, on_read }
@@ -348,11 +353,10 @@ fn slice(inputs: &[ArrayRef], start: usize, length: usize) -> Vec<ArrayRef> {
 }
 
 fn run(component: &Component, inputs: &[ArrayRef], rows: usize) -> Vec<Outcome> {
-    let policy = eadem_query::ValidationPolicy::NullValue;
-    outcomes(&run_transform(component, policy, rows, inputs).unwrap(), rows)
+    outcomes(&run_transform(component, &component.validation, rows, inputs).unwrap(), rows)
 }
 
-fn view(accepted: &Accepted, placement: Placement) -> ViewVersion {
+fn view(accepted: &Accepted, placement: Placement, bounds: &BTreeMap<String, OutlierBound>) -> ViewVersion {
     let description = Arc::new(accepted.description.clone());
     let entity = Entity {
         name: "row".to_owned(),
@@ -389,6 +393,7 @@ fn view(accepted: &Accepted, placement: Placement) -> ViewVersion {
         }),
         defaults: BTreeMap::new(),
         validation: ValidationPolicy::NullValue,
+        bounds: bounds.clone(),
         about: About::default(),
         created_at_us: 0,
     }
@@ -495,7 +500,8 @@ fn stored_features(component: &Component, expected: &[Outcome]) -> Vec<ArrayRef>
     outputs.iter().enumerate().map(column).collect()
 }
 
-/// What the rows become by the definition of a generated component, which shares no code with the engine.
+/// What the rows become by the definition of a generated component and its bounds, which shares no code with the engine or
+/// the validation.
 fn modelled(made: &Made, inputs: &[ArrayRef], rows: usize) -> Vec<Outcome> {
     let outcome = |row: usize| {
         let values: Vec<Value> = inputs.iter().map(|input| value_at(input.as_ref(), row).unwrap()).collect();
@@ -601,6 +607,8 @@ async fn batch_rows_splits_and_serving_give_the_same_bits() {
         differing += differing_bits_of_case(subject, &loaded, seed, first_id, &mut Chance(seed), &mut seen).await;
     }
     assert!(seen.has_all(), "{seen:?}");
+    let bounded = subjects.iter().filter_map(|subject| subject.made.as_ref()).map(|made| made.bounds.len());
+    assert!(bounded.sum::<usize>() > schemas, "hardly an output has bounds");
     println!("F7: cases={cases} differing_bits={differing} first_seed={first_seed}");
     assert_eq!(differing, 0);
 }

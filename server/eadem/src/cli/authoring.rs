@@ -357,8 +357,8 @@ fn broken_constraints(description: &Description, applied: &Applied) -> anyhow::R
     let failed = applied.rows.failed.iter().map(|failed| failed.row);
     let without_result: HashSet<u32> = applied.rows.dropped.iter().copied().chain(failed).collect();
     let absent = |row: usize| without_result.contains(&(row as u32));
-    let policy = ValidationPolicy::RefuseRow;
-    let (_, broken) = validate_outputs(&description.outputs, applied.columns.clone(), policy, &absent)?;
+    let policy = ValidationPolicy::RefuseRow.into();
+    let (_, broken) = validate_outputs(&description.outputs, applied.columns.clone(), &policy, &absent)?;
     Ok(broken)
 }
 

@@ -7,6 +7,7 @@ mod definitions;
 mod demo;
 mod input_rows;
 mod operate;
+mod quarantine;
 
 use std::path::{Path, PathBuf};
 
@@ -77,6 +78,9 @@ enum Verb {
     /// List, show, resume and cancel jobs.
     #[command(subcommand)]
     Jobs(operate::JobsVerb),
+    /// List, show and replay refused rows.
+    #[command(subcommand)]
+    Quarantine(quarantine::QuarantineVerb),
     /// Show every setting, its value and where it came from.
     Config,
     /// Look after the offline tables: put small files together, delete what is not needed any more.
@@ -118,6 +122,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Audit(verb) => verb.run(&context).await,
         Verb::Lineage(verb) => verb.run(&context).await,
         Verb::Jobs(verb) => verb.run(&context).await,
+        Verb::Quarantine(verb) => verb.run(&context).await,
         Verb::Config => operate::show_config(&context),
         Verb::Offline(verb) => verb.run(&context).await,
         Verb::Online(verb) => verb.run(&context).await,

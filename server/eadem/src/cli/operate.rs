@@ -28,6 +28,12 @@ pub(crate) struct Backfill {
     /// Materialize the views afterwards.
     #[arg(long)]
     online: bool,
+    /// Commit nothing of a view if a greater share of its rows is refused: 0.05; overrides the views' own, 1 stops nothing.
+    #[arg(long)]
+    stop_share: Option<f64>,
+    /// Take no share of fewer rows than this.
+    #[arg(long)]
+    stop_rows_min: Option<u64>,
 }
 
 /// Load the online store from the offline store.
@@ -102,7 +108,13 @@ pub(crate) enum Online {
 impl Backfill {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let client = context.client().await?;
-        let spec = json!({ "views": self.views, "from": self.from, "to": self.to, "recompute": self.recompute });
+        let mut spec = json!({ "views": self.views, "from": self.from, "to": self.to, "recompute": self.recompute });
+        if let Some(share) = self.stop_share {
+            spec["stop_share"] = json!(share);
+        }
+        if let Some(rows) = self.stop_rows_min {
+            spec["stop_rows_min"] = json!(rows);
+        }
         let job = run_job(context, &client, "backfill", &spec).await?;
         let online = match self.online {
             true => Some(run_job(context, &client, "materialize", &json!({ "views": self.views })).await?),
@@ -291,7 +303,7 @@ fn jobs_table(jobs: &Json) -> String {
     table(&["id", "kind", "state", "created", "finished"], &rows)
 }
 
-fn job_text(job: &Job) -> String {
+pub(super) fn job_text(job: &Job) -> String {
     let mut text = format!("{} {}: {}\n", job.kind.name(), job.id, format!("{:?}", job.state).to_lowercase());
     if job.state == JobState::Running && !job.progress.message.is_empty() {
         text.push_str(&format!("  {}\n", job.progress.message));

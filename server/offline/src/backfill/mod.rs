@@ -23,6 +23,7 @@ use crate::ledger::{ChunkOutcome, JobLedger, JobPlan};
 use crate::location::OfflineStore;
 use crate::quarantine::RefusalCounts;
 use crate::spec::ViewSpec;
+use crate::stop::{RefusedShare, StopThreshold, StopWatch};
 use crate::table::{ViewTable, commit_quarantine};
 
 pub use progress::{Progress, ProgressSink};
@@ -67,6 +68,8 @@ pub struct BackfillOptions {
     pub batch_rows: usize,
     /// Bytes of finished rows that a worker holds before it writes files.
     pub buffered_bytes_max: usize,
+    /// Beyond which share of refused rows nothing is committed; `None`: refused rows never stop the job.
+    pub stop: Option<StopThreshold>,
 }
 
 impl BackfillOptions {
@@ -80,6 +83,7 @@ impl BackfillOptions {
             chunk_rows: 1_000_000,
             batch_rows: BATCH_ROWS,
             buffered_bytes_max: 256 << 20,
+            stop: None,
         }
     }
 }
@@ -187,16 +191,21 @@ pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineE
             reason: format!("job {} was planned for {}; start a new job", backfill.job, plan.view_digest),
         });
     }
-    let done: BTreeSet<usize> =
-        backfill.ledger.outcomes(&backfill.job).await?.iter().map(|outcome| outcome.chunk).collect();
+    let outcomes_before = backfill.ledger.outcomes(&backfill.job).await?;
+    let done: BTreeSet<usize> = outcomes_before.iter().map(|outcome| outcome.chunk).collect();
     let open: Vec<usize> = (0..plan.chunks.len()).filter(|chunk| !done.contains(chunk)).collect();
     let open_count = open.len();
-    run_chunks(&backfill, &table, &plan, open, done.len()).await?;
+    let watch = Arc::new(StopWatch::new(backfill.options.stop, &plan, &outcomes_before));
+    let ran = run_chunks(&backfill, &table, &plan, open, done.len(), watch.clone()).await;
+    if !watch.has_stopped() {
+        ran?;
+    }
 
     let outcomes = backfill.ledger.outcomes(&backfill.job).await?;
     if backfill.cancel.is_cancelled() {
         return Err(OfflineError::Cancelled);
     }
+    check_refused(&backfill, &watch, &outcomes).await?;
     let (version, rows_removed) = if plan.changes_rows() {
         let committed = commit_job(&backfill, &table, &plan, &outcomes).await?;
         (Some(committed.version), committed.rows_removed())
@@ -228,6 +237,41 @@ pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineE
     Ok(report)
 }
 
+/// Stops the job if it has refused too many rows. What it has refused is then put into quarantine all the same: nothing else
+/// would show what is wrong with the source.
+async fn check_refused(backfill: &Backfill, watch: &StopWatch, outcomes: &[ChunkOutcome]) -> Result<(), OfflineError> {
+    let Some(threshold) = backfill.options.stop else { return Ok(()) };
+    let mut seen = outcomes.to_vec();
+    seen.extend(watch.parts());
+    let share = RefusedShare::of(&seen);
+    if !watch.has_stopped() && !threshold.is_exceeded(share) {
+        return Ok(());
+    }
+    put_into_quarantine(backfill, &seen).await?;
+    let mut counts = RefusalCounts::new();
+    for (reason, rows) in seen.iter().flat_map(|outcome| &outcome.refused) {
+        *counts.entry(reason.clone()).or_default() += rows;
+    }
+    Err(OfflineError::TooManyRefused {
+        view: backfill.view.id(),
+        job: backfill.job.split('/').next().unwrap_or_default().to_owned(),
+        refused: share.refused,
+        rows: share.rows,
+        threshold,
+        counts,
+    })
+}
+
+async fn put_into_quarantine(backfill: &Backfill, outcomes: &[ChunkOutcome]) -> Result<(), OfflineError> {
+    let adds: Vec<serde_json::Value> =
+        outcomes.iter().flat_map(|outcome| outcome.quarantine_adds.iter().cloned()).collect();
+    if adds.is_empty() {
+        return Ok(());
+    }
+    let location = backfill.store.quarantine_location(&backfill.view.name, backfill.view.version)?;
+    commit_quarantine(&location, &backfill.job, &adds).await
+}
+
 async fn commit_job(
     backfill: &Backfill,
     table: &ViewTable,
@@ -236,12 +280,7 @@ async fn commit_job(
 ) -> Result<Committed, OfflineError> {
     let adds: Vec<serde_json::Value> = outcomes.iter().flat_map(|outcome| outcome.adds.iter().cloned()).collect();
     let committed = table.commit(&backfill.job, &adds, plan).await?;
-    let quarantined: Vec<serde_json::Value> =
-        outcomes.iter().flat_map(|outcome| outcome.quarantine_adds.iter().cloned()).collect();
-    if !quarantined.is_empty() {
-        let location = backfill.store.quarantine_location(&backfill.view.name, backfill.view.version)?;
-        commit_quarantine(&location, &backfill.job, &quarantined).await?;
-    }
+    put_into_quarantine(backfill, outcomes).await?;
     backfill.ledger.committed(&backfill.job, committed.version).await?;
     Ok(committed)
 }

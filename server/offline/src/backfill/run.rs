@@ -3,10 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use arrow_array::types::Int32Type;
-use arrow_array::{ArrayRef, BooleanArray, DictionaryArray, Int32Array, RecordBatch, StringArray};
-use arrow_schema::SchemaRef;
-use eadem_query::{QueryError, TransformFailure, TransformedRows, run_transform};
+use arrow_array::{ArrayRef, StringArray};
 use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::runtime::Handle;
@@ -18,10 +15,11 @@ use crate::error::OfflineError;
 use crate::ledger::{ChunkOutcome, JobLedger, JobPlan, PlannedFile};
 use crate::location::Location;
 use crate::partition::PartitionWriter;
-use crate::quarantine::{self, QuarantinedRow};
-use crate::schema::to_storage;
+use crate::press::Press;
+use crate::quarantine::{self, QuarantinedRow, RowOutcome};
 use crate::source::{SourceFile, SourceReader, file_digest, file_error, inspect_schema, open_file};
-use crate::spec::{Placement, ViewSpec};
+use crate::spec::ViewSpec;
+use crate::stop::StopWatch;
 use crate::table::{ViewTable, open_log};
 
 /// Refused rows of a chunk that are held in memory before they are written.
@@ -36,12 +34,11 @@ struct Workshop {
     batch_rows: usize,
     buffered_bytes_max: usize,
     table_store: Arc<dyn ObjectStore>,
-    table: ViewTable,
     quarantine_store: Arc<dyn ObjectStore>,
-    key_names: Vec<String>,
-    writer_schema: SchemaRef,
+    press: Press,
     cancel: Cancel,
     failed: AtomicBool,
+    watch: Arc<StopWatch>,
     open: Vec<usize>,
     next: AtomicUsize,
     meter: Meter,
@@ -53,6 +50,7 @@ pub(super) async fn run_chunks(
     plan: &JobPlan,
     open: Vec<usize>,
     chunks_done: usize,
+    watch: Arc<StopWatch>,
 ) -> Result<(), OfflineError> {
     if open.is_empty() {
         return Ok(());
@@ -73,12 +71,11 @@ pub(super) async fn run_chunks(
         batch_rows: backfill.options.batch_rows.max(1),
         buffered_bytes_max: backfill.options.buffered_bytes_max,
         table_store: table.store.clone(),
-        table: table.clone(),
         quarantine_store: open_log(&quarantine_location).0,
-        key_names: backfill.view.keys.iter().map(|key| key.name.clone()).collect(),
-        writer_schema: table.schema.writer_schema(),
+        press: Press::new(&backfill.view, &table.schema),
         cancel: backfill.cancel.clone(),
         failed: AtomicBool::new(false),
+        watch,
         open,
         next: AtomicUsize::new(0),
         meter: Meter::new(backfill.progress.clone(), progress),
@@ -143,7 +140,7 @@ impl Workshop {
             outcome: ChunkOutcome { chunk: number, ..ChunkOutcome::default() },
             writer: PartitionWriter::new(
                 self.table_store.clone(),
-                self.writer_schema.clone(),
+                self.press.writer_schema().clone(),
                 true,
                 self.buffered_bytes_max,
             )
@@ -160,20 +157,27 @@ impl Workshop {
         };
         let mut next_row = i64::try_from(chunk.first_row).unwrap_or(i64::MAX);
         while let Some(batch) = stream.try_next().await.map_err(|error| file_error(&file, error))? {
+            if self.watch.has_stopped() {
+                self.watch.keep(desk.given_up().await?);
+                return Err(OfflineError::Cancelled);
+            }
             if self.cancel.is_cancelled() || self.failed.load(Ordering::Relaxed) {
                 return Err(OfflineError::Cancelled);
             }
-            let before = (desk.outcome.rows_stored, desk.outcome.refused.values().sum::<u64>());
+            let before =
+                (desk.outcome.rows_stored, desk.outcome.refused.values().sum::<u64>(), desk.outcome.rows_dropped);
             let read = batch.num_rows() as u64;
             let rows = reader.rows(&batch, next_row).map_err(in_file)?;
             next_row += batch.num_rows() as i64;
-            let bound = bind.bind(&self.key_names, &rows, &acceptance)?;
+            let bound = bind.bind(self.press.key_names(), &rows, &acceptance)?;
             desk.outcome.rows_read += read;
             desk.outcome.rows_left_out += read - rows.sequence.len() as u64;
             desk.outcome.rows_out_of_range += bound.out_of_range;
             self.store_rows(&bind, bound, &lane, planned, &mut desk).await?;
             let refused = desk.outcome.refused.values().sum::<u64>() - before.1;
-            self.meter.add(false, read, desk.outcome.rows_stored - before.0, refused);
+            let stored = desk.outcome.rows_stored - before.0;
+            self.watch.add(stored + refused + (desk.outcome.rows_dropped - before.2), refused);
+            self.meter.add(false, read, stored, refused);
         }
         desk.put_quarantine().await?;
         let mut outcome = desk.outcome;
@@ -187,137 +191,28 @@ impl Workshop {
     async fn store_rows(
         &self,
         bind: &BindPlan,
-        mut bound: BoundRows,
+        bound: BoundRows,
         lane: &ArrayRef,
         planned: &PlannedFile,
         desk: &mut Desk,
     ) -> Result<(), OfflineError> {
-        let refused = std::mem::take(&mut bound.refused);
-        self.refuse(refused, planned, desk);
-        let batch = match self.view.placement {
-            Placement::OnRead => self.batch(&bound, bound.inputs.clone(), None, lane)?,
-            Placement::OnWrite => {
-                let transformed = self.transform(&bound, planned)?;
-                self.batch_of_results(bind, bound, transformed, lane, planned, desk)?
-            }
-        };
-        desk.outcome.rows_stored += batch.num_rows() as u64;
-        desk.writer.write(batch).await?;
+        let pressed = self.press.rows(bind, bound, &planned.url, lane)?;
+        desk.outcome.rows_dropped += pressed.rows_dropped;
+        desk.outcome.rows_failed += pressed.rows_failed;
+        self.refuse(pressed.refused, planned, desk);
+        desk.outcome.rows_stored += pressed.batch.num_rows() as u64;
+        desk.writer.write(pressed.batch).await?;
         if desk.quarantined.len() >= QUARANTINE_ROWS_MAX {
             desk.put_quarantine().await?;
         }
         Ok(())
     }
 
-    fn transform(&self, bound: &BoundRows, planned: &PlannedFile) -> Result<TransformedRows, OfflineError> {
-        let at = |row: usize, reason: String| OfflineError::Row {
-            file: planned.url.clone(),
-            row: bound.sequence.value(row.min(bound.len().saturating_sub(1))),
-            reason,
-        };
-        run_transform(self.view.transform.as_ref(), self.view.policy, bound.len(), &bound.inputs).map_err(|error| {
-            match error {
-                QueryError::Stopped { row, reason } => {
-                    at(row, format!("{reason}; the validation policy of {} is `stop_job`", self.view.id()))
-                }
-                QueryError::Transform(failure) => match failure.row {
-                    // One number: the row's in the file, not the one in the batch.
-                    Some(row) => at(row as usize, TransformFailure { row: None, ..failure }.to_string()),
-                    None => QueryError::Transform(failure).into(),
-                },
-                other => other.into(),
-            }
-        })
-    }
-
-    fn batch_of_results(
-        &self,
-        bind: &BindPlan,
-        mut bound: BoundRows,
-        transformed: TransformedRows,
-        lane: &ArrayRef,
-        planned: &PlannedFile,
-        desk: &mut Desk,
-    ) -> Result<RecordBatch, OfflineError> {
-        let total = self.view.description().total;
-        desk.outcome.rows_dropped += transformed.dropped.len() as u64;
-        let mut refused: Vec<RefusedRow> = Vec::new();
-        let mut refuse = |row: usize, kind: String, reason: String| {
-            refused.push(RefusedRow {
-                sequence: bound.sequence.value(row),
-                kind,
-                reason,
-                inputs: bind.bound_row_as_json(&self.key_names, &bound, row),
-            });
-        };
-        for value in &transformed.refused {
-            refuse(value.row, format!("feature `{}` breaks a constraint", value.field), value.reason.clone());
-        }
-        if !total {
-            for failure in &transformed.failed {
-                refuse(failure.row as usize, "the transform refused the row".to_owned(), failure.message.clone());
-            }
-        }
-        refused.sort_by_key(|row| row.sequence);
-        let errors: Option<Vec<Option<&str>>> = (total && !transformed.failed.is_empty()).then(|| {
-            let mut errors = vec![None; bound.len()];
-            for failure in &transformed.failed {
-                errors[failure.row as usize] = Some(failure.message.as_str());
-            }
-            errors
-        });
-        desk.outcome.rows_failed += errors.as_ref().map_or(0, |_| transformed.failed.len() as u64);
-        let mut errors: Option<ArrayRef> = errors.map(|errors| Arc::new(StringArray::from(errors)) as ArrayRef);
-
-        let mut values = transformed.columns;
-        if !transformed.dropped.is_empty() || !refused.is_empty() {
-            let mut keep = vec![true; bound.len()];
-            let gone = transformed.dropped.iter().map(|row| *row as usize);
-            let gone = gone.chain(transformed.refused.iter().map(|value| value.row));
-            let failed = transformed.failed.iter().filter(|_| !total).map(|failure| failure.row as usize);
-            for row in gone.chain(failed) {
-                keep[row] = false;
-            }
-            let mask = BooleanArray::from(keep);
-            bound.retain(&mask)?;
-            for column in &mut values {
-                *column = eadem_values::canonicalize(&arrow_select::filter::filter(column.as_ref(), &mask)?)?;
-            }
-            if let Some(column) = &mut errors {
-                *column = arrow_select::filter::filter(column.as_ref(), &mask)?;
-            }
-        }
-        self.refuse(refused, planned, desk);
-        self.batch(&bound, values, errors, lane)
-    }
-
-    /// Rows as the table's writer takes them.
-    fn batch(
-        &self,
-        bound: &BoundRows,
-        values: Vec<ArrayRef>,
-        errors: Option<ArrayRef>,
-        lane: &ArrayRef,
-    ) -> Result<RecordBatch, OfflineError> {
-        let rows = bound.len();
-        let mut columns = bound.keys.clone();
-        for (value, column) in self.table.schema.values.iter().zip(&values) {
-            columns.push(to_storage(column, value.data_type)?);
-        }
-        columns.push(bound.event_time.clone());
-        columns.push(bound.known_at.clone());
-        columns.push(bound.tie.clone());
-        let lanes = DictionaryArray::<Int32Type>::try_new(Int32Array::from(vec![0; rows]), lane.clone())?;
-        columns.push(Arc::new(lanes));
-        columns.push(Arc::new(bound.sequence.clone()));
-        columns.push(errors.unwrap_or_else(|| Arc::new(StringArray::new_null(rows))));
-        Ok(RecordBatch::try_new(self.writer_schema.clone(), columns)?)
-    }
-
     fn refuse(&self, rows: Vec<RefusedRow>, planned: &PlannedFile, desk: &mut Desk) {
         for row in rows {
-            *desk.outcome.refused.entry(row.kind).or_default() += 1;
+            *desk.outcome.refused.entry(row.kind.clone()).or_default() += 1;
             desk.quarantined.push(QuarantinedRow {
+                kind: row.kind,
                 reason: row.reason,
                 file: planned.url.clone(),
                 lane: planned.digest.clone(),
@@ -325,6 +220,8 @@ impl Workshop {
                 inputs: row.inputs,
                 arrival_us: self.plan.created_at_us,
                 job: self.job.clone(),
+                outcome: RowOutcome::Refused,
+                attempt: 0,
             });
         }
     }
@@ -339,6 +236,12 @@ struct Desk {
 }
 
 impl Desk {
+    /// What the chunk has refused so far; what it has stored is left to be cleared away.
+    async fn given_up(mut self) -> Result<ChunkOutcome, OfflineError> {
+        self.put_quarantine().await?;
+        Ok(ChunkOutcome { adds: Vec::new(), quarantine_adds: self.quarantine.finish().await?, ..self.outcome })
+    }
+
     async fn put_quarantine(&mut self) -> Result<(), OfflineError> {
         if self.quarantined.is_empty() {
             return Ok(());

@@ -108,7 +108,7 @@ pub(super) async fn join_view(
     let values = match view.placement {
         Placement::OnWrite => values,
         Placement::OnRead => {
-            let all = compute_on_read(view.transform.as_ref(), view.policy, &values, &mut reads, view.lifetime)?;
+            let all = compute_on_read(view.transform.as_ref(), &view.validation, &values, &mut reads, view.lifetime)?;
             let named = view.description().outputs.iter().zip(all);
             named.filter(|(field, _)| asked.contains(field.name.as_str())).map(|(_, values)| values).collect()
         }

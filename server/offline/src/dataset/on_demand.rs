@@ -56,7 +56,7 @@ pub(super) fn compute_view(
         }
         inputs.push(input);
     }
-    let output = evaluate_on_demand(view.transform.as_ref(), view.policy, rows, &inputs)?;
+    let output = evaluate_on_demand(view.transform.as_ref(), &view.validation, rows, &inputs)?;
     let columns = ViewColumns {
         names: description.outputs.iter().map(|field| field.name.clone()).collect(),
         values: output.columns,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use eadem_query::{RowTransform, ValidationPolicy};
+use eadem_query::{RowTransform, Validation};
 use eadem_semantics::KnownAtCut;
 use eadem_values::{DataType, Value};
 use serde::{Deserialize, Serialize};
@@ -90,7 +90,7 @@ pub struct OnDemandView {
     /// The component.
     pub transform: Arc<dyn RowTransform>,
     /// What happens to values that break a constraint.
-    pub policy: ValidationPolicy,
+    pub validation: Validation,
     /// One binding per input of the transform, in declared order.
     pub bindings: Vec<OnDemandBinding>,
 }

@@ -202,7 +202,7 @@ async fn a_training_set_is_what_the_oracle_finds() {
             name: "on_read".into(),
             digest: "digest of on_read".into(),
             placement: Placement::OnRead,
-            policy: ValidationPolicy::NullValue,
+            validation: ValidationPolicy::NullValue.into(),
             ..plain.clone()
         };
         let (_, on_read) = loaded(folder, on_read, &history).await;
@@ -329,7 +329,7 @@ async fn roles_example(folder: &Path) -> (OfflineStore, DatasetSpec) {
         id: "gap@1".into(),
         digest: "digest of gap".into(),
         transform: gap(),
-        policy: ValidationPolicy::NullValue,
+        validation: ValidationPolicy::NullValue.into(),
         bindings: vec![
             OnDemandBinding::Feature { view: 0, feature: "doubled".into() },
             OnDemandBinding::Feature { view: 1, feature: "text".into() },

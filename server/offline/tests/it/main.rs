@@ -12,6 +12,7 @@ mod backfill;
 mod dataset;
 mod faults;
 mod kill;
+mod quarantine;
 mod replace;
 mod sources;
 mod support;

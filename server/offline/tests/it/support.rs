@@ -155,7 +155,7 @@ pub fn view(name: &str, source: SourceSpec, transform: Arc<dyn RowTransform>) ->
         bindings,
         lifetime: Lifetime::FOREVER,
         placement: Placement::OnWrite,
-        policy: ValidationPolicy::RefuseRow,
+        validation: ValidationPolicy::RefuseRow.into(),
     }
 }
 

@@ -202,12 +202,26 @@ CREATE TABLE view_default (
     PRIMARY KEY (view_version_id, feature)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE view_bound (
+    view_version_id INTEGER NOT NULL REFERENCES view_version,
+    feature         TEXT    NOT NULL,
+    minimum         TEXT,                  -- JSON, read with the feature's type; null: no limit
+    maximum         TEXT,
+    allow_nan       INTEGER NOT NULL,
+    allow_infinite  INTEGER NOT NULL,
+    validation      TEXT,                  -- null: the view's own
+    PRIMARY KEY (view_version_id, feature)
+) STRICT, WITHOUT ROWID;
+
 -- Settings that make no version.
 CREATE TABLE view_deployment (
     view_version_id   INTEGER PRIMARY KEY REFERENCES view_version,
     placement         TEXT NOT NULL,
     online_history_us INTEGER,
-    partition_by      TEXT NOT NULL
+    partition_by      TEXT NOT NULL,
+    stop_share_ppm    INTEGER,             -- null: no share of refused rows stops a backfill
+    stop_rows_min     INTEGER,
+    CHECK ((stop_share_ppm IS NULL) = (stop_rows_min IS NULL))
 ) STRICT;
 
 -- What the newest definition of a view names: the version as written, null where it follows the newest.

@@ -174,6 +174,21 @@ impl LiteralText {
     }
 }
 
+/// An entry of a view's `bounds`, before the feature's type is known.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct BoundDefinition {
+    /// The smallest value that is no outlier.
+    pub min: Option<LiteralText>,
+    /// The greatest.
+    pub max: Option<LiteralText>,
+    /// NaN is no outlier.
+    pub nan: bool,
+    /// An infinity within the limits is no outlier.
+    pub infinite: bool,
+    /// What happens to an outlier; `None`: what the view's `validation` says.
+    pub validation: Option<ValidationPolicy>,
+}
+
 /// `[view.<name>]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct ViewDefinition {
@@ -195,6 +210,8 @@ pub struct ViewDefinition {
     pub defaults: BTreeMap<String, LiteralText>,
     /// What happens to a value that breaks a constraint.
     pub validation: ValidationPolicy,
+    /// Feature → beyond what its values are outliers.
+    pub bounds: BTreeMap<String, BoundDefinition>,
     /// Settings that make no version.
     pub deployment: Deployment,
     /// For people.

@@ -10,12 +10,12 @@ use super::errors::{DefinitionErrors, ErrorList, did_you_mean};
 use super::grammar::{SPINE_TIMESTAMP, check_name, parse_service_entry};
 use super::toml_reader::{SourceText, TableReader, TomlValue};
 use super::{
-    BindingDefinition, DefinitionFile, Definitions, EntityDefinition, LiteralText, Location, Places, ServiceDefinition,
-    SourceDefinition, TransformReference, ViewDefinition,
+    BindingDefinition, BoundDefinition, DefinitionFile, Definitions, EntityDefinition, LiteralText, Location, Places,
+    ServiceDefinition, SourceDefinition, TransformReference, ViewDefinition,
 };
 use crate::model::{
     About, Deployment, Entity, EventTime, FileFormat, FileLocation, JoinKey, KnownAt, Partition, Placement, Source,
-    SourceField, ValidationPolicy,
+    SourceField, StopThreshold, ValidationPolicy,
 };
 
 /// The file that may also hold configuration.
@@ -52,6 +52,9 @@ const VIEW_KEYS: &[&str] = &[
     "horizon",
     "defaults",
     "validation",
+    "bounds",
+    "stop_share",
+    "stop_rows_min",
     "placement",
     "online_history",
     "partition",
@@ -60,7 +63,10 @@ const VIEW_KEYS: &[&str] = &[
     "tags",
 ];
 /// Settings that only a view with a table of its own has.
-const STORED_VIEW_KEYS: &[&str] = &["ttl", "horizon", "placement", "online_history", "partition"];
+const STORED_VIEW_KEYS: &[&str] =
+    &["ttl", "horizon", "stop_share", "stop_rows_min", "placement", "online_history", "partition"];
+/// Of an entry of `bounds`.
+const BOUND_KEYS: &[&str] = &["min", "max", "nan", "infinite", "validation"];
 const SERVICE_KEYS: &[&str] = &["features", "doc", "owner", "tags"];
 /// Names that mean something else where a view is named.
 const RESERVED_VIEW_NAMES: &[&str] = &["request"];
@@ -501,6 +507,8 @@ fn parse_view(
     if is_on_demand && validation == Some(ValidationPolicy::StopJob) {
         reader.error_at_key("validation", "`stop_job` has no meaning for an on-demand view; no job writes it");
     }
+    let bounds = parse_bounds(&mut reader, is_on_demand);
+    let stop = parse_stop(&mut reader);
     let partition = reader.choice("partition", Partition::NAMES, Partition::from_name).unwrap_or_default();
     if partition == Partition::Hour {
         let message = "`partition = \"hour\"` is not supported yet; tables are partitioned by day: remove it";
@@ -510,6 +518,7 @@ fn parse_view(
         placement: reader.choice("placement", Placement::NAMES, Placement::from_name).unwrap_or_default(),
         online_history_us: reader.duration_us("online_history"),
         partition,
+        stop,
     };
     let about = read_about(&mut reader);
     Some(ViewDefinition {
@@ -522,10 +531,105 @@ fn parse_view(
         bind,
         defaults,
         validation: validation.unwrap_or_default(),
+        bounds,
         deployment,
         about,
         places: reader.places,
     })
+}
+
+fn parse_bounds(reader: &mut TableReader<'_, '_>, is_on_demand: bool) -> BTreeMap<String, BoundDefinition> {
+    const SHAPE: &str = "bounds of a feature are a table: `{ min = 0.0, max = 10000.0 }`";
+    let mut bounds = BTreeMap::new();
+    for (feature, value) in reader.entries("bounds") {
+        let place = format!("bounds.{feature}");
+        let DeValue::Table(table) = value.get_ref() else {
+            reader.error_at_key(&place, format!("bounds of `{feature}`: {SHAPE}"));
+            continue;
+        };
+        let mut bound = BoundDefinition::default();
+        for (key, value) in table {
+            let key = key.get_ref().as_ref();
+            let wrong = match key {
+                "min" | "max" => match literal_text(value) {
+                    Some(limit) => {
+                        *(if key == "min" { &mut bound.min } else { &mut bound.max }) = Some(limit);
+                        None
+                    }
+                    None => Some("must be a number, or a timestamp with zone".to_owned()),
+                },
+                "nan" | "infinite" => match value.get_ref() {
+                    DeValue::Boolean(flag) => {
+                        *(if key == "nan" { &mut bound.nan } else { &mut bound.infinite }) = *flag;
+                        None
+                    }
+                    _ => Some("must be true or false".to_owned()),
+                },
+                "validation" => {
+                    bound.validation = value.get_ref().as_str().and_then(ValidationPolicy::from_name);
+                    match bound.validation {
+                        None => Some(format!("must be one of {}", ValidationPolicy::NAMES.join(", "))),
+                        Some(ValidationPolicy::StopJob) if is_on_demand => {
+                            Some("`stop_job` has no meaning for an on-demand view; no job writes it".to_owned())
+                        }
+                        Some(_) => None,
+                    }
+                }
+                _ => {
+                    let nearest = did_you_mean(key, BOUND_KEYS.iter().copied());
+                    let known = BOUND_KEYS.join(", ");
+                    reader.error_at_key(
+                        &place,
+                        format!("bounds of `{feature}`: unknown key `{key}`{nearest} (known: {known})"),
+                    );
+                    continue;
+                }
+            };
+            if let Some(message) = wrong {
+                reader.error_at_key(&place, format!("bounds of `{feature}`: `{key}`: {message}"));
+            }
+        }
+        bounds.insert(feature, bound);
+    }
+    bounds
+}
+
+/// Rows of which a share is taken where the view does not say.
+const STOP_ROWS_MIN_DEFAULT: u64 = 100;
+
+fn parse_stop(reader: &mut TableReader<'_, '_>) -> Option<StopThreshold> {
+    const SHARE: &str = "`stop_share` is a share of the rows, from 0 to below 1, with at most six decimals: \
+                         `stop_share = 0.05`";
+    let rows_min = match reader.value("stop_rows_min").map(|value| value.get_ref()) {
+        None => STOP_ROWS_MIN_DEFAULT,
+        Some(DeValue::Integer(number)) => match u64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(rows) if rows > 0 => rows,
+            _ => {
+                reader.error_at_key("stop_rows_min", "`stop_rows_min` is a number of rows, 1 at least");
+                return None;
+            }
+        },
+        Some(_) => {
+            reader.error_at_key("stop_rows_min", "`stop_rows_min` is a number of rows, 1 at least");
+            return None;
+        }
+    };
+    let Some(value) = reader.value("stop_share") else {
+        if reader.value("stop_rows_min").is_some() {
+            reader.error_at_key("stop_rows_min", "`stop_rows_min` says when `stop_share` counts; give a `stop_share`");
+        }
+        return None;
+    };
+    let share_ppm = match literal_text(value) {
+        Some(LiteralText::Float(share)) => StopThreshold::share_ppm_of(share),
+        Some(LiteralText::Integer(0)) => Some(0),
+        _ => None,
+    };
+    let Some(share_ppm) = share_ppm else {
+        reader.error_at_key("stop_share", SHARE);
+        return None;
+    };
+    Some(StopThreshold { share_ppm, rows_min })
 }
 
 fn parse_bind(reader: &mut TableReader<'_, '_>) -> BTreeMap<String, BindingDefinition> {

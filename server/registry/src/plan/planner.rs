@@ -6,6 +6,7 @@ use std::sync::Arc;
 use eadem_values::Digest;
 
 use super::report::{PlanReport, PlannedAction, PlannedChange};
+use super::view_planner::bound_as_defined;
 use super::{InspectError, Plan, ServiceWrite, SourceInspector, Writes};
 use crate::definitions::{
     BindingDefinition, BindingName, Definitions, ErrorList, LiteralText, Location, Places, SPINE_TIMESTAMP,
@@ -339,6 +340,7 @@ impl Planner<'_> {
             bind,
             defaults,
             validation: version.validation,
+            bounds: version.bounds.iter().map(|(feature, bound)| (feature.clone(), bound_as_defined(bound))).collect(),
             deployment: stored.map(|stored| stored.deployment.clone()).unwrap_or_default(),
             about: version.about.clone(),
             places: Places::new(registry_location()),

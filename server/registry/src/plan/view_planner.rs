@@ -9,14 +9,14 @@ use super::ViewWrite;
 use super::planner::{CHAIN_MAX, KnownSource, Planner, TOO_LONG_A_CHAIN, differences, digest_among, named_views};
 use super::report::{PlannedAction, PlannedChange};
 use crate::definitions::{
-    BindingDefinition, BindingName, LiteralText, TransformReference, ViewDefinition, check_column_name, did_you_mean,
-    names_the_request, parse_binding_name,
+    BindingDefinition, BindingName, BoundDefinition, LiteralText, TransformReference, ViewDefinition,
+    check_column_name, did_you_mean, names_the_request, parse_binding_name,
 };
 use crate::digest::{explained, view_text};
 use crate::error::{ObjectKind, RegistryError};
 use crate::model::{
-    Binding, BoundTo, ColumnType, Entity, Placement, ServiceEntry, StoredView, UpstreamFeature, ValidationPolicy,
-    ViewRef, ViewVersion,
+    Binding, BoundTo, ColumnType, Entity, OutlierBound, Placement, ServiceEntry, StoredView, UpstreamFeature,
+    ValidationPolicy, ViewRef, ViewVersion,
 };
 use crate::resolve::{key_data_type, required};
 use crate::store::read;
@@ -124,6 +124,7 @@ impl Planner<'_> {
             self.check_keys(definition, entity, source);
         }
         self.check_placement(definition, &description);
+        let bounds = self.read_bounds(definition, &description);
         let bindings = self.bind_inputs(definition, &description, source.as_ref()).await?;
         self.check_request_fields(definition, &bindings);
         let defaults = self.read_defaults(definition, &description);
@@ -146,6 +147,7 @@ impl Planner<'_> {
             stored,
             defaults,
             validation: definition.validation,
+            bounds,
             about: definition.about.clone(),
             created_at_us: 0,
         }))
@@ -288,8 +290,17 @@ impl Planner<'_> {
             );
             self.view_error(definition, "placement", message);
         }
-        let repairs = matches!(definition.validation, ValidationPolicy::NullValue | ValidationPolicy::Clamp);
-        if !repairs {
+        let repairs = |policy| matches!(policy, ValidationPolicy::NullValue | ValidationPolicy::Clamp);
+        for (feature, bound) in &definition.bounds {
+            if let Some(policy) = bound.validation.filter(|policy| !repairs(*policy)) {
+                let message = format!(
+                    "cannot be placed on_read with bounds of `{feature}` under `{policy}`: a refused row must be known \
+                     before it is stored; use null_value or clamp"
+                );
+                self.view_error(definition, "placement", message);
+            }
+        }
+        if !repairs(definition.validation) {
             let message = format!(
                 "cannot be placed on_read with validation `{}`: a refused row must be known before it is stored; use \
                  null_value or clamp",
@@ -586,6 +597,115 @@ impl Planner<'_> {
     }
 }
 
+impl Planner<'_> {
+    fn read_bounds(
+        &mut self,
+        definition: &ViewDefinition,
+        description: &Description,
+    ) -> BTreeMap<String, OutlierBound> {
+        let mut bounds = BTreeMap::new();
+        for (feature, written) in &definition.bounds {
+            let statement = format!("bounds.{feature}");
+            let Some(field) = description.outputs.iter().find(|output| output.name == *feature) else {
+                let features: Vec<&str> = description.outputs.iter().map(|output| output.name.as_str()).collect();
+                let nearest = did_you_mean(feature, features.iter().copied());
+                let message = format!("bounds are given for no feature: `{feature}`{nearest}");
+                self.view_error(definition, &statement, message);
+                continue;
+            };
+            match typed_bound(field, written) {
+                Ok(bound) => {
+                    bounds.insert(feature.clone(), bound);
+                }
+                Err(message) => self.view_error(definition, &statement, format!("bounds of `{feature}`: {message}")),
+            }
+        }
+        bounds
+    }
+}
+
+/// The bound with limits of the field's type.
+fn typed_bound(field: &Field, written: &BoundDefinition) -> Result<OutlierBound, String> {
+    let data_type = field.data_type;
+    let is_float = matches!(data_type, DataType::Float32 | DataType::Float64);
+    if !is_float && !matches!(data_type, DataType::Int64 | DataType::Timestamp) {
+        return Err(format!(
+            "it is {data_type}, and only int64, float32, float64 and timestamp have bounds; check it in the transform"
+        ));
+    }
+    if !is_float && (written.nan || written.infinite) {
+        return Err(format!("`nan` and `infinite` are for floats; it is {data_type}"));
+    }
+    let limit = |name: &str, limit: &Option<LiteralText>| {
+        let Some(limit) = limit else { return Ok(None) };
+        let value = value_from_json(data_type, &limit.to_json()).map_err(|error| format!("`{name}`: {error}"))?;
+        let is_finite = match value {
+            Value::Float32(value) => value.is_finite(),
+            Value::Float64(value) => value.is_finite(),
+            Value::Null => false,
+            _ => true,
+        };
+        if !is_finite {
+            return Err(format!("`{name}` must be finite; leave it out where there is no limit"));
+        }
+        Ok(Some(value.canonical()))
+    };
+    let bound = OutlierBound {
+        min: limit("min", &written.min)?,
+        max: limit("max", &written.max)?,
+        allow_nan: written.nan,
+        allow_infinite: written.infinite,
+        validation: written.validation,
+    };
+    let says_nothing = bound.min.is_none() && bound.max.is_none() && (!is_float || (written.nan && written.infinite));
+    if says_nothing {
+        return Err("they keep every value; give `min` or `max`".to_owned());
+    }
+    let of_component = |upper: bool| {
+        field.constraints.iter().filter_map(move |constraint| match constraint {
+            Constraint::Min(limit) if !upper => limit.to_value(data_type),
+            Constraint::Max(limit) if upper => limit.to_value(data_type),
+            _ => None,
+        })
+    };
+    if let (Some(min), Some(max)) = (&bound.min, &bound.max)
+        && is_greater(min, max)
+    {
+        return Err("`min` is greater than `max`".to_owned());
+    }
+    let above =
+        bound.min.iter().find_map(|min| of_component(true).find(|max| is_greater(min, max)).map(|max| ("max", max)));
+    let below =
+        bound.max.iter().find_map(|max| of_component(false).find(|min| is_greater(min, max)).map(|min| ("min", min)));
+    if let Some((name, limit)) = above.or(below) {
+        let limit = eadem_values::value_to_json(&limit);
+        return Err(format!("no value is within them and within the component's own {name} = {limit}"));
+    }
+    Ok(bound)
+}
+
+fn is_greater(left: &Value, right: &Value) -> bool {
+    match (left, right) {
+        (Value::Int64(left), Value::Int64(right)) | (Value::Timestamp(left), Value::Timestamp(right)) => left > right,
+        (Value::Float32(left), Value::Float32(right)) => left > right,
+        (Value::Float64(left), Value::Float64(right)) => left > right,
+        _ => false,
+    }
+}
+
+/// A bound of the registry as a definition would write it.
+pub(super) fn bound_as_defined(bound: &OutlierBound) -> BoundDefinition {
+    let limit =
+        |limit: &Option<Value>| limit.as_ref().map(|limit| LiteralText::Json(eadem_values::value_to_json(limit)));
+    BoundDefinition {
+        min: limit(&bound.min),
+        max: limit(&bound.max),
+        nan: bound.allow_nan,
+        infinite: bound.allow_infinite,
+        validation: bound.validation,
+    }
+}
+
 /// Input → (view, version if written), for the inputs that read other views.
 fn written_upstreams(definition: &ViewDefinition) -> BTreeMap<String, (String, Option<u32>)> {
     let mut upstreams = BTreeMap::new();
@@ -652,6 +772,10 @@ fn settings_differences(before: &ViewVersion, after: &ViewVersion) -> Vec<String
             ("placement".to_owned(), stored.deployment.placement.to_string()),
             ("online_history".to_owned(), history),
             ("partition".to_owned(), stored.deployment.partition.to_string()),
+            (
+                "stop_share".to_owned(),
+                stored.deployment.stop.map_or_else(|| "none".to_owned(), |stop| stop.to_string()),
+            ),
         ]
     };
     let mut lines = differences(&parts(before), &parts(after));

@@ -14,8 +14,8 @@ use super::{Registry, Snapshot, load_tags, read_digest, read_name, unsigned};
 use crate::definitions::did_you_mean;
 use crate::error::{ObjectKind, RegistryError};
 use crate::model::{
-    About, Binding, BoundTo, Deployment, Partition, Placement, StoredView, UpstreamFeature, ValidationPolicy, ViewRef,
-    ViewVersion,
+    About, Binding, BoundTo, Deployment, OutlierBound, Partition, Placement, StopThreshold, StoredView,
+    UpstreamFeature, ValidationPolicy, ViewRef, ViewVersion,
 };
 
 /// A view with its newest version.
@@ -218,6 +218,7 @@ pub(crate) async fn load_view_version(snapshot: &mut Snapshot, id: i64) -> Resul
         stored,
         defaults: BTreeMap::new(),
         validation: read_name(&validation, ValidationPolicy::from_name)?,
+        bounds: BTreeMap::new(),
         about: About {
             doc: row.try_get("doc")?,
             owner: row.try_get("owner")?,
@@ -227,23 +228,35 @@ pub(crate) async fn load_view_version(snapshot: &mut Snapshot, id: i64) -> Resul
     };
     version.bindings = load_bindings(snapshot, id, &version).await?;
     version.defaults = load_defaults(snapshot, id, &version).await?;
+    version.bounds = load_bounds(snapshot, id, &version).await?;
     let version = Arc::new(version);
     shared.with_cache(revision, |cache| cache.view_versions.insert(id, Arc::clone(&version)));
     Ok(version)
 }
 
 async fn load_deployment(connection: &mut SqliteConnection, id: i64) -> Result<Deployment, RegistryError> {
-    let row =
-        sqlx::query("SELECT placement, online_history_us, partition_by FROM view_deployment WHERE view_version_id = ?")
-            .bind(id)
-            .fetch_one(connection)
-            .await?;
+    let row = sqlx::query(
+        "SELECT placement, online_history_us, partition_by, stop_share_ppm, stop_rows_min
+         FROM view_deployment WHERE view_version_id = ?",
+    )
+    .bind(id)
+    .fetch_one(connection)
+    .await?;
+    let share_ppm: Option<i64> = row.try_get("stop_share_ppm")?;
+    let rows_min: Option<i64> = row.try_get("stop_rows_min")?;
+    let stop = match (share_ppm, rows_min) {
+        (Some(share_ppm), Some(rows_min)) => {
+            Some(StopThreshold { share_ppm: unsigned(share_ppm)?, rows_min: rows_min.unsigned_abs() })
+        }
+        _ => None,
+    };
     let placement: String = row.try_get("placement")?;
     let partition: String = row.try_get("partition_by")?;
     Ok(Deployment {
         placement: read_name(&placement, Placement::from_name)?,
         online_history_us: row.try_get("online_history_us")?,
         partition: read_name(&partition, Partition::from_name)?,
+        stop,
     })
 }
 
@@ -316,6 +329,38 @@ async fn load_defaults(
     Ok(defaults)
 }
 
+async fn load_bounds(
+    connection: &mut SqliteConnection,
+    id: i64,
+    version: &ViewVersion,
+) -> Result<BTreeMap<String, OutlierBound>, RegistryError> {
+    let rows = sqlx::query(
+        "SELECT feature, minimum, maximum, allow_nan, allow_infinite, validation FROM view_bound
+         WHERE view_version_id = ?",
+    )
+    .bind(id)
+    .fetch_all(connection)
+    .await?;
+    let mut bounds = BTreeMap::new();
+    for row in rows {
+        let feature: String = row.try_get("feature")?;
+        let field = version
+            .feature(&feature)
+            .ok_or_else(|| RegistryError::damaged(format!("{} has bounds for no feature", version.id)))?;
+        let limit = |json: Option<String>| json.map(|json| read_value(field, json)).transpose();
+        let validation: Option<String> = row.try_get("validation")?;
+        let bound = OutlierBound {
+            min: limit(row.try_get("minimum")?)?,
+            max: limit(row.try_get("maximum")?)?,
+            allow_nan: row.try_get("allow_nan")?,
+            allow_infinite: row.try_get("allow_infinite")?,
+            validation: validation.map(|name| read_name(&name, ValidationPolicy::from_name)).transpose()?,
+        };
+        bounds.insert(feature, bound);
+    }
+    Ok(bounds)
+}
+
 /// The row of a view, made if it is new; its documentation becomes that of the definition.
 pub(crate) async fn save_view(
     connection: &mut SqliteConnection,
@@ -354,15 +399,20 @@ pub(crate) async fn save_deployment(
     deployment: &Deployment,
 ) -> Result<(), RegistryError> {
     sqlx::query(
-        "INSERT INTO view_deployment (view_version_id, placement, online_history_us, partition_by) VALUES (?, ?, ?, ?)
+        "INSERT INTO view_deployment (view_version_id, placement, online_history_us, partition_by, stop_share_ppm,
+                                      stop_rows_min)
+         VALUES (?, ?, ?, ?, ?, ?)
          ON CONFLICT (view_version_id) DO UPDATE SET
              placement = excluded.placement, online_history_us = excluded.online_history_us,
-             partition_by = excluded.partition_by",
+             partition_by = excluded.partition_by, stop_share_ppm = excluded.stop_share_ppm,
+             stop_rows_min = excluded.stop_rows_min",
     )
     .bind(view_version_id)
     .bind(deployment.placement.as_str())
     .bind(deployment.online_history_us)
     .bind(deployment.partition.as_str())
+    .bind(deployment.stop.map(|stop| stop.share_ppm))
+    .bind(deployment.stop.map(|stop| i64::try_from(stop.rows_min).unwrap_or(i64::MAX)))
     .execute(connection)
     .await?;
     Ok(())
@@ -411,6 +461,22 @@ pub(crate) async fn insert_version(
             .bind(value_to_json(value).to_string())
             .execute(&mut *connection)
             .await?;
+    }
+    for (feature, bound) in &version.bounds {
+        let limit = |limit: &Option<Value>| limit.as_ref().map(|limit| value_to_json(limit).to_string());
+        sqlx::query(
+            "INSERT INTO view_bound (view_version_id, feature, minimum, maximum, allow_nan, allow_infinite, validation)
+             VALUES (?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(id)
+        .bind(feature)
+        .bind(limit(&bound.min))
+        .bind(limit(&bound.max))
+        .bind(bound.allow_nan)
+        .bind(bound.allow_infinite)
+        .bind(bound.validation.map(ValidationPolicy::as_str))
+        .execute(&mut *connection)
+        .await?;
     }
     Ok(id)
 }

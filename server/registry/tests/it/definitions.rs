@@ -77,6 +77,19 @@ bind = { x = { y = 1 } }\ntags = 'one'\n
 }
 
 #[test]
+fn bounds_and_stop_thresholds() {
+    insta::assert_snapshot!(errors(&[(
+        "eadem.toml",
+        "[view.v]\ntransform = 't'\nentity = 'e'\nsource = 's'\n
+[view.v.bounds]\na = 5\nb = { mni = 1 }\nc = { min = [1, {}] }\nd = { nan = 1 }\ne = { validation = 'drop' }\n
+[view.w]\ntransform = 't'\nentity = 'e'\nsource = 's'\nstop_share = 1.0\nstop_rows_min = 0\n
+[view.x]\ntransform = 't'\nentity = 'e'\nsource = 's'\nstop_rows_min = 5\n
+[view.y]\ntransform = 't'\nentity = 'e'\nsource = 's'\nstop_share = 0.0000001\n
+[view.demand]\ntransform = 't'\nstop_share = 0.5\nbounds.x = { max = 1, validation = 'stop_job' }",
+    )]));
+}
+
+#[test]
 fn durations() {
     insta::assert_snapshot!(errors(&[(
         "eadem.toml",

@@ -1,8 +1,11 @@
 //! What `plan` shows and `apply` does.
 
-use eadem_registry::model::{ColumnType, Partition, Placement, SourceColumn};
+use eadem_registry::model::{
+    ColumnType, OutlierBound, Partition, Placement, SourceColumn, StopThreshold, ValidationPolicy,
+};
 use eadem_registry::{Registry, RegistryError};
-use eadem_values::{Constraint, DataType, ElementType, Field};
+use eadem_values::{Constraint, DataType, ElementType, Field, Value};
+use serde_json::json;
 
 use crate::support::{
     Company, FEATURES, NOW_US, PROJECT, column, company, company_with, context_transform, legs_transform, parse,
@@ -154,6 +157,69 @@ async fn deployment_makes_no_version() {
     assert_eq!(view.stored.as_ref().unwrap().deployment.partition, Partition::Hour);
     assert_eq!(view.stored.as_ref().unwrap().source.files.as_ref().unwrap().path, "s3://flights/");
     assert_eq!(view.about.doc, "Legs.");
+}
+
+#[tokio::test]
+async fn bounds_are_typed_stored_and_part_of_the_version() {
+    let registry = Company::found().await;
+    registry.apply(&company()).await;
+    let with = |bounds: &str| company_with(&FEATURES.replace("ttl = \"2d\"", &format!("ttl = \"2d\"\n{bounds}")));
+    let bounds = "bounds.last_delay = { min = -1e3, max = 5000, validation = \"clamp\" }\n\
+                  bounds.last_landed_at = { min = 2000-01-01T00:00:00Z }";
+    let plan = registry.plan(&with(bounds)).await.unwrap();
+    insta::assert_snapshot!(plan.report());
+    registry.registry.apply(&plan, NOW_US).await.unwrap();
+    let view = registry.registry.view("aircraft_legs", None).await.unwrap();
+    assert_eq!(view.id.version, 2);
+    let expected = OutlierBound {
+        min: Some(Value::Float64(-1000.0)),
+        max: Some(Value::Float64(5000.0)),
+        validation: Some(ValidationPolicy::Clamp),
+        ..OutlierBound::default()
+    };
+    assert_eq!(view.bounds["last_delay"], expected);
+    assert_eq!(view.bounds["last_landed_at"].min, Some(Value::Timestamp(946_684_800_000_000)));
+    let json = serde_json::to_value(view.as_ref()).unwrap();
+    assert_eq!(
+        (&json["bounds"]["last_delay"]["max"], &json["bounds"]["last_landed_at"]["max"]),
+        (&5000.0.into(), &json!(null))
+    );
+
+    // The share of refused rows that stops a job decides no value.
+    let stopping = format!("{bounds}\nstop_share = 0.05\nstop_rows_min = 1000");
+    let plan = registry.plan(&with(&stopping)).await.unwrap();
+    insta::assert_snapshot!("a_stop_threshold_makes_no_version", plan.report());
+    registry.registry.apply(&plan, NOW_US).await.unwrap();
+    let view = registry.registry.view("aircraft_legs", None).await.unwrap();
+    assert_eq!(view.id.version, 2);
+    let stop = view.stored.as_ref().unwrap().deployment.stop;
+    assert_eq!(stop, Some(StopThreshold { share_ppm: 50_000, rows_min: 1000 }));
+    let again = registry.plan(&with(&stopping)).await.unwrap();
+    assert!(again.report().to_string().starts_with("0 new, 0 changed, 8 unchanged"), "{}", again.report());
+}
+
+#[tokio::test]
+async fn bounds_that_do_not_fit_their_feature_are_refused() {
+    let registry = Company::found().await;
+    let features = FEATURES
+        .replace(
+            "ttl = \"2d\"",
+            "ttl = \"2d\"\nplacement = \"on_read\"\nvalidation = \"clamp\"\nbounds.last_dely = { min = 1 }\n\
+             bounds.last_delay = { max = 1, validation = \"refuse_row\" }\n\
+             bounds.last_landed_at = { nan = true }",
+        )
+        .replace("ttl = \"3h\"", "ttl = \"3h\"\nbounds.gusty = { min = 0 }\nbounds.visibility_km = { max = -1 }");
+    insta::assert_snapshot!(registry.plan_errors(&company_with(&features)).await);
+    for (bound, word) in [
+        ("{ min = 2, max = 1 }", "`min` is greater than `max`"),
+        ("{ max = inf }", "must be finite"),
+        ("{ max = \"high\" }", "`max`"),
+        ("{ nan = true, infinite = true }", "keep every value"),
+    ] {
+        let features = FEATURES.replace("ttl = \"2d\"", &format!("ttl = \"2d\"\nbounds.last_delay = {bound}"));
+        let errors = registry.plan_errors(&company_with(&features)).await;
+        assert!(errors.contains(word) && errors.contains("bounds of `last_delay`"), "{bound}: {errors}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,683 @@
+//! Replaying refused rows: from what is kept of them, through the view version that refused them, as new arrivals.
+//!
+//! A replay is a job of one commit. Its rows keep lane and row number, so that they count as the rows they are: one that
+//! the table holds already is not stored again, whoever stored it. What became of each row is noted in quarantine after
+//! that commit; a replay that was killed in between finds its rows in the table when it, or another one, comes again.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use arrow_array::{ArrayRef, Int64Array, StringArray};
+use async_trait::async_trait;
+use deltalake_core::kernel::Action;
+use eadem_query::BATCH_ROWS;
+use eadem_values::{DataType, KeyType, TIME_MAX_US, TIME_MIN_US, Value, array_from_values, value_from_json};
+use futures::TryStreamExt;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
+use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::statistics::Statistics;
+use serde::Deserialize;
+use serde_json::Value as Json;
+
+use super::read::{Line, Quarantine, QuarantineFilter};
+use super::{ARRIVAL, ATTEMPT, FILE, INPUTS, JOB, KIND, LANE, OUTCOME, REASON, ROW, RefusalCounts};
+use super::{QuarantinedRow, RowOutcome, batch, schema};
+use crate::backfill::{Cancel, Progress, ProgressSink};
+use crate::bind::{Acceptance, BindPlan};
+use crate::commit::{Base, Change, NewFiles, Proposal, append, commit_once};
+use crate::error::OfflineError;
+use crate::lanes::{CommittedLane, read_lane_log};
+use crate::ledger::{ChunkOutcome, JobLedger};
+use crate::location::OfflineStore;
+use crate::partition::{PartitionWriter, event_time_range};
+use crate::press::Press;
+use crate::read::ScanRange;
+use crate::schema::{COLUMN_LANE, COLUMN_SEQUENCE};
+use crate::source::SourceRows;
+use crate::spec::ViewSpec;
+use crate::table::{DataFile, ReadVersion, ViewTable, commit_quarantine};
+
+/// A replay to run, or to go on with.
+#[derive(Clone)]
+pub struct Replay {
+    /// The job's id. The same id again resumes the job.
+    pub job: String,
+    /// The view version: what it refused goes through it again.
+    pub view: ViewSpec,
+    /// Where its tables are.
+    pub store: OfflineStore,
+    /// Where the job's outcome is kept.
+    pub ledger: Arc<dyn JobLedger>,
+    /// Which rows, and how.
+    pub options: ReplayOptions,
+    /// Told how far the job is.
+    pub progress: Option<Arc<dyn ProgressSink>>,
+    /// Stops the job between batches.
+    pub cancel: Cancel,
+}
+
+/// Which rows are replayed. A resumed job is given what it was first given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplayOptions {
+    /// The job's creation, in microseconds: the new arrival of its rows.
+    pub created_at_us: i64,
+    /// The version of the quarantine table that is replayed.
+    pub version: u64,
+    /// Which of its rows; settled ones never.
+    pub filter: QuarantineFilter,
+    /// No more rows than this. Those that were replayed least often come first.
+    pub rows_max: usize,
+    /// Bytes of finished rows that are held before files are written.
+    pub buffered_bytes_max: usize,
+}
+
+/// What a replay did.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ReplayReport {
+    /// The view's table's version that holds the rows; `None`: none was stored.
+    pub version: Option<u64>,
+    /// Rows that were tried.
+    pub rows_tried: u64,
+    /// Rows stored.
+    pub rows_stored: u64,
+    /// Stored rows whose status is `error`.
+    pub rows_failed: u64,
+    /// Rows that the transform dropped.
+    pub rows_dropped: u64,
+    /// Rows that the table held already.
+    pub rows_stored_before: u64,
+    /// Rows that were refused again, by reason; each is in quarantine with it.
+    pub refused: RefusalCounts,
+    /// Rows that no replay can store, by what stands in its way.
+    pub hindered: RefusalCounts,
+    /// Rows beyond `rows_max`.
+    pub rows_left: u64,
+}
+
+impl ReplayReport {
+    /// All rows that were refused again.
+    pub fn rows_refused(&self) -> u64 {
+        self.refused.values().sum()
+    }
+}
+
+impl fmt::Debug for Replay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replay")
+            .field("job", &self.job)
+            .field("view", &self.view.id())
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A refused row that can be tried again.
+#[derive(Debug, Clone)]
+struct Candidate {
+    file: String,
+    arrival_us: i64,
+    attempt: i64,
+    kept: KeptRow,
+}
+
+/// What quarantine keeps of a row, as values.
+#[derive(Debug, Clone)]
+struct KeptRow {
+    keys: Vec<Value>,
+    inputs: Vec<Value>,
+    event_time: Value,
+    known_at: Value,
+}
+
+/// The order in which rows are taken up: replayed least often, then by lane and number.
+type Place = (i64, String, i64);
+
+/// The rows to try, and why others cannot be.
+#[derive(Debug, Default)]
+struct Selection {
+    taken: BTreeMap<Place, Candidate>,
+    /// The place of each row that is taken, and its arrival: several jobs may have refused one row.
+    places: HashMap<(String, i64), (i64, i64)>,
+    left: u64,
+    hindered: RefusalCounts,
+}
+
+/// Runs or resumes a replay: every row that can be tried goes through the view again, and all that it stores is made visible
+/// in one commit. A row that is refused again stays in quarantine, with the new reason and the new arrival.
+///
+/// # Errors
+/// A table that cannot be read or written; a row that stops the job; cancellation. In every case none of its rows is visible,
+/// and the same job can be run again.
+pub async fn run_replay(replay: Replay) -> Result<ReplayReport, OfflineError> {
+    let table = replay.store.table(&replay.view)?;
+    let outcome = match replay.ledger.outcomes(&replay.job).await?.pop() {
+        Some(outcome) => outcome,
+        None => {
+            replay.ledger.save_outcome(&replay.job, try_rows(&replay, &table).await?).await?;
+            let kept = replay.ledger.outcomes(&replay.job).await?.pop();
+            kept.ok_or_else(|| OfflineError::Quarantine(format!("the outcome of {} was not kept", replay.job)))?
+        }
+    };
+    if replay.cancel.is_cancelled() {
+        return Err(OfflineError::Cancelled);
+    }
+    let version = match outcome.adds.is_empty() {
+        true => None,
+        false => Some(table.commit_replay(&replay.job, &outcome.adds).await?),
+    };
+    if !outcome.quarantine_adds.is_empty() {
+        let location = replay.store.quarantine_location(&replay.view.name, replay.view.version)?;
+        commit_quarantine(&location, &replay.job, &outcome.quarantine_adds).await?;
+    }
+    if let Some(version) = version {
+        replay.ledger.committed(&replay.job, version).await?;
+    }
+    Ok(ReplayReport {
+        version,
+        rows_tried: outcome.rows_read,
+        rows_stored: outcome.rows_stored,
+        rows_failed: outcome.rows_failed,
+        rows_dropped: outcome.rows_dropped,
+        rows_stored_before: outcome.rows_out_of_range,
+        refused: outcome.refused,
+        hindered: outcome.hindered,
+        rows_left: outcome.rows_left_out,
+    })
+}
+
+async fn try_rows(replay: &Replay, table: &ViewTable) -> Result<ChunkOutcome, OfflineError> {
+    let mut selection = select(replay, table).await?;
+    let mut outcome = ChunkOutcome {
+        rows_left_out: selection.left,
+        hindered: std::mem::take(&mut selection.hindered),
+        ..ChunkOutcome::default()
+    };
+    let stored = stored_rows(table, &selection).await?;
+    let location = replay.store.quarantine_location(&replay.view.name, replay.view.version)?;
+    let quarantine_store = crate::table::open_log(&location).0;
+    let bytes_max = replay.options.buffered_bytes_max;
+    let press = Press::new(&replay.view, &table.schema);
+    let mut bench = Bench {
+        replay,
+        bind: BindPlan::of_kept_rows(&replay.view),
+        writer: PartitionWriter::new(table.store.clone(), press.writer_schema().clone(), true, bytes_max)
+            .of_job(&replay.job),
+        quarantine: PartitionWriter::new(quarantine_store, schema(), false, bytes_max).of_job(&replay.job),
+        press,
+        lines: Vec::new(),
+        total: selection.taken.len(),
+        began: Instant::now(),
+    };
+    // A lane at a time: rows of a batch share theirs.
+    let mut lanes: BTreeMap<String, Vec<(i64, Candidate)>> = BTreeMap::new();
+    for ((_, lane, row), candidate) in selection.taken {
+        lanes.entry(lane).or_default().push((row, candidate));
+    }
+    for (lane, mut rows) in lanes {
+        rows.sort_by_key(|(row, _)| *row);
+        let (known, open): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|(row, _)| stored.contains(&(lane.clone(), *row)));
+        outcome.rows_out_of_range += known.len() as u64;
+        for (row, candidate) in &known {
+            bench.settle(&lane, *row, candidate, RowOutcome::Replayed);
+        }
+        for rows in open.chunks(BATCH_ROWS) {
+            if replay.cancel.is_cancelled() {
+                return Err(OfflineError::Cancelled);
+            }
+            bench.try_batch(&lane, rows, &mut outcome).await?;
+        }
+    }
+    bench.put_lines().await?;
+    outcome.adds = bench.writer.finish().await?;
+    outcome.quarantine_adds = bench.quarantine.finish().await?;
+    Ok(outcome)
+}
+
+/// The work on rows of one lane after the other.
+struct Bench<'a> {
+    replay: &'a Replay,
+    bind: BindPlan,
+    press: Press,
+    writer: PartitionWriter,
+    quarantine: PartitionWriter,
+    lines: Vec<QuarantinedRow>,
+    total: usize,
+    began: Instant,
+}
+
+impl Bench<'_> {
+    async fn try_batch(
+        &mut self,
+        lane: &str,
+        rows: &[(i64, Candidate)],
+        outcome: &mut ChunkOutcome,
+    ) -> Result<(), OfflineError> {
+        let source_rows = self.source_rows(rows)?;
+        let acceptance = Acceptance { arrival_us: self.replay.options.created_at_us, ..Acceptance::default() };
+        let bound = self.bind.bind(self.press.key_names(), &source_rows, &acceptance)?;
+        let lane_column: ArrayRef = Arc::new(StringArray::from(vec![lane]));
+        let file = rows.first().map_or("", |(_, candidate)| candidate.file.as_str());
+        let pressed = self.press.rows(&self.bind, bound, file, &lane_column)?;
+
+        let by_number: HashMap<i64, &Candidate> = rows.iter().map(|(row, candidate)| (*row, candidate)).collect();
+        let mut open: HashSet<i64> = by_number.keys().copied().collect();
+        for refused in pressed.refused {
+            open.remove(&refused.sequence);
+            let Some(candidate) = by_number.get(&refused.sequence) else { continue };
+            *outcome.refused.entry(refused.kind.clone()).or_default() += 1;
+            let line = self.line(lane, refused.sequence, candidate, RowOutcome::Refused);
+            self.lines.push(QuarantinedRow {
+                kind: refused.kind,
+                reason: refused.reason,
+                inputs: refused.inputs,
+                ..line
+            });
+        }
+        let sequence = pressed.batch.column_by_name(COLUMN_SEQUENCE).map(|column| column.as_primitive::<Int64Type>());
+        for row in sequence.map_or(&[][..], |sequence| sequence.values()) {
+            open.remove(row);
+            if let Some(candidate) = by_number.get(row) {
+                self.settle(lane, *row, candidate, RowOutcome::Replayed);
+            }
+        }
+        // Neither refused nor stored.
+        let mut dropped: Vec<i64> = open.into_iter().collect();
+        dropped.sort_unstable();
+        for row in dropped {
+            if let Some(candidate) = by_number.get(&row) {
+                self.settle(lane, row, candidate, RowOutcome::Dropped);
+            }
+        }
+        outcome.rows_read += rows.len() as u64;
+        outcome.rows_stored += pressed.batch.num_rows() as u64;
+        outcome.rows_dropped += pressed.rows_dropped;
+        outcome.rows_failed += pressed.rows_failed;
+        self.writer.write(pressed.batch).await?;
+        self.put_lines().await?;
+        self.report(outcome);
+        Ok(())
+    }
+
+    /// The rows as a source would give them to [`BindPlan::of_kept_rows`].
+    fn source_rows(&self, rows: &[(i64, Candidate)]) -> Result<SourceRows, OfflineError> {
+        let view = &self.replay.view;
+        let mut columns = Vec::new();
+        for (number, key) in view.keys.iter().enumerate() {
+            let values = rows.iter().map(|(_, candidate)| &candidate.kept.keys[number]);
+            columns.push(array_from_values(key_data_type(key.key_type), values)?);
+        }
+        for (number, field) in view.description().inputs.iter().enumerate() {
+            let values = rows.iter().map(|(_, candidate)| &candidate.kept.inputs[number]);
+            columns.push(array_from_values(field.data_type, values)?);
+        }
+        columns.push(array_from_values(DataType::Timestamp, rows.iter().map(|(_, row)| &row.kept.event_time))?);
+        columns.push(array_from_values(DataType::Timestamp, rows.iter().map(|(_, row)| &row.kept.known_at))?);
+        let columns = columns.iter().map(eadem_values::canonicalize).collect::<Result<_, _>>()?;
+        let sequence = Int64Array::from_iter_values(rows.iter().map(|(row, _)| *row));
+        Ok(SourceRows { columns, sequence, faults: BTreeMap::new() })
+    }
+
+    fn line(&self, lane: &str, row: i64, of: &Candidate, outcome: RowOutcome) -> QuarantinedRow {
+        QuarantinedRow {
+            kind: String::new(),
+            reason: String::new(),
+            file: of.file.clone(),
+            lane: lane.to_owned(),
+            row,
+            inputs: String::new(),
+            // Whatever clocks say, this line comes after the one that it is about.
+            arrival_us: self.replay.options.created_at_us.max(of.arrival_us),
+            job: self.replay.job.clone(),
+            outcome,
+            attempt: of.attempt + 1,
+        }
+    }
+
+    fn settle(&mut self, lane: &str, row: i64, of: &Candidate, outcome: RowOutcome) {
+        let line = self.line(lane, row, of, outcome);
+        self.lines.push(line);
+    }
+
+    async fn put_lines(&mut self) -> Result<(), OfflineError> {
+        if self.lines.is_empty() {
+            return Ok(());
+        }
+        let lines = batch(&self.lines)?;
+        self.lines.clear();
+        self.quarantine.write(lines).await
+    }
+
+    fn report(&self, outcome: &ChunkOutcome) {
+        let Some(sink) = &self.replay.progress else { return };
+        sink.report(&Progress {
+            chunks_done: 0,
+            chunks: 1,
+            rows_read: outcome.rows_read,
+            rows_to_read: self.total as u64,
+            rows_stored: outcome.rows_stored,
+            rows_refused: outcome.refused.values().sum(),
+            elapsed: self.began.elapsed(),
+        });
+    }
+}
+
+/// Chooses the rows to try.
+async fn select(replay: &Replay, table: &ViewTable) -> Result<Selection, OfflineError> {
+    let quarantine = replay.store.quarantine(&replay.view.name, replay.view.version)?;
+    let Some(state) = quarantine.state(Some(replay.options.version)).await? else { return Ok(Selection::default()) };
+    let replayed = quarantine.replayed(&state).await?;
+    let loaded = Loaded::of(table).await?;
+    let filter = &replay.options.filter;
+    let mut selection = Selection::default();
+    let columns = [KIND, REASON, FILE, LANE, ROW, INPUTS, ARRIVAL, JOB, OUTCOME, ATTEMPT];
+    let mut visit = |line: &Line<'_>, inputs: &str| {
+        if replay.cancel.is_cancelled() {
+            return Err(OfflineError::Cancelled);
+        }
+        if replayed.leaves(line) && filter.takes(line) {
+            selection.add(&replay.view, &loaded, line, inputs, replay.options.rows_max);
+        }
+        Ok(())
+    };
+    quarantine.visit(&state, &columns, &mut visit).await?;
+    Ok(selection)
+}
+
+impl Selection {
+    fn add(&mut self, view: &ViewSpec, loaded: &Loaded, line: &Line<'_>, inputs: &str, rows_max: usize) {
+        let kept = match loaded.hindrance(line.lane()).map_or_else(|| KeptRow::read(view, inputs), Err) {
+            Ok(kept) => kept,
+            Err(hindrance) => return *self.hindered.entry(hindrance).or_default() += 1,
+        };
+        if let Some(hindrance) = loaded.hindrance_of_time(line.lane(), &kept) {
+            return *self.hindered.entry(hindrance).or_default() += 1;
+        }
+        let row = (line.lane().to_owned(), line.row_number());
+        let place = |attempt: i64| (attempt, row.0.clone(), row.1);
+        if let Some((attempt, arrival_us)) = self.places.get(&row).copied() {
+            // Another job has refused the same row. The later word counts.
+            if (arrival_us, attempt) >= (line.arrival_us(), line.attempt()) {
+                return;
+            }
+            self.taken.remove(&place(attempt));
+        }
+        let candidate =
+            Candidate { file: line.file().to_owned(), arrival_us: line.arrival_us(), attempt: line.attempt(), kept };
+        self.places.insert(row.clone(), (line.attempt(), line.arrival_us()));
+        self.taken.insert(place(line.attempt()), candidate);
+        if self.taken.len() > rows_max
+            && let Some(((_, lane, number), _)) = self.taken.pop_last()
+        {
+            self.places.remove(&(lane, number));
+            self.left += 1;
+        }
+    }
+}
+
+/// What is loaded of each lane: a row of a file that is not is loaded with its file, or was taken out with it.
+#[derive(Debug, Default)]
+pub(super) struct Loaded(HashMap<String, Vec<CommittedLane>>);
+
+impl Loaded {
+    pub(super) async fn of(table: &ViewTable) -> Result<Self, OfflineError> {
+        let mut loaded: HashMap<String, Vec<CommittedLane>> = HashMap::new();
+        for lane in table.lanes().await?.into_values().flatten() {
+            loaded.entry(lane.digest.clone()).or_default().push(lane);
+        }
+        Ok(Self(loaded))
+    }
+
+    fn hindrance(&self, lane: &str) -> Option<String> {
+        let is_loaded = self.0.contains_key(lane);
+        (!is_loaded).then(|| {
+            "the rows of its file are not in the table: the job was stopped, or the file has changed since; what is in \
+             the file now is a backfill's affair"
+                .to_owned()
+        })
+    }
+
+    fn hindrance_of_time(&self, lane: &str, kept: &KeptRow) -> Option<String> {
+        // A row without a time that can be stored is in no range: it was refused wherever it was met.
+        let Value::Timestamp(event_us) = kept.event_time else { return None };
+        if !(TIME_MIN_US..TIME_MAX_US).contains(&event_us) {
+            return None;
+        }
+        let mut lanes = self.0.get(lane).into_iter().flatten();
+        let covers = |lane: &CommittedLane| lane.range_us.is_none_or(|(from, to)| (from..to).contains(&event_us));
+        (!lanes.any(covers)).then(|| {
+            "its event time lies outside what is loaded of its file; the backfill of that range meets it again"
+                .to_owned()
+        })
+    }
+}
+
+fn key_data_type(key_type: KeyType) -> DataType {
+    match key_type {
+        KeyType::Utf8 => DataType::Utf8,
+        KeyType::Int64 => DataType::Int64,
+    }
+}
+
+/// The JSON that [`BindPlan`] makes of a refused row.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeptJson {
+    keys: serde_json::Map<String, Json>,
+    event_time: Json,
+    known_at: Json,
+    inputs: serde_json::Map<String, Json>,
+    #[serde(default)]
+    incomplete: bool,
+}
+
+impl KeptRow {
+    /// The values of a kept row, bit for bit; or what is missing.
+    fn read(view: &ViewSpec, inputs: &str) -> Result<Self, String> {
+        let unreadable = |what: &str| format!("what is kept of it cannot be read: {what}");
+        let kept: KeptJson = serde_json::from_str(inputs).map_err(|error| unreadable(&error.to_string()))?;
+        if kept.incomplete {
+            return Err(
+                "one of its values could not be had from the source, so it was not kept; correct the source, and \
+                        bring the row in a file"
+                    .to_owned(),
+            );
+        }
+        let value = |values: &serde_json::Map<String, Json>, name: &str, data_type: DataType| {
+            let json = values.get(name).ok_or_else(|| unreadable(&format!("there is no `{name}`")))?;
+            let value = value_from_json(data_type, json).map_err(|error| unreadable(&format!("`{name}`: {error}")))?;
+            Ok::<_, String>(value.canonical())
+        };
+        let time = |name: &str, json: &Json| {
+            value_from_json(DataType::Timestamp, json).map_err(|error| unreadable(&format!("`{name}`: {error}")))
+        };
+        let keys = view.keys.iter().map(|key| value(&kept.keys, &key.name, key_data_type(key.key_type)));
+        let fields = view.description().inputs.iter();
+        let inputs = fields.map(|field| value(&kept.inputs, &field.name, field.data_type));
+        Ok(Self {
+            keys: keys.collect::<Result<_, _>>()?,
+            inputs: inputs.collect::<Result<_, _>>()?,
+            event_time: time("event_time", &kept.event_time)?,
+            known_at: time("known_at", &kept.known_at)?,
+        })
+    }
+}
+
+/// Why a replay cannot try this row; `None`: it can.
+pub(super) fn hindrance(view: &ViewSpec, loaded: &Loaded, row: &QuarantinedRow) -> Option<String> {
+    match loaded.hindrance(&row.lane).map_or_else(|| KeptRow::read(view, &row.inputs), Err) {
+        Ok(kept) => loaded.hindrance_of_time(&row.lane, &kept),
+        Err(hindrance) => Some(hindrance),
+    }
+}
+
+/// What a replay commits: its rows, if the table holds none of them yet and still has their lanes.
+struct Replayed<'a> {
+    table: &'a ViewTable,
+    adds: &'a [Json],
+    new: NewFiles<'a>,
+}
+
+#[async_trait]
+impl Proposal for Replayed<'_> {
+    async fn on(&mut self, base: &Base) -> Result<Option<Change>, OfflineError> {
+        check_new(self.table, self.adds, base).await?;
+        let adds = self.new.checked().await?.iter().cloned();
+        Ok(Some(Change { actions: adds.map(Action::Add).collect(), info: Vec::new(), operation: append() }))
+    }
+}
+
+impl ViewTable {
+    /// Makes rows of lanes that the table has visible, all at once and only once.
+    async fn commit_replay(&self, job: &str, adds: &[Json]) -> Result<u64, OfflineError> {
+        let table = self.ensure().await?;
+        let new = NewFiles::of(&self.location, self.store.as_ref(), adds)?;
+        let mut proposal = Replayed { table: self, adds, new };
+        let committed = commit_once(&self.location, &self.log_store, table, job, &mut proposal).await?;
+        let committed =
+            committed.ok_or_else(|| OfflineError::Quarantine("a replay has nothing to commit".to_owned()))?;
+        Ok(committed.version)
+    }
+}
+
+impl Quarantine {
+    /// Why a replay cannot try each of these refused rows of `view`; `None`: it can.
+    ///
+    /// # Errors
+    /// A table that cannot be read.
+    pub async fn hindrances(
+        &self,
+        view: &ViewSpec,
+        table: &ViewTable,
+        rows: &[&QuarantinedRow],
+    ) -> Result<Vec<Option<String>>, OfflineError> {
+        let loaded = Loaded::of(table).await?;
+        Ok(rows.iter().map(|row| hindrance(view, &loaded, row)).collect())
+    }
+}
+
+/// Which of the selected rows the table's current version holds.
+async fn stored_rows(table: &ViewTable, selection: &Selection) -> Result<HashSet<(String, i64)>, OfflineError> {
+    let mut wanted: Wanted<'_> = BTreeMap::new();
+    let mut range: Option<ScanRange> = None;
+    for ((_, lane, row), candidate) in &selection.taken {
+        let Value::Timestamp(event_us) = candidate.kept.event_time else { continue };
+        wanted.entry(lane).or_default().insert(*row);
+        let (from_us, to_us) = range.map_or((event_us, event_us), |range| (range.from_us, range.to_us));
+        range = Some(ScanRange { from_us: from_us.min(event_us), to_us: to_us.max(event_us) });
+    }
+    let mut found = HashSet::new();
+    let (Some(range), Some(state)) = (range, table.state(ReadVersion::Current).await?) else { return Ok(found) };
+    for file in state.files.into_iter().filter(|file| range.meets(file)) {
+        find_rows(table, &file, &wanted, &mut found).await?;
+    }
+    Ok(found)
+}
+
+/// Rows by lane.
+type Wanted<'a> = BTreeMap<&'a str, HashSet<i64>>;
+
+async fn find_rows(
+    table: &ViewTable,
+    file: &DataFile,
+    wanted: &Wanted<'_>,
+    found: &mut HashSet<(String, i64)>,
+) -> Result<(), OfflineError> {
+    let is_needed = |group: &RowGroupMetaData| may_hold_lanes(group, wanted);
+    for_each_row(table, file, is_needed, |lane, row| {
+        if wanted.get(lane).is_some_and(|rows| rows.contains(&row)) {
+            found.insert((lane.to_owned(), row));
+        }
+    })
+    .await
+}
+
+/// Shows lane and number of every row of a data file, in the row groups that are needed.
+async fn for_each_row(
+    table: &ViewTable,
+    file: &DataFile,
+    is_needed: impl Fn(&RowGroupMetaData) -> bool,
+    mut visit: impl FnMut(&str, i64),
+) -> Result<(), OfflineError> {
+    let (reader, damaged) = table.open_file(file);
+    let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&damaged)?;
+    let groups = builder.metadata().row_groups().iter().enumerate();
+    let groups: Vec<usize> = groups.filter(|(_, group)| is_needed(group)).map(|(number, _)| number).collect();
+    if groups.is_empty() {
+        return Ok(());
+    }
+    let schema = builder.schema();
+    let roots = [schema.index_of(COLUMN_LANE)?, schema.index_of(COLUMN_SEQUENCE)?];
+    let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+    let builder = builder.with_projection(mask).with_row_groups(groups).with_batch_size(BATCH_ROWS);
+    let mut batches = builder.build().map_err(&damaged)?;
+    while let Some(batch) = batches.try_next().await.map_err(&damaged)? {
+        let (Some(lane), Some(sequence)) = (batch.column_by_name(COLUMN_LANE), batch.column_by_name(COLUMN_SEQUENCE))
+        else {
+            continue;
+        };
+        let lane = arrow_cast::cast(lane, &arrow_schema::DataType::Utf8)?;
+        let (lanes, numbers) = (lane.as_string::<i32>(), sequence.as_primitive::<Int64Type>());
+        for row in 0..batch.num_rows() {
+            visit(lanes.value(row), numbers.value(row));
+        }
+    }
+    Ok(())
+}
+
+/// Whether rows of these lanes may be in a row group, by its statistics. Files of one lane are most of them.
+fn may_hold_lanes(group: &RowGroupMetaData, wanted: &Wanted<'_>) -> bool {
+    let lane = group.columns().iter().find(|column| column.column_path().string() == COLUMN_LANE);
+    let Some(Statistics::ByteArray(statistics)) = lane.and_then(|column| column.statistics()) else { return true };
+    let (Some(min), Some(max)) = (statistics.min_opt(), statistics.max_opt()) else { return true };
+    // A limit that was cut is below the smallest, or above the greatest.
+    wanted.keys().any(|lane| min.data() <= lane.as_bytes() && lane.as_bytes() <= max.data())
+}
+
+/// Refuses rows that another job has stored since they were tried, or whose file it has taken out of the table.
+async fn check_new(table: &ViewTable, adds: &[Json], base: &Base) -> Result<(), OfflineError> {
+    let mut ours: BTreeMap<String, HashSet<i64>> = BTreeMap::new();
+    let mut range: Option<ScanRange> = None;
+    for add in adds {
+        let file = DataFile {
+            path: add["path"].as_str().unwrap_or_default().to_owned(),
+            bytes: add["size"].as_u64().unwrap_or_default(),
+            event_time_us: add["stats"].as_str().and_then(event_time_range),
+        };
+        let (from_us, to_us) = file.event_time_us.unwrap_or((i64::MIN, i64::MAX));
+        let whole = range.unwrap_or(ScanRange { from_us, to_us });
+        range = Some(ScanRange { from_us: whole.from_us.min(from_us), to_us: whole.to_us.max(to_us) });
+        let note = |lane: &str, row: i64| {
+            match ours.get_mut(lane) {
+                Some(rows) => rows.insert(row),
+                None => ours.insert(lane.to_owned(), HashSet::from([row])).is_none(),
+            };
+        };
+        for_each_row(table, &file, |_| true, note).await?;
+    }
+    let Some(range) = range else { return Ok(()) };
+    let log = read_lane_log(&table.location, &table.log_store, base.version).await?;
+    let is_loaded = |lane: &str| log.lanes.values().flatten().any(|loaded| loaded.digest == lane);
+    if let Some(lane) = ours.keys().find(|lane| !is_loaded(lane)) {
+        return Err(OfflineError::Quarantine(format!(
+            "another job has taken the rows of {lane} out of the table since this replay tried them; nothing was committed: \
+             start a new one"
+        )));
+    }
+    let wanted: Wanted<'_> = ours.iter().map(|(lane, rows)| (lane.as_str(), rows.clone())).collect();
+    let mut found = HashSet::new();
+    for live in base.files.iter().filter(|live| range.meets(&live.file)) {
+        find_rows(table, &live.file, &wanted, &mut found).await?;
+    }
+    match found.iter().next() {
+        None => Ok(()),
+        Some((lane, row)) => Err(OfflineError::Quarantine(format!(
+            "another job has stored row {row} of {lane} since this replay tried it; nothing was committed: start a new one"
+        ))),
+    }
+}
