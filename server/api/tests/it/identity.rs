@@ -1,5 +1,5 @@
-//! Transform identity: a batch, any split of it in any order, single rows, and what is served from the online store with
-//! the transform before storing or in the request, are the same bits.
+//! Transform identity: a batch, any split of it in any order, single rows, what is served from the online store with the
+//! transform before storing or in the request, and what is computed on demand, are the same bits, also under bounds.
 //!
 //! Three cases of four have a generated schema and a component that is assembled for it, whose results are known without
 //! the engine; the others are of the example transforms. Rows hold what goes wrong elsewhere far more often than chance
@@ -20,8 +20,8 @@ use eadem_engine::{Accepted, CallClass, CompilerCommand, Engine, EngineConfig, U
 use eadem_online::{Coverage, EmbeddedOptions, EmbeddedStore, KeyBytes, OnlineStore, PointRead, Row, RowBody, TableId};
 use eadem_query::{AppliedRows, FailedRow, RowTransform, TransformFailure, TransformedRows, Validation, run_transform};
 use eadem_registry::model::{
-    About, Binding, BoundTo, Deployment, Entity, EventTime, JoinKey, KnownAt, OutlierBound, Placement, RequiredKey,
-    ResolvedService, ServiceEntry, Source, StoredView, ValidationPolicy, ViewRef, ViewVersion,
+    About, Binding, BoundTo, Deployment, Entity, EventTime, JoinKey, KnownAt, OutlierBound, Placement, RequestField,
+    RequiredKey, ResolvedService, ServiceEntry, Source, StoredView, ValidationPolicy, ViewRef, ViewVersion,
 };
 use eadem_semantics::{ReadAt, RowOrder, Status};
 use eadem_values::{
@@ -135,6 +135,8 @@ struct Subject {
     on_write: Served,
     /// Of total transforms.
     on_read: Option<Served>,
+    /// The same transform and bounds over fields of the request.
+    on_demand: Served,
 }
 
 /// A view, its plan and its table.
@@ -160,7 +162,14 @@ impl Subject {
             true => Some(Served::new(view(&accepted, Placement::OnRead, &bounds), store).await),
             false => None,
         };
-        Self { component, made, on_write, on_read }
+        let mut on_demand = view(&accepted, Placement::OnRead, &bounds);
+        on_demand.stored = None;
+        on_demand.digest = Digest::of(format!("{} on demand", on_demand.id.name).as_bytes());
+        for binding in &mut on_demand.bindings {
+            binding.from = BoundTo::Request(binding.input.name.clone());
+        }
+        let on_demand = Served::new(on_demand, store).await;
+        Self { component, made, on_write, on_read, on_demand }
     }
 
     fn description(&self) -> &Description {
@@ -414,13 +423,18 @@ fn plan(view: ViewVersion) -> ServingPlan {
         role: None,
         key_type: KeyType::Int64,
     };
+    let request_fields = view.request_inputs().map(|(name, input)| RequestField {
+        name: name.to_owned(),
+        data_type: input.data_type,
+        nullable: input.nullable,
+    });
     let service = ResolvedService {
         name: None,
         version: None,
         digest: None,
         entries: view.description.outputs.iter().map(entry).collect(),
-        keys: vec![key],
-        request_fields: Vec::new(),
+        keys: if view.is_on_demand() { Vec::new() } else { vec![key] },
+        request_fields: request_fields.collect(),
         views: BTreeMap::from([(view.id.clone(), Arc::new(view))]),
         about: About::default(),
     };
@@ -484,6 +498,32 @@ async fn served(
         };
         Outcome::Values(answer.columns.iter().zip(outputs.zip(statuses)).map(value).collect())
     };
+    (0..expected.len()).map(outcome).collect()
+}
+
+/// Asks for all rows at once, with the inputs sent along.
+async fn served_on_demand(
+    Served { view, plan, table }: &Served,
+    inputs: &[ArrayRef],
+    expected: &[Outcome],
+    loaded: &Loaded,
+) -> Vec<Outcome> {
+    let request = inputs.iter().map(|input| eadem_values::canonicalize(input).unwrap()).collect();
+    let asked = EntityRows { at_us: vec![2_000; expected.len()], keys: Vec::new(), request };
+    let answer = serve(plan, &asked, table, loaded).await.unwrap();
+    let outcome = |row: usize| {
+        let statuses: Vec<Status> = answer.columns.iter().map(|column| column.statuses[row]).collect();
+        if statuses.contains(&Status::Error) {
+            return Outcome::Failed;
+        }
+        // A dropped row says null everywhere, as one of nulls does.
+        if matches!(expected[row], Outcome::Dropped) && statuses.iter().all(|status| *status == Status::Null) {
+            return Outcome::Dropped;
+        }
+        let value = |column: &eadem_api::serving::AnswerColumn| value_at(column.values.as_ref(), row).unwrap();
+        Outcome::Values(answer.columns.iter().map(value).collect())
+    };
+    assert_eq!(answer.columns.len(), view.description.outputs.len());
     (0..expected.len()).map(outcome).collect()
 }
 
@@ -576,6 +616,7 @@ async fn differing_bits_of_case(
         let answer = served(on_read, &inputs, &as_stored, loaded, first_id, chance.below(2) == 0).await;
         compare("serving with on_read", &answer);
     }
+    compare("serving on demand", &served_on_demand(&subject.on_demand, &inputs, &batch, loaded).await);
     differing
 }
 

@@ -9,8 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use eadem_offline::{
-    Cancel, CompactOptions, Compaction, FilesInUse, InUse, MemoryLedger, OfflineError, OfflineStore, VacuumOptions,
-    ViewSpec, compact, run_backfill,
+    Cancel, CompactOptions, Compaction, FilesInUse, InUse, MemoryLedger, OfflineError, OfflineStore, QuarantineFilter,
+    Replay, ReplayOptions, VacuumOptions, ViewSpec, compact, run_backfill, run_replay,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -149,9 +149,10 @@ pub enum Deed {
     Recompute,
     Compact,
     Vacuum,
+    Replay,
 }
 
-pub const DEEDS: [Deed; 4] = [Deed::Replace, Deed::Recompute, Deed::Compact, Deed::Vacuum];
+pub const DEEDS: [Deed; 5] = [Deed::Replace, Deed::Recompute, Deed::Compact, Deed::Vacuum, Deed::Replay];
 
 /// A source and a table to which a deed is to be done.
 pub struct Scene {
@@ -180,10 +181,14 @@ impl Scene {
         let scene = Self::at(folder);
         scene.write("a.parquet", rows, 0);
         scene.write("b.parquet", rows / 2, 10_000);
+        if deed == Deed::Replay {
+            // Too far ahead of the first job, not of the replay.
+            scene.write_of("2024-05", "ahead.parquet", rows, 50_000);
+        }
         let store = scene.open("prepared");
         scene.backfill(&store, "first", None, Arc::new(MemoryLedger::default())).await.unwrap();
         match deed {
-            Deed::Compact => {}
+            Deed::Compact | Deed::Replay => {}
             Deed::Replace | Deed::Vacuum => scene.write("a.parquet", rows - 3, 20_000),
             Deed::Recompute => {
                 scene.write("b.parquet", rows / 2 + 2, 30_000);
@@ -198,10 +203,14 @@ impl Scene {
     }
 
     fn write(&self, name: &str, rows: usize, first: usize) {
+        self.write_of("2023-05", name, rows, first);
+    }
+
+    fn write_of(&self, month: &str, name: &str, rows: usize, first: usize) {
         let texts: Vec<(String, String)> = (first..first + rows)
             .map(|row| {
                 let time =
-                    format!("2023-05-0{}T{:02}:{:02}:{:02}Z", 1 + row % 3, row % 24, row / 24 % 60, row / 1_440 % 60);
+                    format!("{month}-0{}T{:02}:{:02}:{:02}Z", 1 + row % 3, row % 24, row / 24 % 60, row / 1_440 % 60);
                 (format!("card{}", row % 5), time)
             })
             .collect();
@@ -260,6 +269,25 @@ impl Scene {
                 self.backfill(store, "deed", Some(range), ledger).await
             }
             Deed::Compact => self.compact(store, "deed").await,
+            Deed::Replay => {
+                let refused = self.open("prepared").quarantine(&self.view.name, self.view.version)?.version().await?;
+                let replay = Replay {
+                    job: "deed".to_owned(),
+                    view: self.view.clone(),
+                    store: store.clone(),
+                    ledger,
+                    options: ReplayOptions {
+                        created_at_us: at("2024-06-01T00:00:00Z"),
+                        version: refused.unwrap(),
+                        filter: QuarantineFilter::default(),
+                        rows_max: 10_000,
+                        buffered_bytes_max: 256 << 20,
+                    },
+                    progress: None,
+                    cancel: Cancel::default(),
+                };
+                run_replay(replay).await.map(|_| ())
+            }
             Deed::Vacuum => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros();
                 let options = VacuumOptions::at(i64::try_from(now).unwrap() + 30 * 86_400_000_000);
@@ -298,7 +326,7 @@ async fn disturbed_at_every_write(deed: Deed) {
     let after = scene.rows(&undisturbed).await;
     let version = scene.version(&undisturbed).await;
     match deed {
-        Deed::Replace | Deed::Recompute => assert_ne!(before, after),
+        Deed::Replace | Deed::Recompute | Deed::Replay => assert_ne!(before, after),
         Deed::Compact | Deed::Vacuum => assert_eq!(before, after),
     }
     for fault in FAULTS {
@@ -344,6 +372,11 @@ async fn a_recomputation_disturbed_at_any_write_is_whole_or_not_there() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_compaction_disturbed_at_any_write_is_whole_or_not_there() {
     disturbed_at_every_write(Deed::Compact).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_disturbed_at_any_write_is_whole_or_not_there() {
+    disturbed_at_every_write(Deed::Replay).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
