@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use arrow::array::{Array, BooleanArray, RecordBatch, StringArray};
-use arrow::compute::filter_record_batch;
+use arrow::array::{RecordBatch, StringArray};
+use arrow::datatypes::DataType;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::project::Project;
 
@@ -14,19 +14,21 @@ const SERVICE: &str = "[service.seats]\nfeatures = [\"plane_profile:seats\"]\n";
 const SPINE: &str = "tailnum,timestamp\nN14228,2013-07-01T12:00:00Z\nN24211,2013-07-02T12:00:00Z\n";
 const AS_OF: &str = "2014-01-01T00:00:00Z";
 
-/// Takes the rows of one plane out of the file; gives how many are left.
-fn without_plane(file: &Path, tailnum: &str) -> u64 {
+/// Registers a plane anew under another name; gives the number of all planes.
+fn rename_plane(file: &Path, from: &str, to: &str) -> u64 {
     let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(file).unwrap()).unwrap();
     let schema = reader.schema().clone();
-    let kept = |batch: RecordBatch| {
-        let names = arrow::compute::cast(batch.column_by_name("tailnum").unwrap(), &arrow::datatypes::DataType::Utf8);
-        let names = names.unwrap();
-        let names = names.as_any().downcast_ref::<StringArray>().unwrap();
-        let stays: BooleanArray = (0..names.len()).map(|row| Some(names.value(row) != tailnum)).collect();
-        filter_record_batch(&batch, &stays).unwrap()
+    let column = schema.index_of("tailnum").unwrap();
+    let renamed = |batch: RecordBatch| {
+        let names = arrow::compute::cast(batch.column(column), &DataType::Utf8).unwrap();
+        let names = names.as_any().downcast_ref::<StringArray>().unwrap().iter();
+        let names: StringArray = names.map(|name| if name == Some(from) { Some(to) } else { name }).collect();
+        let mut columns = batch.columns().to_vec();
+        columns[column] = arrow::compute::cast(&names, schema.field(column).data_type()).unwrap();
+        RecordBatch::try_new(schema.clone(), columns).unwrap()
     };
-    let batches: Vec<RecordBatch> = reader.build().unwrap().map(|batch| kept(batch.unwrap())).collect();
-    let mut writer = ArrowWriter::try_new(std::fs::File::create(file).unwrap(), schema, None).unwrap();
+    let batches: Vec<RecordBatch> = reader.build().unwrap().map(|batch| renamed(batch.unwrap())).collect();
+    let mut writer = ArrowWriter::try_new(std::fs::File::create(file).unwrap(), schema.clone(), None).unwrap();
     for batch in &batches {
         writer.write(batch).unwrap();
     }
@@ -60,12 +62,12 @@ fn a_changed_file_a_recomputed_range_a_compaction_and_a_vacuum_leave_training_se
     assert!(before.is_number(), "{before}");
     let first = current_epoch(&project);
 
-    // The file loses a plane: its row goes, and nobody is served it any more.
-    let left = without_plane(&project.path("data/planes.parquet"), "N14228");
+    // A plane has another name: nobody is served the old one any more.
+    let planes = rename_plane(&project.path("data/planes.parquet"), "N14228", "N00000");
     let replaced = project.json(&["backfill", "plane_profile"]);
     let view = &replaced["backfill"]["result"]["views"][0];
     assert_eq!(view["files_replaced"][0], "planes.parquet", "{view}");
-    assert_eq!((view["rows_removed"].as_u64(), view["rows_stored"].as_u64()), (Some(left + 1), Some(left)), "{view}");
+    assert_eq!((view["rows_removed"].as_u64(), view["rows_stored"].as_u64()), (Some(planes), Some(planes)), "{view}");
     assert_eq!(seats(&project), Json::Null);
     let second = current_epoch(&project);
     assert_eq!(second["epoch"], view["online"]["epoch"], "{replaced}");
@@ -116,4 +118,60 @@ fn a_changed_file_a_recomputed_range_a_compaction_and_a_vacuum_leave_training_se
     let read = |name: &str| std::fs::read(project.path(name)).unwrap();
     assert_eq!(read("one.parquet"), read("again.parquet"));
     assert_eq!(seats(&project), Json::Null);
+}
+
+/// Between the commit that takes rows out and the epoch without them, all answers are of the old state: those that the online
+/// store proves, and those that history gives.
+#[test]
+fn readers_see_one_state_until_a_new_epoch_takes_over() {
+    let project = Project::of_flights();
+    project.write("features/seats.toml", SERVICE);
+    project.succeed(&["apply"]);
+    project.succeed(&["backfill", "plane_profile"]);
+    project.succeed(&["materialize", "plane_profile", "--as-of", AS_OF]);
+    let server = project.serve();
+    // Of each plane at an instant that lies before what the online store proves, and at one that does not.
+    let seats = || {
+        let reads = ["N14228", "N00000"].map(|plane| {
+            ["2005-01-01T00:00:00Z", "2013-07-01T00:00:00Z"].map(|at| {
+                let path = format!("/features/{plane}?service=seats@1&timestamp={at}&include=metadata");
+                let (status, reply) = server.get(&path);
+                assert_eq!(status, 200, "{reply}");
+                (reply["features"]["seats"].is_number(), reply["metadata"]["seats"]["store"].clone())
+            })
+        });
+        let stores = reads.iter().all(|[before, since]| (&before.1, &since.1) == (&json!("offline"), &json!("online")));
+        assert!(stores, "one answer of each is proved online, the other is not: {reads:?}");
+        reads.map(|reads| reads.map(|(is_there, _)| is_there))
+    };
+    assert_eq!(seats(), [[true, true], [false, false]]);
+
+    // No new epoch can be made: its file's place is taken.
+    rename_plane(&project.path("data/planes.parquet"), "N14228", "N00000");
+    let obstacles = (0..20).map(|number| project.path(&format!(".eadem/online/tables/{number}.redb")));
+    let obstacles: Vec<_> = obstacles.filter(|obstacle| std::fs::create_dir(obstacle).is_ok()).collect();
+    let (status, job) = server.post("/jobs/backfill", &json!({ "views": ["plane_profile"] }));
+    assert_eq!(status, 202, "{job}");
+    let path = format!("/jobs/{}", job["id"].as_str().unwrap());
+    let end = || {
+        let (_, events) = server.raw("GET", &format!("{path}/events"), "Host: localhost\r\n", b"");
+        assert!(events.contains("event: end"), "{events}");
+        server.get(&path).1
+    };
+    let failed = end();
+    assert_eq!(failed["state"], "failed", "{failed}");
+    assert!(failed["error"].as_str().unwrap().contains("still serves rows that it took out"), "{failed}");
+    let (_, online) = server.get("/online");
+    assert_eq!((&online["views"][0]["offline_commit"], &online["views"][0]["withdrawn_in"]), (&json!(1), &json!(2)));
+    assert_eq!(seats(), [[true, true], [false, false]], "answers are of two states");
+
+    obstacles.iter().for_each(|obstacle| std::fs::remove_dir(obstacle).unwrap());
+    let (status, resumed) = server.post(&format!("{path}/resume"), &json!({}));
+    assert_eq!(status, 202, "{resumed}");
+    let done = end();
+    assert_eq!(done["state"], "succeeded", "{done}");
+    assert_eq!(seats(), [[false, false], [true, true]]);
+    let (_, online) = server.get("/online");
+    let current = online["views"].as_array().unwrap().iter().find(|view| view["state"] == "current").unwrap();
+    assert_eq!((&current["offline_commit"], &current["withdrawn_in"]), (&json!(2), &Json::Null), "{online}");
 }

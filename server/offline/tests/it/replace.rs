@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
 use eadem_offline::{
-    BackfillReport, Compaction, JobLedger, MemoryLedger, OfflineError, OfflineStore, ViewSpec, compact, run_backfill,
+    BackfillReport, Compaction, JobLedger, MemoryLedger, OfflineError, OfflineStore, ReadVersion, ViewSpec, compact,
+    run_backfill,
 };
 
 use crate::backfill::{DyingLedger, many, payments};
@@ -336,5 +337,58 @@ async fn equal_rows_of_another_file_stay() {
     compact(place.compaction("compact")).await.unwrap();
     write_parquet(&place.input("a.parquet"), &payments(&[other]), 10);
     assert_eq!(place.run("second").await.unwrap().rows_removed, 1);
+    assert_eq!(place.rows().await, place.rows_of_a_new_table().await);
+}
+
+/// Rows that were loaded elsewhere from an older version may be rows that are gone: beside them that version is read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beside_rows_of_an_older_version_a_table_is_read_as_it_was_if_rows_went_since() {
+    let place = Place::new();
+    let beside = |version: u64| {
+        let table = place.store.table(&place.view).unwrap();
+        async move { table.version_beside(Some(version)).await.unwrap() }
+    };
+    assert_eq!(beside(1).await, ReadVersion::NoTable);
+    place.write("a.parquet", 30, 0);
+    place.run("first").await.unwrap();
+    place.write("b.parquet", 20, 500);
+    place.run("append").await.unwrap();
+    assert_eq!(beside(1).await, ReadVersion::At(2));
+    place.write("a.parquet", 31, 7);
+    place.run("replace").await.unwrap();
+    compact(place.compaction("compact")).await.unwrap();
+    let expected = [(1, 1), (2, 2), (3, 4), (4, 4)];
+    for (version, read) in expected {
+        assert_eq!(beside(version).await, ReadVersion::At(read), "beside {version}");
+    }
+    assert_eq!(place.store.table(&place.view).unwrap().version_beside(None).await.unwrap(), ReadVersion::Current);
+}
+
+fn actions(place: &Place, version: u64) -> Vec<serde_json::Value> {
+    let log = place.root().join(format!("views/payments/v1/_delta_log/{version:020}.json"));
+    std::fs::read_to_string(log).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A lane goes by whole files: none of the table's other data is read or written again, also where the log was put together
+/// in a checkpoint.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_of_its_own_files_goes_without_writing_others_again() {
+    let place = Place::new();
+    place.write("a.parquet", 60, 0);
+    place.write("b.parquet", 40, 500);
+    place.run("first").await.unwrap();
+    let location = url::Url::from_directory_path(place.root().join("views/payments/v1")).unwrap();
+    let table = deltalake_core::open_table(location).await.unwrap();
+    deltalake_core::checkpoints::create_checkpoint(&table, None).await.unwrap();
+    place.write("a.parquet", 60, 7);
+    let report = place.run("second").await.unwrap();
+    let actions = actions(&place, 2);
+    let rows = |add: &serde_json::Value| {
+        let stats: serde_json::Value = serde_json::from_str(add["stats"].as_str().unwrap()).unwrap();
+        stats["numRecords"].as_u64().unwrap()
+    };
+    let added: u64 = actions.iter().filter(|action| !action["add"].is_null()).map(|action| rows(&action["add"])).sum();
+    assert_eq!(added, report.rows_stored);
+    assert!(actions.iter().any(|action| action["remove"]["dataChange"] == true));
     assert_eq!(place.rows().await, place.rows_of_a_new_table().await);
 }
