@@ -279,7 +279,7 @@ impl Proposal for Backfilled<'_> {
             false => DeltaOperation::Write {
                 mode: SaveMode::Overwrite,
                 partition_by: None,
-                predicate: Some(lanes.withdrawn.to_string()),
+                predicate: lanes.withdrawn.expression(),
             },
         };
         let adds = self.new.checked().await?.iter().cloned().chain(withdrawn.adds);

@@ -10,7 +10,7 @@ use eadem_values::{TIME_MAX_US, TIME_MIN_US};
 use serde::{Deserialize, Serialize};
 
 use crate::error::OfflineError;
-use crate::ledger::{JobPlan, PlannedFile};
+use crate::ledger::{JobPlan, PlannedFile, ReplacedFile};
 use crate::location::Location;
 use crate::table::read_commit;
 
@@ -18,6 +18,9 @@ const INFO_LANES: &str = "eadem.lanes";
 const INFO_LANES_REMOVED: &str = "eadem.lanesRemoved";
 const INFO_LANES_BEFORE: &str = "eadem.lanesBefore";
 const INFO_WITHDRAWN_AT: &str = "eadem.withdrawnAt";
+
+/// Commits that are read back before one says all lanes that there are.
+const LANE_COMMITS_MAX: usize = 64;
 
 /// A range of event times, `[from, to)` in microseconds.
 pub(crate) type RangeUs = (i64, i64);
@@ -76,6 +79,8 @@ pub(crate) struct LaneLog {
     pub(crate) latest_commit: Option<u64>,
     /// The latest commit that took rows out.
     pub(crate) withdrawn_at: Option<u64>,
+    /// Commits that had to be read for it.
+    commits: usize,
 }
 
 /// Whether a range leaves out no event time that can be stored.
@@ -108,6 +113,15 @@ pub(crate) fn covers(loaded: &[Option<RangeUs>], asked: Option<RangeUs>) -> bool
     from >= to
 }
 
+/// The lanes of each digest: one content may have been loaded under several paths.
+pub(crate) fn by_digest(lanes: &Lanes) -> BTreeMap<&str, Vec<&CommittedLane>> {
+    let mut of_digest: BTreeMap<&str, Vec<&CommittedLane>> = BTreeMap::new();
+    for lane in lanes.values().flatten() {
+        of_digest.entry(&lane.digest).or_default().push(lane);
+    }
+    of_digest
+}
+
 /// What is left of `range` without `gone`.
 fn without(range: Option<RangeUs>, gone: Option<RangeUs>) -> Vec<RangeUs> {
     let Some(gone) = gone else { return Vec::new() };
@@ -138,6 +152,20 @@ impl LaneChange {
         Ok(change)
     }
 
+    /// The lanes after this change.
+    fn applied_to(&self, lanes: &Lanes) -> Lanes {
+        let removed: BTreeSet<&LaneName> = self.removed.iter().collect();
+        let mut after = Lanes::new();
+        let kept = lanes.values().flatten().filter(|lane| !removed.contains(&lane.name()));
+        for lane in kept.chain(&self.added) {
+            let of_path = after.entry(lane.path.clone()).or_default();
+            if !of_path.contains(lane) {
+                of_path.push(lane.clone());
+            }
+        }
+        after
+    }
+
     /// The lanes of changed files go, with all their rows, unless another file has that content now.
     fn replace(&mut self, plan: &JobPlan, lanes: &Lanes) {
         for replaced in &plan.replaced {
@@ -151,12 +179,10 @@ impl LaneChange {
                 self.added.extend(held.iter().map(|lane| CommittedLane { path: path.clone(), ..(*lane).clone() }));
             }
         }
-        let stays = |digest: &str| {
-            let is_held = |lane: &CommittedLane| lane.digest == digest && !self.removed.contains(&lane.name());
-            lanes.values().flatten().any(is_held) || self.added.iter().any(|lane| lane.digest == digest)
-        };
-        let gone = self.removed.iter().map(|lane| lane.digest.clone()).filter(|digest| !stays(digest)).collect();
-        self.withdrawn = Withdrawn { digests: gone, range_us: None };
+        let after = self.applied_to(lanes);
+        let held: BTreeSet<&str> = after.values().flatten().map(|lane| lane.digest.as_str()).collect();
+        let gone = self.removed.iter().filter(|lane| !held.contains(lane.digest.as_str()));
+        self.withdrawn = Withdrawn { digests: gone.map(|lane| lane.digest.clone()).collect(), range_us: None };
     }
 
     /// The rows of the range go, whichever content of a file that is there they came from.
@@ -164,6 +190,9 @@ impl LaneChange {
         let current: BTreeSet<&str> = plan.files.iter().map(|file| file.digest.as_str()).collect();
         let mut digests: BTreeSet<String> = current.iter().map(|digest| (*digest).to_owned()).collect();
         let gone = plan.range_us.filter(|_| !is_whole(plan.range_us));
+        let replaced_lanes: BTreeSet<LaneName> = plan.replaced.iter().map(ReplacedFile::name).collect();
+        let elsewhere = lanes.values().flatten().filter(|lane| !replaced_lanes.contains(&lane.name()));
+        let elsewhere: BTreeSet<&str> = elsewhere.map(|lane| lane.digest.as_str()).collect();
         for replaced in &plan.replaced {
             let held = lanes.get(&replaced.path).into_iter().flatten();
             let held: Vec<&CommittedLane> = held.filter(|lane| lane.digest == replaced.digest).collect();
@@ -173,8 +202,7 @@ impl LaneChange {
             }
             self.removed.push(LaneName { path: replaced.path.clone(), digest: replaced.digest.clone() });
             // The rows of a file that is gone stay, also where one that is there once had its content.
-            let is_elsewhere = |lane: &&CommittedLane| !plan.replaced.iter().any(|replaced| replaced.is(lane));
-            if lanes.values().flatten().filter(|lane| lane.digest == replaced.digest).any(|lane| is_elsewhere(&lane)) {
+            if elsewhere.contains(replaced.digest.as_str()) {
                 continue;
             }
             digests.insert(replaced.digest.clone());
@@ -192,21 +220,24 @@ fn check_still_new(plan: &JobPlan, lanes: &Lanes) -> Result<(), OfflineError> {
         let reason = format!("{what} since this job was planned; cancel it and start a new one");
         Err(OfflineError::File { file: url.to_owned(), reason })
     };
+    let of_digest = by_digest(lanes);
+    let replaced_lanes: BTreeSet<LaneName> = plan.replaced.iter().map(ReplacedFile::name).collect();
     for file in &plan.files {
         let was_known = |lane: &&CommittedLane| lane.range_us.is_some_and(|range| file.loaded_us.contains(&range));
-        let same_bytes = lanes.values().flatten().filter(|lane| lane.digest == file.digest);
+        let same_bytes = of_digest.get(file.digest.as_str()).into_iter().flatten().copied();
         // A recomputation takes out whatever of the file is there.
         let is_new = |lane: &CommittedLane| !plan.recompute && meet(lane.range_us, plan.range_us);
         if same_bytes.filter(|lane| !was_known(lane)).any(is_new) {
             return refuse(&file.url, "was loaded by another job");
         }
         let mut others = lanes.get(&file.path).into_iter().flatten().filter(|lane| lane.digest != file.digest);
-        if others.any(|lane| !plan.replaced.iter().any(|known| known.is(lane))) {
+        if others.any(|lane| !replaced_lanes.contains(&lane.name())) {
             return refuse(&file.url, "was loaded with another content by another job");
         }
     }
     for replaced in &plan.replaced {
-        let mut held = lanes.get(&replaced.path).into_iter().flatten().filter(|lane| replaced.is(lane));
+        let held = lanes.get(&replaced.path).into_iter().flatten();
+        let mut held = held.filter(|lane| lane.digest == replaced.digest);
         // All of its rows go, so all of its range must be loaded anew.
         if !plan.recompute && held.any(|lane| !covers(&[plan.range_us], lane.range_us)) {
             return refuse(&replaced.path, "was loaded for another time range by another job");
@@ -270,6 +301,7 @@ pub(crate) async fn read_lane_log(
                 log.lanes.entry(lane.path.clone()).or_default().push(lane);
             }
         }
+        log.commits += 1;
         // What a commit takes away was there before it: a lane that it adds itself stays.
         gone.extend(field::<Vec<LaneName>>(&info, INFO_LANES_REMOVED)?);
         next = match info[INFO_LANES_BEFORE].as_u64() {
@@ -288,16 +320,21 @@ fn field<T: serde::de::DeserializeOwned + Default>(info: &serde_json::Value, nam
     }
 }
 
-/// What the commitInfo of version `version` says of lanes, where the log before it is `log`.
+/// What the commitInfo of a new version says of lanes, where the log before it is `log`. Now and then it says all that there
+/// are, so that readers need not go back to the table's beginning.
 pub(crate) fn describe(
     change: &LaneChange,
     log: &LaneLog,
     withdraws_in: Option<u64>,
 ) -> Vec<(String, serde_json::Value)> {
+    let (added, removed, before) = match log.commits < LANE_COMMITS_MAX {
+        true => (change.added.clone(), change.removed.clone(), log.latest_commit),
+        false => (change.applied_to(&log.lanes).into_values().flatten().collect(), Vec::new(), None),
+    };
     vec![
-        (INFO_LANES.to_owned(), serde_json::json!(change.added)),
-        (INFO_LANES_REMOVED.to_owned(), serde_json::json!(change.removed)),
-        (INFO_LANES_BEFORE.to_owned(), serde_json::json!(log.latest_commit)),
+        (INFO_LANES.to_owned(), serde_json::json!(added)),
+        (INFO_LANES_REMOVED.to_owned(), serde_json::json!(removed)),
+        (INFO_LANES_BEFORE.to_owned(), serde_json::json!(before)),
         (INFO_WITHDRAWN_AT.to_owned(), serde_json::json!(withdraws_in.or(log.withdrawn_at))),
     ]
 }
@@ -324,5 +361,27 @@ mod tests {
         assert!(without(Some((0, 10)), None).is_empty());
         assert_eq!(without(None, Some((3, 5))), [(TIME_MIN_US, 3), (5, TIME_MAX_US)]);
         assert_eq!(without(Some((0, 2)), Some((3, 5))), [(0, 2)]);
+    }
+
+    fn lane(path: &str, digest: &str) -> CommittedLane {
+        CommittedLane { path: path.to_owned(), digest: digest.to_owned(), range_us: None }
+    }
+
+    #[test]
+    fn now_and_then_a_commit_says_all_lanes() {
+        let lanes = Lanes::from([("a".to_owned(), vec![lane("a", "old")]), ("b".to_owned(), vec![lane("b", "other")])]);
+        let change = LaneChange {
+            added: vec![lane("a", "new")],
+            removed: vec![lane("a", "old").name()],
+            ..LaneChange::default()
+        };
+        let said = |commits: usize| {
+            let log = LaneLog { lanes: lanes.clone(), latest_commit: Some(9), withdrawn_at: Some(3), commits };
+            let info: BTreeMap<String, serde_json::Value> = describe(&change, &log, None).into_iter().collect();
+            let lanes: Vec<CommittedLane> = serde_json::from_value(info[INFO_LANES].clone()).unwrap_or_default();
+            (lanes, info[INFO_LANES_REMOVED].as_array().map(Vec::len), info[INFO_LANES_BEFORE].as_u64())
+        };
+        assert_eq!(said(1), (vec![lane("a", "new")], Some(1), Some(9)));
+        assert_eq!(said(LANE_COMMITS_MAX), (vec![lane("a", "new"), lane("b", "other")], Some(0), None));
     }
 }

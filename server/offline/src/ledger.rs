@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::lanes::CommittedLane;
+use crate::lanes::LaneName;
 use crate::quarantine::RefusalCounts;
 
 /// A ledger that could not answer.
@@ -53,8 +53,8 @@ pub struct ReplacedFile {
 }
 
 impl ReplacedFile {
-    pub(crate) fn is(&self, lane: &CommittedLane) -> bool {
-        self.path == lane.path && self.digest == lane.digest
+    pub(crate) fn name(&self) -> LaneName {
+        LaneName { path: self.path.clone(), digest: self.digest.clone() }
     }
 }
 

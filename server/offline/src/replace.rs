@@ -1,7 +1,6 @@
 //! Taking rows out of a table: whole data files where all of their rows go, else files written again without them.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -27,6 +26,9 @@ const BATCH_ROWS: usize = 8_192;
 
 /// Bytes of kept rows that are held before they are written.
 const BUFFERED_BYTES_MAX: usize = 256 << 20;
+
+/// Lanes that are named in the log where their rows are taken out.
+const LANES_NAMED_MAX: usize = 32;
 
 impl Withdrawn {
     fn asks_for(&self, lane: &str, event_us: i64) -> bool {
@@ -56,16 +58,19 @@ impl Withdrawn {
     }
 }
 
-/// As an expression over the table's columns, for the log's readers.
-impl fmt::Display for Withdrawn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Withdrawn {
+    /// As an expression over the table's columns, for readers of the log; `None` where it would be endless.
+    pub(crate) fn expression(&self) -> Option<String> {
+        if self.digests.len() > LANES_NAMED_MAX {
+            return None;
+        }
         let lanes: Vec<String> = self.digests.iter().map(|digest| format!("'{digest}'")).collect();
-        write!(f, "{COLUMN_LANE} IN ({})", lanes.join(", "))?;
+        let mut text = format!("{COLUMN_LANE} IN ({})", lanes.join(", "));
         if let Some((from, to)) = self.range_us {
             let (from, to) = (format_timestamp(from), format_timestamp(to));
-            write!(f, " AND {COLUMN_EVENT_TIME} >= '{from}' AND {COLUMN_EVENT_TIME} < '{to}'")?;
+            text.push_str(&format!(" AND {COLUMN_EVENT_TIME} >= '{from}' AND {COLUMN_EVENT_TIME} < '{to}'"));
         }
-        Ok(())
+        Some(text)
     }
 }
 

@@ -1,11 +1,11 @@
 //! What a job is going to do: its files and chunks, settled once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Backfill;
 use crate::bind::BindPlan;
 use crate::error::OfflineError;
-use crate::lanes::{Lanes, covers};
+use crate::lanes::{Lanes, by_digest, covers};
 use crate::ledger::{JobPlan, PlannedChunk, PlannedFile, ReplacedFile};
 use crate::source::{SourceFile, file_digest, file_error, inspect_schema, list_files, open_file};
 use crate::table::ViewTable;
@@ -22,7 +22,7 @@ pub(super) async fn plan_job(backfill: &Backfill, table: &ViewTable) -> Result<J
         files: Vec::new(),
         chunks: Vec::new(),
         already_loaded: Vec::new(),
-        vanished: lanes.keys().filter(|path| !files.iter().any(|file| file.path == **path)).cloned().collect(),
+        vanished: Vec::new(),
         replaced: Vec::new(),
         recompute: backfill.options.recompute,
     };
@@ -30,6 +30,8 @@ pub(super) async fn plan_job(backfill: &Backfill, table: &ViewTable) -> Result<J
         let reason = format!("no Parquet file at {}", view.source.locations.join(", "));
         return Err(crate::source::source_error(&view.source, "parquet", reason));
     }
+    let there: BTreeSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    plan.vanished = lanes.keys().filter(|path| !there.contains(path.as_str())).cloned().collect();
     let mut found: Vec<(SourceFile, String)> = Vec::with_capacity(files.len());
     for file in files {
         if backfill.cancel.is_cancelled() {
@@ -39,9 +41,10 @@ pub(super) async fn plan_job(backfill: &Backfill, table: &ViewTable) -> Result<J
         found.push((file, digest));
     }
     plan.replaced = replaced_files(&lanes, &found, &plan)?;
+    let of_digest = by_digest(&lanes);
     let mut planned: BTreeSet<String> = BTreeSet::new();
     for (file, digest) in found {
-        let same_bytes = lanes.values().flatten().filter(|lane| lane.digest == digest);
+        let same_bytes = of_digest.get(digest.as_str()).into_iter().flatten();
         let loaded: Vec<Option<(i64, i64)>> = same_bytes.map(|lane| lane.range_us).collect();
         let is_loaded = !plan.recompute && covers(&loaded, plan.range_us);
         // Two files of the same bytes are the same place: their rows are the same rows.
@@ -62,10 +65,12 @@ fn replaced_files(
     plan: &JobPlan,
 ) -> Result<Vec<ReplacedFile>, OfflineError> {
     let mut replaced: BTreeSet<ReplacedFile> = BTreeSet::new();
+    let path_of: BTreeMap<&str, &str> =
+        found.iter().rev().map(|(file, digest)| (digest.as_str(), file.path.as_str())).collect();
     for (file, digest) in found {
         let loaded = lanes.get(&file.path).into_iter().flatten();
         for lane in loaded.filter(|lane| lane.digest != *digest) {
-            let kept_as = found.iter().find(|(_, digest)| *digest == lane.digest).map(|(file, _)| file.path.clone());
+            let kept_as = path_of.get(lane.digest.as_str()).map(|path| (*path).to_owned());
             // All rows of the old content go. Outside the job's range nothing would come in their place.
             if !plan.recompute && kept_as.is_none() && !covers(&[plan.range_us], lane.range_us) {
                 let reason = format!(
