@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::SchemaRef;
 use chrono::DateTime;
@@ -215,7 +215,8 @@ fn encode(rows: &RecordBatch) -> Result<Vec<u8>, OfflineError> {
     Ok(bytes)
 }
 
-/// Row count and time range. The log keeps milliseconds: the range is widened, never narrowed.
+/// Row count and time range; of a quarantine table's rows also whether replays wrote them. The log keeps milliseconds: the
+/// range is widened, never narrowed.
 fn stats(rows: &RecordBatch) -> serde_json::Value {
     let mut min = serde_json::Map::new();
     let mut max = serde_json::Map::new();
@@ -227,6 +228,13 @@ fn stats(rows: &RecordBatch) -> serde_json::Value {
         min.insert(name.to_owned(), millis_text(earliest.div_euclid(1_000)).into());
         max.insert(name.to_owned(), millis_text(-(-latest).div_euclid(1_000)).into());
         null_count.insert(name.to_owned(), 0.into());
+    }
+    if let Some(attempts) =
+        rows.column_by_name(quarantine::ATTEMPT).and_then(|column| column.as_primitive_opt::<Int64Type>())
+    {
+        min.insert(quarantine::ATTEMPT.to_owned(), attempts.values().iter().min().copied().into());
+        max.insert(quarantine::ATTEMPT.to_owned(), attempts.values().iter().max().copied().into());
+        null_count.insert(quarantine::ATTEMPT.to_owned(), 0.into());
     }
     serde_json::json!({
         "numRecords": rows.num_rows(), "minValues": min, "maxValues": max, "nullCount": null_count,

@@ -166,6 +166,8 @@ struct LogFile {
     path: String,
     bytes: u64,
     arrival: String,
+    /// Whether replays may have written lines of it; most files hold refusals of backfills only.
+    may_hold_replays: bool,
 }
 
 /// A line of the table, still in its batch.
@@ -382,17 +384,18 @@ impl Quarantine {
             table.load_version(version).await.map_err(|error| table_error(&self.location, error))?;
         }
         let snapshot = table.snapshot().map_err(|error| table_error(&self.location, error))?;
-        let arrival = |stats: Option<String>| {
-            let stats: serde_json::Value = serde_json::from_str(&stats.unwrap_or_default()).unwrap_or_default();
-            stats["maxValues"][ARRIVAL].as_str().unwrap_or_default().to_owned()
-        };
         let mut files: Vec<LogFile> = snapshot
             .log_data()
             .iter()
-            .map(|file| LogFile {
-                path: file.object_store_path().to_string(),
-                bytes: u64::try_from(file.size()).unwrap_or_default(),
-                arrival: arrival(file.stats().map(|stats| stats.to_string())),
+            .map(|file| {
+                let stats = file.stats().map(|stats| stats.to_string()).unwrap_or_default();
+                let stats: serde_json::Value = serde_json::from_str(&stats).unwrap_or_default();
+                LogFile {
+                    path: file.object_store_path().to_string(),
+                    bytes: u64::try_from(file.size()).unwrap_or_default(),
+                    arrival: stats["maxValues"][ARRIVAL].as_str().unwrap_or_default().to_owned(),
+                    may_hold_replays: stats["maxValues"][ATTEMPT].as_i64() != Some(0),
+                }
             })
             .collect();
         files.sort_by(|one, other| (&other.arrival, &one.path).cmp(&(&one.arrival, &other.path)));
@@ -425,7 +428,7 @@ impl Quarantine {
     pub(super) async fn replayed(&self, state: &State) -> Result<Replayed, OfflineError> {
         let mut replayed = Replayed::default();
         let columns = [LANE, ROW, ARRIVAL, JOB, OUTCOME, ATTEMPT];
-        for file in &state.files {
+        for file in state.files.iter().filter(|file| file.may_hold_replays) {
             let mut batches = self.batches(file, &columns, 0, may_hold_replays).await?;
             while let Some(batch) = batches.try_next().await? {
                 let lines = Lines::of(&batch)?;

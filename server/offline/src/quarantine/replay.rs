@@ -31,7 +31,7 @@ use crate::backfill::{Cancel, Progress, ProgressSink};
 use crate::bind::{Acceptance, BindPlan};
 use crate::commit::{Base, Change, NewFiles, Proposal, append, commit_once};
 use crate::error::OfflineError;
-use crate::lanes::{CommittedLane, read_lane_log};
+use crate::lanes::{CommittedLane, by_digest, read_lane_log};
 use crate::ledger::{ChunkOutcome, JobLedger};
 use crate::location::OfflineStore;
 use crate::partition::{PartitionWriter, event_time_range};
@@ -662,8 +662,8 @@ async fn check_new(table: &ViewTable, adds: &[Json], base: &Base) -> Result<(), 
     }
     let Some(range) = range else { return Ok(()) };
     let log = read_lane_log(&table.location, &table.log_store, base.version).await?;
-    let is_loaded = |lane: &str| log.lanes.values().flatten().any(|loaded| loaded.digest == lane);
-    if let Some(lane) = ours.keys().find(|lane| !is_loaded(lane)) {
+    let loaded = by_digest(&log.lanes);
+    if let Some(lane) = ours.keys().find(|lane| !loaded.contains_key(lane.as_str())) {
         return Err(OfflineError::Quarantine(format!(
             "another job has taken the rows of {lane} out of the table since this replay tried them; nothing was committed: \
              start a new one"

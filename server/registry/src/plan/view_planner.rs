@@ -760,6 +760,11 @@ fn new_view_details(draft: &ViewVersion) -> Vec<String> {
         None => details.push("on demand".to_owned()),
     }
     details.push(format!("features: {}", outputs.join(", ")));
+    let bounds = explained(draft).into_iter().filter(|(what, _)| what.starts_with("bounds of "));
+    details.extend(bounds.map(|(what, value)| format!("{what}: {value}")));
+    if let Some(stop) = draft.stored.as_ref().and_then(|stored| stored.deployment.stop) {
+        details.push(format!("stop_share: {stop}"));
+    }
     details
 }
 
