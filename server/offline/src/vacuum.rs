@@ -71,7 +71,7 @@ const DAY_US: i64 = 86_400_000_000;
 pub struct VacuumProgress {
     /// Places that are done.
     pub places_done: usize,
-    /// All places: tables, quarantine tables, the folder of spines.
+    /// All places: tables, quarantine tables, folders of extracts, the folder of spines.
     pub places: usize,
     /// The one that comes next.
     pub place: String,
@@ -165,8 +165,8 @@ struct Needed {
 }
 
 impl OfflineStore {
-    /// Deletes data files that nothing needs, in all tables, quarantine tables and among the spines. The logs of the tables
-    /// and the recipes stay.
+    /// Deletes data files that nothing needs, in all tables, quarantine tables, among the extracts of databases and the
+    /// spines. The logs of the tables and the recipes stay.
     ///
     /// # Errors
     /// A store that cannot be read, a recipe or log that cannot be understood, cancellation. What was deleted until then
@@ -180,6 +180,8 @@ impl OfflineStore {
     ) -> Result<VacuumReport, OfflineError> {
         let mut tables = self.list_tables("views").await?;
         tables.extend(self.list_tables("quarantine").await?);
+        // What was read of a database stands there until its job is committed. No log speaks of it.
+        tables.extend(self.list_tables("extracts").await?);
         let spines = self.list_below("spines").await?;
         let used = in_use.in_use().await.map_err(OfflineError::InUse)?;
         let mut texts = Texts::default();
@@ -237,6 +239,18 @@ impl OfflineStore {
         Ok(())
     }
 
+    /// Spines are named by their content alone: one that was old when it was listed may have been kept anew since.
+    async fn is_young_by_now(&self, spine: &ObjectMeta, options: VacuumOptions) -> Result<bool, OfflineError> {
+        if is_young(spine, options.grace_us, options) {
+            return Ok(true);
+        }
+        match self.root.store.head(&spine.location).await {
+            Ok(now) => Ok(is_young(&now, options.grace_us, options)),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     async fn vacuum_spines(
         &self,
         spines: &[ObjectMeta],
@@ -248,7 +262,7 @@ impl OfflineStore {
         for spine in spines {
             let name = spine.location.filename().unwrap_or_default();
             let is_named = texts.name(name.split('.').next().unwrap_or_default());
-            let is_kept = is_named || is_young(spine, options.grace_us, options);
+            let is_kept = is_named || self.is_young_by_now(spine, options).await?;
             report.files_spared += usize::from(is_named);
             delete_unless(is_kept, spine, &self.root, &mut report, options, cancel).await?;
         }

@@ -161,7 +161,12 @@ async fn recipes_pinned_versions_and_jobs_keep_their_files() {
     place.write("a.parquet", 50, 7);
     place.run("second").await.unwrap();
 
-    // A recipe in the store, one elsewhere, a commit that is pinned.
+    let extracts = place.root().join("extracts/payments/v1");
+    std::fs::create_dir_all(&extracts).unwrap();
+    for name in ["named.parquet", "left.parquet"] {
+        std::fs::write(extracts.join(name), "x").unwrap();
+    }
+    // A recipe in the store, one elsewhere, a commit that is pinned, a plan that reads an extract.
     let one = of_first.first().unwrap().clone();
     let other = of_first.last().unwrap().clone();
     std::fs::create_dir_all(place.root().join("recipes")).unwrap();
@@ -173,8 +178,10 @@ async fn recipes_pinned_versions_and_jobs_keep_their_files() {
     }
     let recipe = json!({ "spine_digest": format!("sha256:{spine}"), "views": [{ "files": [{ "path": one }] }] });
     std::fs::write(place.root().join("recipes/r.json"), recipe.to_string()).unwrap();
-    let used = Used(FilesInUse { documents: vec![json!({ "files": [other] })], versions: BTreeMap::new() });
+    let documents = vec![json!({ "files": [other] }), json!({ "files": [{ "path": "named.parquet" }] })];
+    let used = Used(FilesInUse { documents, versions: BTreeMap::new() });
     let report = vacuum(&place, &used, in_days(8)).await;
+    assert_eq!(data_files(&extracts), BTreeSet::from(["named.parquet".to_owned()]));
     let left = table_files(&place);
     assert!(left.contains(&one) && left.contains(&other));
     assert_eq!(of_first.intersection(&left).count(), 2, "{report:?}");
@@ -185,7 +192,7 @@ async fn recipes_pinned_versions_and_jobs_keep_their_files() {
     place.run("third").await.unwrap();
     let pinned = table_files(&place);
     let versions = BTreeMap::from([("payments@1".to_owned(), BTreeSet::from([2]))]);
-    let used = Used(FilesInUse { documents: vec![json!({ "files": [other] })], versions });
+    let used = Used(FilesInUse { documents: vec![json!({ "files": [other, "named.parquet"] })], versions });
     assert_eq!(vacuum(&place, &used, in_days(9)).await.files_deleted(), 0);
     assert_eq!(table_files(&place), pinned);
 
