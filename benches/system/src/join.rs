@@ -9,8 +9,8 @@ use arrow_array::{Array, ArrayRef};
 use eadem_benches::bars::Measured;
 use eadem_benches::results::{Figure, load_average};
 use eadem_offline::{
-    DatasetFeature, DatasetSpec, OfflineStore, ReadVersion, SpineColumns, StoredView, ViewOfService, ViewSpec,
-    create_dataset,
+    DatasetFeature, DatasetOptions, DatasetSpec, OfflineStore, ReadVersion, SpineColumns, StoredView, ViewOfService,
+    ViewSpec, create_dataset,
 };
 use eadem_query::{AppliedRows, RowTransform, TransformFailure};
 use eadem_semantics::KnownAtCut;
@@ -96,6 +96,7 @@ pub(crate) fn join(store: &str, spine: &str, out: &str) -> Result<()> {
         with_status: true,
         engine_fingerprint: "none".to_owned(),
         workers: THREADS,
+        options: DatasetOptions::default(),
     };
     let report = backfill::runtime()?.block_on(create_dataset(&OfflineStore::open(store)?, &spec, out))?;
     println!("{} rows, {}", report.rows, report.content_digest);

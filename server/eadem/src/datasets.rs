@@ -9,8 +9,9 @@ use eadem_api::Problem;
 use eadem_api::serving::validation;
 use eadem_engine::CallClass;
 use eadem_offline::{
-    DatasetFeature, DatasetReport, DatasetSpec, KeptSpine, Location, OfflineError, OnDemandBinding, OnDemandView,
-    ReadVersion, Recipe, SpineColumns, StoredView, ViewOfService, create_dataset, rebuild_dataset,
+    DatasetFeature, DatasetOptions, DatasetReport, DatasetSpec, KeptSpine, Location, OfflineError, OnDemandBinding,
+    OnDemandView, OutputFormat, ReadVersion, Recipe, SpineColumns, SpineQuery, StoredView, ViewOfService,
+    create_dataset, keep_entities_spine, rebuild_dataset, tables_of_query,
 };
 use eadem_registry::model::{BoundTo, ResolvedService, ViewRef, ViewVersion, required_key_name};
 use eadem_registry::{DatasetColumn, DatasetRecord, RegistryError};
@@ -19,62 +20,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use tokio::sync::Semaphore;
 
+use crate::adapters::source_spec;
+use crate::dataset_diff;
+pub(crate) use crate::dataset_request::DatasetRequest;
+use crate::dataset_request::{CreateRequest, DiffRequest, PinnedInputs, RebuildRequest, SpineSource};
 use crate::home::Stores;
 use crate::jobs::Handle;
 
 /// Threads that read each view's history.
 const WORKERS: usize = 2;
-
-/// What `POST /jobs/dataset` takes: a new training set, or one to rebuild.
-#[derive(Debug)]
-pub(crate) enum DatasetRequest {
-    /// Make it again from its recipe.
-    Rebuild(RebuildRequest),
-    /// Make it.
-    Create(CreateRequest),
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RebuildRequest {
-    /// The dataset's id.
-    rebuild: String,
-    /// The file to write: a path or URL that the server can reach.
-    output: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct CreateRequest {
-    /// `name` or `name@version`.
-    service: String,
-    /// Parquet or CSV: a path or URL that the server can reach.
-    spine: String,
-    /// The file to write.
-    output: String,
-    #[serde(default = "default_timestamp_column")]
-    timestamp_column: String,
-    /// Key or request field → the spine's column, where the names differ.
-    #[serde(default)]
-    columns: BTreeMap<String, String>,
-    /// `spine`, `none` or an instant.
-    #[serde(default = "default_cut")]
-    known_at_cut: String,
-    /// Leave the status columns out.
-    #[serde(default)]
-    no_status: bool,
-    /// What it is made from, as it was when the job was started. The server adds it; whoever asks cannot.
-    #[serde(default)]
-    pinned: Option<PinnedInputs>,
-}
-
-/// What a training set is made from, besides definitions: a job that is resumed makes the same bytes of it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct PinnedInputs {
-    spine: KeptSpine,
-    /// For each stored view, `name@version`, the commit of its table; null where nothing was loaded.
-    tables: BTreeMap<String, Option<u64>>,
-}
 
 /// What is written into the specification of a job that makes a training set.
 pub(crate) struct Pins {
@@ -83,36 +37,11 @@ pub(crate) struct Pins {
     pub(crate) inputs: PinnedInputs,
 }
 
-fn default_timestamp_column() -> String {
-    "timestamp".to_owned()
-}
-
-fn default_cut() -> String {
-    "spine".to_owned()
-}
-
-impl DatasetRequest {
-    /// Reads a job's specification: one with `rebuild` is a rebuild.
-    pub(crate) fn read(spec: &Json) -> serde_json::Result<Self> {
-        match spec.get("rebuild") {
-            Some(_) => serde_json::from_value(spec.clone()).map(Self::Rebuild),
-            None => serde_json::from_value(spec.clone()).map(Self::Create),
-        }
-    }
-
-    fn output(&self) -> &str {
-        match self {
-            Self::Create(request) => &request.output,
-            Self::Rebuild(request) => &request.output,
-        }
-    }
-}
-
 /// Checks what can be checked before the work begins, and pins what a new training set is made from: the service's version,
-/// the commits of its tables, a copy of the spine.
+/// the commits of its tables, a copy of the spine where it is a file.
 ///
 /// # Errors
-/// 404 for a service or dataset that does not exist, 400 for a spine, a column, a cut or an output that cannot be.
+/// 404 for a service or dataset that does not exist, 400 for a spine, a column, a cut, a split or an output that cannot be.
 pub(crate) async fn check_and_pin(stores: &Stores, request: &DatasetRequest) -> Result<Option<Pins>, Problem> {
     let malformed = |detail: String| Problem::bad_request("malformed_job", detail);
     let registry_failed = |error: RegistryError| match error {
@@ -121,26 +50,30 @@ pub(crate) async fn check_and_pin(stores: &Stores, request: &DatasetRequest) -> 
         _ if error.is_callers_fault() => malformed(error.to_string()),
         _ => Problem::internal("the registry failed", error),
     };
-    let output = Path::new(request.output());
-    if output.extension().is_none_or(|extension| extension != "parquet") {
-        return Err(malformed(format!("output `{}`: a training set is a .parquet file", output.display())));
-    }
-    let is_absolute = output.is_absolute() || request.output().contains("://");
-    if !is_absolute || is_in_the_stores(stores, request.output()).map_err(|error| malformed(error.to_string()))? {
-        return Err(malformed(format!(
-            "output `{}`: name an absolute path outside the store's own directory",
-            output.display()
-        )));
-    }
+    let check_place = |output: &str| {
+        let is_absolute = Path::new(output).is_absolute() || output.contains("://");
+        if !is_absolute || is_in_the_stores(stores, output).map_err(|error| malformed(error.to_string()))? {
+            let reason = "name an absolute path outside the store's own directory";
+            return Err(malformed(format!("output `{output}`: {reason}")));
+        }
+        Ok(())
+    };
     match request {
         DatasetRequest::Rebuild(request) => {
-            let dataset = stores.registry.dataset(&request.rebuild).await;
-            dataset.map(|_| None).map_err(|error| match error.is_not_found() {
-                true => Problem::not_found("unknown_dataset", error.to_string()),
-                false => Problem::internal("the registry failed", error),
-            })
+            if OutputFormat::of_name(&request.output).is_none() {
+                let output = &request.output;
+                return Err(malformed(format!("output `{output}`: a training set is a .parquet or an .arrow file")));
+            }
+            check_place(&request.output)?;
+            known_dataset(stores, &request.rebuild).await.map(|_| None)
+        }
+        DatasetRequest::Diff(DiffRequest { diff: (a, b) }) => {
+            known_dataset(stores, a).await?;
+            known_dataset(stores, b).await.map(|_| None)
         }
         DatasetRequest::Create(request) => {
+            request.options().map_err(|error| malformed(format!("{error:#}")))?;
+            check_place(&request.output)?;
             let cut: Result<KnownAtCut, _> = request.known_at_cut.parse();
             let cut =
                 cut.map_err(|error| malformed(format!("known_at_cut is `spine`, `none` or an instant: {error}")))?;
@@ -154,10 +87,72 @@ pub(crate) async fn check_and_pin(stores: &Stores, request: &DatasetRequest) -> 
             spec.check_output(&stores.offline, &request.output).map_err(|error| malformed(error.to_string()))?;
             let tables = commits_of_tables(stores, &spec).await;
             let tables = tables.map_err(|error| Problem::internal("the offline tables could not be read", error))?;
-            let spine = keep_spine(stores, &request.spine).await.map_err(|error| malformed(error.to_string()))?;
+            let source = request.spine_source().map_err(|error| malformed(error.to_string()))?;
+            let spine = check_spine(stores, request, &service, &spec, source).await;
+            let spine = spine.map_err(|error| malformed(format!("{error:#}")))?;
             Ok(Some(Pins { service: spec.service, inputs: PinnedInputs { spine, tables } }))
         }
     }
+}
+
+async fn known_dataset(stores: &Stores, id: &str) -> Result<DatasetRecord, Problem> {
+    stores.registry.dataset(id).await.map_err(|error| match error.is_not_found() {
+        true => Problem::not_found("unknown_dataset", error.to_string()),
+        false => Problem::internal("the registry failed", error),
+    })
+}
+
+/// Keeps the spine where it is a file; else checks that the job will be able to make it.
+async fn check_spine(
+    stores: &Stores,
+    request: &CreateRequest,
+    service: &ResolvedService,
+    spec: &DatasetSpec,
+    source: SpineSource<'_>,
+) -> anyhow::Result<Option<KeptSpine>> {
+    match source {
+        SpineSource::File(file) => keep_spine(stores, file).await.map(Some),
+        SpineSource::Query(sql) => {
+            let columns = spine_query(stores, sql).await?.columns();
+            let mut needed = vec![request.timestamp_column.as_str()];
+            let keys = spec.key_columns();
+            needed.extend(keys.values().map(String::as_str));
+            match needed.into_iter().find(|name| !columns.iter().any(|column| column == name)) {
+                None => Ok(None),
+                Some(missing) => {
+                    bail!("the spine's query gives no column `{missing}`; it gives {}", columns.join(", "))
+                }
+            }
+        }
+        SpineSource::Entities(times) => {
+            times.instants_us()?;
+            let views = spec.views_of_entity()?;
+            if let Some(entity) = &request.entity {
+                let is_entity = |view: &ViewVersion| {
+                    view.stored.as_ref().is_some_and(|stored| {
+                        stored.entity.name == *entity && views.iter().any(|of| of.view.id() == view.id.to_string())
+                    })
+                };
+                if !service.views.values().any(|view| is_entity(view)) {
+                    bail!("entity `{entity}` does not have all keys of {}", spec.service);
+                }
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// A query over the registered sources that it names, planned.
+async fn spine_query(stores: &Stores, sql: &str) -> anyhow::Result<SpineQuery> {
+    let mut sources = Vec::new();
+    for name in tables_of_query(sql)? {
+        let source = stores.registry.source(&name).await.map_err(|error| match error.is_not_found() {
+            true => anyhow::anyhow!("the spine's query reads `{name}`, and {error}"),
+            false => error.into(),
+        })?;
+        sources.push(source_spec(&stores.project, &source).map_err(anyhow::Error::msg)?);
+    }
+    Ok(SpineQuery::plan(sql, sources).await?)
 }
 
 fn is_in_the_stores(stores: &Stores, output: &str) -> Result<bool, OfflineError> {
@@ -193,34 +188,83 @@ pub(crate) async fn run(
     request: DatasetRequest,
     handle: &Arc<Handle>,
 ) -> anyhow::Result<Json> {
-    handle.report(eadem_api::JobProgress { total: 1, message: "joining".to_owned(), ..Default::default() });
-    let made = match request {
-        DatasetRequest::Create(request) => create(stores, id, request).await?,
-        DatasetRequest::Rebuild(request) => rebuild(stores, request).await?,
+    let step = |message: &str| {
+        handle.report(eadem_api::JobProgress { total: 1, message: message.to_owned(), ..Default::default() });
+    };
+    let (made, message) = match request {
+        DatasetRequest::Create(request) => (create(stores, id, *request, &step).await?, "written"),
+        DatasetRequest::Rebuild(request) => {
+            step("joining");
+            (rebuild(stores, request).await?, "written")
+        }
+        DatasetRequest::Diff(request) => (dataset_diff::run(stores, id, &request, &step).await?, "compared"),
     };
     let rows = made["rows"].as_u64().unwrap_or_default();
-    handle.report(eadem_api::JobProgress {
-        done: 1,
-        total: 1,
-        rows,
-        message: "written".to_owned(),
-        ..Default::default()
-    });
+    let message = message.to_owned();
+    handle.report(eadem_api::JobProgress { done: 1, total: 1, rows, message, ..Default::default() });
     Ok(made)
 }
 
-async fn create(stores: &Stores, id: &str, request: CreateRequest) -> anyhow::Result<Json> {
+/// A spine of the job's own making, with what there is to say about it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct MadeSpine {
+    kept: Option<KeptSpine>,
+    #[serde(default)]
+    notes: Vec<String>,
+}
+
+/// The name under which a job remembers the spine that it has made: one that is resumed takes that one.
+const SPINE_CHUNK: &str = "spine";
+
+async fn spine_of_job(
+    stores: &Stores,
+    id: &str,
+    request: &CreateRequest,
+    spec: &DatasetSpec,
+    step: &dyn Fn(&str),
+) -> anyhow::Result<MadeSpine> {
+    if let Some(kept) = &spec.kept_spine {
+        return Ok(MadeSpine { kept: Some(kept.clone()), notes: Vec::new() });
+    }
+    let chunks = stores.registry.list_chunks(id).await?;
+    if let Some(chunk) = chunks.into_iter().find(|chunk| chunk.chunk == SPINE_CHUNK) {
+        return Ok(serde_json::from_value(chunk.result)?);
+    }
+    let made = match request.spine_source()? {
+        SpineSource::File(file) => MadeSpine { kept: Some(keep_spine(stores, file).await?), notes: Vec::new() },
+        SpineSource::Query(sql) => {
+            step("asking the sources for the spine");
+            let found = spine_query(stores, sql).await?.keep(&stores.offline, id).await?;
+            MadeSpine { kept: Some(found.kept), notes: found.notes }
+        }
+        SpineSource::Entities(times) => {
+            step("looking for the entities");
+            let kept = keep_entities_spine(&stores.offline, spec, &times.instants_us()?, id).await?;
+            MadeSpine { kept: Some(kept), notes: Vec::new() }
+        }
+    };
+    stores.registry.record_chunk(id, SPINE_CHUNK, &serde_json::to_value(&made)?, stores.clock.now_us()).await?;
+    Ok(made)
+}
+
+async fn create(stores: &Stores, id: &str, request: CreateRequest, step: &dyn Fn(&str)) -> anyhow::Result<Json> {
     let service = stores.registry.resolve_service(&request.service).await?;
     let cut: KnownAtCut = request.known_at_cut.parse().context("known_at_cut is `spine`, `none` or an instant")?;
-    let spec = dataset_spec(stores, &service, cut, &request).await?;
-    let report = create_dataset(&stores.offline, &spec, &request.output).await?;
+    let mut spec = dataset_spec(stores, &service, cut, &request).await?;
+    let spine = spine_of_job(stores, id, &request, &spec, step).await?;
+    spec.kept_spine = spine.kept;
+    step("joining");
+    let mut report = create_dataset(&stores.offline, &spec, &request.output).await?;
+    report.notes.extend(spine.notes);
     let record = DatasetRecord {
         id: id.to_owned(),
         name: spec.service.clone(),
         service: service.name.clone().zip(service.version),
         rows: report.rows as u64,
         content_digest: report.content_digest,
+        output: request.output.clone(),
         recipe: serde_json::to_value(&report.recipe)?,
+        report: json!({ "spine": report.spine, "statistics": report.statistics, "notes": report.notes }),
         columns: service
             .entries
             .iter()
@@ -239,24 +283,29 @@ async fn create(stores: &Stores, id: &str, request: CreateRequest) -> anyhow::Re
 
 async fn rebuild(stores: &Stores, request: RebuildRequest) -> anyhow::Result<Json> {
     let record = stores.registry.dataset(&request.rebuild).await?;
-    let recipe: Recipe = serde_json::from_value(record.recipe).context("the dataset's recipe cannot be read")?;
-    let service = stores.registry.resolve_service(&recipe.service).await?;
-    let as_recorded = CreateRequest {
-        service: recipe.service.clone(),
-        spine: String::new(),
-        output: request.output.clone(),
-        timestamp_column: recipe.columns.timestamp.clone(),
-        columns: recipe.columns.renamed.clone(),
-        known_at_cut: String::new(),
-        no_status: !recipe.with_status,
-        pinned: None,
-    };
-    let spec = dataset_spec(stores, &service, recipe.cut, &as_recorded).await?;
-    let report = rebuild_dataset(&stores.offline, &recipe, &spec, &request.output).await?;
+    let report = rebuild_to(stores, &record, &request.output).await?;
     Ok(report_json(&record.id, &request.output, &report))
 }
 
-/// A service as the offline store joins it: every view once for each role, those that others depend on first.
+/// Makes a dataset again from its recipe.
+pub(crate) async fn rebuild_to(stores: &Stores, record: &DatasetRecord, output: &str) -> anyhow::Result<DatasetReport> {
+    let recipe = recipe_of(record)?;
+    let service = stores.registry.resolve_service(&recipe.service).await?;
+    let spec = DatasetSpec {
+        columns: recipe.columns.clone(),
+        with_status: recipe.with_status,
+        options: recipe.options.clone(),
+        ..service_spec(stores, &service, recipe.cut, None).await?
+    };
+    Ok(rebuild_dataset(&stores.offline, &recipe, &spec, output).await?)
+}
+
+pub(crate) fn recipe_of(record: &DatasetRecord) -> anyhow::Result<Recipe> {
+    serde_json::from_value(record.recipe.clone())
+        .with_context(|| format!("the recipe of dataset {} cannot be read", record.id))
+}
+
+/// What is asked for, as the offline store makes it.
 async fn dataset_spec(
     stores: &Stores,
     service: &ResolvedService,
@@ -264,7 +313,28 @@ async fn dataset_spec(
     request: &CreateRequest,
 ) -> anyhow::Result<DatasetSpec> {
     let pinned = request.pinned.as_ref();
-    let tables = pinned.map(|pinned| &pinned.tables);
+    let named = match request.spine_source()? {
+        SpineSource::File(file) => file.to_owned(),
+        SpineSource::Query(_) => "the spine's query".to_owned(),
+        SpineSource::Entities(_) => "the spine of all entities".to_owned(),
+    };
+    Ok(DatasetSpec {
+        spine: named,
+        kept_spine: pinned.and_then(|pinned| pinned.spine.clone()),
+        columns: SpineColumns { timestamp: request.timestamp_column.clone(), renamed: request.columns.clone() },
+        with_status: !request.no_status,
+        options: request.options()?,
+        ..service_spec(stores, service, cut, pinned.map(|pinned| &pinned.tables)).await?
+    })
+}
+
+/// A service as the offline store joins it: every view once for each role, those that others depend on first.
+async fn service_spec(
+    stores: &Stores,
+    service: &ResolvedService,
+    cut: KnownAtCut,
+    tables: Option<&BTreeMap<String, Option<u64>>>,
+) -> anyhow::Result<DatasetSpec> {
     let mut views = ViewList { stores, service, tables, views: Vec::new(), positions: HashMap::new() };
     let mut features = Vec::with_capacity(service.entries.len());
     for entry in &service.entries {
@@ -283,15 +353,16 @@ async fn dataset_spec(
     Ok(DatasetSpec {
         service: format!("{name}@{version}"),
         service_digest: digest.to_string(),
-        spine: request.spine.clone(),
-        kept_spine: pinned.map(|pinned| pinned.spine.clone()),
-        columns: SpineColumns { timestamp: request.timestamp_column.clone(), renamed: request.columns.clone() },
+        spine: String::new(),
+        kept_spine: None,
+        columns: SpineColumns::default(),
         views: views.views,
         features,
         cut,
-        with_status: !request.no_status,
+        with_status: true,
         engine_fingerprint: fingerprint(stores.engine.fingerprint()),
         workers: WORKERS,
+        options: DatasetOptions::default(),
     })
 }
 
@@ -385,6 +456,7 @@ fn report_json(id: &str, output: &str, report: &DatasetReport) -> Json {
     for (view, row, reason) in report.errors.iter().take(5) {
         lines.push(format!("{view} failed on row {row}: {reason}"));
     }
+    lines.extend(report.spine.lines());
     lines.extend(report.notes.iter().cloned());
     json!({
         "id": id,
@@ -392,6 +464,8 @@ fn report_json(id: &str, output: &str, report: &DatasetReport) -> Json {
         "rows": report.rows,
         "content_digest": report.content_digest,
         "statuses": report.statuses,
+        "spine": report.spine,
+        "statistics": report.statistics,
         "recipe": report.recipe,
         "notes": report.notes,
         "lines": lines,

@@ -7,6 +7,8 @@ mod adapters;
 mod cli;
 mod client;
 mod config;
+mod dataset_diff;
+mod dataset_request;
 mod datasets;
 mod home;
 mod jobs;

@@ -213,7 +213,7 @@ fn explain(error: &DataFusionError, schema: &Schema) -> String {
 }
 
 /// The first line of an error of the query engine, without its kind and backtrace.
-fn sentence(error: &DataFusionError) -> String {
+pub(crate) fn sentence(error: &DataFusionError) -> String {
     let text = error.strip_backtrace();
     let first = text.lines().next().unwrap_or_default();
     [

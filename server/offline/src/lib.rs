@@ -28,13 +28,17 @@ mod spec;
 mod spine;
 mod stop;
 mod table;
+mod upload;
 mod vacuum;
 
 pub use backfill::{Backfill, BackfillOptions, BackfillReport, Cancel, Progress, ProgressSink, run_backfill};
 pub use compact::{CompactOptions, CompactProgress, CompactReport, Compaction, compact};
 pub use dataset::{
-    DatasetFeature, DatasetReport, DatasetSpec, OnDemandBinding, OnDemandView, Recipe, RecipeFile, RecipeView,
-    SpineColumns, StoredView, ViewOfService, create_dataset, rebuild_dataset,
+    ChangedValue, ColumnChanges, DatasetDiff, DatasetFeature, DatasetOptions, DatasetReport, DatasetRows, DatasetSpec,
+    DatasetStatistics, DiffSide, FeatureStatistics, LengthStatistics, MatchedBy, OnDemandBinding, OnDemandView,
+    OutputFormat, Pair, Recipe, RecipeFile, RecipeView, SAMPLE_ROWS_MAX, SpineColumns, SpineOrigin, SpineReport, Split,
+    SplitBy, SplitRule, SplitShare, StatisticsBuilder, StoredView, TimeRange, TopValue, ViewOfService, create_dataset,
+    diff_datasets, file_digest_of, open_rows, rebuild_dataset,
 };
 pub use error::OfflineError;
 pub use expression::EXPRESSION_FUNCTIONS;
@@ -54,7 +58,10 @@ pub use schema::{
 };
 pub use source::{InspectedColumn, input_column, inspect};
 pub use spec::{Binding, EventTime, JoinKey, KnownAt, Placement, SourceSpec, ViewSpec};
-pub use spine::{KeptSpine, Spine, SpineFormat};
+pub use spine::{
+    ENTITIES_MAX, KeptSpine, QueriedSpine, SPINE_ROWS_MAX, Spine, SpineFormat, SpineQuery, TIMES_MAX,
+    keep_entities_spine, tables_of_query,
+};
 pub use stop::StopThreshold;
 pub use table::{DataFile, ReadVersion, ViewTable};
 pub use vacuum::{FilesInUse, InUse, PlaceReport, VacuumOptions, VacuumProgress, VacuumReport};

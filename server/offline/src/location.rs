@@ -158,6 +158,10 @@ impl OfflineStore {
         self.root.below(&format!("spines/{file}"))
     }
 
+    pub(crate) fn statistics_location(&self, digest_hex: &str) -> Result<Location, OfflineError> {
+        self.root.below(&format!("statistics/{digest_hex}.json"))
+    }
+
     pub(crate) fn recipe_location(&self, digest_hex: &str) -> Result<Location, OfflineError> {
         self.root.below(&format!("recipes/{digest_hex}.json"))
     }

@@ -13,7 +13,8 @@ use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, TimestampMicrosecond
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType as ArrowType, Field as ArrowField, Schema, SchemaRef, TimeUnit};
 use eadem_values::{DataType, ElementType};
-use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
@@ -452,6 +453,33 @@ fn column_with_faults(
     }
     let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
     Ok(arrow_select::concat::concat(&parts)?)
+}
+
+/// The rows of all files of a source, with these columns, as its definition reads them.
+pub(crate) async fn source_rows(
+    source: &SourceSpec,
+    needed: Vec<String>,
+    batch_rows: usize,
+) -> Result<BoxStream<'static, Result<SourceRows, OfflineError>>, OfflineError> {
+    let source = source.clone();
+    let files = list_files(&source).await?;
+    let rows = futures::stream::iter(files.into_iter().map(Ok::<_, OfflineError>)).and_then(move |file| {
+        let (source, needed) = (source.clone(), needed.clone());
+        async move {
+            let metadata = open_file(&file).await?;
+            let reader = SourceReader::try_new(&source, metadata.schema(), &needed)?;
+            let row_groups = (0..metadata.metadata().num_row_groups()).collect();
+            let batches = reader.open(&file, metadata, row_groups, batch_rows)?;
+            let mut first_row = 0;
+            Ok(batches.map(move |batch| {
+                let batch = batch.map_err(|error| file_error(&file, error))?;
+                let rows = reader.rows(&batch, first_row);
+                first_row += batch.num_rows() as i64;
+                rows
+            }))
+        }
+    });
+    Ok(rows.try_flatten().boxed())
 }
 
 impl SourceReader {

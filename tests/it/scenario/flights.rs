@@ -596,3 +596,73 @@ fn text_and_json_output_exist_for_every_listing() {
     let (_, err) = texts(&output);
     assert!(err.contains("unknown_feature"), "{err}");
 }
+
+#[test]
+fn a_training_set_of_a_query_is_split_shown_and_made_again() {
+    let project = &loaded().project;
+    let create = ["dataset", "create", "--service", "plane_facts"];
+    let sql = "select tailnum as plane, landed_at as timestamp, arr_delay as label from landings where arr_delay > 400";
+    let query = ["--spine-sql", sql, "--key", "tailnum=plane", "--split", "train=0.5,test=0.5", "--out", "late.arrow"];
+    let made = project.json(&[&create[..], &query].concat());
+    let (rows, id) = (made["rows"].as_u64().unwrap(), made["id"].as_str().unwrap());
+    let split = |name: &str| made["spine"]["splits"][name].as_u64().unwrap();
+    assert!(rows > 10 && split("train") > 0 && split("test") > 0, "{made}");
+    assert_eq!(split("train") + split("test"), rows);
+    let shown = project.succeed(&["dataset", "show", id]);
+    for part in ["(query: select tailnum", "split train:", "arrow ipc", "seats", "maker", "most frequent"] {
+        assert!(shown.contains(part), "`{part}` is missing: {shown}");
+    }
+    let statistics = &project.json(&["dataset", "show", id])["report"]["statistics"];
+    assert_eq!((&statistics["rows"], &statistics["sampled_rows"]), (&json!(rows), &json!(rows)));
+    let seats = &statistics["features"][0];
+    assert!(seats["min"].as_i64() < seats["max"].as_i64() && !seats["top"][0]["value"].is_null(), "{seats}");
+    project.succeed(&["dataset", "rebuild", id, "--out", "late-again.arrow"]);
+    let bytes = |name: &str| std::fs::read(project.path(name)).unwrap();
+    assert_eq!(bytes("late.arrow"), bytes("late-again.arrow"));
+
+    for (more, why) in [
+        (&["--spine-sql", "select tailnum from landings"][..], "gives no column `timestamp`"),
+        (&["--spine-sql", "select tailnum, at as timestamp from nowhere"], "reads `nowhere`"),
+        (&["--spine-sql", "select tailnum, now() as timestamp from planes"], "calls `now`"),
+        (&["--spine-sql", "drop table planes"], "the spine's query"),
+        (&["--every", "1d", "--from", "2013-01-02", "--to", "2013-01-01"], "`from` before `to`"),
+        (&["--at", "2013-01-01", "--entity", "airport"], "entity `airport` does not have all keys"),
+        (&["--at", "2013-01-01", "--split", "train=0.5"], "add up to 0.5"),
+        (&["--at", "2013-01-01", "--split-time", "train"], "expected NAME:FROM..TO"),
+        (&["--at", "2013-01-01", "--spine", "late.arrow"], "cannot be used with"),
+        (&[], "required"),
+    ] {
+        let said = project.fail(&[&create[..], more, &["--out", "never.parquet"]].concat());
+        assert!(said.contains(why), "{more:?}: {said}");
+    }
+    let roles = ["dataset", "create", "--service", SERVICE, "--at", "2013-01-01", "--out", "never.parquet"];
+    assert!(project.fail(&roles).contains("needs fields of a request"));
+    assert!(!project.path("never.parquet").exists());
+}
+
+#[test]
+fn all_entities_at_given_times_are_compared_with_some_of_them() {
+    let project = &loaded().project;
+    let create = ["dataset", "create", "--service", "plane_facts", "--entity", "aircraft"];
+    let both =
+        project.json(&[&create[..], &["--at", "2013-07-01,1999-01-01,2013-01-01", "--out", "both.parquet"]].concat());
+    let steps = ["--every", "1d", "--from", "2013-01-01", "--to", "2013-01-02", "--out", "one.parquet"];
+    let one = project.json(&[&create[..], &steps].concat());
+    let rows = one["rows"].as_u64().unwrap();
+    assert!(rows > 3_000, "{rows} of more than three thousand planes");
+    // In 1999 no plane was known.
+    assert_eq!(both["rows"], json!(2 * rows));
+    assert_eq!((&both["spine"]["not_found"], &both["spine"]["duplicate_rows"]), (&json!({}), &json!(0)));
+    // A file that is gone is made again.
+    std::fs::remove_file(project.path("both.parquet")).unwrap();
+    let diff = ["dataset", "diff", both["id"].as_str().unwrap(), one["id"].as_str().unwrap()];
+    let found = project.json(&diff);
+    assert_eq!(found["matched_by"], "keys_and_time", "{found}");
+    assert_eq!(found["rows_only_in"], json!({ "a": rows, "b": 0 }));
+    assert_eq!((&found["rows_changed"], &found["changes"], &found["views"]), (&json!(0), &json!({}), &json!({})));
+    let said = project.succeed(&diff);
+    assert!(said.contains("was made again to compare it") && said.contains("only in the first"), "{said}");
+    assert!(!project.path("both.parquet").exists() && !project.path(".eadem/scratch").join("a.parquet").exists());
+    let unknown = project.fail(&["dataset", "diff", "nothing", one["id"].as_str().unwrap()]);
+    assert!(unknown.contains("unknown_dataset"), "{unknown}");
+}

@@ -232,7 +232,7 @@ fn a_training_set_that_cannot_be_is_refused_before_it_starts() {
         ("output", json!(format!("file://{}", path(".eadem/set.parquet"))), "outside the store's own directory"),
         ("columns", json!({ "tail": "tailnum" }), "`tail` is no key or request field of departure_delay@1"),
         ("spine", json!(path("nothing.csv")), "nothing.csv"),
-        ("spine", json!(path("eadem.toml")), "a spine is a .parquet or a .csv file"),
+        ("spine", json!(path("eadem.toml")), "a spine is a .parquet, a .csv or an .arrow file"),
         (
             "pinned",
             json!({ "spine": { "digest": format!("sha256:{:064}", 0), "format": "csv" }, "tables": {} }),

@@ -106,7 +106,8 @@ fn request_content(path: &str) -> Option<Value> {
         "/features/batch" => json_of(reference("BatchRequest")),
         "/jobs/{id}/resume" => None,
         "/jobs/{id}" => json_of(json!({
-            "description": "for backfill, materialize, dataset (a new one, or one to make again), compact, vacuum, replay",
+            "description":
+                "for backfill, materialize, dataset (a new one, one to make again, two to compare), compact, vacuum, replay",
             "anyOf": JOB_BODIES.map(reference),
         })),
         _ => json_of(json!({ "type": "object" })),
@@ -114,8 +115,16 @@ fn request_content(path: &str) -> Option<Value> {
 }
 
 /// The bodies of `POST /jobs/{id}`, in the order of the kinds.
-const JOB_BODIES: [&str; 7] =
-    ["BackfillJob", "MaterializeJob", "DatasetJob", "DatasetRebuildJob", "CompactJob", "VacuumJob", "ReplayJob"];
+const JOB_BODIES: [&str; 8] = [
+    "BackfillJob",
+    "MaterializeJob",
+    "DatasetJob",
+    "DatasetRebuildJob",
+    "DatasetDiffJob",
+    "CompactJob",
+    "VacuumJob",
+    "ReplayJob",
+];
 
 fn reference(schema: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{schema}") })
@@ -177,6 +186,42 @@ fn reply_content(path: &str, method: &str) -> Value {
         }),
         _ => json_of(json!({ "type": "object" })),
     }
+}
+
+fn split_schema() -> Value {
+    let text = || json!({ "type": "string" });
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "description": "a column that says which split a row is in, by either time or shares",
+        "properties": {
+            "column": { "type": "string", "default": "split" },
+            "time": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "additionalProperties": false,
+                    "required": ["name"],
+                    "properties": { "name": text(), "from": text(), "to": text() },
+                },
+            },
+            "shares": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "additionalProperties": false,
+                    "required": ["name", "share"],
+                    "properties": { "name": text(), "share": { "type": "number" } },
+                },
+            },
+            "by": {
+                "description": "what stays together: entity, row, or columns of the spine",
+                "anyOf": [text(), { "type": "array", "items": text() }],
+                "default": "entity",
+            },
+            "salt": { "type": "string", "default": "" },
+        },
+    })
 }
 
 fn problem_response(description: &str) -> Value {
@@ -252,19 +297,60 @@ fn schemas() -> Value {
         "DatasetJob": {
             "type": "object",
             "additionalProperties": false,
-            "required": ["service", "spine", "output"],
+            "required": ["service", "output"],
+            "description": "rows come from one of spine, spine_sql and times",
             "properties": {
                 "service": { "type": "string", "description": "name or name@version" },
-                "spine": { "type": "string", "description": "a Parquet or CSV file that the server can reach" },
-                "output": { "type": "string", "description": "the Parquet file to write" },
+                "spine": { "type": "string", "description": "a Parquet, CSV or Arrow file that the server can reach" },
+                "spine_sql": { "type": "string", "description": "a query over registered sources, each a table" },
+                "times": {
+                    "description": "all entities at these instants or days, or in steps of a duration",
+                    "anyOf": [
+                        { "type": "array", "items": { "type": "string" } },
+                        {
+                            "type": "object",
+                            "additionalProperties": false,
+                            "required": ["every", "from", "to"],
+                            "properties": {
+                                "every": { "type": "string", "description": "a duration, such as 1d" },
+                                "from": { "type": "string" },
+                                "to": { "type": "string", "description": "not included" },
+                            },
+                        },
+                    ],
+                },
+                "entity": { "type": "string", "description": "with times: whose entities, as a check" },
+                "output": { "type": "string", "description": "the file to write: .parquet or .arrow" },
+                "format": { "enum": ["parquet", "arrow"], "description": "default: as the ending of output says" },
                 "timestamp_column": { "type": "string", "default": "timestamp" },
                 "columns": {
                     "type": "object",
                     "description": "key or request field: the spine's column, where the names differ",
                     "additionalProperties": { "type": "string" },
                 },
+                "leave_out": {
+                    "type": "array",
+                    "description": "columns of the spine that are not written",
+                    "items": { "type": "string" },
+                },
+                "split": split_schema(),
                 "known_at_cut": { "type": "string", "description": "spine, none or an instant", "default": "spine" },
                 "no_status": { "type": "boolean", "default": false },
+                "no_statistics": { "type": "boolean", "default": false },
+            },
+        },
+        "DatasetDiffJob": {
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["diff"],
+            "properties": {
+                "diff": {
+                    "type": "array",
+                    "description": "the ids of two training sets",
+                    "items": { "type": "string" },
+                    "minItems": 2,
+                    "maxItems": 2,
+                },
             },
         },
         "ReplayJob": {
@@ -318,7 +404,7 @@ fn schemas() -> Value {
             "required": ["rebuild", "output"],
             "properties": {
                 "rebuild": { "type": "string", "description": "the id of a training set" },
-                "output": { "type": "string", "description": "the Parquet file to write" },
+                "output": { "type": "string", "description": "the file to write, of the same kind as before" },
             },
         },
         "CompactJob": {

@@ -140,7 +140,15 @@ pub(super) async fn lineage(
 
 pub(super) async fn datasets(State(state): State<Arc<ApiState>>) -> Result<Json<Value>, Problem> {
     let datasets = state.registry.datasets().await.map_err(|error| registry_problem(&error))?;
-    let datasets = datasets.iter().map(dataset_json).collect::<Result<Vec<_>, _>>()?;
+    let shortened = |dataset: &DatasetRecord| {
+        let mut json = dataset_json(dataset)?;
+        // Of each file and feature: `GET /datasets/{id}` has them.
+        if let Some(fields) = json.as_object_mut() {
+            fields.retain(|name, _| !matches!(name.as_str(), "recipe" | "report"));
+        }
+        Ok(json)
+    };
+    let datasets = datasets.iter().map(shortened).collect::<Result<Vec<_>, Problem>>()?;
     Ok(Json(json!({ "datasets": datasets })))
 }
 

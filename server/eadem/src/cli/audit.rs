@@ -5,17 +5,16 @@
 //! semantics of time and the encoding.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use arrow_array::cast::AsArray as _;
 use arrow_array::{Array as _, ArrayRef, RecordBatch};
 use clap::Args;
-use eadem_offline::Spine;
+use eadem_offline::{Spine, open_rows};
 use eadem_registry::model::{RequestField, RequiredKey};
 use eadem_values::{DataType, KeyType, Value, format_timestamp, value_at, value_from_json, value_to_json};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
@@ -30,7 +29,7 @@ pub(crate) struct Audit {
     /// A service: `name` or `name@version`.
     #[arg(long)]
     service: String,
-    /// The spine: Parquet or CSV with keys, request fields and a timestamp.
+    /// The spine: Parquet, CSV or Arrow with keys, request fields and a timestamp.
     #[arg(long)]
     spine: PathBuf,
     /// The spine's column of timestamps.
@@ -142,7 +141,7 @@ impl Audit {
             None => self.make_dataset(context, client, &scratch.path().join("training.parquet")).await?,
         };
         let spine = self.read_spine(&service).await?;
-        let training = read_parquet(&dataset)?;
+        let training = read_training(&dataset).await?;
         if spine.rows != training.num_rows() {
             bail!(
                 "the spine has {} rows, the training set {}: they do not belong together",
@@ -403,13 +402,11 @@ fn differing_bits(a: &Value, b: &Value) -> u64 {
     u64::from(common) + 8 * a.len().abs_diff(b.len()) as u64
 }
 
-fn read_parquet(path: &Path) -> anyhow::Result<RecordBatch> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let unreadable = || format!("{} is not a readable Parquet file", path.display());
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).with_context(unreadable)?;
-    let schema = reader.schema().clone();
-    let batches = reader.build()?.collect::<Result<Vec<_>, _>>().with_context(unreadable)?;
-    Ok(arrow::compute::concat_batches(&schema, &batches)?)
+async fn read_training(path: &Path) -> anyhow::Result<RecordBatch> {
+    let file = super::data::absolute_file(path)?;
+    let rows = open_rows(&file.display().to_string()).await?;
+    let batches: Vec<RecordBatch> = rows.batches.try_collect().await?;
+    Ok(arrow::compute::concat_batches(&rows.schema, &batches)?)
 }
 
 pub(crate) fn report_text(report: &Report) -> String {

@@ -41,14 +41,14 @@ pub(crate) struct Get {
     explain: bool,
 }
 
-/// Make, list, show and rebuild training sets.
+/// Make, list, show, rebuild and compare training sets.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Dataset {
-    /// Make a training set for the rows of a spine.
-    Create(DatasetCreate),
+    /// Make a training set: for the rows of a spine, of a query, or for all entities at given times.
+    Create(Box<DatasetCreate>),
     /// All training sets.
     List,
-    /// One training set with its recipe.
+    /// One training set: how it was made, what was found and what not, and what its features look like.
     Show {
         /// Its id.
         id: String,
@@ -61,31 +61,78 @@ pub(crate) enum Dataset {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Say what has changed from one training set to another: columns, versions, commits, values, statistics.
+    Diff {
+        /// The id of the first.
+        a: String,
+        /// The id of the second.
+        b: String,
+    },
 }
 
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("rows").required(true).args(["spine", "spine_sql", "at", "every"]))]
 pub(crate) struct DatasetCreate {
     /// A service: `name` or `name@version`.
     #[arg(long)]
     service: String,
-    /// The spine: Parquet or CSV with keys, request fields, a timestamp and labels.
+    /// The spine: Parquet, CSV or Arrow with keys, request fields, a timestamp and labels.
     #[arg(long)]
-    spine: PathBuf,
-    /// The Parquet file to write.
+    spine: Option<PathBuf>,
+    /// Instead of a file: a query over registered sources, each a table of its name.
+    #[arg(long, value_name = "SQL")]
+    spine_sql: Option<String>,
+    /// Instead of a spine: all entities at these instants or days.
+    #[arg(long, value_name = "TIME", value_delimiter = ',')]
+    at: Vec<String>,
+    /// Instead of a spine: all entities in steps of this duration, from --from on and before --to.
+    #[arg(long, value_name = "DURATION", requires = "from", requires = "to")]
+    every: Option<String>,
+    /// The first instant or day of --every.
+    #[arg(long, value_name = "TIME", requires = "every")]
+    from: Option<String>,
+    /// The instant or day that --every ends before.
+    #[arg(long, value_name = "TIME", requires = "every")]
+    to: Option<String>,
+    /// The entity whose rows --at and --every mean, as a check.
+    #[arg(long)]
+    entity: Option<String>,
+    /// The file to write; its ending says the format: .parquet or .arrow.
     #[arg(long)]
     out: PathBuf,
     /// The spine's column of timestamps.
     #[arg(long, default_value = "timestamp")]
     timestamp_column: String,
     /// A key or request field that has another name in the spine: --column origin=from_airport
-    #[arg(long = "column", value_name = "NAME=COLUMN", value_parser = name_and_value)]
+    #[arg(long = "column", alias = "key", value_name = "NAME=COLUMN", value_parser = name_and_value)]
     columns: Vec<(String, String)>,
+    /// Columns of the spine that are not written.
+    #[arg(long, value_name = "COLUMN", value_delimiter = ',')]
+    drop: Vec<String>,
+    /// Splits with their shares, in a column `split`: --split train=0.8,test=0.2
+    #[arg(long, value_name = "NAME=SHARE", value_delimiter = ',', value_parser = name_and_value)]
+    split: Vec<(String, String)>,
+    /// What stays together: `entity` (default), `row`, or columns of the spine.
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', requires = "split")]
+    split_by: Vec<String>,
+    /// Another salt gives another split.
+    #[arg(long, requires = "split", default_value = "", hide_default_value = true)]
+    split_salt: String,
+    /// Splits by time: --split-time train:..2024-01-01,test:2024-01-01..
+    #[arg(long, value_name = "NAME:FROM..TO", value_delimiter = ',', conflicts_with = "split")]
+    split_time: Vec<String>,
+    /// The column that says which split a row is in.
+    #[arg(long, value_name = "COLUMN", default_value = "split")]
+    split_column: String,
     /// What the rows may know: `spine` (what was known at their own time), `none`, or an instant.
     #[arg(long, default_value = "spine")]
     known_at_cut: String,
     /// Leave the `<feature>__status` columns out.
     #[arg(long)]
     no_status: bool,
+    /// Keep no statistics of the features.
+    #[arg(long)]
+    no_statistics: bool,
 }
 
 /// Show where an object comes from and what depends on it.
@@ -214,7 +261,12 @@ impl Dataset {
             }
             Self::Show { id } => {
                 let dataset: Json = client.get(&format!("/datasets/{}", encoded(&id))).await?;
-                context.printer.result(&dataset, |dataset| serde_json::to_string_pretty(dataset).unwrap_or_default())
+                context.printer.result(&dataset, dataset_text)
+            }
+            Self::Diff { a, b } => {
+                let job = run_job(context, &client, "dataset", &json!({ "diff": [a, b] })).await?;
+                let result = job.result.unwrap_or_default();
+                context.printer.result(&result, lines_text)
             }
             Self::Rebuild { id, out } => {
                 let spec = json!({ "rebuild": id, "output": absolute_file(&out)? });
@@ -241,20 +293,137 @@ fn lines_text(result: &Json) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// A dataset as people read it.
+fn dataset_text(dataset: &Json) -> String {
+    let text = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let recipe = &dataset["recipe"];
+    let mut out = format!(
+        "dataset {}: {} rows for {}, in {}\nmade {}, known-at cut {}, {}\ncontent {}\n",
+        text(&dataset["id"]),
+        dataset["rows"],
+        text(&recipe["service"]),
+        text(&dataset["output"]),
+        text(&dataset["created_at"]),
+        text(&recipe["cut"]),
+        text(&recipe["writer"]),
+        text(&dataset["content_digest"]),
+    );
+    let _ = writeln!(out, "spine {} ({})", text(&recipe["spine_digest"]), spine_text(&recipe["options"]["spine"]));
+    for view in recipe["views"].as_array().into_iter().flatten() {
+        let commit = match &view["table_version"] {
+            Json::Null => "no table".to_owned(),
+            version => format!("commit {version}, {} files", view["files"].as_array().map_or(0, Vec::len)),
+        };
+        let _ = writeln!(out, "view {}: {commit}", text(&view["view"]));
+    }
+    let report: Option<eadem_offline::SpineReport> = serde_json::from_value(dataset["report"]["spine"].clone()).ok();
+    for line in report.iter().flat_map(eadem_offline::SpineReport::lines) {
+        let _ = writeln!(out, "{line}");
+    }
+    for note in dataset["report"]["notes"].as_array().into_iter().flatten() {
+        let _ = writeln!(out, "{}", text(note));
+    }
+    let statistics = &dataset["report"]["statistics"];
+    let Some(features) = statistics["features"].as_array() else { return out + "no statistics were kept" };
+    let row = |feature: &Json| {
+        let statuses = feature["statuses"].as_object().into_iter().flatten();
+        let statuses: Vec<String> = statuses.map(|(status, rows)| format!("{status} {rows}")).collect();
+        let top = &feature["top"][0];
+        let top = if top.is_null() { String::new() } else { format!("{} × {}", top["count"], text(&top["value"])) };
+        let shown = |value: &Json| if value.is_null() { "-".to_owned() } else { text(value) };
+        vec![
+            text(&feature["name"]),
+            text(&feature["data_type"]),
+            statuses.join(", "),
+            shown(&feature["min"]),
+            shown(&feature["quantiles"]["0.5"]),
+            shown(&feature["mean"]),
+            shown(&feature["max"]),
+            feature["distinct"].to_string(),
+            top,
+        ]
+    };
+    let rows: Vec<Vec<String>> = features.iter().map(row).collect();
+    out += &table(&["feature", "type", "statuses", "min", "median", "mean", "max", "distinct", "most frequent"], &rows);
+    if statistics["rows"] != statistics["sampled_rows"] {
+        let _ = write!(out, "median, distinct and most frequent: of a sample of {} rows", statistics["sampled_rows"]);
+    }
+    out
+}
+
+fn spine_text(origin: &Json) -> String {
+    match (&origin["query"], &origin["entities"]) {
+        (Json::String(sql), _) => format!("query: {sql}"),
+        (_, Json::String(times)) => format!("all entities at {times}"),
+        _ => "a file".to_owned(),
+    }
+}
+
 impl DatasetCreate {
     fn spec(&self) -> anyhow::Result<Json> {
         let columns: Map<String, Json> =
             self.columns.iter().map(|(name, column)| (name.clone(), Json::from(column.as_str()))).collect();
-        Ok(json!({
+        let mut spec = json!({
             "service": self.service,
-            "spine": absolute_file(&self.spine)?,
             "output": absolute_file(&self.out)?,
             "timestamp_column": self.timestamp_column,
             "columns": columns,
+            "leave_out": self.drop,
             "known_at_cut": self.known_at_cut,
             "no_status": self.no_status,
-        }))
+            "no_statistics": self.no_statistics,
+        });
+        if let Some(spine) = &self.spine {
+            spec["spine"] = json!(absolute_file(spine)?);
+        }
+        if let Some(sql) = &self.spine_sql {
+            spec["spine_sql"] = json!(sql);
+        }
+        if !self.at.is_empty() {
+            spec["times"] = json!(self.at);
+        }
+        if let Some(every) = &self.every {
+            spec["times"] = json!({ "every": every, "from": self.from, "to": self.to });
+        }
+        if let Some(entity) = &self.entity {
+            spec["entity"] = json!(entity);
+        }
+        if let Some(split) = self.split()? {
+            spec["split"] = split;
+        }
+        Ok(spec)
     }
+
+    fn split(&self) -> anyhow::Result<Option<Json>> {
+        if !self.split_time.is_empty() {
+            let ranges = self.split_time.iter().map(|text| split_range(text)).collect::<anyhow::Result<Vec<Json>>>()?;
+            return Ok(Some(json!({ "column": self.split_column, "time": ranges })));
+        }
+        if self.split.is_empty() {
+            return Ok(None);
+        }
+        let share = |(name, share): &(String, String)| {
+            let share: f64 = share.parse().with_context(|| format!("--split {name}={share}: a share is a number"))?;
+            Ok(json!({ "name": name, "share": share }))
+        };
+        let shares = self.split.iter().map(share).collect::<anyhow::Result<Vec<Json>>>()?;
+        let by = match self.split_by.as_slice() {
+            [] => json!("entity"),
+            [word] => json!(word),
+            columns => json!(columns),
+        };
+        Ok(Some(json!({ "column": self.split_column, "shares": shares, "by": by, "salt": self.split_salt })))
+    }
+}
+
+/// `name:from..to`, where either end may be missing.
+fn split_range(text: &str) -> anyhow::Result<Json> {
+    let parts = text.split_once(':').and_then(|(name, range)| Some((name, range.split_once("..")?)));
+    let Some((name, (from, to))) = parts else {
+        bail!("--split-time {text}: expected NAME:FROM..TO, such as train:..2024-01-01");
+    };
+    let end = |text: &str| if text.is_empty() { Json::Null } else { Json::from(text) };
+    Ok(json!({ "name": name, "from": end(from), "to": end(to) }))
 }
 
 impl Lineage {

@@ -51,7 +51,7 @@ impl ContentDigest {
 
 /// The name of a type in the content digest. Not as the columnar library prints it: that may change with its version, and
 /// how a column is laid out is not its content.
-fn type_name(data_type: &ArrowType) -> String {
+pub(super) fn type_name(data_type: &ArrowType) -> String {
     if let Some(of_the_contract) = DataType::from_arrow(data_type) {
         return of_the_contract.to_string();
     }
@@ -96,7 +96,7 @@ fn type_name(data_type: &ArrowType) -> String {
 }
 
 /// Columns of the spine that no feature could have (dates, decimals) count by their text.
-fn encodable(column: &ArrayRef) -> Result<ArrayRef, OfflineError> {
+pub(super) fn encodable(column: &ArrayRef) -> Result<ArrayRef, OfflineError> {
     if matches!(column.data_type(), ArrowType::Timestamp(_, None)) {
         return Ok(eadem_values::canonicalize(&arrow_cast::cast(column, &ArrowType::Int64)?)?);
     }

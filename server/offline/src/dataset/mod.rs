@@ -2,11 +2,17 @@
 
 mod assemble;
 mod content;
+mod diff;
 mod join;
+mod observe;
 mod on_demand;
 mod output;
 mod recipe;
+mod rows;
+mod sink;
 mod spec;
+mod split;
+mod statistics;
 
 use std::collections::BTreeMap;
 
@@ -17,17 +23,27 @@ use eadem_values::{DataType, Digest};
 use self::assemble::assemble;
 use self::join::join_view;
 use self::on_demand::compute_view;
-use self::output::{OutputWriter, WRITER_SETTINGS, WrittenOutput};
+use self::output::WrittenOutput;
 use self::recipe::{RECIPE_FORMAT, keep_recipe};
+use self::sink::{DatasetSink, FinishedRows};
 use self::spec::wanted_types;
 use crate::error::OfflineError;
 use crate::location::{Location, OfflineStore};
 use crate::spine::Spine;
 use crate::table::{ReadVersion, TableState, ViewTable};
 
-pub use self::recipe::{Recipe, RecipeFile, RecipeView, rebuild_dataset};
+pub use self::diff::{ChangedValue, ColumnChanges, DatasetDiff, DiffSide, MatchedBy, Pair, diff_datasets};
+pub use self::observe::SpineReport;
+pub use self::output::OutputFormat;
+pub use self::recipe::{Recipe, RecipeFile, RecipeView, file_digest_of, rebuild_dataset};
+pub use self::rows::{DatasetRows, open_rows};
 pub use self::spec::{
-    DatasetFeature, DatasetSpec, OnDemandBinding, OnDemandView, SpineColumns, StoredView, ViewOfService,
+    DatasetFeature, DatasetOptions, DatasetSpec, OnDemandBinding, OnDemandView, SpineColumns, SpineOrigin, StoredView,
+    ViewOfService,
+};
+pub use self::split::{Split, SplitBy, SplitRule, SplitShare, TimeRange};
+pub use self::statistics::{
+    DatasetStatistics, FeatureStatistics, LengthStatistics, SAMPLE_ROWS_MAX, StatisticsBuilder, TopValue,
 };
 
 const ERRORS_REPORTED_MAX: usize = 100;
@@ -41,6 +57,10 @@ pub struct DatasetReport {
     pub content_digest: Digest,
     /// For each feature, how often each status occurs.
     pub statuses: BTreeMap<String, BTreeMap<String, u64>>,
+    /// What the features look like, unless that was not asked for.
+    pub statistics: Option<DatasetStatistics>,
+    /// What is worth knowing of the spine, and of what was found for it.
+    pub spine: SpineReport,
     /// How it was made.
     pub recipe: Recipe,
     /// The plans of the joins, as `EXPLAIN` shows them.
@@ -64,7 +84,7 @@ impl ViewColumns {
     }
 }
 
-/// Makes a training set and writes it to `out` (a Parquet file, as a local path or URL). The file appears whole or not at
+/// Makes a training set and writes it to `out` (a Parquet or Arrow file, as a local path or URL). The file appears whole or not at
 /// all. The recipe and the spine are kept in the offline store. Doing it again with the same pinned versions and kept spine
 /// gives the same bytes.
 ///
@@ -78,7 +98,7 @@ pub async fn create_dataset(
 ) -> Result<DatasetReport, OfflineError> {
     let place = spec.check_output(store, out)?;
     let made = make(store, spec, place).await?;
-    keep_recipe(store, &made.report.recipe).await?;
+    keep_recipe(store, &made.report.recipe, made.report.statistics.as_ref()).await?;
     made.output.publish().await?;
     Ok(made.report)
 }
@@ -125,9 +145,9 @@ async fn make(store: &OfflineStore, spec: &DatasetSpec, place: Location) -> Resu
         }
     }
     let (rows, statuses) = assemble(spec, &spine, &made)?;
-    let mut output = OutputWriter::begin(place, rows.schema()).await?;
-    output.write(&rows).await?;
-    let output = output.finish().await?;
+    let mut sink = DatasetSink::begin(place, &rows.schema(), spec).await?;
+    sink.write(&rows).await?;
+    let FinishedRows { output, statistics, spine: spine_report } = sink.finish(spec, &statuses).await?;
     let recipe = Recipe {
         format: RECIPE_FORMAT,
         service: spec.service.clone(),
@@ -135,18 +155,30 @@ async fn make(store: &OfflineStore, spec: &DatasetSpec, place: Location) -> Resu
         spine_digest: spine.kept.digest,
         spine_format: spine.kept.format,
         columns: spec.columns.clone(),
+        keys: spec.key_columns(),
+        options: spec.options.clone(),
         cut: spec.cut,
         with_status: spec.with_status,
         views: recipe_views,
         features: spec.features.iter().map(|feature| feature.name.clone()).collect(),
-        writer: WRITER_SETTINGS.to_owned(),
+        writer: spec.options.format.writer_settings().to_owned(),
         engine_fingerprint: spec.engine_fingerprint.clone(),
         rows: output.rows as u64,
         content_digest: output.content_digest,
         file_digest: output.file_digest,
     };
     let (rows, content_digest) = (output.rows, output.content_digest);
-    let report = DatasetReport { rows, content_digest, statuses, recipe, plans, errors, notes: Vec::new() };
+    let report = DatasetReport {
+        rows,
+        content_digest,
+        statuses,
+        statistics,
+        spine: spine_report,
+        recipe,
+        plans,
+        errors,
+        notes: Vec::new(),
+    };
     Ok(Made { report, output })
 }
 

@@ -1,47 +1,113 @@
 //! The file of a training set: written batch by batch, seen by nobody before it is whole.
 
+use arrow::ipc::writer::FileWriter;
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType as ArrowType, SchemaRef};
 use eadem_values::Digest;
-use object_store::{ObjectStoreExt, WriteMultipart};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
-use sha2::{Digest as _, Sha256};
+use serde::{Deserialize, Serialize};
 
 use super::content::ContentDigest;
 use crate::error::OfflineError;
 use crate::location::Location;
+use crate::upload::Upload;
 
 /// Rows of one row group of a dataset file. Fixed, so that the same rows give the same bytes.
 pub(super) const ROW_GROUP_ROWS: usize = 131_072;
 
-/// Settings of the writer, as a recipe keeps them.
-pub(super) const WRITER_SETTINGS: &str =
-    "parquet 59, zstd 1, row groups of 131072 rows, no dictionaries of floats and times";
+/// What kind of file a training set is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputFormat {
+    /// Compressed columns: small.
+    #[default]
+    Parquet,
+    /// An Arrow IPC file, which readers map into memory as it is: fast to read, several times as large.
+    Arrow,
+}
 
-/// Parts of a file that are on their way to the store at once.
-const PARTS_IN_FLIGHT_MAX: usize = 2;
+impl OutputFormat {
+    /// By the ending of a file's name: `.parquet`, `.arrow` or `.feather`.
+    pub fn of_name(file: &str) -> Option<Self> {
+        match file.rsplit('/').next()?.rsplit_once('.')?.1 {
+            "parquet" => Some(Self::Parquet),
+            "arrow" | "feather" => Some(Self::Arrow),
+            _ => None,
+        }
+    }
+
+    /// Settings of the writer, as a recipe keeps them.
+    pub(super) fn writer_settings(self) -> &'static str {
+        match self {
+            Self::Parquet => "parquet 59, zstd 1, row groups of 131072 rows, no dictionaries of floats and times",
+            Self::Arrow => "arrow ipc 59, batches of 131072 rows",
+        }
+    }
+}
 
 /// Writes the rows of a training set, in order, and digests them on the way.
 pub(super) struct OutputWriter {
-    place: Location,
     schema: SchemaRef,
-    upload: WriteMultipart,
-    encoder: ArrowWriter<Vec<u8>>,
+    upload: Upload,
+    encoder: Encoder,
     /// Rows of the next row group.
     pending: Vec<RecordBatch>,
     pending_rows: usize,
     rows: usize,
     content: ContentDigest,
-    file: Sha256,
+}
+
+enum Encoder {
+    Parquet(Box<ArrowWriter<Vec<u8>>>),
+    Arrow(Box<FileWriter<Vec<u8>>>),
+}
+
+impl Encoder {
+    fn new(schema: &SchemaRef, format: OutputFormat) -> Result<Self, OfflineError> {
+        Ok(match format {
+            OutputFormat::Parquet => {
+                let writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties(schema)?))?;
+                Self::Parquet(Box::new(writer))
+            }
+            OutputFormat::Arrow => Self::Arrow(Box::new(FileWriter::try_new(Vec::new(), schema)?)),
+        })
+    }
+
+    /// One row group, whole.
+    fn write(&mut self, rows: &RecordBatch) -> Result<(), OfflineError> {
+        match self {
+            Self::Parquet(writer) => {
+                writer.write(rows)?;
+                writer.flush()?;
+            }
+            Self::Arrow(writer) => writer.write(rows)?,
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), OfflineError> {
+        match self {
+            Self::Parquet(writer) => writer.finish().map(|_| ())?,
+            Self::Arrow(writer) => writer.finish()?,
+        }
+        Ok(())
+    }
+
+    /// The bytes so far.
+    fn take(&mut self) -> Vec<u8> {
+        match self {
+            Self::Parquet(writer) => std::mem::take(writer.inner_mut()),
+            Self::Arrow(writer) => std::mem::take(writer.get_mut()),
+        }
+    }
 }
 
 /// A file that is written and not yet to be seen. Dropped, it leaves nothing.
 pub(super) struct WrittenOutput {
-    place: Location,
-    upload: WriteMultipart,
+    upload: Upload,
     /// Its rows.
     pub(super) rows: usize,
     /// Of the rows.
@@ -52,21 +118,11 @@ pub(super) struct WrittenOutput {
 
 impl OutputWriter {
     /// Begins a file of rows with this schema.
-    pub(super) async fn begin(place: Location, schema: SchemaRef) -> Result<Self, OfflineError> {
-        let upload = place.store.put_multipart(&place.path).await.map_err(|error| cannot_write(&place, &error))?;
-        let encoder = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties(&schema)?))?;
+    pub(super) async fn begin(place: Location, schema: SchemaRef, format: OutputFormat) -> Result<Self, OfflineError> {
+        let upload = Upload::begin(place).await?;
+        let encoder = Encoder::new(&schema, format)?;
         let content = ContentDigest::new(&schema);
-        Ok(Self {
-            place,
-            schema,
-            upload: WriteMultipart::new(upload),
-            encoder,
-            pending: Vec::new(),
-            pending_rows: 0,
-            rows: 0,
-            content,
-            file: Sha256::new(),
-        })
+        Ok(Self { schema, upload, encoder, pending: Vec::new(), pending_rows: 0, rows: 0, content })
     }
 
     /// The next rows. In batches of [`ROW_GROUP_ROWS`] none is copied; the file is the same whatever the batches are.
@@ -94,30 +150,21 @@ impl OutputWriter {
             [whole] => self.encoder.write(whole)?,
             parts => self.encoder.write(&arrow_select::concat::concat_batches(&self.schema, parts)?)?,
         }
-        self.encoder.flush()?;
-        let bytes = std::mem::take(self.encoder.inner_mut());
-        self.send(bytes).await
-    }
-
-    async fn send(&mut self, bytes: Vec<u8>) -> Result<(), OfflineError> {
-        self.file.update(&bytes);
-        self.upload.put(bytes.into());
-        let sent = self.upload.wait_for_capacity(PARTS_IN_FLIGHT_MAX).await;
-        sent.map_err(|error| cannot_write(&self.place, &error))
+        let bytes = self.encoder.take();
+        self.upload.send(bytes).await
     }
 
     /// Writes what is left. The file cannot be seen yet.
     pub(super) async fn finish(mut self) -> Result<WrittenOutput, OfflineError> {
         self.write_row_group().await?;
         self.encoder.finish()?;
-        let bytes = std::mem::take(self.encoder.inner_mut());
-        self.send(bytes).await?;
+        let bytes = self.encoder.take();
+        self.upload.send(bytes).await?;
         Ok(WrittenOutput {
-            place: self.place,
+            file_digest: self.upload.digest(),
             upload: self.upload,
             rows: self.rows,
             content_digest: self.content.finish(),
-            file_digest: Digest::from_bytes(self.file.finalize().into()),
         })
     }
 }
@@ -125,17 +172,13 @@ impl OutputWriter {
 impl WrittenOutput {
     /// Puts the file in its place, whole.
     pub(super) async fn publish(self) -> Result<(), OfflineError> {
-        self.upload.finish().await.map(|_| ()).map_err(|error| cannot_write(&self.place, &error))
+        self.upload.publish().await
     }
 
     /// Takes back what was written.
     pub(super) async fn discard(self) -> Result<(), OfflineError> {
-        self.upload.abort().await.map_err(|error| cannot_write(&self.place, &error))
+        self.upload.discard().await
     }
-}
-
-fn cannot_write(place: &Location, error: &object_store::Error) -> OfflineError {
-    OfflineError::File { file: place.url.to_string(), reason: format!("cannot be written: {error}") }
 }
 
 fn properties(schema: &SchemaRef) -> Result<WriterProperties, OfflineError> {

@@ -1,18 +1,21 @@
 //! Recipes: how a training set was made, and making it again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use eadem_semantics::KnownAtCut;
 use eadem_values::Digest;
 use futures::TryStreamExt;
 use object_store::{ObjectStoreExt, PutPayload};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::spec::{DatasetSpec, SpineColumns, StoredView, ViewOfService};
+use super::spec::{DatasetOptions, DatasetSpec, SpineColumns, StoredView, ViewOfService};
+use super::statistics::DatasetStatistics;
 use super::{DatasetReport, Made, make};
 use crate::error::OfflineError;
-use crate::location::OfflineStore;
+use crate::location::{Location, OfflineStore};
 use crate::spine::{KeptSpine, SpineFormat};
 use crate::table::{DataFile, ReadVersion};
 
@@ -33,6 +36,10 @@ pub struct Recipe {
     pub spine_format: SpineFormat,
     /// Which of its columns mean what.
     pub columns: SpineColumns,
+    /// Key, as the service names it → the spine's column.
+    pub keys: BTreeMap<String, String>,
+    /// What the file looks like, and where the spine is from.
+    pub options: DatasetOptions,
     /// Which knowledge counts.
     pub cut: KnownAtCut,
     /// Whether statuses stand beside features.
@@ -105,6 +112,7 @@ pub async fn rebuild_dataset(
         columns: recipe.columns.clone(),
         cut: recipe.cut,
         with_status: recipe.with_status,
+        options: DatasetOptions { statistics: true, ..recipe.options.clone() },
         ..spec.clone()
     };
     let place = pinned.check_output(store, out)?;
@@ -137,6 +145,21 @@ pub async fn rebuild_dataset(
     }
     output.publish().await?;
     Ok(report)
+}
+
+/// The digest of a file's bytes: what a recipe calls [`Recipe::file_digest`].
+///
+/// # Errors
+/// A file that cannot be read.
+pub async fn file_digest_of(file: &str) -> Result<Digest, OfflineError> {
+    let place = Location::parse(file)?;
+    let failed = |error: object_store::Error| OfflineError::File { file: file.to_owned(), reason: error.to_string() };
+    let mut bytes = place.store.get(&place.path).await.map_err(failed)?.into_stream();
+    let mut hasher = Sha256::new();
+    while let Some(bytes) = bytes.try_next().await.map_err(failed)? {
+        hasher.update(&bytes);
+    }
+    Ok(Digest::from_bytes(hasher.finalize().into()))
 }
 
 async fn check_files(store: &OfflineStore, stored: &StoredView, known: &RecipeView) -> Result<(), OfflineError> {
@@ -175,26 +198,60 @@ pub(super) async fn recipe_file(
     Ok(RecipeFile { path: file.path.clone(), bytes: file.bytes, digest })
 }
 
-pub(super) async fn keep_recipe(store: &OfflineStore, recipe: &Recipe) -> Result<(), OfflineError> {
-    let place = store.recipe_location(&recipe.content_digest.hex())?;
-    let text = serde_json::to_vec_pretty(recipe).map_err(|source| OfflineError::Json { what: "a recipe", source })?;
+impl Recipe {
+    /// What tells recipes from each other: two training sets of one content may have been made in two ways.
+    ///
+    /// # Errors
+    /// None that a recipe can have.
+    pub fn digest(&self) -> Result<Digest, OfflineError> {
+        let text = serde_json::to_vec(self).map_err(|source| OfflineError::Json { what: "a recipe", source })?;
+        Ok(Digest::of(&text))
+    }
+}
+
+/// Keeps a recipe, and the statistics of what it made, under the recipe's digest.
+pub(super) async fn keep_recipe(
+    store: &OfflineStore,
+    recipe: &Recipe,
+    statistics: Option<&DatasetStatistics>,
+) -> Result<(), OfflineError> {
+    let name = recipe.digest()?.hex();
+    if let Some(statistics) = statistics {
+        put_json(&store.statistics_location(&name)?, statistics, "statistics").await?;
+    }
+    put_json(&store.recipe_location(&name)?, recipe, "a recipe").await
+}
+
+async fn put_json(place: &Location, value: &impl Serialize, what: &'static str) -> Result<(), OfflineError> {
+    let text = serde_json::to_vec_pretty(value).map_err(|source| OfflineError::Json { what, source })?;
     place.store.put(&place.path, PutPayload::from(text)).await?;
     Ok(())
 }
 
+async fn get_json<T: DeserializeOwned>(place: &Location, what: &'static str) -> Result<Option<T>, OfflineError> {
+    let object = match place.store.get(&place.path).await {
+        Ok(object) => object,
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let bytes = object.bytes().await?;
+    serde_json::from_slice(&bytes).map(Some).map_err(|source| OfflineError::Json { what, source })
+}
+
 impl OfflineStore {
-    /// The recipe of a dataset, by its content digest; `None` if the store has no such dataset.
+    /// A recipe by its [`Recipe::digest`]; `None` if the store has no such one.
     ///
     /// # Errors
     /// A recipe that cannot be read.
-    pub async fn recipe(&self, content_digest: &Digest) -> Result<Option<Recipe>, OfflineError> {
-        let place = self.recipe_location(&content_digest.hex())?;
-        let object = match place.store.get(&place.path).await {
-            Ok(object) => object,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let bytes = object.bytes().await?;
-        serde_json::from_slice(&bytes).map(Some).map_err(|source| OfflineError::Json { what: "a recipe", source })
+    pub async fn recipe(&self, digest: &Digest) -> Result<Option<Recipe>, OfflineError> {
+        get_json(&self.recipe_location(&digest.hex())?, "a recipe").await
+    }
+
+    /// The statistics of what the recipe of this digest made; `None` if they were not kept.
+    ///
+    /// # Errors
+    /// Statistics that cannot be read.
+    pub async fn statistics(&self, digest: &Digest) -> Result<Option<DatasetStatistics>, OfflineError> {
+        get_json(&self.statistics_location(&digest.hex())?, "statistics").await
     }
 }

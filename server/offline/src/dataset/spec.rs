@@ -8,6 +8,8 @@ use eadem_semantics::KnownAtCut;
 use eadem_values::{DataType, Value};
 use serde::{Deserialize, Serialize};
 
+use super::output::OutputFormat;
+use super::split::Split;
 use crate::error::OfflineError;
 use crate::location::{Location, OfflineStore};
 use crate::schema::key_arrow_type;
@@ -40,6 +42,48 @@ pub struct DatasetSpec {
     pub engine_fingerprint: String,
     /// Threads that read each view's history.
     pub workers: usize,
+    /// What the file looks like, and what is kept beside it.
+    pub options: DatasetOptions,
+}
+
+/// What a training set's file looks like, and what is kept beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetOptions {
+    /// What kind of file.
+    pub format: OutputFormat,
+    /// A column that says which split a row is in.
+    pub split: Option<Split>,
+    /// Columns of the spine that are not written.
+    pub left_out: BTreeSet<String>,
+    /// Whether statistics of the features are kept with it.
+    pub statistics: bool,
+    /// Where the spine is from, for the record.
+    pub spine: SpineOrigin,
+}
+
+impl Default for DatasetOptions {
+    fn default() -> Self {
+        Self {
+            format: OutputFormat::default(),
+            split: None,
+            left_out: BTreeSet::new(),
+            statistics: true,
+            spine: SpineOrigin::default(),
+        }
+    }
+}
+
+/// Where a spine is from. What it was is kept; this only says so.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpineOrigin {
+    /// A file.
+    #[default]
+    File,
+    /// A query over registered sources.
+    Query(String),
+    /// All entities at times, in words.
+    Entities(String),
 }
 
 /// The spine's columns.
@@ -126,12 +170,34 @@ pub struct DatasetFeature {
     pub default: Option<Value>,
 }
 
+impl OnDemandView {
+    /// The fields of a request that it reads.
+    pub fn request_fields(&self) -> impl Iterator<Item = &str> {
+        self.bindings.iter().filter_map(|binding| match binding {
+            OnDemandBinding::Request(field) => Some(field.as_str()),
+            _ => None,
+        })
+    }
+}
+
 impl DatasetSpec {
-    /// Checks that every renamed column is one that the service asks for.
+    /// The spine's column of each key that the service asks for, by the name that the service knows.
+    pub fn key_columns(&self) -> BTreeMap<String, String> {
+        let stored = self.views.iter().filter_map(|view| match view {
+            ViewOfService::Stored(stored) => Some(&stored.keys),
+            ViewOfService::OnDemand(_) => None,
+        });
+        stored.flatten().map(|name| (name.clone(), self.columns.column(name).to_owned())).collect()
+    }
+
+    /// Checks that every renamed column is one that the service asks for, and that the split is one.
     ///
     /// # Errors
-    /// The first that is not, with those that could be meant.
+    /// The first name that is not, with those that could be meant; see [`Split::check`].
     pub fn check_columns(&self) -> Result<(), OfflineError> {
+        if let Some(split) = &self.options.split {
+            split.check(self)?;
+        }
         let names: BTreeMap<&str, DataType> = self.needs().into_iter().collect();
         match self.columns.renamed.keys().find(|name| !names.contains_key(name.as_str())) {
             None => Ok(()),
@@ -156,13 +222,20 @@ impl DatasetSpec {
         let refuse = |reason: String| {
             Err(OfflineError::Location { location: out.to_owned(), reason: reason + "; name another" })
         };
+        if OutputFormat::of_name(out) != Some(self.options.format) {
+            let endings = match self.options.format {
+                OutputFormat::Parquet => "`.parquet`",
+                OutputFormat::Arrow => "`.arrow` or `.feather`",
+            };
+            return refuse(format!("does not end in {endings}, as its format says"));
+        }
         if !place.is_persistent() {
             return refuse("is the memory of this process".to_owned());
         }
         if place.is_within(&store.root) {
             return refuse("lies in the offline store itself".to_owned());
         }
-        if place.is_within(&Location::parse(&self.spine)?) {
+        if self.options.spine == SpineOrigin::File && place.is_within(&Location::parse(&self.spine)?) {
             return refuse("is the spine".to_owned());
         }
         for view in &self.views {

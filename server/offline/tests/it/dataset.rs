@@ -9,8 +9,9 @@ use arrow_array::types::Int8Type;
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow_schema::DataType as ArrowType;
 use eadem_offline::{
-    DatasetFeature, DatasetSpec, KnownAt, MemoryLedger, OfflineStore, OnDemandBinding, OnDemandView, Placement,
-    ReadVersion, SpineColumns, StoredView, ViewOfService, ViewSpec, create_dataset, rebuild_dataset, run_backfill,
+    DatasetFeature, DatasetOptions, DatasetSpec, KnownAt, MemoryLedger, OfflineStore, OnDemandBinding, OnDemandView,
+    Placement, ReadVersion, SpineColumns, StoredView, ViewOfService, ViewSpec, create_dataset, rebuild_dataset,
+    run_backfill,
 };
 use eadem_query::{RowTransform, ValidationPolicy};
 use eadem_semantics::{KnownAtCut, Lifetime, ReadAt};
@@ -21,10 +22,10 @@ use rand::{RngExt, SeedableRng};
 
 use crate::support::{NativeTransform, Outcome, Row, at, backfill, source, stored_rows, view, write_parquet};
 
-const SECOND_US: i64 = 1_000_000;
+pub const SECOND_US: i64 = 1_000_000;
 
 /// `value` doubled; null for nulls; fails on 7.
-fn doubler() -> Arc<dyn RowTransform> {
+pub fn doubler() -> Arc<dyn RowTransform> {
     NativeTransform::shared(
         "doubler",
         true,
@@ -38,16 +39,16 @@ fn doubler() -> Arc<dyn RowTransform> {
     )
 }
 
-fn keys(entities: &[u8]) -> ArrayRef {
+pub fn keys(entities: &[u8]) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(entities.iter().map(|entity| format!("card{entity}"))))
 }
 
-fn times(times_us: &[i64]) -> ArrayRef {
+pub fn times(times_us: &[i64]) -> ArrayRef {
     Arc::new(TimestampMicrosecondArray::from(times_us.to_vec()).with_timezone("UTC"))
 }
 
 /// History with many ties, late knowledge, corrections, nulls and repeated rows.
-fn history(random: &mut StdRng, rows: usize) -> RecordBatch {
+pub fn history(random: &mut StdRng, rows: usize) -> RecordBatch {
     let start = at("2023-01-01T00:00:00Z");
     let mut columns: (Vec<u8>, Vec<i64>, Vec<i64>, Vec<Option<f64>>) = Default::default();
     for _ in 0..rows {
@@ -66,7 +67,7 @@ fn history(random: &mut StdRng, rows: usize) -> RecordBatch {
     .unwrap()
 }
 
-fn spine(random: &mut StdRng, rows: usize) -> RecordBatch {
+pub fn spine(random: &mut StdRng, rows: usize) -> RecordBatch {
     let start = at("2023-01-01T00:00:00Z");
     let entities: Vec<u8> = (0..rows).map(|_| random.random_range(0..7)).collect();
     // On the second, and a microsecond to either side: where candidates and TTLs begin and end.
@@ -120,7 +121,7 @@ fn oracle_value(row: Option<&Row>, feature: usize, at_us: i64, ttl_us: Option<i6
     }
 }
 
-fn dataset(spine: &Path, views: Vec<ViewOfService>, features: &[(&str, usize, &str)]) -> DatasetSpec {
+pub fn dataset(spine: &Path, views: Vec<ViewOfService>, features: &[(&str, usize, &str)]) -> DatasetSpec {
     DatasetSpec {
         service: "service@1".into(),
         service_digest: "digest of the service".into(),
@@ -141,10 +142,11 @@ fn dataset(spine: &Path, views: Vec<ViewOfService>, features: &[(&str, usize, &s
         with_status: true,
         engine_fingerprint: "native".into(),
         workers: 2,
+        options: DatasetOptions::default(),
     }
 }
 
-fn stored(view: &ViewSpec, key: &str) -> ViewOfService {
+pub fn stored(view: &ViewSpec, key: &str) -> ViewOfService {
     ViewOfService::Stored(Box::new(StoredView {
         view: view.clone(),
         keys: vec![key.into()],
@@ -152,25 +154,25 @@ fn stored(view: &ViewSpec, key: &str) -> ViewOfService {
     }))
 }
 
-fn read_back(path: &Path) -> RecordBatch {
+pub fn read_back(path: &Path) -> RecordBatch {
     let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(path).unwrap()).unwrap();
     let schema = reader.schema().clone();
     let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
     arrow_select::concat::concat_batches(&schema, &batches).unwrap()
 }
 
-fn value(rows: &RecordBatch, column: &str, row: usize) -> Value {
+pub fn value(rows: &RecordBatch, column: &str, row: usize) -> Value {
     value_at(rows.column_by_name(column).unwrap().as_ref(), row).unwrap()
 }
 
-fn status(rows: &RecordBatch, column: &str, row: usize) -> String {
+pub fn status(rows: &RecordBatch, column: &str, row: usize) -> String {
     let column = rows.column_by_name(&format!("{column}__status")).unwrap();
     let statuses = column.as_dictionary::<Int8Type>();
     let names = statuses.values().as_string::<i32>();
     names.value(statuses.keys().value(row) as usize).to_owned()
 }
 
-async fn loaded(folder: &Path, mut view: ViewSpec, batch: &RecordBatch) -> (OfflineStore, ViewSpec) {
+pub async fn loaded(folder: &Path, mut view: ViewSpec, batch: &RecordBatch) -> (OfflineStore, ViewSpec) {
     write_parquet(&folder.join(format!("in-{}/h.parquet", view.name)), batch, 64);
     view.source.locations = vec![folder.join(format!("in-{}", view.name)).to_str().unwrap().into()];
     view.source.known_at = KnownAt::Column("known".into());
@@ -301,7 +303,7 @@ fn gap() -> Arc<dyn RowTransform> {
     )
 }
 
-async fn roles_example(folder: &Path) -> (OfflineStore, DatasetSpec) {
+pub async fn roles_example(folder: &Path) -> (OfflineStore, DatasetSpec) {
     let start = at("2023-01-01T00:00:00Z");
     let history = RecordBatch::try_from_iter_with_nullable([
         ("card", keys(&[0, 1, 2]), true),
@@ -404,7 +406,7 @@ async fn a_recipe_makes_the_same_bytes_again_or_says_why_not() {
     let (store, spec) = roles_example(folder.path()).await;
     let (first, second) = (folder.path().join("first.parquet"), folder.path().join("second.parquet"));
     let report = create_dataset(&store, &spec, first.to_str().unwrap()).await.unwrap();
-    let recipe = store.recipe(&report.content_digest).await.unwrap().unwrap();
+    let recipe = store.recipe(&report.recipe.digest().unwrap()).await.unwrap().unwrap();
     assert_eq!(recipe, report.recipe);
 
     // New rows and a new spine at the old place change nothing: the recipe names a version and keeps the spine.
@@ -453,7 +455,7 @@ async fn a_recipe_makes_the_same_bytes_again_or_says_why_not() {
 }
 
 /// One more row of card 0, which beats the others.
-async fn load_later(folder: &Path, store: &OfflineStore, view: &ViewSpec) {
+pub async fn load_later(folder: &Path, store: &OfflineStore, view: &ViewSpec) {
     let start = at("2023-01-01T00:00:05Z");
     let later = RecordBatch::try_from_iter_with_nullable([
         ("card", keys(&[0]), true),
@@ -466,7 +468,7 @@ async fn load_later(folder: &Path, store: &OfflineStore, view: &ViewSpec) {
     run_backfill(backfill("later", view, store, Arc::new(MemoryLedger::default()))).await.unwrap();
 }
 
-fn plain_of(spec: &DatasetSpec) -> ViewSpec {
+pub fn plain_of(spec: &DatasetSpec) -> ViewSpec {
     let ViewOfService::Stored(plain) = &spec.views[0] else { panic!("the first view is stored") };
     plain.view.clone()
 }

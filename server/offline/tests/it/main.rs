@@ -10,6 +10,8 @@
 
 mod backfill;
 mod dataset;
+mod dataset_files;
+mod dataset_spines;
 mod faults;
 mod kill;
 mod quarantine;

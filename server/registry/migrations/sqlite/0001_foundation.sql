@@ -306,7 +306,9 @@ CREATE TABLE dataset (
     service_version_id INTEGER REFERENCES service_version,
     rows               INTEGER NOT NULL,
     content_digest     BLOB    NOT NULL,
+    output             TEXT    NOT NULL,    -- the file that was written
     recipe             TEXT    NOT NULL,    -- a document of the dataset builder's own
+    report             TEXT    NOT NULL,    -- likewise: statistics, and what was found and what not
     created_at_us      INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX dataset_by_name ON dataset (name, created_at_us);

@@ -37,8 +37,12 @@ pub struct DatasetRecord {
     pub rows: u64,
     /// Of its content in canonical encoding.
     pub content_digest: Digest,
+    /// The file that was written, as a path or URL.
+    pub output: String,
     /// How to make it again: a document of the builder's own.
     pub recipe: Json,
+    /// What its values look like, what was found and what not: likewise.
+    pub report: Json,
     /// Its feature columns, in order.
     pub columns: Vec<DatasetColumn>,
     /// µs since the epoch.
@@ -68,15 +72,18 @@ impl Registry {
             service_version_id = Some(require_service_version(&mut change, service, Some(*version)).await?.0);
         }
         sqlx::query(
-            "INSERT INTO dataset (dataset_id, name, service_version_id, rows, content_digest, recipe, created_at_us)
-             VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO dataset
+             (dataset_id, name, service_version_id, rows, content_digest, output, recipe, report, created_at_us)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(&dataset.id)
         .bind(&dataset.name)
         .bind(service_version_id)
         .bind(signed(dataset.rows)?)
         .bind(dataset.content_digest.as_bytes().as_slice())
+        .bind(&dataset.output)
         .bind(dataset.recipe.to_string())
+        .bind(dataset.report.to_string())
         .bind(dataset.created_at_us)
         .execute(&mut *change)
         .await?;
@@ -145,7 +152,8 @@ pub(crate) async fn require_dataset_id(
 
 async fn load_dataset(connection: &mut SqliteConnection, id: &str) -> Result<Option<DatasetRecord>, RegistryError> {
     let row = sqlx::query(
-        "SELECT dataset.name, service.name AS service, version, rows, content_digest, recipe, dataset.created_at_us
+        "SELECT dataset.name, service.name AS service, version, rows, content_digest, output, recipe, report,
+                dataset.created_at_us
          FROM dataset LEFT JOIN service_version USING (service_version_id) LEFT JOIN service USING (service_id)
          WHERE dataset_id = ?",
     )
@@ -158,16 +166,20 @@ async fn load_dataset(connection: &mut SqliteConnection, id: &str) -> Result<Opt
         Some(name) => Some((name, unsigned(row.try_get("version")?)?)),
         None => None,
     };
-    let recipe: String = row.try_get("recipe")?;
-    let recipe = serde_json::from_str(&recipe)
-        .map_err(|error| RegistryError::damaged(format!("the recipe of dataset {id}: {error}")))?;
+    let document = |name: &str| -> Result<Json, RegistryError> {
+        let text: String = row.try_get(name)?;
+        serde_json::from_str(&text)
+            .map_err(|error| RegistryError::damaged(format!("the {name} of dataset {id}: {error}")))
+    };
     Ok(Some(DatasetRecord {
         id: id.to_owned(),
         name: row.try_get("name")?,
         service,
         rows: unsigned(row.try_get("rows")?)?,
         content_digest: read_digest(row.try_get("content_digest")?)?,
-        recipe,
+        output: row.try_get("output")?,
+        recipe: document("recipe")?,
+        report: document("report")?,
         columns: load_columns(connection, id).await?,
         created_at_us: row.try_get("created_at_us")?,
     }))

@@ -17,6 +17,8 @@ async fn founded() -> Company {
         service,
         rows: 3,
         content_digest: Digest::of(id.as_bytes()),
+        output: "/sets/training.parquet".into(),
+        report: json!({ "statistics": null }),
         recipe: json!({ "spine": "departures" }),
         columns: vec![DatasetColumn {
             name: "last_delay".into(),

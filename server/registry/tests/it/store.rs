@@ -130,6 +130,8 @@ async fn datasets_are_saved_once() {
         service: Some(("departure_delay".into(), 1)),
         rows: 5,
         content_digest: Digest::of(b"content"),
+        output: "/sets/training.parquet".into(),
+        report: json!({ "statistics": null }),
         recipe: json!({ "files": ["a", "b"] }),
         columns: Vec::new(),
         created_at_us: NOW_US,

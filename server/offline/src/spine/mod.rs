@@ -1,9 +1,14 @@
 //! The spine of a training set: reading it, and its columns in the types of the contract.
 
+mod entities;
+mod query;
+mod writer;
+
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::sync::Arc;
 
+use arrow::ipc::reader::FileReader;
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use arrow_csv::ReaderBuilder;
@@ -15,6 +20,8 @@ use object_store::{ObjectStoreExt, PutPayload};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 
+pub use self::entities::{ENTITIES_MAX, SPINE_ROWS_MAX, TIMES_MAX, keep_entities_spine};
+pub use self::query::{QueriedSpine, SpineQuery, tables_of_query};
 use crate::error::OfflineError;
 use crate::location::{Location, OfflineStore};
 use crate::source::to_canonical;
@@ -44,6 +51,7 @@ pub struct KeptSpine {
 pub enum SpineFormat {
     Parquet,
     Csv,
+    Arrow,
 }
 
 impl SpineFormat {
@@ -51,7 +59,8 @@ impl SpineFormat {
         match place.path.extension() {
             Some("parquet") => Ok(Self::Parquet),
             Some("csv") => Ok(Self::Csv),
-            _ => Err(file_failed(place, "a spine is a .parquet or a .csv file")),
+            Some("arrow" | "feather") => Ok(Self::Arrow),
+            _ => Err(file_failed(place, "a spine is a .parquet, a .csv or an .arrow file")),
         }
     }
 
@@ -59,6 +68,7 @@ impl SpineFormat {
         match self {
             Self::Parquet => "parquet",
             Self::Csv => "csv",
+            Self::Arrow => "arrow",
         }
     }
 }
@@ -76,7 +86,7 @@ impl OfflineStore {
     /// Keeps a copy of a spine, named by its digest, in the store.
     ///
     /// # Errors
-    /// A file that is neither Parquet nor CSV by its name, or cannot be read; a store that cannot be written.
+    /// A file that is neither Parquet, CSV nor Arrow by its name, or cannot be read; a store that cannot be written.
     pub async fn keep_spine(&self, location: &str) -> Result<KeptSpine, OfflineError> {
         self.copy_spine(location).await.map(|(kept, _)| kept)
     }
@@ -97,11 +107,11 @@ impl OfflineStore {
 }
 
 impl Spine {
-    /// Reads a Parquet or CSV file, a local path or URL. `wanted` gives the types of columns that a CSV file cannot give by
+    /// Reads a Parquet, CSV or Arrow file, a local path or URL. `wanted` gives the types of columns that a CSV file cannot give by
     /// itself.
     ///
     /// # Errors
-    /// A file that is missing, unreadable, or neither `.parquet` nor `.csv`.
+    /// A file that is missing, unreadable, or of another kind.
     pub async fn read(location: &str, wanted: &BTreeMap<String, DataType>) -> Result<Self, OfflineError> {
         let place = Location::parse(location)?;
         let format = SpineFormat::of(&place)?;
@@ -136,6 +146,7 @@ impl Spine {
         let rows = match kept.format {
             SpineFormat::Parquet => read_parquet(bytes),
             SpineFormat::Csv => read_csv(&bytes, wanted),
+            SpineFormat::Arrow => read_arrow(bytes),
         }
         .map_err(|reason| OfflineError::File {
             file: location.to_owned(),
@@ -149,24 +160,34 @@ impl Spine {
     /// # Errors
     /// No such column, or one that cannot be read as `data_type`; the message names it.
     pub fn column(&self, name: &str, data_type: DataType) -> Result<ArrayRef, OfflineError> {
-        let column = self.rows.column_by_name(name).ok_or_else(|| {
-            let schema = self.rows.schema();
-            let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-            OfflineError::Dataset(format!("the spine has no column `{name}`; its columns are {}", names.join(", ")))
-        })?;
-        let wrong = |reason: String| OfflineError::Dataset(format!("the spine's column `{name}`: {reason}"));
-        if data_type == DataType::Timestamp && is_text(column.data_type()) {
-            return timestamps(column).map_err(wrong);
-        }
-        if matches!(column.data_type(), ArrowType::Timestamp(_, None)) {
-            return Err(wrong("has no time zone; write it in UTC".to_owned()));
-        }
-        let canonical = to_canonical(column).map_err(wrong)?;
-        if canonical.data_type() != &data_type.to_arrow() {
-            return Err(wrong(format!("is {}, expected {data_type}", column.data_type())));
-        }
-        Ok(canonical)
+        column_of(&self.rows, name, data_type)
     }
+}
+
+/// A column of a spine, as it is in the file.
+pub(crate) fn named<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, OfflineError> {
+    rows.column_by_name(name).ok_or_else(|| {
+        let schema = rows.schema();
+        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        OfflineError::Dataset(format!("the spine has no column `{name}`; its columns are {}", names.join(", ")))
+    })
+}
+
+/// A column of a spine as `data_type`, in canonical form.
+pub(crate) fn column_of(rows: &RecordBatch, name: &str, data_type: DataType) -> Result<ArrayRef, OfflineError> {
+    let column = named(rows, name)?;
+    let wrong = |reason: String| OfflineError::Dataset(format!("the spine's column `{name}`: {reason}"));
+    if data_type == DataType::Timestamp && is_text(column.data_type()) {
+        return timestamps(column).map_err(wrong);
+    }
+    if matches!(column.data_type(), ArrowType::Timestamp(_, None)) {
+        return Err(wrong("has no time zone; write it in UTC".to_owned()));
+    }
+    let canonical = to_canonical(column).map_err(wrong)?;
+    if canonical.data_type() != &data_type.to_arrow() {
+        return Err(wrong(format!("is {}, expected {data_type}", column.data_type())));
+    }
+    Ok(canonical)
 }
 
 fn is_text(data_type: &ArrowType) -> bool {
@@ -191,6 +212,13 @@ fn read_parquet(bytes: Bytes) -> Result<RecordBatch, String> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| error.to_string())?;
     let schema = builder.schema().clone();
     let reader = builder.build().map_err(|error| error.to_string())?;
+    let batches: Vec<RecordBatch> = reader.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+    arrow_select::concat::concat_batches(&schema, &batches).map_err(|error| error.to_string())
+}
+
+fn read_arrow(bytes: Bytes) -> Result<RecordBatch, String> {
+    let reader = FileReader::try_new(Cursor::new(bytes), None).map_err(|error| error.to_string())?;
+    let schema = reader.schema();
     let batches: Vec<RecordBatch> = reader.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
     arrow_select::concat::concat_batches(&schema, &batches).map_err(|error| error.to_string())
 }
