@@ -417,8 +417,12 @@ impl Shared {
         let mut loaded_views = Vec::new();
         let mut rows_before = 0;
         for (done, view) in views.iter().enumerate() {
-            let loaded = self.load_view(view, as_of_us, handle, (done, views.len()), rows_before).await;
-            let loaded = loaded.with_context(|| view.id.to_string())?;
+            let load = || self.load_view(view, as_of_us, handle, (done, views.len()), rows_before);
+            let mut loaded = load().await.with_context(|| view.id.to_string())?;
+            // Another process may have taken rows out of the table while they were loaded from it.
+            while upkeep::withdrawn_online(&self.stores, view).await?.is_some() {
+                loaded = load().await.with_context(|| view.id.to_string())?;
+            }
             rows_before += loaded.rows;
             let (done, total) = (done as u64 + 1, views.len() as u64);
             handle.steps(done, total, rows_before, format!("{}: {} rows", view.id, loaded.rows));
