@@ -112,7 +112,7 @@ pub async fn rebuild_dataset(
         columns: recipe.columns.clone(),
         cut: recipe.cut,
         with_status: recipe.with_status,
-        options: DatasetOptions { statistics: true, ..recipe.options.clone() },
+        options: recipe.options.clone(),
         ..spec.clone()
     };
     let place = pinned.check_output(store, out)?;
