@@ -15,9 +15,10 @@ const PROBLEM_SOURCES: [&str; 2] = ["server/api/src", "server/eadem/src"];
 const CONSTRUCTORS: [(&str, u16); 5] =
     [("bad_request", 400), ("not_found", 404), ("conflict", 409), ("too_large", 413), ("refused", 422)];
 /// Statuses that are spelled out where the problem is made; the code follows them.
-const SPELLED_STATUSES: [(&str, u16); 6] = [
+const SPELLED_STATUSES: [(&str, u16); 7] = [
     ("FORBIDDEN", 403),
     ("METHOD_NOT_ALLOWED", 405),
+    ("GONE", 410),
     ("URI_TOO_LONG", 414),
     ("MISDIRECTED_REQUEST", 421),
     ("INTERNAL_SERVER_ERROR", 500),

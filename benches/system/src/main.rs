@@ -1,4 +1,4 @@
-//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6, F7, H1 and H2, all of them or those named, and
+//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6, F7, H1, H2 and H6, all of them or those named, and
 //! replaces their figures in `target/bench/results.json`.
 //!
 //! Verbs besides are processes that are measured or prepare for it: `accept`, `backfill` and `baseline` of F6, `fill` and
@@ -13,12 +13,14 @@ mod join;
 mod process;
 mod race;
 mod table;
+mod travel;
 
 use std::process::ExitCode;
 
 use eadem_benches::bars::{self, Bar};
 
-const BARS: &[Bar] = &[("F1", demo::f1), ("F6", race::f6), ("F7", identity::f7), ("H1", join::h1), ("H2", join::h2)];
+const BARS: &[Bar] =
+    &[("F1", demo::f1), ("F6", race::f6), ("F7", identity::f7), ("H1", join::h1), ("H2", join::h2), ("H6", travel::h6)];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -42,8 +42,8 @@ pub(crate) fn measured(command: &mut Command) -> Result<Cost> {
     })
 }
 
-/// Waits for one child. The standard library waits too, but does not tell what the child used.
-fn wait(pid: u32) -> Result<(libc::c_int, libc::rusage)> {
+/// Waits for one child, and gives its wait status and what it used. The standard library waits too, but does not tell what the child used.
+pub(crate) fn wait(pid: u32) -> Result<(libc::c_int, libc::rusage)> {
     let pid = libc::pid_t::try_from(pid)?;
     let mut status = 0;
     // SAFETY: `rusage` is plain numbers, for which zero is a value.

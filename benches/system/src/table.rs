@@ -12,6 +12,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 pub(crate) struct Written {
     pub(crate) rows: i64,
     pub(crate) bytes: u64,
+    pub(crate) files: usize,
     /// Names of folders that hold data files.
     pub(crate) partitions: BTreeSet<String>,
     /// Name, type and codec of every column of any file.
@@ -42,6 +43,7 @@ fn add(folder: &Path, written: &mut Written) -> Result<()> {
 
 fn add_file(path: &Path, written: &mut Written) -> Result<()> {
     let file = File::open(path)?;
+    written.files += 1;
     written.bytes += file.metadata()?.len();
     let reader = SerializedFileReader::new(file)?;
     let folder = path.parent().and_then(Path::file_name).unwrap_or_default();

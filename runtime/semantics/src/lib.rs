@@ -4,6 +4,7 @@
 //! row, a read at a past timestamp and a live read cannot disagree. Times are microseconds since the Unix epoch, UTC.
 
 mod accept;
+mod as_stored;
 mod cut;
 mod lifetime;
 mod order;
@@ -11,6 +12,7 @@ mod status;
 mod trim;
 
 pub use accept::{MAX_AHEAD_DEFAULT_US, RefusedTime, accept_event_time};
+pub use as_stored::{AsStored, InvalidAsStored};
 pub use cut::KnownAtCut;
 pub use lifetime::{Age, Lifetime};
 pub use order::{ReadAt, RowOrder, erased, is_candidate, winner};

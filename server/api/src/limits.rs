@@ -20,6 +20,10 @@ pub struct Limits {
     pub key_bytes_max_in_path: usize,
     /// Bytes of a key in a body; over it: 422.
     pub key_bytes_max_in_body: usize,
+    /// Entities of one view in one request that are looked up in the offline store; over it: 413.
+    pub history_reads_max: usize,
+    /// Milliseconds that the offline store has for the reads of one view; after them: status `error`.
+    pub history_ms_max: u64,
     /// Requests served at once; over it: 503 with Retry-After.
     pub requests_in_flight_max: usize,
 }
@@ -34,6 +38,8 @@ impl Default for Limits {
             values_max: 2_000_000,
             key_bytes_max_in_path: 1 << 10,
             key_bytes_max_in_body: 8 << 10,
+            history_reads_max: 10_000,
+            history_ms_max: 30_000,
             requests_in_flight_max: 1_024,
         }
     }

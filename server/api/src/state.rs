@@ -16,7 +16,7 @@ use crate::jobs::Jobs;
 use crate::limits::Limits;
 use crate::problem::Problem;
 use crate::quarantine::Quarantine;
-use crate::serving::{RowSource, ServingPlan, Transforms};
+use crate::serving::{History, RowSource, ServingPlan, Transforms};
 
 /// How often the registry is asked whether another process changed it.
 const REVISION_POLL: Duration = Duration::from_millis(500);
@@ -47,6 +47,8 @@ pub struct ApiState {
     pub transforms: Arc<dyn Transforms>,
     /// Where rows are read.
     pub rows: Arc<dyn RowSource>,
+    /// What was stored once.
+    pub history: Arc<dyn History>,
     /// What a source's columns are.
     pub inspector: Arc<dyn SourceInspector>,
     /// Long work.

@@ -3,16 +3,19 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arrow_array::ArrayRef;
 use async_trait::async_trait;
-use eadem_api::serving::{self, RowSourceError, StoredRow, TransformUnavailable, lifetime, validation};
+use eadem_api::serving::{
+    self, HistoryState, RowSourceError, StoredCommit, StoredRow, TransformUnavailable, lifetime, validation,
+};
 use eadem_engine::{Applied, CallClass, Cost, Engine, EngineError};
 use eadem_offline::{self as offline, ChunkOutcome, JobLedger, JobPlan, LedgerError};
 use eadem_query::{AppliedRows, FailedRow, RowTransform, TransformFailure};
 use eadem_registry::model::{self as registry_model, BoundTo, ColumnType, SourceColumn, ViewVersion};
 use eadem_registry::{InspectError, Registry, SourceInspector};
-use eadem_semantics::ReadAt;
+use eadem_semantics::{AsStored, Lifetime, ReadAt};
 use eadem_values::{Description, Digest, EntityKey, Literal, Value, encode_values};
 use tokio::sync::Semaphore;
 
@@ -256,11 +259,38 @@ pub(crate) fn view_spec(
 pub(crate) struct OfflineHistory {
     stores: Stores,
     calls: Semaphore,
+    /// How long the reads of one view may take.
+    deadline: Duration,
 }
 
 impl OfflineHistory {
-    pub(crate) fn new(stores: Stores) -> Self {
-        Self { stores, calls: Semaphore::new(HISTORY_CALLS_AT_ONCE) }
+    pub(crate) fn new(stores: Stores, deadline: Duration) -> Self {
+        Self { stores, calls: Semaphore::new(HISTORY_CALLS_AT_ONCE), deadline }
+    }
+
+    async fn table(&self, view: &ViewVersion) -> Result<(offline::ViewTable, Lifetime), RowSourceError> {
+        let spec = self.stores.view_spec(view).await.map_err(|error| unavailable(&error))?;
+        let table = self.stores.offline.table(&spec).map_err(|error| unavailable(&error))?;
+        Ok((table, spec.lifetime))
+    }
+
+    fn too_slow(&self) -> RowSourceError {
+        unavailable(&format!(
+            "did not answer within {} ms (limits.history_ms_max); a table of many small files is faster after compaction",
+            self.deadline.as_millis()
+        ))
+    }
+}
+
+fn unavailable(error: &dyn std::fmt::Display) -> RowSourceError {
+    RowSourceError::Unavailable { store: "offline", message: error.to_string() }
+}
+
+fn history_error(error: &offline::OfflineError) -> RowSourceError {
+    match error {
+        offline::OfflineError::NotStored { .. } => RowSourceError::NotStored(error.to_string()),
+        offline::OfflineError::Vacuumed { .. } => RowSourceError::Vacuumed(error.to_string()),
+        other => unavailable(other),
     }
 }
 
@@ -275,24 +305,43 @@ impl serving::History for OfflineHistory {
         view: &ViewVersion,
         keys: &[EntityKey],
         reads: &[ReadAt],
-        beside: Option<u64>,
+        state: HistoryState,
     ) -> Result<Vec<Option<StoredRow>>, RowSourceError> {
-        let failed = |error: &dyn std::fmt::Display| RowSourceError { store: "offline", message: error.to_string() };
-        let spec = self.stores.view_spec(view).await.map_err(|error| failed(&error))?;
-        let table = self.stores.offline.table(&spec).map_err(|error| failed(&error))?;
-        let _call = self.calls.acquire().await.map_err(|error| failed(&error))?;
-        let (keys, reads, lifetime) = (keys.to_vec(), reads.to_vec(), spec.lifetime);
+        let began = Instant::now();
+        let (table, lifetime) = self.table(view).await?;
+        let call = tokio::time::timeout(self.deadline, self.calls.acquire()).await;
+        let _call = call.map_err(|_| self.too_slow())?.map_err(|error| unavailable(&error))?;
+        let (keys, reads) = (keys.to_vec(), reads.to_vec());
         let runtime = tokio::runtime::Handle::current();
-        // Files are decoded row by row: not on the threads of requests.
+        let left = self.deadline.saturating_sub(began.elapsed());
+        // Files are decoded row by row: not on the threads of requests. The deadline stands where the work is, so that it
+        // ends the work too.
         let read = move || {
-            runtime.block_on(async {
-                let version = table.version_beside(beside).await?;
+            let read = async {
+                let version = match state {
+                    HistoryState::Newest => offline::ReadVersion::Current,
+                    HistoryState::Beside(commit) => table.version_beside(commit).await?,
+                    HistoryState::Commit(commit) => offline::ReadVersion::At(commit),
+                };
                 table.read_entities(&keys, &reads, lifetime, version).await
-            })
+            };
+            runtime.block_on(async { tokio::time::timeout(left, read).await })
         };
-        let found = tokio::task::spawn_blocking(read).await.map_err(|error| failed(&error))?;
-        let found = found.map_err(|error| failed(&error))?;
+        let found = tokio::task::spawn_blocking(read).await.map_err(|error| unavailable(&error))?;
+        let found = found.map_err(|_| self.too_slow())?.map_err(|error| {
+            let error = history_error(&error);
+            // A request that names no commit is not at fault where files are gone.
+            let names_commit = matches!(state, HistoryState::Commit(_));
+            if !names_commit && error.is_of_request() { unavailable(&error) } else { error }
+        })?;
         Ok(found.into_iter().map(|row| row.map(stored_row)).collect())
+    }
+
+    async fn commit(&self, view: &ViewVersion, as_stored: AsStored) -> Result<StoredCommit, RowSourceError> {
+        let (table, _) = self.table(view).await?;
+        let stored = tokio::time::timeout(self.deadline, table.version_as_stored(as_stored)).await;
+        let stored = stored.map_err(|_| self.too_slow())?.map_err(|error| history_error(&error))?;
+        Ok(StoredCommit { commit: stored.version, committed_at_us: stored.committed_at_us })
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use axum::Router;
-use eadem_api::serving::OnlineThenHistory;
+use eadem_api::serving::{History, OnlineThenHistory};
 use eadem_api::{ApiState, Clock, PlanCache, Problem, StoreStatus, SystemClock};
 use eadem_engine::{CompilerCommand, Engine, EngineConfig};
 use eadem_offline::OfflineStore;
@@ -100,13 +100,17 @@ impl Home {
             transforms: Arc::clone(&transforms),
             clock: Arc::clone(&clock),
         };
-        let history = Arc::new(OfflineHistory::new(stores.clone()));
-        let rows = OnlineThenHistory::new(registry.clone(), Arc::clone(&stores.online), history);
+        let deadline = Duration::from_millis(config.limits.history_ms_max);
+        let history: Arc<dyn History> = Arc::new(OfflineHistory::new(stores.clone(), deadline));
+        let reads_max = config.limits.history_reads_max;
+        let online = Arc::clone(&stores.online);
+        let rows = OnlineThenHistory::new(registry.clone(), online, Arc::clone(&history), reads_max);
         Ok(Arc::new(ApiState {
             registry,
             engine,
             transforms,
             rows: Arc::new(rows),
+            history,
             inspector: Arc::new(Inspector::new(project.to_owned())),
             jobs: Arc::new(JobRunner::new(stores.clone(), &config.jobs)),
             quarantine: Arc::new(RefusedRows::new(stores.clone())),

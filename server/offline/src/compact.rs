@@ -182,7 +182,8 @@ impl Compaction {
         let lanes: BTreeSet<Option<&str>> = group.inputs.iter().map(|file| file.lane.as_deref()).collect();
         let one_lane = lanes.first().copied().flatten().filter(|_| lanes.len() == 1);
         let schema = table.schema.file_schema();
-        let mut writer = PartitionWriter::new(table.store.clone(), schema, true, self.options.buffered_bytes_max)
+        let keys = table.key_names();
+        let mut writer = PartitionWriter::new(table.store.clone(), schema, Some(keys), self.options.buffered_bytes_max)
             .of_job(&self.job)
             .of_lane(one_lane)
             .compacting();

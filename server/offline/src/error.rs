@@ -133,6 +133,22 @@ pub enum OfflineError {
         /// What the table library reports.
         reason: String,
     },
+    /// A time or a commit at which a view's table held nothing, or that it does not know.
+    #[error("{view}: {reason}")]
+    NotStored {
+        /// The view, with its version.
+        view: String,
+        /// Why, and what there is instead.
+        reason: String,
+    },
+    /// A data file that a version of a table lists is gone.
+    #[error("{view}: data file {file} is gone; it was vacuumed, or removed by hand: read a later commit")]
+    Vacuumed {
+        /// The view, with its version.
+        view: String,
+        /// The file, relative to the table.
+        file: String,
+    },
     /// The query engine.
     #[error("query: {0}")]
     DataFusion(#[from] datafusion::error::DataFusionError),

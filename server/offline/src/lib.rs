@@ -6,12 +6,15 @@
 
 mod backfill;
 mod bind;
+mod cache;
 mod commit;
 mod compact;
 mod dataset;
+mod entity_read;
 mod error;
 mod expression;
 mod fetch_exec;
+mod file_index;
 mod history_exec;
 mod lanes;
 mod ledger;
@@ -23,9 +26,11 @@ mod quarantine;
 mod read;
 mod replace;
 mod schema;
+mod sort;
 mod source;
 mod spec;
 mod spine;
+mod state;
 mod stop;
 mod table;
 mod upload;
@@ -40,6 +45,7 @@ pub use dataset::{
     SplitBy, SplitRule, SplitShare, StatisticsBuilder, StoredView, TimeRange, TopValue, ViewOfService, create_dataset,
     diff_datasets, file_digest_of, open_rows, rebuild_dataset,
 };
+pub use entity_read::EntityRead;
 pub use error::OfflineError;
 pub use expression::EXPRESSION_FUNCTIONS;
 pub use lanes::{CommittedLane, LaneName};
@@ -51,7 +57,7 @@ pub use quarantine::{
     EntryState, Quarantine, QuarantineCursor, QuarantineEntry, QuarantineFilter, QuarantinePage, QuarantineSummary,
     QuarantinedRow, RefusalCounts, Replay, ReplayOptions, ReplayReport, RowOutcome, run_replay,
 };
-pub use read::{EntityRead, HistoryBatch, ScanRange};
+pub use read::{HistoryBatch, ScanRange};
 pub use schema::{
     COLUMN_ERROR, COLUMN_EVENT_DATE, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_LANE, COLUMN_SEQUENCE, COLUMN_TIE,
     TableSchema,
@@ -62,6 +68,7 @@ pub use spine::{
     ENTITIES_MAX, KeptSpine, QueriedSpine, SPINE_ROWS_MAX, Spine, SpineFormat, SpineQuery, TIMES_MAX,
     keep_entities_spine, tables_of_query,
 };
+pub use state::StoredVersion;
 pub use stop::StopThreshold;
 pub use table::{DataFile, ReadVersion, ViewTable};
 pub use vacuum::{FilesInUse, InUse, PlaceReport, VacuumOptions, VacuumProgress, VacuumReport};

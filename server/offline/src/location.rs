@@ -8,6 +8,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreScheme};
 use url::Url;
 
+use crate::cache::Caches;
 use crate::error::OfflineError;
 
 /// A file or folder: a URL, and a store whose root is the root of that URL's scheme and host.
@@ -113,10 +114,11 @@ fn absolute(path: &FilePath) -> std::io::Result<PathBuf> {
     Ok(plain)
 }
 
-/// The root of all offline tables.
+/// The root of all offline tables. Clones share what readers keep of them.
 #[derive(Debug, Clone)]
 pub struct OfflineStore {
     pub(crate) root: Location,
+    pub(crate) caches: Arc<Caches>,
 }
 
 impl OfflineStore {
@@ -125,7 +127,7 @@ impl OfflineStore {
     /// # Errors
     /// See [`Location::parse`].
     pub fn open(root: &str) -> Result<Self, OfflineError> {
-        Ok(Self { root: Location::parse(root)? })
+        Ok(Self { root: Location::parse(root)?, caches: Arc::default() })
     }
 
     /// A store whose requests go through `store`, which must be rooted like the one [`Location::parse`] gives.
@@ -134,7 +136,7 @@ impl OfflineStore {
     /// See [`Location::parse`].
     pub fn with_object_store(root: &str, store: Arc<dyn ObjectStore>) -> Result<Self, OfflineError> {
         let root = Location::parse(root)?;
-        Ok(Self { root: Location { store, ..root } })
+        Ok(Self { root: Location { store, ..root }, caches: Arc::default() })
     }
 
     /// Where the store is.

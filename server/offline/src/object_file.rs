@@ -11,10 +11,13 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
 use parquet::errors::{ParquetError, Result};
-use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
 /// Bytes read from the end at first: the footers of most files are smaller, and are then read in one request.
 const FOOTER_BYTES_HINT: usize = 64 << 10;
+
+/// The same, where the indexes of pages are read too: they stand before the footer.
+const INDEX_BYTES_HINT: usize = 160 << 10;
 
 /// One file of known size.
 #[derive(Debug, Clone)]
@@ -39,9 +42,9 @@ impl AsyncFileReader for ObjectFile {
     ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>>> {
         async move {
             let size = self.bytes;
-            let reader = ParquetMetaDataReader::new()
-                .with_metadata_options(options.map(|options| options.metadata_options().clone()))
-                .with_prefetch_hint(Some(FOOTER_BYTES_HINT));
+            let wants_index = options.is_some_and(|options| options.offset_index_policy() != PageIndexPolicy::Skip);
+            let hint = if wants_index { INDEX_BYTES_HINT } else { FOOTER_BYTES_HINT };
+            let reader = ParquetMetaDataReader::new().with_arrow_reader_options(options).with_prefetch_hint(Some(hint));
             Ok(Arc::new(reader.load_and_finish(self, size).await?))
         }
         .boxed()

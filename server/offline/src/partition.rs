@@ -1,5 +1,8 @@
 //! Writing data files: one per partition, named by the digest of its bytes and its job, so that writing a chunk again
 //! writes the same files again.
+//!
+//! Whoever writes rows of a table, a backfill or a compaction, writes them here, and so all files are laid out alike: by key,
+//! then event time, in row groups and pages that are small enough for a reader that wants one entity.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +10,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, RecordBatch};
-use arrow_schema::SchemaRef;
+use arrow_schema::{DataType as ArrowType, SchemaRef};
 use chrono::DateTime;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
@@ -21,6 +24,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::OfflineError;
 use crate::quarantine;
 use crate::schema::{COLUMN_EVENT_DATE, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_SEQUENCE, COLUMN_TIE};
+use crate::sort::sort_by_key;
 
 /// The tag of a data file that a compaction wrote.
 pub(crate) const TAG_COMPACTED: &str = "eadem.compacted";
@@ -33,12 +37,26 @@ const JOB_MARK_DIGITS: usize = 16;
 
 const DAY_US: i64 = 86_400_000_000;
 
+/// Rows of one row group. A scan holds the chunks of one row group in memory, and a bloom filter speaks of one.
+const ROW_GROUP_ROWS: usize = 131_072;
+
+/// Rows of one page, in every column: what a read for one entity decodes of each column that it needs.
+const PAGE_ROWS: usize = 4_096;
+
+/// Bytes of a column's dictionary in a row group. It has to be read whole for a single value, and with a larger one the
+/// numbers of a row group, all of them different, would just fit in.
+const DICTIONARY_BYTES_MAX: usize = 128 << 10;
+
+/// How often a bloom filter takes an entity that a row group does not have for one that it may have.
+const BLOOM_FALSE_POSITIVES: f64 = 0.01;
+
 /// Collects the rows of a chunk and writes them by date.
 #[derive(Debug)]
 pub(crate) struct PartitionWriter {
     store: Arc<dyn ObjectStore>,
     schema: SchemaRef,
-    partitioned: bool,
+    /// The join keys in declared order, for a table of a view.
+    keys: Option<Vec<String>>,
     buffered: Vec<RecordBatch>,
     buffered_bytes: usize,
     buffered_bytes_max: usize,
@@ -49,17 +67,18 @@ pub(crate) struct PartitionWriter {
 }
 
 impl PartitionWriter {
-    /// A writer into the table that `store` is rooted at. Batches have `schema`; a `partitioned` one has event times.
+    /// A writer into the table that `store` is rooted at. Batches have `schema`. With the join `keys` of a view, rows are
+    /// partitioned by the date of their event times and lie by key in their files; without, they stay as they come.
     pub(crate) fn new(
         store: Arc<dyn ObjectStore>,
         schema: SchemaRef,
-        partitioned: bool,
+        keys: Option<Vec<String>>,
         buffered_bytes_max: usize,
     ) -> Self {
         Self {
             store,
             schema,
-            partitioned,
+            keys,
             buffered: Vec::new(),
             buffered_bytes: 0,
             buffered_bytes_max,
@@ -114,11 +133,12 @@ impl PartitionWriter {
         if batches.is_empty() {
             return Ok(());
         }
-        if !self.partitioned {
+        let Some(keys) = self.keys.clone() else {
             let whole = arrow_select::concat::concat_batches(&self.schema, &batches)?;
             return self.put(whole, None).await;
-        }
-        for (day, picks) in rows_by_day(&batches) {
+        };
+        for (day, mut picks) in rows_by_day(&batches) {
+            sort_by_key(&batches, &keys, &mut picks);
             let rows = gather(&self.schema, &batches, &picks)?;
             self.put(rows, Some(date_text(day))).await?;
         }
@@ -126,7 +146,7 @@ impl PartitionWriter {
     }
 
     async fn put(&mut self, rows: RecordBatch, date: Option<String>) -> Result<(), OfflineError> {
-        let bytes = encode(&rows)?;
+        let bytes = encode(&rows, self.keys.as_deref().unwrap_or_default())?;
         let name = format!("{}{}.zstd.parquet", hex::encode(Sha256::digest(&bytes)), self.mark);
         let path = match &date {
             Some(date) => format!("{COLUMN_EVENT_DATE}={date}/{name}"),
@@ -192,10 +212,22 @@ fn date_text(day: i64) -> String {
     date.format("%Y-%m-%d").to_string()
 }
 
-fn encode(rows: &RecordBatch) -> Result<Vec<u8>, OfflineError> {
-    let schema = rows.schema();
+fn encode(rows: &RecordBatch, keys: &[String]) -> Result<Vec<u8>, OfflineError> {
+    let options = ArrowWriterOptions::new().with_properties(properties(rows, keys)?).with_skip_arrow_metadata(true);
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new_with_options(&mut bytes, rows.schema(), options)?;
+    writer.write(rows)?;
+    writer.close()?;
+    Ok(bytes)
+}
+
+/// How a file of these rows is written, by whoever writes one.
+fn properties(rows: &RecordBatch, keys: &[String]) -> Result<WriterProperties, OfflineError> {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_data_page_row_count_limit(PAGE_ROWS)
+        .set_dictionary_page_size_limit(DICTIONARY_BYTES_MAX)
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_created_by("eadem".to_owned());
     for name in [COLUMN_TIE, COLUMN_SEQUENCE, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT] {
@@ -207,12 +239,26 @@ fn encode(rows: &RecordBatch) -> Result<Vec<u8>, OfflineError> {
         properties = properties.set_column_encoding(ColumnPath::from(name), Encoding::DELTA_BINARY_PACKED);
     }
     properties = properties.set_column_statistics_enabled(ColumnPath::from(COLUMN_TIE), EnabledStatistics::None);
-    let options = ArrowWriterOptions::new().with_properties(properties.build()).with_skip_arrow_metadata(true);
-    let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new_with_options(&mut bytes, schema, options)?;
-    writer.write(rows)?;
-    writer.close()?;
-    Ok(bytes)
+    if keys.is_empty() {
+        return Ok(properties.build());
+    }
+    // A read for one entity finds its pages by these.
+    for name in keys.iter().map(String::as_str).chain([COLUMN_EVENT_TIME]) {
+        properties = properties.set_column_statistics_enabled(ColumnPath::from(name), EnabledStatistics::Page);
+    }
+    for name in keys {
+        let column = ColumnPath::from(name.as_str());
+        let is_text = rows.column_by_name(name).is_some_and(|column| column.data_type() == &ArrowType::Utf8);
+        // Equal keys lie together. A dictionary would have to be read whole for a single page.
+        let encoding = if is_text { Encoding::PLAIN } else { Encoding::DELTA_BINARY_PACKED };
+        properties = properties
+            .set_column_dictionary_enabled(column.clone(), false)
+            .set_column_encoding(column.clone(), encoding)
+            // The writer makes room for the worst case and folds the filter to the number of keys that came.
+            .set_column_bloom_filter_max_ndv(column.clone(), rows.num_rows().min(ROW_GROUP_ROWS) as u64)
+            .set_column_bloom_filter_fpp(column, BLOOM_FALSE_POSITIVES);
+    }
+    Ok(properties.build())
 }
 
 /// Row count and time range; of a quarantine table's rows also whether replays wrote them. The log keeps milliseconds: the

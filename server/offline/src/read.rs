@@ -1,19 +1,17 @@
-//! Reading a view's table: whole, by time range, or for one entity.
-
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+//! Reading a view's table: whole, or by time range.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
 use arrow_schema::DataType as ArrowType;
-use eadem_semantics::{Lifetime, ReadAt, RowOrder, is_candidate};
-use eadem_values::{DataType, EntityKey, KeyType, KeyValue, TieDigest, Value, value_at};
+use eadem_semantics::{Lifetime, RowOrder};
+use eadem_values::{DataType, EntityKey, KeyType, KeyValue, TieDigest};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowPredicateFn, RowFilter};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
+use parquet::errors::ParquetError;
 
 use crate::error::OfflineError;
 use crate::object_file::ObjectFile;
@@ -44,7 +42,7 @@ impl ScanRange {
     }
 
     /// The rows of both, and what lies between.
-    fn with(self, other: Self) -> Self {
+    pub(crate) fn with(self, other: Self) -> Self {
         Self { from_us: self.from_us.min(other.from_us), to_us: self.to_us.max(other.to_us) }
     }
 
@@ -123,19 +121,6 @@ impl HistoryBatch {
     }
 }
 
-/// What a read for one entity found.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EntityRead {
-    /// The table's version that was read.
-    pub version: u64,
-    /// The winner's place in the order of rows.
-    pub order: RowOrder,
-    /// Its values, in the order of [`HistoryBatch::values`].
-    pub values: Vec<Value>,
-    /// Why its transform failed, if it did.
-    pub error: Option<String>,
-}
-
 impl ViewTable {
     /// All rows of the current version with an event time in the range, in no order. Gives the version that is read, and
     /// nothing if nothing was ever loaded.
@@ -151,46 +136,11 @@ impl ViewTable {
         let batches = futures::stream::iter(files.into_iter().filter(move |file| range.meets(file)))
             .then(move |file| {
                 let table = table.clone();
-                async move { table.read_file(file, range, None).await }
+                async move { table.read_file(file, range).await }
             })
             .try_flatten()
             .boxed();
         Ok(Some((version, batches)))
-    }
-
-    /// For each entity the row that wins at its read, looking no further back than `lifetime` allows: one answer per key,
-    /// all from one version of the table. Every data file is read at most once, however many entities there are.
-    ///
-    /// # Errors
-    /// A table that cannot be read; another number of reads than of keys.
-    pub async fn read_entities(
-        &self,
-        keys: &[EntityKey],
-        reads: &[ReadAt],
-        lifetime: Lifetime,
-        version: ReadVersion,
-    ) -> Result<Vec<Option<EntityRead>>, OfflineError> {
-        if keys.len() != reads.len() {
-            let message = format!("{} keys, {} reads", keys.len(), reads.len());
-            return Err(eadem_query::QueryError::Shape(message).into());
-        }
-        let Some(TableState { version, files }) = self.state(version).await? else {
-            return Ok(vec![None; keys.len()]);
-        };
-        let wanted: Arc<HashSet<EntityKey>> = Arc::new(keys.iter().cloned().collect());
-        let mut found = EntitySearch::new(keys, reads, lifetime);
-        // The newest first: a file that ends before the best row so far cannot beat it.
-        let latest = |file: &DataFile| file.event_time_us.map_or(i64::MAX, |(_, latest)| latest);
-        let mut files = files;
-        files.sort_by_key(|file| std::cmp::Reverse(latest(file)));
-        for file in files {
-            let Some(range) = found.range_in(&file) else { continue };
-            let mut batches = self.read_file(file, range, Some(wanted.clone())).await?;
-            while let Some(batch) = batches.try_next().await? {
-                found.take(&batch);
-            }
-        }
-        found.best.into_iter().map(|best| best.map(|best| best.into_read(version)).transpose()).collect()
     }
 
     /// A data file as the Parquet reader wants it, and what makes an error of the file out of what is wrong with it.
@@ -198,47 +148,49 @@ impl ViewTable {
         &self,
         file: &DataFile,
     ) -> (ObjectFile, impl Fn(E) -> OfflineError + use<E>) {
-        let url = format!("{}/{}", self.location.url, file.path);
+        let url = self.file_url(file);
         let damaged = move |error: E| OfflineError::File {
             file: url.clone(),
             reason: format!("a data file of the table cannot be read: {error}"),
         };
-        let path = Path::from(file.path.as_str());
-        (ObjectFile { store: self.store.clone(), path, bytes: file.bytes }, damaged)
+        (self.object_file(file), damaged)
     }
 
-    pub(crate) async fn read_file(
+    pub(crate) fn file_url(&self, file: &DataFile) -> String {
+        format!("{}/{}", self.location.url, file.path)
+    }
+
+    pub(crate) fn object_file(&self, file: &DataFile) -> ObjectFile {
+        ObjectFile { store: self.store.clone(), path: Path::from(file.path.as_str()), bytes: file.bytes }
+    }
+
+    /// What is wrong with a file.
+    pub(crate) fn file_error(&self, file: &DataFile, error: ParquetError) -> OfflineError {
+        if let ParquetError::External(cause) = &error
+            && let Some(object_store::Error::NotFound { .. }) = cause.downcast_ref::<object_store::Error>()
+        {
+            return OfflineError::Vacuumed { view: self.view_id().to_owned(), file: file.path.clone() };
+        }
+        let reason = format!("a data file of the table cannot be read: {error}");
+        OfflineError::File { file: self.file_url(file), reason }
+    }
+
+    async fn read_file(
         &self,
         file: DataFile,
         range: ScanRange,
-        keys: Option<Arc<HashSet<EntityKey>>>,
     ) -> Result<BoxStream<'static, Result<HistoryBatch, OfflineError>>, OfflineError> {
         let (reader, damaged) = self.open_file(&file);
         let mut builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&damaged)?;
-        let mut predicates: Vec<Box<dyn parquet::arrow::arrow_reader::ArrowPredicate>> = Vec::new();
-        if let Some(keys) = keys {
-            let names: Vec<String> = self.schema.keys.iter().map(|(name, _)| name.clone()).collect();
-            let roots = roots(builder.schema(), &names)?;
-            let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-            predicates.push(Box::new(ArrowPredicateFn::new(mask, move |batch| {
-                let columns: Vec<Option<&ArrayRef>> = names.iter().map(|name| batch.column_by_name(name)).collect();
-                let mut key = EntityKey(Vec::with_capacity(columns.len()));
-                Ok((0..batch.num_rows())
-                    .map(|row| Some(read_key(&columns, row, &mut key) && keys.contains(&key)))
-                    .collect())
-            })));
-        }
         let within = file.event_time_us.is_some_and(|(from, to)| range.from_us <= from && to <= range.to_us);
         if !within && range != ScanRange::ALL {
             let roots = roots(builder.schema(), &[COLUMN_EVENT_TIME.to_owned()])?;
             let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-            predicates.push(Box::new(ArrowPredicateFn::new(mask, move |batch| {
+            let is_in_range = ArrowPredicateFn::new(mask, move |batch| {
                 let times = batch.column(0).as_primitive::<TimestampMicrosecondType>();
                 Ok(times.values().iter().map(|time| Some((range.from_us..=range.to_us).contains(time))).collect())
-            })));
-        }
-        if !predicates.is_empty() {
-            builder = builder.with_row_filter(RowFilter::new(predicates));
+            });
+            builder = builder.with_row_filter(RowFilter::new(vec![Box::new(is_in_range)]));
         }
         let stream = builder.with_batch_size(SCAN_BATCH_ROWS).build().map_err(&damaged)?;
         let schema = self.schema.clone();
@@ -252,106 +204,19 @@ impl ViewTable {
     }
 }
 
-/// Reads the key of a row, into what another row has left behind; false if a part is null or of no key type.
-fn read_key(columns: &[Option<&ArrayRef>], row: usize, key: &mut EntityKey) -> bool {
-    key.0.resize(columns.len(), KeyValue::Int64(0));
-    columns.iter().zip(&mut key.0).all(|(column, part)| {
-        let Some(column) = column.filter(|column| column.is_valid(row)) else { return false };
-        if let Some(numbers) = column.as_primitive_opt::<Int64Type>() {
-            *part = KeyValue::Int64(numbers.value(row));
-            return true;
-        }
-        let Some(texts) = column.as_string_opt::<i32>() else { return false };
-        match part {
-            KeyValue::Utf8(text) => {
-                text.clear();
-                text.push_str(texts.value(row));
-            }
-            KeyValue::Int64(_) => *part = KeyValue::Utf8(texts.value(row).to_owned()),
-        }
-        true
-    })
-}
-
-/// Reads of single entities, and the best row that each has met so far.
-struct EntitySearch<'a> {
-    reads: &'a [ReadAt],
-    ranges: Vec<ScanRange>,
-    /// An entity may be asked for at several instants.
-    reads_of: HashMap<&'a EntityKey, Vec<usize>>,
-    best: Vec<Option<BestRow>>,
-}
-
-struct BestRow {
-    order: RowOrder,
-    batch: HistoryBatch,
-    row: usize,
-}
-
-impl BestRow {
-    fn into_read(self, version: u64) -> Result<EntityRead, OfflineError> {
-        let values = self.batch.values.iter().map(|column| value_at(column.as_ref(), self.row));
-        Ok(EntityRead {
-            version,
-            order: self.order,
-            values: values.collect::<Result<_, _>>()?,
-            error: self.batch.error(self.row).map(str::to_owned),
-        })
-    }
-}
-
-impl<'a> EntitySearch<'a> {
-    fn new(keys: &'a [EntityKey], reads: &'a [ReadAt], lifetime: Lifetime) -> Self {
-        let mut reads_of: HashMap<&EntityKey, Vec<usize>> = HashMap::new();
-        for (read, key) in keys.iter().enumerate() {
-            reads_of.entry(key).or_default().push(read);
-        }
-        let ranges = reads.iter().map(|read| ScanRange::readable(lifetime, read.at_us, read.at_us)).collect();
-        Self { reads, ranges, reads_of, best: keys.iter().map(|_| None).collect() }
-    }
-
-    /// Whether a file may hold a better row for a read.
-    fn is_open(&self, read: usize, file: &DataFile) -> bool {
-        let may_beat = |best: &BestRow| file.event_time_us.is_none_or(|(_, latest)| best.order.event_time_us <= latest);
-        self.ranges[read].meets(file) && self.best[read].as_ref().is_none_or(may_beat)
-    }
-
-    /// The event times that are needed of a file; `None` if no read needs it any more.
-    fn range_in(&self, file: &DataFile) -> Option<ScanRange> {
-        let open = (0..self.reads.len()).filter(|read| self.is_open(*read, file));
-        open.map(|read| self.ranges[read]).reduce(ScanRange::with)
-    }
-
-    fn take(&mut self, batch: &HistoryBatch) {
-        for row in 0..batch.len() {
-            let Some(reads) = self.reads_of.get(&batch.key(row)) else { continue };
-            let order = batch.order(row);
-            for read in reads {
-                let range = self.ranges[*read];
-                let is_seen = range.from_us <= order.event_time_us && is_candidate(&order, self.reads[*read]);
-                if is_seen && self.best[*read].as_ref().is_none_or(|best| order > best.order) {
-                    self.best[*read] = Some(BestRow { order, batch: batch.clone(), row });
-                }
-            }
-        }
-    }
-}
-
 fn roots(schema: &arrow_schema::Schema, names: &[String]) -> Result<Vec<usize>, OfflineError> {
     names.iter().map(|name| Ok(schema.index_of(name)?)).collect()
 }
 
+/// A column of a data file by its name, in the type in which readers take it.
+pub(crate) fn typed_column(batch: &RecordBatch, name: &str, data_type: &ArrowType) -> Result<ArrayRef, OfflineError> {
+    let column = batch.column(batch.schema().index_of(name)?);
+    if column.data_type() == data_type { Ok(column.clone()) } else { Ok(arrow_cast::cast(column, data_type)?) }
+}
+
 fn decode(schema: &crate::schema::TableSchema, batch: &RecordBatch) -> Result<HistoryBatch, OfflineError> {
-    let column = |name: &str| {
-        batch
-            .column_by_name(name)
-            .cloned()
-            .ok_or_else(|| OfflineError::Arrow(arrow_schema::ArrowError::SchemaError(format!("no column `{name}`"))))
-    };
-    let typed = |name: &str, data_type: ArrowType| {
-        let column = column(name)?;
-        if column.data_type() == &data_type { Ok(column) } else { Ok(arrow_cast::cast(&column, &data_type)?) }
-    };
+    let column = |name: &str| Ok::<_, OfflineError>(batch.column(batch.schema().index_of(name)?).clone());
+    let typed = |name: &str, data_type: ArrowType| typed_column(batch, name, &data_type);
     let key = |(name, key_type): &(String, KeyType)| typed(name, key_arrow_type(*key_type));
     Ok(HistoryBatch {
         keys: schema.keys.iter().map(key).collect::<Result<_, OfflineError>>()?,
@@ -369,7 +234,7 @@ fn decode(schema: &crate::schema::TableSchema, batch: &RecordBatch) -> Result<Hi
     })
 }
 
-fn tie_column(column: &ArrayRef) -> Result<BinaryArray, OfflineError> {
+pub(crate) fn tie_column(column: &ArrayRef) -> Result<BinaryArray, OfflineError> {
     let ties = column.as_binary::<i32>();
     let whole = (0..ties.len()).all(|row| ties.value(row).len() == 16);
     if !whole {

@@ -153,7 +153,8 @@ impl<'a> Withdrawal<'a> {
             return Ok(Effect::Goes { rows: going, kept: Vec::new() });
         }
         let schema = self.table.schema.file_schema();
-        let mut writer = PartitionWriter::new(self.table.store.clone(), schema, true, BUFFERED_BYTES_MAX)
+        let keys = self.table.key_names();
+        let mut writer = PartitionWriter::new(self.table.store.clone(), schema, Some(keys), BUFFERED_BYTES_MAX)
             .of_job(self.job)
             .of_lane(file.lane.as_deref());
         let mut batches = self.table.raw_batches(file, &[]).await?;

@@ -13,6 +13,7 @@ use object_store::ObjectStore;
 use object_store::prefix::PrefixStore;
 use serde::{Deserialize, Serialize};
 
+use crate::cache::Caches;
 use crate::commit::{append_once, live_files};
 use crate::error::OfflineError;
 use crate::lanes::{CommittedLane, Lanes, read_lane_log, withdrawn_at};
@@ -60,6 +61,7 @@ pub struct ViewTable {
     pub(crate) schema: TableSchema,
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) log_store: LogStoreRef,
+    pub(crate) caches: Arc<Caches>,
     view: String,
     view_digest: String,
 }
@@ -84,6 +86,7 @@ impl OfflineStore {
             schema: TableSchema::try_new(view)?,
             store,
             log_store,
+            caches: self.caches.clone(),
             view: view.id(),
             view_digest: view.digest.clone(),
         })
@@ -163,6 +166,16 @@ pub(crate) async fn read_commit(
 }
 
 impl ViewTable {
+    /// The names of the join keys, in declared order.
+    pub(crate) fn key_names(&self) -> Vec<String> {
+        self.schema.keys.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// `name@version` of the view.
+    pub(crate) fn view_id(&self) -> &str {
+        &self.view
+    }
+
     /// Where the table is.
     pub fn location(&self) -> &Location {
         &self.location
@@ -210,7 +223,7 @@ impl ViewTable {
     }
 
     /// A table belongs to one view version for ever.
-    fn check(&self, table: &DeltaTable) -> Result<(), OfflineError> {
+    pub(crate) fn check(&self, table: &DeltaTable) -> Result<(), OfflineError> {
         let snapshot = table.snapshot().map_err(|error| table_error(&self.location, error))?;
         let owner = snapshot.metadata().configuration().get(PROPERTY_VIEW_DIGEST);
         match owner {
@@ -232,21 +245,14 @@ impl ViewTable {
         if let ReadVersion::At(version) = version {
             table.load_version(version).await.map_err(|error| table_error(&self.location, error))?;
         }
-        let version = table.version().unwrap_or_default();
-        let files = live_files(&table, &self.location)?.into_iter().map(|live| live.file).collect();
-        Ok(Some(TableState { version, files }))
+        self.state_of(&table).map(Some)
     }
 
-    /// The version to read where the answers are compared with rows that were loaded from version `beside`: the current one,
-    /// unless rows have been taken out since. Then that very version, because those rows may be among the others.
-    ///
-    /// # Errors
-    /// A log that cannot be read.
-    pub async fn version_beside(&self, beside: Option<u64>) -> Result<ReadVersion, OfflineError> {
-        let Some(beside) = beside else { return Ok(ReadVersion::Current) };
-        let Some(latest) = self.version().await? else { return Ok(ReadVersion::NoTable) };
-        let withdrawn = withdrawn_at(&self.location, &self.log_store, latest).await?;
-        Ok(ReadVersion::At(if withdrawn > Some(beside) { beside } else { latest }))
+    /// The files of a table in the state in which it was loaded.
+    pub(crate) fn state_of(&self, table: &DeltaTable) -> Result<TableState, OfflineError> {
+        let version = table.version().unwrap_or_default();
+        let files = live_files(table, &self.location)?.into_iter().map(|live| live.file).collect();
+        Ok(TableState { version, files })
     }
 
     /// The version, at or before the current one, in which rows were last taken out of the table; `None`: never.

@@ -6,4 +6,5 @@ mod flights;
 mod fuzz;
 mod jobs;
 mod project;
+mod travel;
 mod upkeep;

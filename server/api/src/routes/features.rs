@@ -3,22 +3,24 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use eadem_registry::model::ResolvedService;
+use eadem_semantics::AsStored;
 use eadem_values::{EntityKey, KeyType};
 use serde::Deserialize;
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Map, Value as Json};
 
 use super::body::read_body;
 use super::query::RawQuery;
 use crate::problem::Problem;
-use crate::serving::{self, EntityRows, ServingPlan};
+use crate::serving::{self, EntityRows, RowSource, RowSourceError, ServeError, ServingPlan, StoredThen};
 use crate::serving::{reply, request};
 use crate::state::{ApiState, Wanted};
 
-const GET_PARAMETERS: &[&str] = &["features", "service", "entity", "timestamp", "include"];
-const GET_PARAMETERS_WITH_ID: &[&str] = &["entity_id", "features", "service", "entity", "timestamp", "include"];
+const GET_PARAMETERS: &[&str] = &["features", "service", "entity", "timestamp", "as_stored", "include"];
+const GET_PARAMETERS_WITH_ID: &[&str] =
+    &["entity_id", "features", "service", "entity", "timestamp", "as_stored", "include"];
 const REQUEST_PREFIX: &str = "request.";
 
 /// The body of `POST /features/batch`.
@@ -87,7 +89,8 @@ async fn answer_one(
         keys: keys_in_service_order(service, &entity_id),
         request: request::request_columns(service, &[fields], 1)?,
     };
-    let answer = serve(state, &plan, &rows).await?;
+    let stored = stored_then(state, &plan, query).await?;
+    let answer = serve(state, &plan, &rows, stored.as_ref()).await?;
     if wants_arrow(headers) {
         refuse_metadata_as_arrow(with_metadata)?;
         return Ok(arrow_response(reply::arrow_stream(&plan, &rows, &answer)?));
@@ -95,6 +98,7 @@ async fn answer_one(
     let mut body = Map::new();
     body.insert("entity_id".to_owned(), entity_id_json(&entity_id));
     body.extend(reply::row_reply(&plan, &answer, 0, with_metadata)?);
+    body.extend(stored.map(|stored| ("as_stored".to_owned(), reply::commits(&stored))));
     Ok(axum::Json(body).into_response())
 }
 
@@ -173,7 +177,7 @@ pub(super) async fn batch(
     request: Request,
 ) -> Result<Response, Problem> {
     let query = RawQuery::parse(uri.query())?;
-    query.check(&["include"], None)?;
+    query.check(&["include", "as_stored"], None)?;
     let with_metadata = include_metadata(&query)?;
     let body = read_body(request, &state).await?;
     let asked: BatchRequest = serde_json::from_slice(&body).map_err(|error| {
@@ -194,7 +198,8 @@ pub(super) async fn batch(
         state.clock.now_us(),
     )?;
     let rows = request::entity_rows(&plan.service, &asked.entities, &asked.request, times, &state.limits)?;
-    let answer = serve(&state, &plan, &rows).await?;
+    let stored = stored_then(&state, &plan, &query).await?;
+    let answer = serve(&state, &plan, &rows, stored.as_ref()).await?;
     if wants_arrow(&headers) {
         refuse_metadata_as_arrow(with_metadata)?;
         return Ok(arrow_response(reply::arrow_stream(&plan, &rows, &answer)?));
@@ -206,13 +211,45 @@ pub(super) async fn batch(
         result.extend(reply::row_reply(&plan, &answer, row, with_metadata)?);
         results.push(Json::Object(result));
     }
-    Ok(axum::Json(json!({ "results": results })).into_response())
+    let mut body = Map::new();
+    body.insert("results".to_owned(), Json::Array(results));
+    body.extend(stored.map(|stored| ("as_stored".to_owned(), reply::commits(&stored))));
+    Ok(axum::Json(body).into_response())
 }
 
-async fn serve(state: &ApiState, plan: &ServingPlan, rows: &EntityRows) -> Result<serving::Answer, Problem> {
-    serving::serve(plan, rows, state.rows.as_ref(), state.transforms.as_ref())
-        .await
-        .map_err(|error| Problem::internal("the request could not be answered", error))
+/// The state of the offline store that the request names, if it does.
+async fn stored_then(state: &ApiState, plan: &ServingPlan, query: &RawQuery) -> Result<Option<StoredThen>, Problem> {
+    let Some(text) = query.get("as_stored")? else { return Ok(None) };
+    let as_stored: AsStored =
+        text.parse().map_err(|error| Problem::bad_request("malformed_as_stored", format!("as_stored: {error}")))?;
+    let opened = StoredThen::open(Arc::clone(&state.history), plan, as_stored, state.limits.history_reads_max).await;
+    opened.map(Some).map_err(|error| rows_problem(&error))
+}
+
+async fn serve(
+    state: &ApiState,
+    plan: &ServingPlan,
+    rows: &EntityRows,
+    stored: Option<&StoredThen>,
+) -> Result<serving::Answer, Problem> {
+    let source: &dyn RowSource = match stored {
+        Some(stored) => stored,
+        None => state.rows.as_ref(),
+    };
+    serving::serve(plan, rows, source, state.transforms.as_ref()).await.map_err(|error| match error {
+        ServeError::Rows(error) => rows_problem(&error),
+        error => Problem::internal("the request could not be answered", error),
+    })
+}
+
+fn rows_problem(error: &RowSourceError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        RowSourceError::NotStored(_) => Problem::not_found("not_stored", detail),
+        RowSourceError::Vacuumed(_) => Problem::new(StatusCode::GONE, "vacuumed", detail),
+        RowSourceError::TooManyReads { .. } => Problem::too_large("too_many_history_reads", detail),
+        RowSourceError::Unavailable { .. } => Problem::internal("rows could not be read", detail),
+    }
 }
 
 /// Before names are looked up: every one of them costs.

@@ -63,6 +63,10 @@ fn query_parameters(path: &str, method: &str) -> Vec<Value> {
         ("service", "name or name@version, instead of features"),
         ("entity", "the entity type, where there are several"),
         ("timestamp", "RFC 3339; default: now"),
+        (
+            "as_stored",
+            "the number of a commit of the one view that is read, or RFC 3339: answer from what the offline store held then",
+        ),
         ("include", "metadata: status, event time, view version, digest and store of each value"),
         ("request.<field>", "a field of the request, for on-demand features"),
     ];
@@ -73,7 +77,9 @@ fn query_parameters(path: &str, method: &str) -> Vec<Value> {
                 .chain(one_entity.iter().map(|(name, text)| parameter(name, text)))
                 .collect()
         }
-        ("/features/batch", "post") => vec![parameter("include", one_entity[4].1)],
+        ("/features/batch", "post") => {
+            vec![parameter(one_entity[4].0, one_entity[4].1), parameter(one_entity[5].0, one_entity[5].1)]
+        }
         ("/transforms", "post") => vec![
             parameter("strict_nan", "true: compile it so that there is only one NaN, whatever the check finds"),
             parameter(

@@ -4,6 +4,7 @@
 //! `eadem-semantics`, the transforms in the engine, on-demand views and projection in `eadem-query`. A training set calls
 //! the same functions.
 
+mod as_stored;
 mod meaning;
 mod online;
 mod plan;
@@ -12,8 +13,12 @@ pub(crate) mod request;
 mod rows;
 mod run;
 
+pub use as_stored::StoredThen;
 pub use meaning::{lifetime, validation};
 pub use online::OnlineThenHistory;
 pub use plan::{PlanError, ServingPlan};
-pub use rows::{History, ReadRow, RowSource, RowSourceError, Store, StoredRow, TransformUnavailable, Transforms};
+pub use rows::{
+    History, HistoryState, ReadRow, RowSource, RowSourceError, Store, StoredCommit, StoredRow, TransformUnavailable,
+    Transforms,
+};
 pub use run::{Answer, AnswerColumn, EntityRows, ServeError, serve};

@@ -11,7 +11,7 @@ use eadem_semantics::ReadAt;
 use eadem_values::EntityKey;
 use tokio::sync::RwLock;
 
-use super::rows::{History, ReadRow, RowSource, RowSourceError, Store, StoredRow};
+use super::rows::{History, HistoryState, ReadRow, RowSource, RowSourceError, Store, StoredRow};
 
 /// Reads the current epoch of the online store; where it cannot prove an answer, the answer is the maximum, in the order
 /// of rows, of what it found and what history has. Both speak of one state of the table: where rows were taken out of it
@@ -20,6 +20,7 @@ pub struct OnlineThenHistory {
     registry: Registry,
     online: Arc<dyn OnlineStore>,
     history: Arc<dyn History>,
+    history_reads_max: usize,
     epochs: RwLock<Epochs>,
 }
 
@@ -31,9 +32,14 @@ struct Epochs {
 }
 
 impl OnlineThenHistory {
-    /// Over these stores.
-    pub fn new(registry: Registry, online: Arc<dyn OnlineStore>, history: Arc<dyn History>) -> Self {
-        Self { registry, online, history, epochs: RwLock::default() }
+    /// Over these stores. History is asked for at most `history_reads_max` entities of one view at once.
+    pub fn new(
+        registry: Registry,
+        online: Arc<dyn OnlineStore>,
+        history: Arc<dyn History>,
+        history_reads_max: usize,
+    ) -> Self {
+        Self { registry, online, history, history_reads_max, epochs: RwLock::default() }
     }
 
     /// The epoch to read; never `gone` from memory, which turned out to be dropped.
@@ -96,7 +102,7 @@ impl OnlineThenHistory {
 }
 
 fn online_error(error: &dyn std::fmt::Display) -> RowSourceError {
-    RowSourceError { store: "online", message: error.to_string() }
+    RowSourceError::Unavailable { store: "online", message: error.to_string() }
 }
 
 #[async_trait]
@@ -114,9 +120,18 @@ impl RowSource for OnlineThenHistory {
         if unproved.is_empty() {
             return Ok(rows);
         }
+        if unproved.len() > self.history_reads_max {
+            return Err(RowSourceError::TooManyReads {
+                view: view.id.to_string(),
+                reads: unproved.len(),
+                reads_max: self.history_reads_max,
+                why: "because the online store does not reach back so far (online_history), or was not filled (materialize)",
+            });
+        }
         let keys: Vec<EntityKey> = unproved.iter().map(|at| keys[*at].clone()).collect();
         let reads: Vec<ReadAt> = unproved.iter().map(|at| reads[*at]).collect();
-        let historic = match self.history.winners(view, &keys, &reads, loaded_from).await {
+        let state = loaded_from.map_or(HistoryState::Newest, HistoryState::Beside);
+        let historic = match self.history.winners(view, &keys, &reads, state).await {
             Ok(historic) => historic,
             Err(error) => {
                 // What the online store proved stands; the others have status error.

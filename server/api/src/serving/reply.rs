@@ -5,12 +5,14 @@ use std::sync::Arc;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{Field, Schema};
 use eadem_query::status_dictionary;
-use eadem_registry::model::ResolvedService;
+use eadem_registry::model::{ResolvedService, ViewRef};
 use eadem_semantics::Status;
 use eadem_values::{DataType, KeyType, KeyValue, Value, array_from_values, format_timestamp, value_at, value_to_json};
 use serde_json::{Map, Value as Json, json};
 
+use super::as_stored::StoredThen;
 use super::plan::ServingPlan;
+use super::rows::StoredCommit;
 use super::run::{Answer, EntityRows};
 use crate::problem::Problem;
 
@@ -45,6 +47,15 @@ pub(crate) fn row_reply(
         reply.insert("metadata".to_owned(), row_metadata(plan, answer, row));
     }
     Ok(reply)
+}
+
+/// The commit of each view that was read.
+pub(crate) fn commits(stored: &StoredThen) -> Json {
+    let commit = |(view, stored): (&ViewRef, &StoredCommit)| {
+        let committed_at = format_timestamp(stored.committed_at_us);
+        (view.to_string(), json!({ "commit": stored.commit, "committed_at": committed_at }))
+    };
+    Json::Object(stored.commits().iter().map(commit).collect())
 }
 
 fn row_metadata(plan: &ServingPlan, answer: &Answer, row: usize) -> Json {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use eadem_query::RowTransform;
 use eadem_registry::model::ViewVersion;
-use eadem_semantics::{ReadAt, RowOrder};
+use eadem_semantics::{AsStored, ReadAt, RowOrder};
 use eadem_values::{Digest, EntityKey};
 use serde::{Deserialize, Serialize};
 
@@ -50,13 +50,44 @@ pub struct ReadRow {
 }
 
 /// Rows that could not be read.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{store} store: {message}")]
-pub struct RowSourceError {
-    /// `online` or `offline`.
-    pub store: &'static str,
-    /// What went wrong.
-    pub message: String,
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RowSourceError {
+    /// A store that does not answer, or not in time. The view fails alone.
+    #[error("{store} store: {message}")]
+    Unavailable {
+        /// `online` or `offline`.
+        store: &'static str,
+        /// What went wrong.
+        message: String,
+    },
+    /// Nothing was stored at the time or commit that was asked for. The request fails.
+    #[error("{0}")]
+    NotStored(String),
+    /// What was stored then is no longer there. The request fails.
+    #[error("{0}")]
+    Vacuumed(String),
+    /// More reads of history than one request may cause. The request fails.
+    #[error(
+        "{reads} entities of {view} have to be looked up in the offline store, {why}; at most {reads_max} are, for one \
+         request: send several requests, or make a training set of them"
+    )]
+    TooManyReads {
+        /// `name@version`.
+        view: String,
+        /// How many.
+        reads: usize,
+        /// The limit.
+        reads_max: usize,
+        /// Why the online store does not answer.
+        why: &'static str,
+    },
+}
+
+impl RowSourceError {
+    /// Whether the request is at fault, and fails as a whole.
+    pub fn is_of_request(&self) -> bool {
+        !matches!(self, Self::Unavailable { .. })
+    }
 }
 
 /// Finds the winner of each read.
@@ -74,22 +105,47 @@ pub trait RowSource: Send + Sync {
     ) -> Result<Vec<ReadRow>, RowSourceError>;
 }
 
+/// Which state of an offline table is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HistoryState {
+    /// The newest.
+    Newest,
+    /// The answers are compared with online rows that were loaded from this commit: the newest, unless rows have been taken
+    /// out of the table since. Then as this commit left it, because those rows may be among the online ones.
+    Beside(u64),
+    /// As this commit left it.
+    Commit(u64),
+}
+
 /// The offline store, as far as a request needs it.
 #[async_trait]
 pub trait History: Send + Sync {
-    /// The winner of each read in the offline table of `view`, one answer per key. `beside` is the offline commit that the
-    /// online rows were loaded from with which the answers are compared: if rows have been taken out of the table since,
-    /// it is read as it was at that commit. Otherwise, and without online rows, it is read as it is now.
+    /// The winner of each read in one state of the offline table of `view`, one answer per key.
     ///
     /// # Errors
-    /// A table that could not be read.
+    /// A table that could not be read, or not in time; a commit whose files are gone.
     async fn winners(
         &self,
         view: &ViewVersion,
         keys: &[EntityKey],
         reads: &[ReadAt],
-        beside: Option<u64>,
+        state: HistoryState,
     ) -> Result<Vec<Option<StoredRow>>, RowSourceError>;
+
+    /// The commit of `view`'s offline table that was current then.
+    ///
+    /// # Errors
+    /// Nothing was stored then; a table that could not be read.
+    async fn commit(&self, view: &ViewVersion, as_stored: AsStored) -> Result<StoredCommit, RowSourceError>;
+}
+
+/// A commit of a view's offline table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredCommit {
+    /// Its number.
+    pub commit: u64,
+    /// When it was made, in microseconds.
+    pub committed_at_us: i64,
 }
 
 /// A transform that cannot be run on this host.

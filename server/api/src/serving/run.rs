@@ -75,7 +75,8 @@ struct NodeAnswer {
 /// run, gives its own features status `error` and leaves the others alone.
 ///
 /// # Errors
-/// A default that does not fit its column: a fault of ours, not of the request.
+/// Rows of the past that are not there, or more reads of history than one request may cause; a default that does not fit its
+/// column, which is a fault of ours.
 pub async fn serve(
     plan: &ServingPlan,
     rows: &EntityRows,
@@ -93,6 +94,11 @@ pub async fn serve(
     let mut answers: Vec<NodeAnswer> = Vec::with_capacity(plan.nodes.len());
     for (node, read) in plan.nodes.iter().zip(reads) {
         let stores = stores_asked(node, &read, &answers, rows.at_us.len());
+        if let Err(error) = &read
+            && error.is_of_request()
+        {
+            return Err(error.clone().into());
+        }
         let answer = match (node, read) {
             (Node::Stored(stored), Ok(read)) => stored_answer(stored, rows, &read, transforms).await,
             (Node::Stored(_), Err(error)) => Err(error.into()),

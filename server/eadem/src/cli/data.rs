@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
+use eadem_semantics::AsStored;
 use serde_json::{Map, Value as Json, json};
 
 use super::operate::run_job;
@@ -33,6 +34,10 @@ pub(crate) struct Get {
     /// A past instant (RFC 3339); default: now.
     #[arg(long)]
     timestamp: Option<String>,
+    /// What the offline store held then, late rows and corrections since left out: the number of a commit of the one view that
+    /// is read, or an instant (RFC 3339).
+    #[arg(long, value_name = "COMMIT|TIME")]
+    as_stored: Option<AsStored>,
     /// A field sent with the request, read like a key: --request scheduled_at=2013-01-01T05:00:00Z
     #[arg(long = "request", value_name = "FIELD=VALUE", value_parser = name_and_value)]
     request: Vec<(String, String)>,
@@ -154,8 +159,12 @@ impl Get {
             Some(entity_id) => client.get(&self.path(entity_id)).await?,
             None if self.keys.is_empty() => bail!("say which entity: its id, or --key NAME=VALUE for each key"),
             None => {
-                let mut reply: Json = client.post(self.batch_path(), &self.batch_body()).await?;
-                reply["results"][0].take()
+                let mut replies: Json = client.post(&self.batch_path(), &self.batch_body()).await?;
+                let mut reply = replies["results"][0].take();
+                if let Some(commits) = replies.get_mut("as_stored") {
+                    reply["as_stored"] = commits.take();
+                }
+                reply
             }
         };
         context.printer.result(&reply, |reply| reply_text(reply, self.explain))
@@ -175,6 +184,7 @@ impl Get {
                 parameters.push(format!("{name}={}", encoded(value)));
             }
         }
+        parameters.extend(self.as_stored_parameter());
         for (name, value) in &self.request {
             parameters.push(format!("request.{}={}", encoded(name), encoded(value)));
         }
@@ -184,8 +194,17 @@ impl Get {
         format!("/features?{}", parameters.join("&"))
     }
 
-    fn batch_path(&self) -> &'static str {
-        if self.explain { "/features/batch?include=metadata" } else { "/features/batch" }
+    fn as_stored_parameter(&self) -> Option<String> {
+        self.as_stored.map(|as_stored| format!("as_stored={}", encoded(&as_stored.to_string())))
+    }
+
+    fn batch_path(&self) -> String {
+        let metadata = self.explain.then(|| "include=metadata".to_owned());
+        let parameters: Vec<String> = metadata.into_iter().chain(self.as_stored_parameter()).collect();
+        match parameters.is_empty() {
+            true => "/features/batch".to_owned(),
+            false => format!("/features/batch?{}", parameters.join("&")),
+        }
     }
 
     fn batch_body(&self) -> Json {
@@ -232,6 +251,9 @@ fn reply_text(reply: &Json, explain: bool) -> String {
     let rows: Vec<Vec<String>> = reply["features"].as_object().into_iter().flatten().map(row).collect();
     let mut out = table(&headings, &rows);
     let _ = write!(out, "as of {}", text(&reply["timestamp"]));
+    for (view, stored) in reply["as_stored"].as_object().into_iter().flatten() {
+        let _ = write!(out, "\n{view} as stored by commit {} of {}", stored["commit"], text(&stored["committed_at"]));
+    }
     out
 }
 

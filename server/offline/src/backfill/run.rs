@@ -141,7 +141,7 @@ impl Workshop {
             writer: PartitionWriter::new(
                 self.table_store.clone(),
                 self.press.writer_schema().clone(),
-                true,
+                Some(self.view.keys.iter().map(|key| key.name.clone()).collect()),
                 self.buffered_bytes_max,
             )
             .of_job(&self.job)
@@ -149,7 +149,7 @@ impl Workshop {
             quarantine: PartitionWriter::new(
                 self.quarantine_store.clone(),
                 quarantine::schema(),
-                false,
+                None,
                 self.buffered_bytes_max,
             )
             .of_job(&self.job),

@@ -205,9 +205,14 @@ async fn try_rows(replay: &Replay, table: &ViewTable) -> Result<ChunkOutcome, Of
     let mut bench = Bench {
         replay,
         bind: BindPlan::of_kept_rows(&replay.view),
-        writer: PartitionWriter::new(table.store.clone(), press.writer_schema().clone(), true, bytes_max)
-            .of_job(&replay.job),
-        quarantine: PartitionWriter::new(quarantine_store, schema(), false, bytes_max).of_job(&replay.job),
+        writer: PartitionWriter::new(
+            table.store.clone(),
+            press.writer_schema().clone(),
+            Some(table.key_names()),
+            bytes_max,
+        )
+        .of_job(&replay.job),
+        quarantine: PartitionWriter::new(quarantine_store, schema(), None, bytes_max).of_job(&replay.job),
         press,
         lines: Vec::new(),
         total: selection.taken.len(),

@@ -12,6 +12,7 @@ mod backfill;
 mod dataset;
 mod dataset_files;
 mod dataset_spines;
+mod entities;
 mod faults;
 mod kill;
 mod quarantine;

@@ -269,3 +269,14 @@ impl ObjectStore for FullDisk {
         self.inner.copy_opts(from, to, options).await
     }
 }
+
+/// The seed of random tests; `EADEM_SEED` gives another.
+pub fn seed() -> u64 {
+    std::env::var("EADEM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_130_101)
+}
+
+/// How many cases are tried: `EADEM_SOAK=1` tries those of a soak.
+pub fn cases(usual: usize, of_a_soak: usize) -> usize {
+    let soak = std::env::var("EADEM_SOAK").is_ok_and(|value| value == "1");
+    if soak { of_a_soak } else { usual }
+}
