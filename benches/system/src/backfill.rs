@@ -1,5 +1,6 @@
 //! F6, our side: a backfill of the payments through the engine.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 use arrow_array::ArrayRef;
 use eadem_engine::{Accepted, CallClass, CompilerCommand, Engine, EngineConfig, EngineError, Transform, UploadOptions};
 use eadem_offline::{
-    Backfill, BackfillOptions, Binding, Cancel, EventTime, JoinKey, KnownAt, MemoryLedger, OfflineStore, Placement,
-    SourceSpec, ViewSpec, run_backfill,
+    Backfill, BackfillOptions, Binding, Cancel, EventTime, JoinKey, KnownAt, MemoryLedger, OfflineStore, Origin,
+    Placement, SourceSpec, ViewSpec, run_backfill,
 };
 use eadem_query::{AppliedRows, FailedRow, RowTransform, TransformFailure, ValidationPolicy};
 use eadem_semantics::Lifetime;
@@ -126,7 +127,8 @@ pub(crate) fn view(events: &str, transform: Arc<dyn RowTransform>) -> ViewSpec {
         digest: format!("sha256:{}", transform.digest()),
         source: SourceSpec {
             name: "events".to_owned(),
-            locations: vec![events.to_owned()],
+            origin: Origin::Parquet { locations: vec![events.to_owned()] },
+            types: BTreeMap::new(),
             columns: Vec::new(),
             filter: None,
             time_zone: None,

@@ -13,7 +13,7 @@ use eadem_api::serving::{
 use eadem_engine::{Applied, CallClass, Cost, Engine, EngineError};
 use eadem_offline::{self as offline, ChunkOutcome, JobLedger, JobPlan, LedgerError};
 use eadem_query::{AppliedRows, FailedRow, RowTransform, TransformFailure};
-use eadem_registry::model::{self as registry_model, BoundTo, ColumnType, SourceColumn, ViewVersion};
+use eadem_registry::model::{self as registry_model, BoundTo, ColumnType, Place, RowFormat, SourceColumn, ViewVersion};
 use eadem_registry::{InspectError, Registry, SourceInspector};
 use eadem_semantics::{AsStored, Lifetime, ReadAt};
 use eadem_values::{Description, Digest, EntityKey, Literal, Value, encode_values};
@@ -173,9 +173,10 @@ impl Inspector {
 #[async_trait]
 impl SourceInspector for Inspector {
     async fn columns(&self, source: &registry_model::Source) -> Result<Vec<SourceColumn>, InspectError> {
+        let kind = source.origin.as_ref().map_or("parquet", |origin| origin.format.name());
         let spec = source_spec(&self.project, source)
-            .map_err(|message| InspectError { statement: "parquet".to_owned(), message })?;
-        let columns = offline::inspect(&spec).await.map_err(|error| inspect_error(&error))?;
+            .map_err(|message| InspectError { statement: kind.to_owned(), message })?;
+        let columns = offline::inspect(&spec).await.map_err(|error| inspect_error(kind, &error))?;
         let column = |column: offline::InspectedColumn| SourceColumn {
             name: column.name,
             column_type: match column.data_type {
@@ -187,23 +188,27 @@ impl SourceInspector for Inspector {
     }
 }
 
-fn inspect_error(error: &offline::OfflineError) -> InspectError {
+fn inspect_error(kind: &str, error: &offline::OfflineError) -> InspectError {
     match error {
         offline::OfflineError::Source { field, reason, .. } => {
             InspectError { statement: field.clone(), message: reason.clone() }
         }
-        other => InspectError { statement: "parquet".to_owned(), message: other.to_string() },
+        other => InspectError { statement: kind.to_owned(), message: other.to_string() },
     }
 }
 
 /// A source as the offline store reads it. Relative paths are relative to the project's folder.
 pub(crate) fn source_spec(project: &Path, source: &registry_model::Source) -> Result<offline::SourceSpec, String> {
-    let files = source.files.as_ref().ok_or_else(|| format!("source `{}` has no files to read", source.name))?;
-    let location =
-        if files.path.contains("://") { files.path.clone() } else { project.join(&files.path).display().to_string() };
+    let origin = source.origin.as_ref().ok_or_else(|| {
+        format!(
+            "source `{}` has nothing to read: what this version of a view reads is not where its rows are now",
+            source.name
+        )
+    })?;
     Ok(offline::SourceSpec {
         name: source.name.clone(),
-        locations: vec![location],
+        origin: offline_origin(project, origin),
+        types: source.types.clone(),
         columns: source.columns.iter().map(|(name, text)| (name.clone(), text.clone())).collect(),
         filter: source.filter.clone(),
         time_zone: source.time_zone.clone(),
@@ -219,6 +224,28 @@ pub(crate) fn source_spec(project: &Path, source: &registry_model::Source) -> Re
         event_id: source.event_id.clone(),
         max_ahead_us: source.max_ahead_us,
     })
+}
+
+fn offline_origin(project: &Path, origin: &registry_model::Origin) -> offline::Origin {
+    let (url_env, cursor, location) = match &origin.place {
+        Place::Database { url_env, cursor } => (url_env.clone(), cursor.clone(), String::new()),
+        Place::Path(path) if path.contains("://") => (String::new(), None, path.clone()),
+        Place::Path(path) => (String::new(), None, project.join(path).display().to_string()),
+    };
+    match &origin.format {
+        RowFormat::Parquet => offline::Origin::Parquet { locations: vec![location] },
+        RowFormat::Json => offline::Origin::Json { locations: vec![location] },
+        RowFormat::Delta => offline::Origin::Delta { location },
+        RowFormat::Csv { delimiter, null, names } => {
+            // Definitions take one ASCII character.
+            let delimiter = u8::try_from(*delimiter).unwrap_or(b',');
+            let format = offline::CsvFormat { delimiter, null: null.clone(), names: names.clone() };
+            offline::Origin::Csv { locations: vec![location], format }
+        }
+        RowFormat::Postgres { query } => {
+            offline::Origin::Postgres(offline::PostgresQuery { url_env, query: query.clone(), cursor })
+        }
+    }
 }
 
 /// A stored view as the offline store computes it.

@@ -7,19 +7,6 @@ use crate::ledger::LedgerError;
 use crate::quarantine::RefusalCounts;
 use crate::stop::StopThreshold;
 
-impl OfflineError {
-    /// Names the file in which a definition turned out not to fit.
-    #[must_use]
-    pub(crate) fn in_file(self, url: &str) -> Self {
-        let named = |reason: String| format!("{reason} (in {url})");
-        match self {
-            Self::Source { source_name, field, reason } => Self::Source { source_name, field, reason: named(reason) },
-            Self::View { view, field, reason } => Self::View { view, field, reason: named(reason) },
-            other => other,
-        }
-    }
-}
-
 /// Why an offline operation did not succeed. Whatever the error, nothing half-done is visible in a table.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

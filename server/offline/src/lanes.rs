@@ -10,7 +10,7 @@ use eadem_values::{TIME_MAX_US, TIME_MIN_US};
 use serde::{Deserialize, Serialize};
 
 use crate::error::OfflineError;
-use crate::ledger::{JobPlan, PlannedFile, ReplacedFile};
+use crate::ledger::{JobPlan, LaneOrigin, PlannedFile, ReplacedFile};
 use crate::location::Location;
 use crate::table::read_commit;
 
@@ -34,6 +34,9 @@ pub struct CommittedLane {
     pub digest: String,
     /// The range of event times that was loaded, `[from, to)` in microseconds; `None`: all.
     pub range_us: Option<(i64, i64)>,
+    /// What it remembers of its source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<LaneOrigin>,
 }
 
 /// A file by its path and the digest that it had.
@@ -131,7 +134,12 @@ fn without(range: Option<RangeUs>, gone: Option<RangeUs>) -> Vec<RangeUs> {
 }
 
 fn planned_lane(plan: &JobPlan, file: &PlannedFile) -> CommittedLane {
-    CommittedLane { path: file.path.clone(), digest: file.digest.clone(), range_us: plan.range_us }
+    CommittedLane {
+        path: file.path.clone(),
+        digest: file.digest.clone(),
+        range_us: plan.range_us,
+        origin: file.origin.clone(),
+    }
 }
 
 impl LaneChange {

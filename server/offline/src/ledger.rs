@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
+use arrow_schema::Schema;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::lanes::LaneName;
 use crate::quarantine::RefusalCounts;
+use crate::source::CursorValue;
 
 /// A ledger that could not answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -25,6 +27,8 @@ pub struct JobPlan {
     pub created_at_us: i64,
     /// Only rows with an event time in `[from, to)`, in microseconds.
     pub range_us: Option<(i64, i64)>,
+    /// The columns of the source over all of its files, as they were when the job was planned.
+    pub schema: Schema,
     /// The files to read.
     pub files: Vec<PlannedFile>,
     /// The work, in order.
@@ -80,7 +84,7 @@ pub struct PlannedFile {
     pub url: String,
     /// The path that names it in the table: relative to the source's location.
     pub path: String,
-    /// Digest of its bytes; it names the lane.
+    /// Digest of its bytes, and of what its folders say; it names the lane.
     pub digest: String,
     /// Size in bytes.
     pub bytes: u64,
@@ -88,23 +92,67 @@ pub struct PlannedFile {
     pub modified_ms: i64,
     /// Rows.
     pub rows: u64,
+    /// Columns that hold one value for the whole file, and that value, as its folders say it.
+    #[serde(default)]
+    pub partition: Vec<(String, Option<String>)>,
+    /// What the lane remembers of its source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<LaneOrigin>,
     /// Event time ranges, in microseconds, that earlier jobs have loaded from this very file.
     pub loaded_us: Vec<(i64, i64)>,
 }
 
-/// A unit of work: consecutive row groups of one file.
+/// A unit of work: consecutive rows of one file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlannedChunk {
     /// Position in [`JobPlan::files`].
     pub file: usize,
-    /// The first row group.
-    pub first_row_group: usize,
-    /// How many row groups.
-    pub row_groups: usize,
+    /// Where they stand in it.
+    pub part: ChunkPart,
     /// Number of the first row in the file.
     pub first_row: u64,
     /// Rows, before `where`.
     pub rows: u64,
+}
+
+/// A part of a file that can be read by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChunkPart {
+    /// Consecutive row groups of a Parquet file.
+    RowGroups {
+        /// The first.
+        first: usize,
+        /// How many.
+        count: usize,
+    },
+    /// Bytes of a file of text, from the beginning of a row to the end of one.
+    Bytes {
+        /// The first.
+        from: u64,
+        /// The one behind the last.
+        to: u64,
+    },
+    /// All of a file that can only be read from its beginning.
+    Whole,
+}
+
+/// What a lane remembers of where it came from, besides its path and digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LaneOrigin {
+    /// A data file of a Delta table.
+    Delta {
+        /// The table's id.
+        table: String,
+        /// The version at which it was looked at: all that the table held then is loaded.
+        version: u64,
+    },
+    /// An extract of a query.
+    Extract {
+        /// The greatest value of the cursor column in it.
+        cursor: Option<CursorValue>,
+    },
 }
 
 /// What a finished chunk has left behind.

@@ -50,7 +50,8 @@ pub use error::OfflineError;
 pub use expression::EXPRESSION_FUNCTIONS;
 pub use lanes::{CommittedLane, LaneName};
 pub use ledger::{
-    ChunkOutcome, JobLedger, JobPlan, LedgerError, MemoryLedger, PlannedChunk, PlannedFile, ReplacedFile,
+    ChunkOutcome, ChunkPart, JobLedger, JobPlan, LaneOrigin, LedgerError, MemoryLedger, PlannedChunk, PlannedFile,
+    ReplacedFile,
 };
 pub use location::{Location, OfflineStore};
 pub use quarantine::{
@@ -62,8 +63,10 @@ pub use schema::{
     COLUMN_ERROR, COLUMN_EVENT_DATE, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_LANE, COLUMN_SEQUENCE, COLUMN_TIE,
     TableSchema,
 };
-pub use source::{InspectedColumn, input_column, inspect};
-pub use spec::{Binding, EventTime, JoinKey, KnownAt, Placement, SourceSpec, ViewSpec};
+pub use source::{CursorKind, CursorValue, InspectedColumn, input_column, inspect};
+pub use spec::{
+    Binding, CsvFormat, EventTime, JoinKey, KnownAt, Origin, Placement, PostgresQuery, SourceSpec, ViewSpec,
+};
 pub use spine::{
     ENTITIES_MAX, KeptSpine, QueriedSpine, SPINE_ROWS_MAX, Spine, SpineFormat, SpineQuery, TIMES_MAX,
     keep_entities_spine, tables_of_query,

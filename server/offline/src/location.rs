@@ -156,6 +156,10 @@ impl OfflineStore {
         self.root.below(&format!("quarantine/{view}/v{version}"))
     }
 
+    pub(crate) fn extracts_location(&self, view: &str, version: u32) -> Result<Location, OfflineError> {
+        self.root.below(&format!("extracts/{view}/v{version}"))
+    }
+
     pub(crate) fn spine_location(&self, file: &str) -> Result<Location, OfflineError> {
         self.root.below(&format!("spines/{file}"))
     }

@@ -1,10 +1,11 @@
 //! What the offline store is told about sources and views: plain data, resolved by whoever owns the definitions.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use eadem_query::{RowTransform, Validation};
 use eadem_semantics::Lifetime;
-use eadem_values::{Description, Field, KeyType, Literal};
+use eadem_values::{DataType, Description, Field, KeyType, Literal};
 use serde::{Deserialize, Serialize};
 
 /// Where rows come from and what they mean.
@@ -12,9 +13,12 @@ use serde::{Deserialize, Serialize};
 pub struct SourceSpec {
     /// The source's name, for messages.
     pub name: String,
-    /// Parquet files, or folders that hold them at any depth: local paths or URLs.
-    pub locations: Vec<String>,
-    /// Computed columns, as (name, expression). They see the file's columns, and replace one of the same name.
+    /// Where they come from, and how they are written.
+    pub origin: Origin,
+    /// Types of columns that are written as text: in CSV, in JSON, and in the names of folders, `date=2024-01-01`.
+    #[serde(default)]
+    pub types: BTreeMap<String, DataType>,
+    /// Computed columns, as (name, expression). They see the source's columns, and replace one of the same name.
     pub columns: Vec<(String, String)>,
     /// Rows for which this expression is not true are left out. It sees the file's and the computed columns.
     pub filter: Option<String>,
@@ -31,6 +35,76 @@ pub struct SourceSpec {
     pub event_id: Option<String>,
     /// How far an event time may lie ahead of the job's creation, in microseconds.
     pub max_ahead_us: i64,
+}
+
+/// The kind of a source, and where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Parquet files.
+    Parquet {
+        /// Files, or folders that hold them at any depth: local paths or URLs.
+        locations: Vec<String>,
+    },
+    /// Files of CSV, also compressed with gzip. A column is text unless `types` says otherwise.
+    Csv {
+        /// Files, or folders that hold them at any depth: local paths or URLs.
+        locations: Vec<String>,
+        /// How they are written.
+        format: CsvFormat,
+    },
+    /// Files of JSON lines, also compressed with gzip. Only what `types` declares is read.
+    Json {
+        /// Files, or folders that hold them at any depth: local paths or URLs.
+        locations: Vec<String>,
+    },
+    /// A Delta table that others write.
+    Delta {
+        /// Its folder: a local path or URL.
+        location: String,
+    },
+    /// A query of a database.
+    Postgres(PostgresQuery),
+}
+
+impl Origin {
+    /// The files and folders that are read: local paths or URLs. None of a database.
+    pub fn locations(&self) -> &[String] {
+        match self {
+            Self::Parquet { locations } | Self::Csv { locations, .. } | Self::Json { locations } => locations,
+            Self::Delta { location } => std::slice::from_ref(location),
+            Self::Postgres(_) => &[],
+        }
+    }
+}
+
+/// How CSV is written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CsvFormat {
+    /// The byte between two fields.
+    pub delimiter: u8,
+    /// What stands, without quotes, for null.
+    pub null: String,
+    /// The columns' names where files have no line of names.
+    pub names: Option<Vec<String>>,
+}
+
+impl Default for CsvFormat {
+    /// Commas, an empty field for null, a line of names.
+    fn default() -> Self {
+        Self { delimiter: b',', null: String::new(), names: None }
+    }
+}
+
+/// A query of a PostgreSQL database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostgresQuery {
+    /// The environment variable that holds the database's URL, with its credentials.
+    pub url_env: String,
+    /// A `select`.
+    pub query: String,
+    /// A column that only grows: a later job reads only rows beyond the greatest value that was read.
+    pub cursor: Option<String>,
 }
 
 /// When a fact happened.

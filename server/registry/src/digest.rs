@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use eadem_values::{Digest, Field, Value, encode_values};
 
 use crate::model::{
-    Binding, BoundTo, Entity, EventTime, KnownAt, OutlierBound, ServiceEntry, Source, ValidationPolicy, ViewRef,
-    ViewVersion,
+    Binding, BoundTo, Entity, EventTime, KnownAt, OutlierBound, RowFormat, ServiceEntry, Source, ValidationPolicy,
+    ViewRef, ViewVersion,
 };
 
 /// The canonical text of a view version. `upstream_digest` answers for every view that a binding names; its error is
@@ -134,6 +134,20 @@ fn write_entity(text: &mut Text, entity: &Entity) {
 
 fn write_source(text: &mut Text, source: &Source, relevant: &Relevant) {
     text.line(&format!("source {}", quoted(&source.name)));
+    match source.origin.as_ref().map(|origin| &origin.format) {
+        None | Some(RowFormat::Parquet) => {}
+        Some(RowFormat::Csv { delimiter, null, names }) => {
+            text.line(&format!("format csv {} {}", quoted(&delimiter.to_string()), quoted(null)));
+            for name in names.iter().flatten() {
+                text.line(&format!("name {}", quoted(name)));
+            }
+        }
+        Some(RowFormat::Postgres { query }) => text.line(&format!("format postgres {}", quoted(query))),
+        Some(other) => text.line(&format!("format {}", other.name())),
+    }
+    for (name, data_type) in source.types.iter().filter(|(name, _)| relevant.has_type(name)) {
+        text.line(&format!("type {} {data_type}", quoted(name)));
+    }
     let mut fields: Vec<_> = source.fields.iter().filter(|field| relevant.has_field(&field.name)).collect();
     if matches!(relevant, Relevant::Only { .. }) {
         fields.sort_by(|a, b| a.name.cmp(&b.name));
@@ -167,7 +181,7 @@ fn write_source(text: &mut Text, source: &Source, relevant: &Relevant) {
 /// Which declarations of a source a view depends on.
 enum Relevant {
     All,
-    Only { columns: BTreeSet<String>, words: BTreeSet<String> },
+    Only { columns: BTreeSet<String>, words: BTreeSet<String>, used: BTreeSet<String> },
 }
 
 impl Relevant {
@@ -182,6 +196,14 @@ impl Relevant {
         match self {
             Self::All => true,
             Self::Only { words, .. } => may_be_named(name, words),
+        }
+    }
+
+    /// The type in which text is read decides its value also where it is bound as it is.
+    fn has_type(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only { words, used, .. } => used.contains(name) || may_be_named(name, words),
         }
     }
 }
@@ -215,7 +237,7 @@ fn relevant_parts(view: &ViewVersion) -> Relevant {
             .filter(|(name, _)| used.contains(*name) || may_be_named(name, &words))
             .collect();
         if newly_relevant.is_empty() {
-            return Relevant::Only { columns, words };
+            return Relevant::Only { columns, words, used };
         }
         for (name, expression) in newly_relevant {
             columns.insert(name.clone());
@@ -253,7 +275,14 @@ pub(crate) fn explained(view: &ViewVersion) -> Vec<(String, String)> {
             add("horizon", eadem_values::format_duration(horizon_us));
         }
         add("source", stored.source.name.clone());
-        let Relevant::Only { columns, words } = relevant_parts(view) else { return parts };
+        let relevant = relevant_parts(view);
+        if let Some((what, value)) = source_format(&stored.source) {
+            add(&format!("source {what}"), value);
+        }
+        for (name, data_type) in stored.source.types.iter().filter(|(name, _)| relevant.has_type(name)) {
+            add(&format!("source type {name}"), data_type.to_string());
+        }
+        let Relevant::Only { columns, words, .. } = relevant else { return parts };
         for field in stored.source.fields.iter().filter(|field| may_be_named(&field.name, &words)) {
             add(&format!("source field {}", field.name), field.data_type.to_string());
         }
@@ -306,6 +335,22 @@ pub(crate) fn bound_to_text(from: &BoundTo) -> String {
             }
             text
         }
+    }
+}
+
+/// How a source's rows are written, for people; nothing for Parquet, which says everything itself.
+pub(crate) fn source_format(source: &Source) -> Option<(&'static str, String)> {
+    match &source.origin.as_ref()?.format {
+        RowFormat::Parquet => None,
+        RowFormat::Csv { delimiter, null, names } => {
+            let mut text = format!("csv, delimiter {delimiter:?}, null {null:?}");
+            if let Some(names) = names {
+                let _infallible = write!(text, ", names {}", names.join(", "));
+            }
+            Some(("format", text))
+        }
+        RowFormat::Postgres { query } => Some(("query", query.clone())),
+        other => Some(("format", other.name().to_owned())),
     }
 }
 
@@ -390,7 +435,8 @@ mod tests {
             },
             source: Source {
                 name: "observations".into(),
-                files: None,
+                origin: None,
+                types: BTreeMap::new(),
                 push: true,
                 fields: ["zulu", "speed", "unseen"]
                     .map(|name| SourceField { name: name.into(), data_type: DataType::Int64 })

@@ -44,21 +44,88 @@ pub struct About {
     pub tags: Vec<String>,
 }
 
-/// How files of a source are encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FileFormat {
-    /// Apache Parquet.
+/// How the rows of a source are written, as far as it decides what they say: meaning, not deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum RowFormat {
+    /// Apache Parquet files.
     Parquet,
+    /// Files of CSV.
+    Csv {
+        /// What stands between two values, one ASCII character.
+        delimiter: char,
+        /// What stands, without quotes, for null.
+        null: String,
+        /// The columns' names where files have no line of names.
+        names: Option<Vec<String>>,
+    },
+    /// Files of JSON lines.
+    Json,
+    /// A Delta table that somebody else writes.
+    Delta,
+    /// What a query of a PostgreSQL database gives.
+    Postgres {
+        /// A `select`.
+        query: String,
+    },
 }
 
-/// Where the files of a source lie. Deployment, not meaning.
+impl RowFormat {
+    /// As written in definitions.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Parquet => "parquet",
+            Self::Csv { .. } => "csv",
+            Self::Json => "json",
+            Self::Delta => "delta",
+            Self::Postgres { .. } => "postgres",
+        }
+    }
+}
+
+/// Where the rows of a source lie. Deployment, not meaning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileLocation {
-    /// How they are encoded.
-    pub format: FileFormat,
+#[serde(rename_all = "snake_case")]
+pub enum Place {
     /// A file, a folder, or an object store URL, as written: a relative path is relative to the project's folder.
-    pub path: String,
+    Path(String),
+    /// A database.
+    Database {
+        /// The environment variable that holds its URL. The URL itself, with its credentials, is kept nowhere.
+        url_env: String,
+        /// The column by which later jobs read only what is new.
+        cursor: Option<String>,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => f.write_str(path),
+            Self::Database { url_env, cursor: None } => write!(f, "the database of {url_env}"),
+            Self::Database { url_env, cursor: Some(cursor) } => {
+                write!(f, "the database of {url_env}, beyond the last `{cursor}`")
+            }
+        }
+    }
+}
+
+/// What a source reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// How it is written.
+    pub format: RowFormat,
+    /// Where it lies.
+    pub place: Place,
+}
+
+impl Origin {
+    /// Both together, if they belong together.
+    pub fn try_new(format: RowFormat, place: Place) -> Option<Self> {
+        let is_query = matches!(format, RowFormat::Postgres { .. });
+        let is_database = matches!(place, Place::Database { .. });
+        (is_query == is_database).then_some(Self { format, place })
+    }
 }
 
 /// A column that a source declares because no file says it: rows pushed over HTTP.
@@ -97,8 +164,12 @@ pub enum KnownAt {
 pub struct Source {
     /// Unique among sources.
     pub name: String,
-    /// Files to read; `None` for a source that is only pushed to.
-    pub files: Option<FileLocation>,
+    /// What it reads; `None` for a source that is only pushed to, and for the meaning of an earlier time whose rows the
+    /// source now has in another kind of place.
+    pub origin: Option<Origin>,
+    /// Types of columns that are written as text: in CSV, in JSON and in the names of folders.
+    #[serde(default)]
+    pub types: BTreeMap<String, DataType>,
     /// Whether rows may be pushed over HTTP.
     pub push: bool,
     /// The columns of pushed rows, in declared order; empty where the files say it.
@@ -259,7 +330,6 @@ macro_rules! text_enum {
     };
 }
 
-text_enum!(FileFormat { Parquet = "parquet" });
 text_enum!(Placement { OnWrite = "on_write", OnRead = "on_read" });
 text_enum!(ValidationPolicy {
     RefuseRow = "refuse_row",

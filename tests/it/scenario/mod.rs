@@ -6,5 +6,6 @@ mod flights;
 mod fuzz;
 mod jobs;
 mod project;
+mod sources;
 mod travel;
 mod upkeep;

@@ -79,7 +79,8 @@ fn stored_view() -> ViewVersion {
     };
     let source = Source {
         name: "things".to_owned(),
-        files: None,
+        origin: None,
+        types: BTreeMap::new(),
         push: true,
         fields: Vec::new(),
         columns: BTreeMap::new(),

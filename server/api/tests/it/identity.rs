@@ -374,7 +374,8 @@ fn view(accepted: &Accepted, placement: Placement, bounds: &BTreeMap<String, Out
     };
     let source = Source {
         name: "rows".to_owned(),
-        files: None,
+        origin: None,
+        types: BTreeMap::new(),
         push: true,
         fields: Vec::new(),
         columns: BTreeMap::new(),

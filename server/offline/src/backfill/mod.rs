@@ -1,6 +1,6 @@
 //! Backfill: a view computed over its source's history, made visible in one commit.
 //!
-//! A job plans once: files with their digests, chunks of row groups. Every chunk reads, binds, transforms, validates and
+//! A job plans once: files with their digests, and the chunks that they are cut into. Every chunk reads, binds, transforms, validates and
 //! writes data files that nobody can see yet, and notes them in the ledger. The last step commits all of them in one
 //! version that carries the job's id. A job that was killed anywhere is run again with the same id: it follows its plan,
 //! does the chunks that the ledger lacks, and finds out from the table itself whether it had committed.
@@ -22,6 +22,7 @@ use crate::error::OfflineError;
 use crate::ledger::{ChunkOutcome, JobLedger, JobPlan};
 use crate::location::OfflineStore;
 use crate::quarantine::RefusalCounts;
+use crate::source::Footers;
 use crate::spec::ViewSpec;
 use crate::stop::{RefusedShare, StopThreshold, StopWatch};
 use crate::table::{ViewTable, commit_quarantine};
@@ -62,7 +63,7 @@ pub struct BackfillOptions {
     pub recompute: bool,
     /// Chunks that are worked on at once, one thread each.
     pub workers: usize,
-    /// Row groups are put together into chunks of about this many rows.
+    /// Files are cut into chunks of about this many rows.
     pub chunk_rows: u64,
     /// Rows in one call of the transform.
     pub batch_rows: usize,
@@ -180,9 +181,10 @@ impl fmt::Debug for Backfill {
 /// cancellation. In every case no row of the job is visible, and the same job can be run again.
 pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineError> {
     let table = backfill.store.table(&backfill.view)?;
+    let footers = Arc::new(Footers::default());
     let plan = match backfill.ledger.plan(&backfill.job).await? {
         Some(plan) => plan,
-        None => backfill.ledger.save_plan(&backfill.job, plan_job(&backfill, &table).await?).await?,
+        None => backfill.ledger.save_plan(&backfill.job, plan_job(&backfill, &table, &footers).await?).await?,
     };
     if plan.view_digest != backfill.view.digest {
         return Err(OfflineError::View {
@@ -196,7 +198,7 @@ pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineE
     let open: Vec<usize> = (0..plan.chunks.len()).filter(|chunk| !done.contains(chunk)).collect();
     let open_count = open.len();
     let watch = Arc::new(StopWatch::new(backfill.options.stop, &plan, &outcomes_before));
-    let ran = run_chunks(&backfill, &table, &plan, open, done.len(), watch.clone()).await;
+    let ran = run_chunks(&backfill, &table, &plan, footers, open, done.len(), watch.clone()).await;
     if !watch.has_stopped() {
         ran?;
     }

@@ -2,47 +2,71 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use arrow_schema::{Schema, SchemaRef};
+
 use super::Backfill;
 use crate::bind::BindPlan;
 use crate::error::OfflineError;
 use crate::lanes::{Lanes, by_digest, covers};
 use crate::ledger::{JobPlan, PlannedChunk, PlannedFile, ReplacedFile};
-use crate::source::{SourceFile, file_digest, file_error, inspect_schema, list_files, open_file};
+use crate::source::{self, Footers, Listing, Lookup, SourceFile, file_error, inspect_schema, lane_digest};
 use crate::table::ViewTable;
 
-pub(super) async fn plan_job(backfill: &Backfill, table: &ViewTable) -> Result<JobPlan, OfflineError> {
+pub(super) async fn plan_job(
+    backfill: &Backfill,
+    table: &ViewTable,
+    footers: &Footers,
+) -> Result<JobPlan, OfflineError> {
     let view = &backfill.view;
     let lanes = table.lanes().await?;
-    let files = list_files(&view.source).await?;
+    // Everything that can be wrong with the definitions shows here, before a single row is read.
+    let check = |schema: &SchemaRef| {
+        let inspected = inspect_schema(&view.source, schema)?;
+        BindPlan::try_new(view, &inspected).map(|_| ())
+    };
+    let lookup = Lookup {
+        lanes: &lanes,
+        range_us: backfill.options.range_us,
+        recompute: backfill.options.recompute,
+        store: &backfill.store,
+        view: &view.name,
+        version: view.version,
+        cancel: &backfill.cancel,
+        check: &check,
+    };
+    let listing = source::list(&view.source, &lookup).await?;
+    let there: BTreeSet<&str> = listing.files.iter().map(|file| file.path.as_str()).collect();
+    let is_gone = |path: &&String| listing.names_all && !there.contains(path.as_str());
     let mut plan = JobPlan {
         view: view.id(),
         view_digest: view.digest.clone(),
         created_at_us: backfill.options.created_at_us,
         range_us: backfill.options.range_us,
+        schema: Schema::empty(),
         files: Vec::new(),
         chunks: Vec::new(),
-        already_loaded: Vec::new(),
-        vanished: Vec::new(),
+        already_loaded: listing.already_loaded.clone(),
+        vanished: lanes.keys().filter(is_gone).cloned().collect(),
         replaced: Vec::new(),
         recompute: backfill.options.recompute,
     };
-    if files.is_empty() && lanes.is_empty() {
-        let reason = format!("no Parquet file at {}", view.source.locations.join(", "));
-        return Err(crate::source::source_error(&view.source, "parquet", reason));
+    if listing.files.is_empty() && listing.names_all && lanes.is_empty() {
+        return Err(source::no_files(&view.source));
     }
-    let there: BTreeSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
-    plan.vanished = lanes.keys().filter(|path| !there.contains(path.as_str())).cloned().collect();
-    let mut found: Vec<(SourceFile, String)> = Vec::with_capacity(files.len());
-    for file in files {
+    let mut found: Vec<(&SourceFile, String)> = Vec::with_capacity(listing.files.len());
+    for file in &listing.files {
         if backfill.cancel.is_cancelled() {
             return Err(OfflineError::Cancelled);
         }
-        let digest = file_digest(&file).await?;
-        found.push((file, digest));
+        found.push((file, lane_digest(file).await?));
     }
     plan.replaced = replaced_files(&lanes, &found, &plan)?;
     let of_digest = by_digest(&lanes);
+    if plan.recompute && !listing.names_all {
+        plan.replaced.extend(outdated_files(&lanes, &there));
+    }
     let mut planned: BTreeSet<String> = BTreeSet::new();
+    let mut new_files: Vec<(&SourceFile, String, Vec<(i64, i64)>)> = Vec::new();
     for (file, digest) in found {
         let same_bytes = of_digest.get(digest.as_str()).into_iter().flatten();
         let loaded: Vec<Option<(i64, i64)>> = same_bytes.map(|lane| lane.range_us).collect();
@@ -53,15 +77,36 @@ pub(super) async fn plan_job(backfill: &Backfill, table: &ViewTable) -> Result<J
             continue;
         }
         let loaded_us = if plan.recompute { Vec::new() } else { loaded.into_iter().flatten().collect() };
-        plan_file(backfill, &mut plan, &file, digest, loaded_us).await?;
+        new_files.push((file, digest, loaded_us));
+    }
+    if new_files.is_empty() {
+        return Ok(plan);
+    }
+    // The columns are those of all files, whatever this job reads of them: which ones are new must not decide a type.
+    let schema = source::survey(&view.source, &listing, footers).await?;
+    check(&schema)?;
+    plan.schema = schema.as_ref().clone();
+    for (file, digest, loaded_us) in new_files {
+        if backfill.cancel.is_cancelled() {
+            return Err(OfflineError::Cancelled);
+        }
+        plan_file(backfill, &mut plan, (&listing, footers), file, digest, loaded_us).await?;
     }
     Ok(plan)
+}
+
+/// The lanes of a table or query that are no part of it now. Computing it anew takes their rows out, whichever way the
+/// source has lost them.
+fn outdated_files(lanes: &Lanes, there: &BTreeSet<&str>) -> Vec<ReplacedFile> {
+    let gone = lanes.values().flatten().filter(|lane| !there.contains(lane.path.as_str()));
+    let gone = gone.map(|lane| ReplacedFile { path: lane.path.clone(), digest: lane.digest.clone(), kept_as: None });
+    gone.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// The files that were loaded with another content than they have now.
 fn replaced_files(
     lanes: &Lanes,
-    found: &[(SourceFile, String)],
+    found: &[(&SourceFile, String)],
     plan: &JobPlan,
 ) -> Result<Vec<ReplacedFile>, OfflineError> {
     let mut replaced: BTreeSet<ReplacedFile> = BTreeSet::new();
@@ -90,44 +135,29 @@ fn replaced_files(
 async fn plan_file(
     backfill: &Backfill,
     plan: &mut JobPlan,
+    (listing, footers): (&Listing, &Footers),
     file: &SourceFile,
     digest: String,
     loaded_us: Vec<(i64, i64)>,
 ) -> Result<(), OfflineError> {
-    let metadata = open_file(file).await?;
-    // Everything that can be wrong with the definitions shows here, before a single row is read.
-    inspect_schema(&backfill.view.source, metadata.schema())
-        .and_then(|inspected| BindPlan::try_new(&backfill.view, &inspected))
-        .map_err(|error| error.in_file(&file.url))?;
-    let groups = metadata.metadata().row_groups();
+    let cuts = source::cut(&backfill.view.source, file, footers, &plan.schema, backfill.options.chunk_rows).await?;
     let number = plan.files.len();
-    let mut first_row = 0;
-    let mut chunk: Option<PlannedChunk> = None;
-    for (group, row_group) in groups.iter().enumerate() {
-        let rows = u64::try_from(row_group.num_rows()).unwrap_or_default();
-        let open = chunk.get_or_insert(PlannedChunk {
-            file: number,
-            first_row_group: group,
-            row_groups: 0,
-            first_row,
-            rows: 0,
-        });
-        open.row_groups += 1;
-        open.rows += rows;
-        first_row += rows;
-        if open.rows >= backfill.options.chunk_rows {
-            plan.chunks.extend(chunk.take());
-        }
-    }
-    plan.chunks.extend(chunk);
     plan.files.push(PlannedFile {
         url: file.url.clone(),
         path: file.path.clone(),
         digest,
         bytes: file.bytes,
         modified_ms: file.modified_ms,
-        rows: first_row,
+        rows: cuts.iter().map(|cut| cut.rows).sum(),
+        partition: file.partition.clone(),
+        origin: listing.origin.clone(),
         loaded_us,
     });
+    plan.chunks.extend(cuts.into_iter().map(|cut| PlannedChunk {
+        file: number,
+        part: cut.part,
+        first_row: cut.first_row,
+        rows: cut.rows,
+    }));
     Ok(())
 }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arrow_array::{ArrayRef, StringArray};
+use arrow_schema::SchemaRef;
 use futures::TryStreamExt;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::ObjectStore;
 use tokio::runtime::Handle;
 
 use super::progress::Meter;
@@ -13,11 +14,10 @@ use super::{Backfill, Cancel, Progress};
 use crate::bind::{Acceptance, BindPlan, BoundRows, RefusedRow};
 use crate::error::OfflineError;
 use crate::ledger::{ChunkOutcome, JobLedger, JobPlan, PlannedFile};
-use crate::location::Location;
 use crate::partition::PartitionWriter;
 use crate::press::Press;
 use crate::quarantine::{self, QuarantinedRow, RowOutcome};
-use crate::source::{SourceFile, SourceReader, file_digest, file_error, inspect_schema, open_file};
+use crate::source::{self, Footers, SourceReader, UnreadableRow, inspect_schema};
 use crate::spec::ViewSpec;
 use crate::stop::StopWatch;
 use crate::table::{ViewTable, open_log};
@@ -31,6 +31,9 @@ struct Workshop {
     view: ViewSpec,
     plan: JobPlan,
     ledger: Arc<dyn JobLedger>,
+    footers: Arc<Footers>,
+    bind: BindPlan,
+    reader: SourceReader,
     batch_rows: usize,
     buffered_bytes_max: usize,
     table_store: Arc<dyn ObjectStore>,
@@ -48,6 +51,7 @@ pub(super) async fn run_chunks(
     backfill: &Backfill,
     table: &ViewTable,
     plan: &JobPlan,
+    footers: Arc<Footers>,
     open: Vec<usize>,
     chunks_done: usize,
     watch: Arc<StopWatch>,
@@ -55,6 +59,9 @@ pub(super) async fn run_chunks(
     if open.is_empty() {
         return Ok(());
     }
+    let schema: SchemaRef = Arc::new(plan.schema.clone());
+    let bind = BindPlan::try_new(&backfill.view, &inspect_schema(&backfill.view.source, &schema)?)?;
+    let reader = SourceReader::try_new(&backfill.view.source, &schema, &bind.columns)?;
     let quarantine_location = backfill.store.quarantine_location(&backfill.view.name, backfill.view.version)?;
     let progress = Progress {
         chunks_done,
@@ -68,6 +75,9 @@ pub(super) async fn run_chunks(
         view: backfill.view.clone(),
         plan: plan.clone(),
         ledger: backfill.ledger.clone(),
+        footers,
+        bind,
+        reader,
         batch_rows: backfill.options.batch_rows.max(1),
         buffered_bytes_max: backfill.options.buffered_bytes_max,
         table_store: table.store.clone(),
@@ -121,20 +131,14 @@ impl Workshop {
     async fn run_chunk(&self, number: usize) -> Result<ChunkOutcome, OfflineError> {
         let chunk = &self.plan.chunks[number];
         let planned = &self.plan.files[chunk.file];
-        let file = reopen(planned).await?;
-        let metadata = open_file(&file).await?;
-        let in_file = |error: OfflineError| error.in_file(&file.url);
-        let bind = inspect_schema(&self.view.source, metadata.schema())
-            .and_then(|inspected| BindPlan::try_new(&self.view, &inspected))
-            .map_err(in_file)?;
-        let reader = SourceReader::try_new(&self.view.source, metadata.schema(), &bind.columns).map_err(in_file)?;
+        let file = source::reopen(planned).await?;
         let acceptance = Acceptance {
             arrival_us: self.plan.created_at_us,
             range_us: self.plan.range_us,
             loaded_us: planned.loaded_us.clone(),
         };
-        let groups = (chunk.first_row_group..chunk.first_row_group + chunk.row_groups).collect();
-        let mut stream = reader.open(&file, metadata, groups, self.batch_rows)?;
+        let (part, wanted) = ((&chunk.part, chunk.first_row), self.reader.read.clone());
+        let mut stream = source::open(&self.view.source, &file, &self.footers, part, wanted, self.batch_rows).await?;
         let lane: ArrayRef = Arc::new(StringArray::from(vec![planned.digest.as_str()]));
         let mut desk = Desk {
             outcome: ChunkOutcome { chunk: number, ..ChunkOutcome::default() },
@@ -155,8 +159,7 @@ impl Workshop {
             .of_job(&self.job),
             quarantined: Vec::new(),
         };
-        let mut next_row = i64::try_from(chunk.first_row).unwrap_or(i64::MAX);
-        while let Some(batch) = stream.try_next().await.map_err(|error| file_error(&file, error))? {
+        while let Some(batch) = stream.try_next().await? {
             if self.watch.has_stopped() {
                 self.watch.keep(desk.given_up().await?);
                 return Err(OfflineError::Cancelled);
@@ -166,14 +169,15 @@ impl Workshop {
             }
             let before =
                 (desk.outcome.rows_stored, desk.outcome.refused.values().sum::<u64>(), desk.outcome.rows_dropped);
-            let read = batch.num_rows() as u64;
-            let rows = reader.rows(&batch, next_row).map_err(in_file)?;
-            next_row += batch.num_rows() as i64;
-            let bound = bind.bind(self.press.key_names(), &rows, &acceptance)?;
+            let (kept, lost) = (batch.rows.num_rows() as u64, batch.unreadable.len() as u64);
+            let read = kept + lost;
+            self.refuse(batch.unreadable.iter().map(refused_text).collect(), planned, &mut desk);
+            let rows = self.reader.rows(batch)?;
+            let bound = self.bind.bind(self.press.key_names(), &rows, &acceptance)?;
             desk.outcome.rows_read += read;
-            desk.outcome.rows_left_out += read - rows.sequence.len() as u64;
+            desk.outcome.rows_left_out += kept - rows.sequence.len() as u64;
             desk.outcome.rows_out_of_range += bound.out_of_range;
-            self.store_rows(&bind, bound, &lane, planned, &mut desk).await?;
+            self.store_rows(bound, &lane, planned, &mut desk).await?;
             let refused = desk.outcome.refused.values().sum::<u64>() - before.1;
             let stored = desk.outcome.rows_stored - before.0;
             self.watch.add(stored + refused + (desk.outcome.rows_dropped - before.2), refused);
@@ -183,20 +187,19 @@ impl Workshop {
         let mut outcome = desk.outcome;
         outcome.adds = desk.writer.finish().await?;
         outcome.quarantine_adds = desk.quarantine.finish().await?;
-        // Row groups were read one by one: only a file that is still the planned one vouches for all of them.
-        reopen(planned).await?;
+        // The file was read piece by piece: only one that is still the planned one vouches for all of them.
+        source::reopen(planned).await?;
         Ok(outcome)
     }
 
     async fn store_rows(
         &self,
-        bind: &BindPlan,
         bound: BoundRows,
         lane: &ArrayRef,
         planned: &PlannedFile,
         desk: &mut Desk,
     ) -> Result<(), OfflineError> {
-        let pressed = self.press.rows(bind, bound, &planned.url, lane)?;
+        let pressed = self.press.rows(&self.bind, bound, &planned.url, lane)?;
         desk.outcome.rows_dropped += pressed.rows_dropped;
         desk.outcome.rows_failed += pressed.rows_failed;
         self.refuse(pressed.refused, planned, desk);
@@ -252,22 +255,15 @@ impl Desk {
     }
 }
 
-/// The planned file as it is now, if it is still the same.
-async fn reopen(planned: &PlannedFile) -> Result<SourceFile, OfflineError> {
-    let location = Location::parse(&planned.url)?;
-    let gone = |error: object_store::Error| OfflineError::File { file: planned.url.clone(), reason: error.to_string() };
-    let meta = location.store.head(&location.path).await.map_err(gone)?;
-    let file = SourceFile {
-        url: planned.url.clone(),
-        path: planned.path.clone(),
-        location,
-        bytes: meta.size,
-        modified_ms: meta.last_modified.timestamp_millis(),
-    };
-    let untouched = file.bytes == planned.bytes && file.modified_ms == planned.modified_ms;
-    if !untouched && file_digest(&file).await? != planned.digest {
-        let reason = "has changed while the job was reading it; cancel this job and start a new one";
-        return Err(file_error(&file, reason));
+/// What quarantine keeps of a row that is none: its text.
+fn refused_text(row: &UnreadableRow) -> RefusedRow {
+    RefusedRow {
+        sequence: row.sequence,
+        kind: row.fault.kind.clone(),
+        reason: row.fault.reason.clone(),
+        inputs: serde_json::json!({
+            "keys": {}, "event_time": null, "known_at": null, "inputs": {}, "incomplete": true, "text": row.text,
+        })
+        .to_string(),
     }
-    Ok(file)
 }

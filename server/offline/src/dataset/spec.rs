@@ -241,7 +241,7 @@ impl DatasetSpec {
         for view in &self.views {
             let ViewOfService::Stored(stored) = view else { continue };
             let source = &stored.view.source;
-            for location in &source.locations {
+            for location in source.origin.locations() {
                 if place.is_within(&Location::parse(location)?) {
                     return refuse(format!("is, or lies in, what source `{}` reads ({location})", source.name));
                 }

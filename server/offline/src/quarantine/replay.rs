@@ -479,6 +479,9 @@ struct KeptJson {
     inputs: serde_json::Map<String, Json>,
     #[serde(default)]
     incomplete: bool,
+    /// All that is kept of a row of which nothing could be read.
+    #[serde(default, rename = "text")]
+    _text: Option<String>,
 }
 
 impl KeptRow {

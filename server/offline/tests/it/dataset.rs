@@ -174,7 +174,8 @@ pub fn status(rows: &RecordBatch, column: &str, row: usize) -> String {
 
 pub async fn loaded(folder: &Path, mut view: ViewSpec, batch: &RecordBatch) -> (OfflineStore, ViewSpec) {
     write_parquet(&folder.join(format!("in-{}/h.parquet", view.name)), batch, 64);
-    view.source.locations = vec![folder.join(format!("in-{}", view.name)).to_str().unwrap().into()];
+    let location = folder.join(format!("in-{}", view.name)).to_str().unwrap().into();
+    view.source.origin = eadem_offline::Origin::Parquet { locations: vec![location] };
     view.source.known_at = KnownAt::Column("known".into());
     let store = OfflineStore::open(folder.join("out").to_str().unwrap()).unwrap();
     run_backfill(backfill(&format!("job-{}", view.name), &view, &store, Arc::new(MemoryLedger::default())))

@@ -1,5 +1,6 @@
 //! Native stand-ins for components, and small sources.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::path::Path as FilePath;
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use arrow_array::{ArrayRef, RecordBatch};
 use eadem_offline::{
     Backfill, BackfillOptions, Binding, Cancel, EventTime, HistoryBatch, JobLedger, JoinKey, KnownAt, OfflineStore,
-    Placement, ScanRange, SourceSpec, ViewSpec,
+    Origin, Placement, ScanRange, SourceSpec, ViewSpec,
 };
 use eadem_query::{AppliedRows, FailedRow, RowTransform, TransformFailure, ValidationPolicy};
 use eadem_semantics::{Lifetime, RowOrder};
@@ -132,7 +133,8 @@ pub const NOW: &str = "2024-01-01T00:00:00Z";
 pub fn source(name: &str, location: &FilePath) -> SourceSpec {
     SourceSpec {
         name: name.to_owned(),
-        locations: vec![location.to_str().unwrap().to_owned()],
+        origin: Origin::Parquet { locations: vec![location.to_str().unwrap().to_owned()] },
+        types: BTreeMap::new(),
         columns: vec![],
         filter: None,
         time_zone: None,

@@ -102,6 +102,7 @@ CREATE TABLE source_meaning (
     meaning_id        INTEGER PRIMARY KEY,
     name              TEXT NOT NULL,
     digest            BLOB NOT NULL UNIQUE,
+    format            TEXT,     -- how rows are written, as JSON; NULL for a source that is only pushed to
     filter            TEXT,
     time_zone         TEXT,
     event_time_column TEXT,
@@ -121,6 +122,13 @@ CREATE TABLE source_field (
     PRIMARY KEY (meaning_id, position)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE source_type (
+    meaning_id INTEGER NOT NULL REFERENCES source_meaning,
+    name       TEXT    NOT NULL,
+    data_type  TEXT    NOT NULL,
+    PRIMARY KEY (meaning_id, name)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE source_expression (
     meaning_id INTEGER NOT NULL REFERENCES source_meaning,
     name       TEXT    NOT NULL,
@@ -132,13 +140,11 @@ CREATE TABLE source (
     source_id    INTEGER PRIMARY KEY,
     name         TEXT    NOT NULL UNIQUE,
     meaning_id   INTEGER NOT NULL REFERENCES source_meaning,
-    files_format TEXT,
-    files_path   TEXT,
+    place        TEXT,     -- where rows lie, as JSON; never with credentials
     push         INTEGER NOT NULL,
     max_ahead_us INTEGER NOT NULL,
     doc          TEXT    NOT NULL,
-    owner        TEXT    NOT NULL,
-    CHECK ((files_format IS NULL) = (files_path IS NULL))
+    owner        TEXT    NOT NULL
 ) STRICT;
 
 -- The columns of a source as last seen by `plan`.

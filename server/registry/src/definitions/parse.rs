@@ -14,7 +14,7 @@ use super::{
     ServiceDefinition, SourceDefinition, TransformReference, ViewDefinition,
 };
 use crate::model::{
-    About, Deployment, Entity, EventTime, FileFormat, FileLocation, JoinKey, KnownAt, Partition, Placement, Source,
+    About, Deployment, Entity, EventTime, JoinKey, KnownAt, Origin, Partition, Place, Placement, RowFormat, Source,
     SourceField, StopThreshold, ValidationPolicy,
 };
 
@@ -28,6 +28,11 @@ pub const DEFINITION_KINDS: [&str; 4] = ["entity", "source", "view", "service"];
 const ENTITY_KEYS: &[&str] = &["keys", "doc", "owner", "tags"];
 const SOURCE_KEYS: &[&str] = &[
     "parquet",
+    "csv",
+    "json",
+    "delta",
+    "postgres",
+    "types",
     "columns",
     "where",
     "time_zone",
@@ -39,10 +44,14 @@ const SOURCE_KEYS: &[&str] = &[
     "owner",
     "tags",
 ];
+/// Where rows may come from.
+const SOURCE_KINDS: &[&str] = &["parquet", "csv", "json", "delta", "postgres"];
+const CSV_KEYS: &[&str] = &["path", "delimiter", "null", "names"];
+const POSTGRES_KEYS: &[&str] = &["url_env", "query", "cursor"];
 /// Kinds of sources that the design knows and this version does not read.
-const LATER_SOURCE_KINDS: &[&str] = &["csv", "json", "delta", "postgres", "kafka"];
+const LATER_SOURCE_KINDS: &[&str] = &["kafka"];
 /// Keys that are refused with what to do instead, and offered to nobody.
-const LATER_SOURCE_KEYS: &[&str] = &["csv", "json", "delta", "postgres", "kafka", "push", "fields"];
+const LATER_SOURCE_KEYS: &[&str] = &["kafka", "push", "fields"];
 const VIEW_KEYS: &[&str] = &[
     "entity",
     "source",
@@ -248,7 +257,8 @@ pub(crate) fn check_column_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-const PUSH_NOT_SUPPORTED: &str = "pushing rows is not supported yet; use `parquet`";
+const PUSH_NOT_SUPPORTED: &str =
+    "pushing rows is not supported yet; use `parquet`, `csv`, `json`, `delta` or `postgres`";
 
 fn parse_source(
     source: &SourceText,
@@ -261,13 +271,12 @@ fn parse_source(
         TableReader::new(source, format!("source {name}"), at, table, (SOURCE_KEYS, LATER_SOURCE_KEYS), errors);
     for later in LATER_SOURCE_KINDS {
         if reader.value(later).is_some() {
-            reader.error_at_key(later, format!("`{later}` sources are not supported yet; use `parquet`"));
+            let kinds = SOURCE_KINDS.join(", ");
+            reader.error_at_key(later, format!("`{later}` sources are not supported yet; there are {kinds}"));
         }
     }
-    let files = reader.text("parquet").map(|path| FileLocation { format: FileFormat::Parquet, path });
-    if files.as_ref().is_some_and(|files| files.path.trim().is_empty()) {
-        reader.error_at_key("parquet", "`parquet` is empty; name a file, a folder or an object store URL");
-    }
+    let origin = parse_origin(&mut reader);
+    let types = parse_types(&mut reader);
     let push = reader.boolean("push").unwrap_or(false);
     if push {
         reader.error_at_key("push", format!("`push`: {PUSH_NOT_SUPPORTED}"));
@@ -294,10 +303,12 @@ fn parse_source(
     let about = read_about(&mut reader);
 
     let is_later_kind = LATER_SOURCE_KINDS.iter().any(|later| reader.value(later).is_some());
-    let has_origin = reader.value("parquet").is_some() || push || is_later_kind;
+    let has_origin = SOURCE_KINDS.iter().any(|kind| reader.value(kind).is_some()) || push || is_later_kind;
     if !has_origin {
         let header = reader.places.header().clone();
-        reader.error(&header, "says not where rows come from; give `parquet = \"<path>\"`");
+        let message =
+            "says not where rows come from; give `parquet = \"<path>\"`, or `csv`, `json`, `delta` or `postgres`";
+        reader.error(&header, message);
     }
     let event_time = event_time?;
     let known_at = match known_at? {
@@ -306,7 +317,8 @@ fn parse_source(
     };
     let source = Source {
         name: name.to_owned(),
-        files,
+        origin,
+        types,
         push,
         fields,
         columns: columns.into_iter().map(|(name, text)| (name, text.trim().to_owned())).collect(),
@@ -319,6 +331,157 @@ fn parse_source(
         about,
     };
     Some(SourceDefinition { source, places: reader.places })
+}
+
+/// Where rows come from: one of the kinds.
+fn parse_origin(reader: &mut TableReader<'_, '_>) -> Option<Origin> {
+    let given: Vec<&str> = SOURCE_KINDS.iter().copied().filter(|kind| reader.value(kind).is_some()).collect();
+    if let [first, second, ..] = given.as_slice() {
+        let message = format!("`{first}` and `{second}` are given; a source reads one of them: make two sources");
+        reader.error_at_key(second, message);
+        return None;
+    }
+    let kind = *given.first()?;
+    let format = match kind {
+        "csv" => return parse_csv(reader),
+        "postgres" => return parse_postgres(reader),
+        "json" => RowFormat::Json,
+        "delta" => RowFormat::Delta,
+        _ => RowFormat::Parquet,
+    };
+    let path = reader.text(kind)?;
+    let place = parse_path(reader, kind, path)?;
+    Some(Origin { format, place })
+}
+
+fn parse_path(reader: &mut TableReader<'_, '_>, kind: &str, path: String) -> Option<Place> {
+    if path.trim().is_empty() {
+        let what = if kind == "delta" { "the folder of a table" } else { "a file, a folder or an object store URL" };
+        reader.error_at_key(kind, format!("`{kind}` is empty; name {what}"));
+        return None;
+    }
+    Some(Place::Path(path))
+}
+
+/// `csv = "path"`, or a table that says how it is written.
+fn parse_csv(reader: &mut TableReader<'_, '_>) -> Option<Origin> {
+    let (mut delimiter, mut null, mut names) = (',', String::new(), None);
+    if reader.value("csv").is_some_and(|value| value.get_ref().is_str()) {
+        let path = reader.text("csv")?;
+        let place = parse_path(reader, "csv", path)?;
+        return Some(Origin { format: RowFormat::Csv { delimiter, null, names }, place });
+    }
+    let mut path = None;
+    let mut is_sound = true;
+    for (key, value) in reader.known_entries("csv", CSV_KEYS, "a path, or a table with one")? {
+        let place = format!("csv.{key}");
+        match key.as_str() {
+            "path" => path = reader.text_in(&place, value),
+            "null" => null = reader.text_in(&place, value)?,
+            "delimiter" => {
+                let text = reader.text_in(&place, value)?;
+                let mut characters = text.chars();
+                match (characters.next(), characters.next()) {
+                    (Some(one), None) if one.is_ascii() && !matches!(one, '"' | '\n' | '\r') => delimiter = one,
+                    _ => {
+                        let message = "`csv.delimiter` must be one ASCII character, such as `;` or a tab, and no quote";
+                        reader.error_at_key(&place, message);
+                        is_sound = false;
+                    }
+                }
+            }
+            _ => names = Some(parse_names(reader, &place, value)?),
+        }
+    }
+    let Some(path) = path else {
+        reader.error_at_key("csv", "`csv.path` is missing; name a file, a folder or an object store URL");
+        return None;
+    };
+    let place = parse_path(reader, "csv", path)?;
+    is_sound.then_some(Origin { format: RowFormat::Csv { delimiter, null, names }, place })
+}
+
+fn parse_names(reader: &mut TableReader<'_, '_>, place: &str, value: &TomlValue<'_>) -> Option<Vec<String>> {
+    let DeValue::Array(items) = value.get_ref() else {
+        reader.error_at_key(place, format!("`{place}` must be a list of the columns' names"));
+        return None;
+    };
+    let names: Option<Vec<String>> = items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect();
+    let names = names.filter(|names| !names.is_empty() && names.iter().all(|name| !name.is_empty()));
+    let Some(names) = names else {
+        reader.error_at_key(place, format!("`{place}` must be a list of the columns' names, one for each column"));
+        return None;
+    };
+    if let Some(twice) = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name)) {
+        reader.error_at_key(place, format!("`{place}` names `{}` twice", twice.1));
+        return None;
+    }
+    Some(names)
+}
+
+const POSTGRES_SHAPE: &str = "`postgres = { url_env = \"PAYMENTS_URL\", query = \"select …\" }`";
+
+fn parse_postgres(reader: &mut TableReader<'_, '_>) -> Option<Origin> {
+    let (mut url_env, mut query, mut cursor) = (None, None, None);
+    for (key, value) in reader.known_entries("postgres", POSTGRES_KEYS, &format!("a table: {POSTGRES_SHAPE}"))? {
+        let place = format!("postgres.{key}");
+        let text = reader.text_in(&place, value)?;
+        match key.as_str() {
+            "url_env" => url_env = Some(text),
+            "query" => query = Some(text.trim().to_owned()),
+            _ => cursor = Some(text),
+        }
+    }
+    let (Some(url_env), Some(query)) = (url_env, query) else {
+        reader.error_at_key("postgres", format!("`postgres` needs `url_env` and `query`: {POSTGRES_SHAPE}"));
+        return None;
+    };
+    let is_variable = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if url_env.is_empty() || !url_env.chars().all(is_variable) || url_env.starts_with(|c: char| c.is_ascii_digit()) {
+        // What stands here may be the URL itself, with a password: it is not repeated.
+        let message = "`postgres.url_env` must be the name of an environment variable that holds the database's URL; \
+                       credentials do not stand in definitions";
+        reader.error_at_key("postgres.url_env", message);
+        return None;
+    }
+    if query.is_empty() || cursor.as_deref() == Some("") {
+        let empty = if query.is_empty() { "query" } else { "cursor" };
+        reader.error_at_key(&format!("postgres.{empty}"), format!("`postgres.{empty}` is empty"));
+        return None;
+    }
+    Some(Origin { format: RowFormat::Postgres { query }, place: Place::Database { url_env, cursor } })
+}
+
+/// The types of columns that are written as text.
+fn parse_types(reader: &mut TableReader<'_, '_>) -> BTreeMap<String, DataType> {
+    let mut types = BTreeMap::new();
+    for (name, type_name) in reader.text_entries("types") {
+        let place = format!("types.{name}");
+        match type_name.parse::<DataType>() {
+            Ok(DataType::Binary | DataType::Vector(_) | DataType::List(_)) if reader.value("json").is_none() => {
+                let message = format!(
+                    "`{place}` is {type_name}, which text does not hold; give boolean, int64, float32, float64, utf8 or timestamp"
+                );
+                reader.error_at_key(&place, message);
+            }
+            Ok(data_type) => {
+                types.insert(name, data_type);
+            }
+            Err(error) => reader.error_at_key(&place, format!("`{place}`: {error}")),
+        }
+    }
+    for (kind, advice) in [("delta", "in `columns`"), ("postgres", "in the query")] {
+        if reader.value(kind).is_some() && reader.value("types").is_some() {
+            let message =
+                format!("`types` are for text; the columns of `{kind}` have types of their own: cast them {advice}");
+            reader.error_at_key("types", message);
+        }
+    }
+    if reader.value("json").is_some() && reader.value("types").is_none() {
+        let message = "`json` needs `types`: every member that is read, `types = { amount = \"float64\" }`";
+        reader.error_at_key("json", message);
+    }
+    types
 }
 
 fn parse_source_fields(reader: &mut TableReader<'_, '_>) -> Vec<SourceField> {

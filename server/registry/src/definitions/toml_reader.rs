@@ -162,6 +162,41 @@ impl<'a, 'i> TableReader<'a, 'i> {
         named
     }
 
+    /// Entries of an inner table that may have these keys and no others; `None` if it is no table.
+    pub(super) fn known_entries(
+        &mut self,
+        key: &str,
+        known: &[&str],
+        expected: &str,
+    ) -> Option<Vec<(String, &'a TomlValue<'i>)>> {
+        let value = self.value(key)?;
+        if !value.get_ref().is_table() {
+            return self.wrong_type(key, value, expected);
+        }
+        let mut entries = self.entries(key);
+        entries.retain(|(name, _)| {
+            let is_known = known.contains(&name.as_str());
+            if !is_known {
+                let nearest = did_you_mean(name, known.iter().copied());
+                let keys = known.join(", ");
+                self.error_at_key(
+                    &format!("{key}.{name}"),
+                    format!("`{key}` has no key `{name}`{nearest} (known: {keys})"),
+                );
+            }
+            is_known
+        });
+        Some(entries)
+    }
+
+    /// A string inside an inner table, at a place such as `csv.path`.
+    pub(super) fn text_in(&mut self, place: &str, value: &TomlValue<'i>) -> Option<String> {
+        match value.get_ref() {
+            DeValue::String(text) => Some(text.as_ref().to_owned()),
+            _ => self.wrong_type(place, value, "a string"),
+        }
+    }
+
     /// Entries of an inner table whose values are strings.
     pub(super) fn text_entries(&mut self, key: &str) -> Vec<(String, String)> {
         let mut texts = Vec::new();

@@ -12,7 +12,7 @@ use crate::definitions::{
     BindingDefinition, BindingName, Definitions, ErrorList, LiteralText, Location, Places, SPINE_TIMESTAMP,
     ServiceDefinition, TransformReference, ViewDefinition, check_column_name, did_you_mean, parse_binding_name,
 };
-use crate::digest::{entity_digest, service_text, source_digest, source_times};
+use crate::digest::{entity_digest, service_text, source_digest, source_format, source_times};
 use crate::error::{ObjectKind, RegistryError};
 use crate::model::{
     BoundTo, ColumnType, Entity, EventTime, KnownAt, RequestField, RequiredKey, ServiceEntry, Source, SourceColumn,
@@ -837,9 +837,9 @@ fn source_difference(before: Option<&Source>, after: &Source) -> (PlannedAction,
     };
     let mut details = differences(&source_parts(before), &source_parts(after));
     let is_same_meaning = source_digest(before) == source_digest(after);
-    if before.files != after.files {
-        let path = |source: &Source| source.files.as_ref().map_or("none", |files| files.path.as_str()).to_owned();
-        details.push(format!("files: {} → {}", path(before), path(after)));
+    let place = |source: &Source| source.origin.as_ref().map_or("none".to_owned(), |origin| origin.place.to_string());
+    if place(before) != place(after) {
+        details.push(format!("files: {} → {}", place(before), place(after)));
     }
     if before.push != after.push {
         details.push(format!("push: {} → {}", before.push, after.push));
@@ -862,8 +862,10 @@ fn source_difference(before: Option<&Source>, after: &Source) -> (PlannedAction,
 fn source_parts(source: &Source) -> Vec<(String, String)> {
     let fields = source.fields.iter().map(|field| (format!("field {}", field.name), field.data_type.to_string()));
     let columns = source.columns.iter().map(|(name, expression)| (format!("column {name}"), expression.clone()));
+    let types = source.types.iter().map(|(name, data_type)| (format!("type {name}"), data_type.to_string()));
     let times = source_times(source).into_iter().map(|(what, value)| (what.to_owned(), value));
-    fields.chain(columns).chain(times).collect()
+    let format = source_format(source).map(|(what, value)| (what.to_owned(), value));
+    format.into_iter().chain(fields).chain(types).chain(columns).chain(times).collect()
 }
 
 fn column_differences(before: &[SourceColumn], after: &[SourceColumn]) -> Vec<String> {

@@ -9,7 +9,7 @@ use super::{Registry, load_tags, read_name, save_tags};
 use crate::digest::source_digest;
 use crate::error::{ObjectKind, RegistryError};
 use crate::model::{
-    About, ColumnType, EventTime, FileFormat, FileLocation, KnownAt, Source, SourceColumn, SourceField,
+    About, ColumnType, EventTime, KnownAt, Origin, Place, RowFormat, Source, SourceColumn, SourceField,
 };
 
 impl Registry {
@@ -105,7 +105,7 @@ pub(crate) async fn load_source(
 pub(crate) async fn load_meaning(connection: &mut SqliteConnection, meaning_id: i64) -> Result<Source, RegistryError> {
     let row = sqlx::query(
         "SELECT meaning.name, filter, time_zone, event_time_column, event_time_us, known_at_column, known_after_us,
-                event_id, files_format, files_path, push, max_ahead_us
+                event_id, format, place, push, max_ahead_us
          FROM source_meaning AS meaning JOIN source ON source.name = meaning.name
          WHERE meaning.meaning_id = ?",
     )
@@ -122,16 +122,12 @@ pub(crate) async fn load_meaning(connection: &mut SqliteConnection, meaning_id: 
         (None, Some(us)) => KnownAt::AfterUs(us),
         (None, None) => KnownAt::EventTime,
     };
-    let files_format: Option<String> = row.try_get("files_format")?;
-    let files = match files_format {
-        Some(format) => {
-            Some(FileLocation { format: read_name(&format, FileFormat::from_name)?, path: row.try_get("files_path")? })
-        }
-        None => None,
-    };
+    let format: Option<RowFormat> = read_json(row.try_get("format")?)?;
+    let place: Option<Place> = read_json(row.try_get("place")?)?;
     Ok(Source {
         name: row.try_get("name")?,
-        files,
+        origin: format.zip(place).and_then(|(format, place)| Origin::try_new(format, place)),
+        types: load_types(connection, meaning_id).await?,
         push: row.try_get("push")?,
         fields: load_fields(connection, meaning_id).await?,
         columns: load_expressions(connection, meaning_id).await?,
@@ -143,6 +139,30 @@ pub(crate) async fn load_meaning(connection: &mut SqliteConnection, meaning_id: 
         max_ahead_us: row.try_get("max_ahead_us")?,
         about: About::default(),
     })
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(text: Option<String>) -> Result<Option<T>, RegistryError> {
+    let read = text.map(|text| serde_json::from_str(&text)).transpose();
+    read.map_err(|error| RegistryError::damaged(format!("what a source reads: {error}")))
+}
+
+fn written_json(value: Option<&impl serde::Serialize>) -> Option<String> {
+    value.and_then(|value| serde_json::to_string(value).ok())
+}
+
+async fn load_types(
+    connection: &mut SqliteConnection,
+    meaning_id: i64,
+) -> Result<BTreeMap<String, DataType>, RegistryError> {
+    let rows: Vec<(String, String)> = sqlx::query_as("SELECT name, data_type FROM source_type WHERE meaning_id = ?")
+        .bind(meaning_id)
+        .fetch_all(connection)
+        .await?;
+    let read = |(name, data_type): (String, String)| {
+        let data_type: DataType = read_name(&data_type, |name| name.parse().ok())?;
+        Ok((name, data_type))
+    };
+    rows.into_iter().map(read).collect()
 }
 
 async fn load_fields(connection: &mut SqliteConnection, meaning_id: i64) -> Result<Vec<SourceField>, RegistryError> {
@@ -191,12 +211,13 @@ pub(crate) async fn save_meaning(connection: &mut SqliteConnection, source: &Sou
         KnownAt::AfterUs(us) => (None, Some(*us)),
     };
     let meaning_id = sqlx::query(
-        "INSERT INTO source_meaning (name, digest, filter, time_zone, event_time_column, event_time_us,
+        "INSERT INTO source_meaning (name, digest, format, filter, time_zone, event_time_column, event_time_us,
                                      known_at_column, known_after_us, event_id)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(&source.name)
     .bind(digest.as_bytes().as_slice())
+    .bind(written_json(source.origin.as_ref().map(|origin| &origin.format)))
     .bind(&source.filter)
     .bind(&source.time_zone)
     .bind(event_time_column)
@@ -213,6 +234,14 @@ pub(crate) async fn save_meaning(connection: &mut SqliteConnection, source: &Sou
             .bind(position)
             .bind(&field.name)
             .bind(field.data_type.to_string())
+            .execute(&mut *connection)
+            .await?;
+    }
+    for (name, data_type) in &source.types {
+        sqlx::query("INSERT INTO source_type (meaning_id, name, data_type) VALUES (?, ?, ?)")
+            .bind(meaning_id)
+            .bind(name)
+            .bind(data_type.to_string())
             .execute(&mut *connection)
             .await?;
     }
@@ -234,17 +263,16 @@ pub(crate) async fn save_source(
 ) -> Result<(), RegistryError> {
     let meaning_id = save_meaning(connection, source).await?;
     let source_id: i64 = sqlx::query_scalar(
-        "INSERT INTO source (name, meaning_id, files_format, files_path, push, max_ahead_us, doc, owner)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+        "INSERT INTO source (name, meaning_id, place, push, max_ahead_us, doc, owner)
+         VALUES (?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (name) DO UPDATE SET
-             meaning_id = excluded.meaning_id, files_format = excluded.files_format, files_path = excluded.files_path,
+             meaning_id = excluded.meaning_id, place = excluded.place,
              push = excluded.push, max_ahead_us = excluded.max_ahead_us, doc = excluded.doc, owner = excluded.owner
          RETURNING source_id",
     )
     .bind(&source.name)
     .bind(meaning_id)
-    .bind(source.files.as_ref().map(|files| files.format.as_str()))
-    .bind(source.files.as_ref().map(|files| files.path.as_str()))
+    .bind(written_json(source.origin.as_ref().map(|origin| &origin.place)))
     .bind(source.push)
     .bind(source.max_ahead_us)
     .bind(&source.about.doc)

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use eadem_registry::definitions::Definitions;
-use eadem_registry::model::{EventTime, KnownAt, Placement, ValidationPolicy};
+use eadem_registry::model::{EventTime, KnownAt, Origin, Place, Placement, RowFormat, ValidationPolicy};
 
 use crate::support::{FEATURES, PROJECT, company, files, parse};
 
@@ -142,6 +142,94 @@ fn sources_that_say_too_little_or_too_much() {
 [source.both]\nparquet = 'p'\npush = true\nfields = { t = 'timestamp' }\nevent_time = 't'\n[source.files]\nparquet = 'p'
 push = false\nevent_time = 't'\n[source.old]\nparquet = 'p'\nevent_time = 1812-06-24T00:00:00Z\n[source.local]\nparquet = 'p'\nevent_time = 2013-01-01",
     )]));
+}
+
+#[test]
+fn every_kind_of_source_is_read_as_written() {
+    let definitions = parse(&[(
+        "eadem.toml",
+        "[source.files]\nparquet = 'p'\ntypes = { region = 'utf8' }\nevent_time = 't'\n
+[source.plain]\ncsv = 'p.csv'\nevent_time = 't'\n
+[source.odd]\ncsv = { path = 'p', delimiter = \"\\t\", null = 'NA', names = ['t', 'x'] }\nevent_time = 't'\n
+[source.lines]\njson = 'p.jsonl'\ntypes = { t = 'timestamp', v = 'vector(3)' }\nevent_time = 't'\n
+[source.table]\ndelta = 's3://lake/t'\nevent_time = 't'\n
+[source.query]\nevent_time = 't'\n[source.query.postgres]\nurl_env = 'DB_URL'\nquery = ' select 1 '\ncursor = 'id'",
+    )])
+    .unwrap();
+    let origin = |name: &str| definitions.sources[name].source.origin.clone().unwrap();
+    let path = |path: &str| Place::Path(path.to_owned());
+    let csv = |delimiter, null: &str, names| RowFormat::Csv { delimiter, null: null.to_owned(), names };
+    let names = Some(vec!["t".to_owned(), "x".to_owned()]);
+    let database = Place::Database { url_env: "DB_URL".into(), cursor: Some("id".into()) };
+    for (name, format, place) in [
+        ("files", RowFormat::Parquet, path("p")),
+        ("plain", csv(',', "", None), path("p.csv")),
+        ("odd", csv('\t', "NA", names), path("p")),
+        ("lines", RowFormat::Json, path("p.jsonl")),
+        ("table", RowFormat::Delta, path("s3://lake/t")),
+        ("query", RowFormat::Postgres { query: "select 1".into() }, database),
+    ] {
+        assert_eq!(origin(name), Origin { format, place }, "{name}");
+    }
+    let types = &definitions.sources["lines"].source.types;
+    assert_eq!(types["v"], eadem_values::DataType::Vector(3));
+}
+
+/// Each with the end of its message. None repeats what may be a password.
+#[test]
+fn mistakes_in_where_rows_come_from_say_what_to_write() {
+    for (text, message) in [
+        (
+            "parquet = 'p'\ncsv = 'p'",
+            ":3: source s: `parquet` and `csv` are given; a source reads one of them: make two sources",
+        ),
+        ("csv = 5", "`csv` must be a path, or a table with one, found an integer"),
+        ("csv = { delimiter = ';' }", "`csv.path` is missing; name a file, a folder or an object store URL"),
+        ("csv = { path = '' }", "`csv` is empty; name a file, a folder or an object store URL"),
+        (
+            "csv = { path = 'p', delimeter = ';' }",
+            "`csv` has no key `delimeter`; did you mean `delimiter`? (known: path, delimiter, null, names)",
+        ),
+        (
+            "csv = { path = 'p', delimiter = ';;' }",
+            "`csv.delimiter` must be one ASCII character, such as `;` or a tab, and no quote",
+        ),
+        ("csv = { path = 'p', names = ['a', 'a'] }", "`csv.names` names `a` twice"),
+        ("csv = { path = 'p', names = [] }", "`csv.names` must be a list of the columns' names, one for each column"),
+        (
+            "csv = 'p'\ntypes = { v = 'vector(3)' }",
+            "`types.v` is vector(3), which text does not hold; give boolean, int64, float32, float64, utf8 or timestamp",
+        ),
+        ("csv = 'p'\ntypes = { v = 'float' }", "`types.v`: unknown type `float`"),
+        ("json = 'p'", "`json` needs `types`: every member that is read, `types = { amount = \"float64\" }`"),
+        (
+            "delta = 'p'\ntypes = { v = 'int64' }",
+            "`types` are for text; the columns of `delta` have types of their own: cast them in `columns`",
+        ),
+        ("delta = ' '", "`delta` is empty; name the folder of a table"),
+        (
+            "postgres = 'postgres://me:secret@db/x'",
+            "`postgres` must be a table: `postgres = { url_env = \"PAYMENTS_URL\", query = \"select …\" }`, found a string",
+        ),
+        (
+            "postgres = { url_env = 'DB' }",
+            "`postgres` needs `url_env` and `query`: `postgres = { url_env = \"PAYMENTS_URL\", query = \"select …\" }`",
+        ),
+        (
+            "postgres = { url_env = 'postgres://me:secret@db/x', query = 'select 1' }",
+            "`postgres.url_env` must be the name of an environment variable that holds the database's URL; credentials do not stand in definitions",
+        ),
+        ("postgres = { url_env = 'DB', query = '' }", "`postgres.query` is empty"),
+        (
+            "postgres = { url = 'postgres://me:secret@db/x', url_env = 'DB', query = 'q' }",
+            "`postgres` has no key `url` (known: url_env, query, cursor)",
+        ),
+    ] {
+        let errors = errors(&[("a.toml", &format!("[source.s]\n{text}\nevent_time = 't'"))]);
+        assert!(errors.starts_with("a.toml:"), "{errors}");
+        assert!(errors.contains(message), "{text}: {errors}");
+        assert!(!errors.contains("secret"), "{errors}");
+    }
 }
 
 #[test]

@@ -155,8 +155,41 @@ async fn deployment_makes_no_version() {
     let view = registry.registry.view("aircraft_legs", None).await.unwrap();
     assert_eq!(view.id.version, 2, "the policy made a version, the partitions did not");
     assert_eq!(view.stored.as_ref().unwrap().deployment.partition, Partition::Hour);
-    assert_eq!(view.stored.as_ref().unwrap().source.files.as_ref().unwrap().path, "s3://flights/");
+    assert_eq!(view.stored.as_ref().unwrap().source.origin.as_ref().unwrap().place.to_string(), "s3://flights/");
     assert_eq!(view.about.doc, "Legs.");
+}
+
+/// What rows are read as is meaning, where they lie is not, and types count for the views that use them.
+#[tokio::test]
+async fn how_rows_are_written_makes_versions_and_where_they_lie_does_not() {
+    let registry = Company::found().await;
+    let with = |origin: &str| {
+        let project = PROJECT.replace("parquet = \"data/flights/\"", origin);
+        assert_ne!(project, PROJECT);
+        parse(&[("eadem.toml", &project), ("features/all.toml", FEATURES)]).unwrap()
+    };
+    let version = async || registry.registry.view("aircraft_legs", None).await.unwrap().id.version;
+    for (origin, expected) in [
+        ("parquet = \"elsewhere\"", 1),
+        ("csv = \"p\"", 2),
+        ("csv = { path = \"q\" }", 2),
+        ("csv = { path = \"q\", null = \"NA\" }", 3),
+        ("csv = { path = \"q\", null = \"NA\" }\ntypes = { arr_delay = \"float64\" }", 4),
+        ("csv = { path = \"q\", null = \"NA\" }\ntypes = { arr_delay = \"float64\", other = \"int64\" }", 4),
+        ("json = \"q\"\ntypes = { arr_delay = \"float64\" }", 5),
+        ("delta = \"q\"", 6),
+        ("postgres = { url_env = \"A\", query = \"select 1\" }", 7),
+        ("postgres = { url_env = \"B\", query = \"select 1\", cursor = \"id\" }", 7),
+        ("postgres = { url_env = \"B\", query = \"select 2\" }", 8),
+    ] {
+        registry.apply(&with(origin)).await;
+        assert_eq!(version().await, expected, "{origin}");
+        let source = registry.registry.source("landings").await.unwrap();
+        assert_eq!(source, with(origin).sources["landings"].source, "{origin}");
+    }
+    // What the first version read as Parquet is a query now: it has nothing to read any more.
+    let first = registry.registry.view("aircraft_legs", Some(1)).await.unwrap();
+    assert_eq!(first.stored.as_ref().unwrap().source.origin, None);
 }
 
 #[tokio::test]
