@@ -72,6 +72,9 @@ pub(crate) struct CreateRequest {
     /// `spine`, `none` or an instant.
     #[serde(default = "default_cut")]
     pub(crate) known_at_cut: String,
+    /// The number of a commit of the one table that is read, or an instant: read what the tables held then.
+    #[serde(default)]
+    pub(crate) as_stored: Option<String>,
     /// Leave the status columns out.
     #[serde(default)]
     pub(crate) no_status: bool,

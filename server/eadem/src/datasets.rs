@@ -15,7 +15,7 @@ use eadem_offline::{
 };
 use eadem_registry::model::{BoundTo, ResolvedService, ViewRef, ViewVersion, required_key_name};
 use eadem_registry::{DatasetColumn, DatasetRecord, RegistryError};
-use eadem_semantics::KnownAtCut;
+use eadem_semantics::{AsStored, InvalidAsStored, KnownAtCut};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use tokio::sync::Semaphore;
@@ -85,8 +85,11 @@ pub(crate) async fn check_and_pin(stores: &Stores, request: &DatasetRequest) -> 
             let spec = spec.map_err(|error| Problem::internal("the service could not be prepared", error))?;
             spec.check_columns().map_err(|error| malformed(error.to_string()))?;
             spec.check_output(&stores.offline, &request.output).map_err(|error| malformed(error.to_string()))?;
-            let tables = commits_of_tables(stores, &spec).await;
-            let tables = tables.map_err(|error| Problem::internal("the offline tables could not be read", error))?;
+            let as_stored: Option<AsStored> =
+                request.as_stored.as_deref().map(str::parse).transpose().map_err(|error: InvalidAsStored| {
+                    Problem::bad_request("malformed_as_stored", format!("as_stored: {error}"))
+                })?;
+            let tables = commits_of_tables(stores, &spec, as_stored).await?;
             let source = request.spine_source().map_err(|error| malformed(error.to_string()))?;
             let spine = check_spine(stores, request, &service, &spec, source).await;
             let spine = spine.map_err(|error| malformed(format!("{error:#}")))?;
@@ -160,13 +163,34 @@ fn is_in_the_stores(stores: &Stores, output: &str) -> Result<bool, OfflineError>
     Ok(Location::parse(output)?.is_within(&own))
 }
 
-/// The current commit of every table that the service reads.
-async fn commits_of_tables(stores: &Stores, spec: &DatasetSpec) -> Result<BTreeMap<String, Option<u64>>, OfflineError> {
+/// The commit of every table that the service reads: the current one, or that of a time or number.
+async fn commits_of_tables(
+    stores: &Stores,
+    spec: &DatasetSpec,
+    as_stored: Option<AsStored>,
+) -> Result<BTreeMap<String, Option<u64>>, Problem> {
+    let failed = |error: OfflineError| match &error {
+        OfflineError::NotStored { .. } => Problem::not_found("not_stored", error.to_string()),
+        _ => Problem::internal("the offline tables could not be read", error),
+    };
     let mut commits = BTreeMap::new();
     for view in &spec.views {
         if let ViewOfService::Stored(stored) = view {
-            commits.insert(stored.view.id(), stores.offline.table(&stored.view)?.version().await?);
+            let table = stores.offline.table(&stored.view).map_err(failed)?;
+            let commit = match as_stored {
+                None => table.version().await.map_err(failed)?,
+                Some(as_stored) => Some(table.version_as_stored(as_stored).await.map_err(failed)?.version),
+            };
+            commits.insert(stored.view.id(), commit);
         }
+    }
+    if matches!(as_stored, Some(AsStored::Commit(_))) && commits.len() != 1 {
+        let detail = format!(
+            "the number of a commit names one state of one table; {} reads {} tables: give a time",
+            spec.service,
+            commits.len()
+        );
+        return Err(Problem::not_found("not_stored", detail));
     }
     Ok(commits)
 }

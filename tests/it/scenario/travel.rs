@@ -38,6 +38,9 @@ source = "weather"
 transform = "transforms/airport_weather.wasm"
 ttl = "2h"
 
+[service.planes]
+features = ["plane_profile:seats"]
+
 [service.both]
 features = ["plane_profile:seats", "airport_weather:temperature_c"]
 "#;
@@ -122,6 +125,24 @@ fn features_are_served_as_they_were_stored() {
     let keyed = format!("tailnum={new}");
     let reply = project.json(&["get", "--key", &keyed, "--features", "seats", "--as-stored", &first]);
     assert!(seats_missing(&reply) && reply["as_stored"]["plane_profile@1"]["commit"] == 1, "{reply}");
+    // A training set of what was stored then.
+    project.write("spine.csv", format!("tailnum,timestamp\n{old},2013-01-01T00:00:00Z\n{new},2013-01-01T00:00:00Z\n"));
+    let missing = |as_stored: &[&str]| {
+        let create = ["dataset", "create", "--service", "planes", "--spine", "spine.csv", "--out", "set.parquet"];
+        project.succeed(&create.iter().chain(as_stored).copied().collect::<Vec<_>>());
+        let file = std::fs::File::open(project.path("set.parquet")).unwrap();
+        let mut reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+        let set = reader.next().unwrap().unwrap();
+        let statuses = set.column_by_name("seats__status").unwrap();
+        let status = |row: usize| arrow::util::display::array_value_to_string(statuses, row).unwrap() == "missing";
+        (status(0), status(1))
+    };
+    assert_eq!(missing(&[]), (false, false));
+    assert_eq!(missing(&["--as-stored", "1"]), (false, true));
+    assert_eq!(missing(&["--as-stored", &first]), (false, true));
+    let late = ["dataset", "create", "--service", "planes", "--spine", "spine.csv", "--out", "set.parquet"];
+    let error = project.fail(&late.iter().chain(&["--as-stored", "9"]).copied().collect::<Vec<_>>());
+    assert!(error.contains("[not_stored]"), "{error}");
     let error = project.fail(&["get", &old, "--features", "seats", "--as-stored", "9"]);
     assert!(error.contains("the newest is 2") && error.contains("[not_stored]"), "{error}");
 }

@@ -341,6 +341,10 @@ fn schemas() -> Value {
                 },
                 "split": split_schema(),
                 "known_at_cut": { "type": "string", "description": "spine, none or an instant", "default": "spine" },
+                "as_stored": {
+                    "type": "string",
+                    "description": "the number of a commit of the one table that is read, or an instant: what the tables held then",
+                },
                 "no_status": { "type": "boolean", "default": false },
                 "no_statistics": { "type": "boolean", "default": false },
             },

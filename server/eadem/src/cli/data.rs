@@ -132,6 +132,10 @@ pub(crate) struct DatasetCreate {
     /// What the rows may know: `spine` (what was known at their own time), `none`, or an instant.
     #[arg(long, default_value = "spine")]
     known_at_cut: String,
+    /// What the offline tables held then, late rows and corrections since left out: the number of a commit of the one table
+    /// that is read, or an instant (RFC 3339).
+    #[arg(long, value_name = "COMMIT|TIME")]
+    as_stored: Option<AsStored>,
     /// Leave the `<feature>__status` columns out.
     #[arg(long)]
     no_status: bool,
@@ -395,6 +399,9 @@ impl DatasetCreate {
             "no_status": self.no_status,
             "no_statistics": self.no_statistics,
         });
+        if let Some(as_stored) = &self.as_stored {
+            spec["as_stored"] = json!(as_stored.to_string());
+        }
         if let Some(spine) = &self.spine {
             spec["spine"] = json!(absolute_file(spine)?);
         }
