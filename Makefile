@@ -27,16 +27,20 @@ build: setup ## Compile the store and its tools
 components: build ## Compile the transforms to components, into target/components
 	@scripts/components.sh
 
+.PHONY: services
+services: setup ## Build the servers that tests run against, into target/services (once)
+	@tests/services/s3.sh build
+
 .PHONY: demo
 demo: build ## Show the whole loop on the 2013 New York flights; leaves eadem-demo/ (DEMO_DIR=…, DEMO_FLAGS=--plant)
 	$(EADEM) demo --dir '$(DEMO_DIR)' $(DEMO_FLAGS)
 
 .PHONY: test
-test: components ## Run the whole test suite
+test: components services ## Run the whole test suite
 	@scripts/test.sh
 
 .PHONY: soak
-soak: components ## Run the tests with the full counts of property, fuzz and kill cases
+soak: components services ## Run the tests with the full counts of property, fuzz and kill cases
 	@EADEM_SOAK=1 scripts/test.sh
 
 .PHONY: bench

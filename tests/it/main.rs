@@ -5,6 +5,8 @@ mod architecture;
 mod contract;
 mod dependencies;
 mod docs;
+#[path = "../services/s3.rs"]
+mod s3_server;
 mod scenario;
 mod spdx;
 mod text;

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use eadem_api::Limits;
 use eadem_engine::EngineConfig;
+use eadem_offline::{Location, StoreLimits};
 use eadem_registry::definitions::{DEFINITION_KINDS, did_you_mean};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
@@ -54,6 +56,14 @@ pub(crate) struct ServerConfig {
 pub(crate) struct StoreConfig {
     /// Registry, stores, artefacts and datasets of this project; relative to its folder.
     pub(crate) data_dir: PathBuf,
+    /// The offline store: a folder, relative to the project's, or `s3://bucket/prefix`. Default: `offline` in `data_dir`.
+    pub(crate) offline: Option<String>,
+    /// Seconds that one request to an object store may take, its body included.
+    pub(crate) request_timeout_s: u64,
+    /// Seconds that making a connection to an object store may take.
+    pub(crate) connect_timeout_s: u64,
+    /// How often a request to an object store is tried again after a failure that may pass.
+    pub(crate) retries_max: usize,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -73,7 +83,34 @@ impl Default for ServerConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { data_dir: PathBuf::from(".eadem") }
+        let limits = StoreLimits::default();
+        Self {
+            data_dir: PathBuf::from(".eadem"),
+            offline: None,
+            request_timeout_s: limits.request_timeout.as_secs(),
+            connect_timeout_s: limits.connect_timeout.as_secs(),
+            retries_max: limits.retries_max,
+        }
+    }
+}
+
+impl StoreConfig {
+    /// Where the offline store is, for a project in this folder.
+    pub(crate) fn offline_root(&self, project: &Path) -> String {
+        match &self.offline {
+            Some(url) if url.contains("://") => url.clone(),
+            Some(folder) => project.join(folder).display().to_string(),
+            None => project.join(&self.data_dir).join("offline").display().to_string(),
+        }
+    }
+
+    /// How long requests to object stores may take.
+    pub(crate) fn limits(&self) -> StoreLimits {
+        StoreLimits {
+            request_timeout: Duration::from_secs(self.request_timeout_s),
+            connect_timeout: Duration::from_secs(self.connect_timeout_s),
+            retries_max: self.retries_max,
+        }
     }
 }
 
@@ -186,7 +223,11 @@ fn layer(
             bail!("{origin}: setting `{key}` cannot be {value}: {error}");
         }
     }
-    let config = serde_json::from_value(nest(&values)).context("configuration")?;
+    let config: Config = serde_json::from_value(nest(&values)).context("configuration")?;
+    if let Some(offline) = &config.store.offline {
+        let origin = &values["store.offline"].1;
+        Location::check(offline).map_err(|error| anyhow!("{origin}: setting `store.offline`: {error}"))?;
+    }
     Ok(Layered { config, values })
 }
 
@@ -314,6 +355,16 @@ mod tests {
         assert_eq!(all.config.store.data_dir, PathBuf::from("2024"));
         assert_eq!(all.config.server.listen, "7878");
         assert_eq!(all.config.engine.artifact_key_hex, Some(digits));
+    }
+
+    #[test]
+    fn the_offline_store_is_a_folder_or_a_url_without_credentials() {
+        let root = |file: &str| layered(file, &[], &[]).map(|all| all.config.store.offline_root(Path::new("/p")));
+        assert_eq!(root("").unwrap(), "/p/.eadem/offline");
+        assert_eq!(root("[store]\noffline = \"history\"").unwrap(), "/p/history");
+        assert_eq!(root("[store]\noffline = \"s3://lake/eadem\"").unwrap(), "s3://lake/eadem");
+        let refused = root("[store]\noffline = \"s3://me:hush@lake/eadem\"").unwrap_err().to_string();
+        assert!(refused.starts_with("eadem.toml: setting `store.offline`: s3://(not shown): "), "{refused}");
     }
 
     #[test]

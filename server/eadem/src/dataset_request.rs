@@ -168,6 +168,15 @@ fn default_split_column() -> String {
 }
 
 impl DatasetRequest {
+    /// All files that it names.
+    pub(crate) fn locations(&self) -> Vec<&str> {
+        match self {
+            Self::Create(request) => request.spine.iter().chain([&request.output]).map(String::as_str).collect(),
+            Self::Rebuild(request) => vec![&request.output],
+            Self::Diff(_) => Vec::new(),
+        }
+    }
+
     /// Reads a job's specification: one with `rebuild` is a rebuild, one with `diff` a comparison.
     pub(crate) fn read(spec: &Json) -> serde_json::Result<Self> {
         if spec.get("rebuild").is_some() {

@@ -50,6 +50,9 @@ pub(crate) async fn check_and_pin(stores: &Stores, request: &DatasetRequest) -> 
         _ if error.is_callers_fault() => malformed(error.to_string()),
         _ => Problem::internal("the registry failed", error),
     };
+    // Before anything else is said of them: a URL may hold what must not be repeated.
+    let named = request.locations().into_iter().try_for_each(Location::check);
+    named.map_err(|error| malformed(error.to_string()))?;
     let check_place = |output: &str| {
         let is_absolute = Path::new(output).is_absolute() || output.contains("://");
         if !is_absolute || is_in_the_stores(stores, output).map_err(|error| malformed(error.to_string()))? {

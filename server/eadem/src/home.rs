@@ -11,7 +11,7 @@ use axum::Router;
 use eadem_api::serving::{History, OnlineThenHistory};
 use eadem_api::{ApiState, Clock, PlanCache, Problem, StoreStatus, SystemClock};
 use eadem_engine::{CompilerCommand, Engine, EngineConfig};
-use eadem_offline::OfflineStore;
+use eadem_offline::{OfflineStore, limit_object_stores};
 use eadem_online::{EmbeddedOptions, EmbeddedStore, OnlineStore, StoreError, TableId};
 use eadem_registry::{EpochState, Registry};
 use eadem_values::format_timestamp;
@@ -85,9 +85,9 @@ impl Home {
     ) -> anyhow::Result<Arc<ApiState>> {
         let registry = Registry::open(&data_dir.join("registry.sqlite")).await?;
         let engine = Engine::new(engine_config(&config.engine, data_dir)?)?;
-        let offline_root = data_dir.join("offline");
-        std::fs::create_dir_all(&offline_root)?;
-        let offline = Arc::new(OfflineStore::open(&offline_root.display().to_string())?);
+        limit_object_stores(config.store.limits());
+        let offline = Arc::new(OfflineStore::open(&config.store.offline_root(project))?);
+        offline.prepare()?;
         let transforms = Arc::new(EngineTransforms::new(registry.clone(), engine.clone()));
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let stores = Stores {

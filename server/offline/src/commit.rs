@@ -21,7 +21,8 @@ use crate::partition::{TAG_LANE, event_time_range};
 use crate::replace::Withdrawal;
 use crate::table::{DataFile, ViewTable, read_commit, table_error};
 
-const COMMIT_ATTEMPTS_MAX: usize = 32;
+/// Whoever loses has been overtaken by one that won: all together they come on, however many they are.
+const COMMIT_ATTEMPTS_MAX: usize = 256;
 const INFO_ROWS_REMOVED: &str = "eadem.rowsRemoved";
 
 /// Data files whose existence is asked for at once.

@@ -53,7 +53,7 @@ pub use ledger::{
     ChunkOutcome, ChunkPart, JobLedger, JobPlan, LaneOrigin, LedgerError, MemoryLedger, PlannedChunk, PlannedFile,
     ReplacedFile,
 };
-pub use location::{Location, OfflineStore};
+pub use location::{Location, OfflineStore, StoreLimits, StoreSetting, limit_object_stores, s3_settings};
 pub use quarantine::{
     EntryState, Quarantine, QuarantineCursor, QuarantineEntry, QuarantineFilter, QuarantinePage, QuarantineSummary,
     QuarantinedRow, RefusalCounts, Replay, ReplayOptions, ReplayReport, RowOutcome, run_replay,

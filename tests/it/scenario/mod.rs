@@ -5,6 +5,7 @@ mod bad_input;
 mod flights;
 mod fuzz;
 mod jobs;
+mod object_store;
 mod project;
 mod sources;
 mod travel;

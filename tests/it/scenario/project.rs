@@ -35,12 +35,14 @@ pub(crate) fn component(name: &str) -> PathBuf {
 /// A project that goes away with its value.
 pub(crate) struct Project {
     folder: tempfile::TempDir,
+    /// Set for every verb.
+    pub(crate) variables: Vec<(&'static str, String)>,
 }
 
 impl Project {
     /// An empty project.
     pub(crate) fn new() -> Self {
-        let project = Self { folder: tempfile::tempdir().unwrap() };
+        let project = Self { folder: tempfile::tempdir().unwrap(), variables: Vec::new() };
         project.write("eadem.toml", "");
         project
     }
@@ -97,7 +99,7 @@ impl Project {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("EADEM_")) {
             command.env_remove(name);
         }
-        command
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)))
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {

@@ -181,7 +181,7 @@ impl Audit {
     async fn make_dataset(&self, context: &Context, client: &Client, out: &Path) -> anyhow::Result<PathBuf> {
         let spec = json!({
             "service": self.service,
-            "spine": super::data::absolute_file(&self.spine)?,
+            "spine": super::data::file_or_url(&self.spine)?,
             "output": out,
             "timestamp_column": self.timestamp_column,
             "columns": self.columns.iter().cloned().collect::<BTreeMap<String, String>>(),
@@ -204,8 +204,7 @@ impl Audit {
         for field in &service.request_fields {
             wanted.insert(self.column(&field.name).to_owned(), field.data_type);
         }
-        let file = super::data::absolute_file(&self.spine)?;
-        let spine = Spine::read(&file.display().to_string(), &wanted).await?;
+        let spine = Spine::read(&super::data::file_or_url(&self.spine)?, &wanted).await?;
         let named =
             |name: &str, data_type| spine.column(self.column(name), data_type).map(|column| (name.to_owned(), column));
         let keys = service.keys.iter().map(|key| named(&key.name, type_of_key(key.key_type)));
@@ -403,8 +402,7 @@ fn differing_bits(a: &Value, b: &Value) -> u64 {
 }
 
 async fn read_training(path: &Path) -> anyhow::Result<RecordBatch> {
-    let file = super::data::absolute_file(path)?;
-    let rows = open_rows(&file.display().to_string()).await?;
+    let rows = open_rows(&super::data::file_or_url(path)?).await?;
     let batches: Vec<RecordBatch> = rows.batches.try_collect().await?;
     Ok(arrow::compute::concat_batches(&rows.schema, &batches)?)
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
+use eadem_offline::Location;
 use eadem_semantics::AsStored;
 use serde_json::{Map, Value as Json, json};
 
@@ -62,7 +63,7 @@ pub(crate) enum Dataset {
     Rebuild {
         /// Its id.
         id: String,
-        /// Where the rebuilt file goes.
+        /// Where the rebuilt file goes: a file, or an s3:// URL.
         #[arg(long)]
         out: PathBuf,
     },
@@ -81,7 +82,7 @@ pub(crate) struct DatasetCreate {
     /// A service: `name` or `name@version`.
     #[arg(long)]
     service: String,
-    /// The spine: Parquet, CSV or Arrow with keys, request fields, a timestamp and labels.
+    /// The spine: Parquet, CSV or Arrow with keys, request fields, a timestamp and labels. A file, or an s3:// URL.
     #[arg(long)]
     spine: Option<PathBuf>,
     /// Instead of a file: a query over registered sources, each a table of its name.
@@ -102,7 +103,7 @@ pub(crate) struct DatasetCreate {
     /// The entity whose rows --at and --every mean, as a check.
     #[arg(long)]
     entity: Option<String>,
-    /// The file to write; its ending says the format: .parquet or .arrow.
+    /// The file to write, or an s3:// URL; its ending says the format: .parquet or .arrow.
     #[arg(long)]
     out: PathBuf,
     /// The spine's column of timestamps.
@@ -295,7 +296,7 @@ impl Dataset {
                 context.printer.result(&result, lines_text)
             }
             Self::Rebuild { id, out } => {
-                let spec = json!({ "rebuild": id, "output": absolute_file(&out)? });
+                let spec = json!({ "rebuild": id, "output": file_or_url(&out)? });
                 let job = run_job(context, &client, "dataset", &spec).await?;
                 let result = job.result.unwrap_or_default();
                 context.printer.result(&result, lines_text)
@@ -304,8 +305,22 @@ impl Dataset {
     }
 }
 
+/// A file as the server finds it: a URL as it is, once it is clear that it holds no credentials, or else an absolute path.
+pub(crate) fn file_or_url(file: &Path) -> anyhow::Result<String> {
+    match file.to_str() {
+        Some(url) if url.contains("://") => {
+            Location::check(url)?;
+            Ok(url.to_owned())
+        }
+        _ => {
+            let absolute = absolute_file(file)?;
+            Ok(absolute.to_str().with_context(|| format!("{} is not UTF-8", absolute.display()))?.to_owned())
+        }
+    }
+}
+
 /// The path as a server elsewhere in the file system finds it; the file itself need not exist yet.
-pub(crate) fn absolute_file(path: &Path) -> anyhow::Result<PathBuf> {
+fn absolute_file(path: &Path) -> anyhow::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
     let (Some(folder), Some(name)) = (absolute.parent(), absolute.file_name()) else {
         bail!("{} is no file", path.display());
@@ -391,7 +406,7 @@ impl DatasetCreate {
             self.columns.iter().map(|(name, column)| (name.clone(), Json::from(column.as_str()))).collect();
         let mut spec = json!({
             "service": self.service,
-            "output": absolute_file(&self.out)?,
+            "output": file_or_url(&self.out)?,
             "timestamp_column": self.timestamp_column,
             "columns": columns,
             "leave_out": self.drop,
@@ -403,7 +418,7 @@ impl DatasetCreate {
             spec["as_stored"] = json!(as_stored.to_string());
         }
         if let Some(spine) = &self.spine {
-            spec["spine"] = json!(absolute_file(spine)?);
+            spec["spine"] = json!(file_or_url(spine)?);
         }
         if let Some(sql) = &self.spine_sql {
             spec["spine_sql"] = json!(sql);

@@ -218,19 +218,28 @@ pub(crate) fn show_config(context: &Context) -> anyhow::Result<()> {
         secret if key == SECRET_SETTING && !secret.is_null() => json!("(set, not shown)"),
         value => value.clone(),
     };
-    let settings: Vec<Json> = layered
-        .values
-        .iter()
-        .map(|(key, (value, origin))| json!({ "key": key, "value": shown(key, value), "origin": origin.to_string() }))
-        .collect();
-    context.printer.result(&settings, |_| {
-        let rows: Vec<Vec<String>> = layered
-            .values
-            .iter()
-            .map(|(key, (value, origin))| vec![key.clone(), shown(key, value).to_string(), origin.to_string()])
-            .collect();
+    let own = layered.values.iter().map(|(key, (value, origin))| (key.clone(), shown(key, value), origin.to_string()));
+    let settings: Vec<(String, Json, String)> = own.chain(object_store_settings()).collect();
+    let object =
+        |(key, value, origin): &(String, Json, String)| json!({ "key": key, "value": value, "origin": origin });
+    let objects: Vec<Json> = settings.iter().map(object).collect();
+    context.printer.result(&objects, |_| {
+        let row = |(key, value, origin): &(String, Json, String)| vec![key.clone(), value.to_string(), origin.clone()];
+        let rows: Vec<Vec<String>> = settings.iter().map(row).collect();
         table(&["setting", "value", "from"], &rows)
     })
+}
+
+/// What requests to `s3://` go by. It does not stand in the project's files: only the environment and a profile say it.
+fn object_store_settings() -> Vec<(String, Json, String)> {
+    match eadem_offline::s3_settings() {
+        Ok(settings) => {
+            let row =
+                |setting: eadem_offline::StoreSetting| (setting.key.to_owned(), json!(setting.value), setting.origin);
+            settings.into_iter().map(row).collect()
+        }
+        Err(reason) => vec![("s3".to_owned(), Json::Null, format!("cannot be used: {reason}"))],
+    }
 }
 
 /// The one setting that is nobody's business.

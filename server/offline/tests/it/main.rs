@@ -12,11 +12,18 @@ mod backfill;
 mod dataset;
 mod dataset_files;
 mod dataset_spines;
+mod delta_log;
 mod entities;
+mod every_request;
+mod fault_proxy;
 mod faults;
+mod faulty_store;
 mod kill;
 mod quarantine;
 mod replace;
+mod s3;
+#[path = "../../../../tests/services/s3.rs"]
+mod s3_server;
 mod source_delta;
 mod source_files;
 mod source_postgres;
