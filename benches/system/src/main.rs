@@ -1,5 +1,5 @@
-//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6, F7, H1, H2 and H6, all of them or those named, and
-//! replaces their figures in `target/bench/results.json`.
+//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6, F7, H1, H2, H6 and H9, all of them or those named,
+//! and replaces their figures in `target/bench/results.json`.
 //!
 //! Verbs besides are processes that are measured or prepare for it: `accept`, `backfill` and `baseline` of F6, `fill` and
 //! `join` of H1; and `COMPILER_VERB`
@@ -10,6 +10,7 @@ mod baseline;
 mod demo;
 mod identity;
 mod join;
+mod kills;
 mod process;
 mod race;
 mod table;
@@ -19,8 +20,15 @@ use std::process::ExitCode;
 
 use eadem_benches::bars::{self, Bar};
 
-const BARS: &[Bar] =
-    &[("F1", demo::f1), ("F6", race::f6), ("F7", identity::f7), ("H1", join::h1), ("H2", join::h2), ("H6", travel::h6)];
+const BARS: &[Bar] = &[
+    ("F1", demo::f1),
+    ("F6", race::f6),
+    ("F7", identity::f7),
+    ("H1", join::h1),
+    ("H2", join::h2),
+    ("H6", travel::h6),
+    ("H9", kills::h9),
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

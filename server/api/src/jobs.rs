@@ -29,7 +29,7 @@ pub enum JobKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
-    /// At work.
+    /// At work, in whichever process, or waiting for its turn.
     Running,
     /// Done.
     Succeeded,
@@ -37,15 +37,45 @@ pub enum JobState {
     Failed,
     /// Called off, with the same in view as after a failure.
     Cancelled,
-    /// Its process ended before it did. It can be resumed.
+    /// Every process that was at it ended, or was not heard of for too long, before it did. It can be resumed.
     Interrupted,
 }
 
 impl JobState {
+    /// All states.
+    pub const ALL: [Self; 5] = [Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled, Self::Interrupted];
+
     /// Whether nothing more will happen by itself.
     pub fn is_final(self) -> bool {
         self != Self::Running
     }
+
+    /// As in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// The state of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+}
+
+/// Which jobs are listed.
+#[derive(Debug, Clone, Default)]
+pub struct JobFilter {
+    /// Only those in this state.
+    pub state: Option<JobState>,
+    /// Only those of this kind.
+    pub kind: Option<JobKind>,
+    /// At most so many, the newest.
+    pub limit: Option<usize>,
 }
 
 impl JobKind {
@@ -71,10 +101,11 @@ impl JobKind {
     }
 }
 
-/// How far a job has come.
+/// How far a job has come, by all processes that are at it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct JobProgress {
-    /// Steps done.
+    /// Steps done: rows of a backfill, views of a materialize.
     pub done: u64,
     /// Steps in all; 0 until known.
     pub total: u64,
@@ -82,8 +113,20 @@ pub struct JobProgress {
     pub rows: u64,
     /// Rows refused so far.
     pub refused: u64,
-    /// Rows per second since the start.
+    /// Rows per second, of all who are at work, each since it began.
     pub rows_per_s: f64,
+    /// Seconds until it is done if it goes on like this; none where that cannot be known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<f64>,
+    /// Chunks done.
+    pub chunks_done: u64,
+    /// Chunks in all; 0 until known, and for a job that is not cut up.
+    pub chunks: u64,
+    /// Processes that are at work.
+    pub workers: u64,
+    /// Memory that rows may take in each of them, in bytes; none for a job without a ceiling.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_bytes_max: Option<u64>,
     /// Which part is at work.
     pub message: String,
 }
@@ -123,11 +166,11 @@ pub trait Jobs: Send + Sync {
     /// 4xx for a specification that is malformed or names what does not exist.
     async fn start(&self, kind: JobKind, spec: Json) -> Result<Job, Problem>;
 
-    /// All jobs, newest first.
+    /// Jobs, newest first.
     ///
     /// # Errors
     /// A registry that cannot be read.
-    async fn list(&self) -> Result<Vec<Job>, Problem>;
+    async fn list(&self, filter: &JobFilter) -> Result<Vec<Job>, Problem>;
 
     /// One job.
     ///
@@ -135,10 +178,11 @@ pub trait Jobs: Send + Sync {
     /// 404 if there is none of this id.
     async fn get(&self, id: &str) -> Result<Job, Problem>;
 
-    /// Calls a job off. A job that has ended stays as it is.
+    /// Calls a job off, in whichever process it runs, and waits until it has ended. A job that has ended stays as it is.
     ///
     /// # Errors
-    /// 404 if there is none of this id.
+    /// 404 if there is none of this id; 409 if its process ended while it made rows visible: whether they are, nobody knows
+    /// until it is resumed.
     async fn cancel(&self, id: &str) -> Result<Job, Problem>;
 
     /// Starts a job that failed, was interrupted or cancelled again where it stopped.
@@ -147,7 +191,7 @@ pub trait Jobs: Send + Sync {
     /// 404 if there is none of this id, 409 if it is running or done.
     async fn resume(&self, id: &str) -> Result<Job, Problem>;
 
-    /// Follows a job of this process.
+    /// Follows a job, in whichever process it runs.
     ///
     /// # Errors
     /// 404 if there is none of this id.

@@ -14,7 +14,7 @@ pub mod serving;
 mod state;
 
 pub use clock::{Clock, FixedClock, SystemClock};
-pub use jobs::{Job, JobKind, JobProgress, JobState, Jobs};
+pub use jobs::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs};
 pub use limits::Limits;
 pub use problem::Problem;
 pub use quarantine::{Quarantine, QuarantineQuery};

@@ -1,6 +1,6 @@
 //! Where the rooms meet: what one crate needs of another, as traits that the needing crate owns.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use eadem_api::serving::{
     self, HistoryState, RowSourceError, StoredCommit, StoredRow, TransformUnavailable, lifetime, validation,
 };
 use eadem_engine::{Applied, CallClass, Cost, Engine, EngineError};
-use eadem_offline::{self as offline, ChunkOutcome, JobLedger, JobPlan, LedgerError};
+use eadem_offline::{self as offline, ChunkOutcome, Claim, JobLedger, JobPlan, LedgerError, Part};
 use eadem_query::{AppliedRows, FailedRow, RowTransform, TransformFailure};
 use eadem_registry::model::{self as registry_model, BoundTo, ColumnType, Place, RowFormat, SourceColumn, ViewVersion};
-use eadem_registry::{InspectError, Registry, SourceInspector};
+use eadem_registry::{ChunkWork, InspectError, Registry, SourceInspector};
 use eadem_semantics::{AsStored, Lifetime, ReadAt};
 use eadem_values::{Description, Digest, EntityKey, Literal, Value, encode_values};
 use tokio::sync::Semaphore;
@@ -386,33 +386,47 @@ impl Stores {
     }
 }
 
-/// The ledger of backfills, in the registry. A backfill's job is named `<job>/<view>`: one job of the registry may compute
-/// several views.
+/// The ledger of backfills, in the registry, as one worker sees it. A backfill's job is named `<job>/<view>`: one job of
+/// the registry may compute several views.
 pub(crate) struct RegistryLedger {
     registry: Registry,
     clock: Arc<dyn eadem_api::Clock>,
+    /// The worker that claims. It has joined the job.
+    worker: String,
+    lease_us: i64,
+}
+
+const PLAN: &str = "plan";
+const CHUNK: &str = "chunk-";
+const COMMITTED: &str = "committed";
+
+fn part_name(view: &str, part: Part) -> String {
+    match part {
+        Part::Plan => format!("{view}/{PLAN}"),
+        Part::Chunk(chunk) => format!("{view}/{CHUNK}{chunk:08}"),
+    }
+}
+
+fn ledger_error(error: impl std::fmt::Display) -> LedgerError {
+    LedgerError(error.to_string())
 }
 
 impl RegistryLedger {
-    pub(crate) fn new(registry: Registry, clock: Arc<dyn eadem_api::Clock>) -> Self {
-        Self { registry, clock }
+    pub(crate) fn new(registry: Registry, clock: Arc<dyn eadem_api::Clock>, worker: String, lease_us: i64) -> Self {
+        Self { registry, clock, worker, lease_us }
     }
 
-    async fn record(&self, job: &str, part: &str, value: &impl serde::Serialize) -> Result<bool, LedgerError> {
+    async fn record(
+        &self,
+        job: &str,
+        part: &str,
+        value: &impl serde::Serialize,
+        work: Option<&ChunkWork>,
+    ) -> Result<bool, LedgerError> {
         let (id, view) = split_job(job)?;
-        let json = serde_json::to_value(value).map_err(|error| LedgerError(error.to_string()))?;
-        let recorded = self.registry.record_chunk(id, &format!("{view}/{part}"), &json, self.clock.now_us()).await;
-        recorded.map_err(|error| LedgerError(error.to_string()))
-    }
-
-    async fn parts<T: serde::de::DeserializeOwned>(&self, job: &str, prefix: &str) -> Result<Vec<T>, LedgerError> {
-        let (id, view) = split_job(job)?;
-        let prefix = format!("{view}/{prefix}");
-        let chunks = self.registry.list_chunks(id).await.map_err(|error| LedgerError(error.to_string()))?;
-        let matching = chunks.into_iter().filter(|chunk| chunk.chunk.starts_with(&prefix));
-        matching
-            .map(|chunk| serde_json::from_value(chunk.result).map_err(|error| LedgerError(error.to_string())))
-            .collect()
+        let json = serde_json::to_value(value).map_err(ledger_error)?;
+        let name = format!("{view}/{part}");
+        self.registry.record_chunk(id, &name, &json, work, self.clock.now_us()).await.map_err(ledger_error)
     }
 }
 
@@ -423,25 +437,63 @@ fn split_job(job: &str) -> Result<(&str, &str), LedgerError> {
 #[async_trait]
 impl JobLedger for RegistryLedger {
     async fn plan(&self, job: &str) -> Result<Option<JobPlan>, LedgerError> {
-        Ok(self.parts(job, "plan").await?.pop())
+        let (id, view) = split_job(job)?;
+        let plan = self.registry.chunk(id, &part_name(view, Part::Plan)).await.map_err(ledger_error)?;
+        plan.map(|plan| serde_json::from_value(plan.result).map_err(ledger_error)).transpose()
     }
 
     async fn save_plan(&self, job: &str, plan: JobPlan) -> Result<JobPlan, LedgerError> {
-        self.record(job, "plan", &plan).await?;
+        self.record(job, PLAN, &plan, None).await?;
         let saved = self.plan(job).await?;
         saved.ok_or_else(|| LedgerError(format!("the plan of {job} was not kept")))
     }
 
-    async fn outcomes(&self, job: &str) -> Result<Vec<ChunkOutcome>, LedgerError> {
-        self.parts(job, "chunk-").await
+    async fn claim(&self, job: &str, parts: &[Part]) -> Result<Claim, LedgerError> {
+        let (id, view) = split_job(job)?;
+        let names: Vec<String> = parts.iter().map(|part| part_name(view, *part)).collect();
+        let now_us = self.clock.now_us();
+        let claimed = self.registry.claim_part(id, &self.worker, &names, now_us, self.lease_us).await;
+        let claimed = claimed.map_err(ledger_error)?;
+        let part = |name: &String| names.iter().position(|known| known == name).map(|place| parts[place]);
+        Ok(Claim { part: claimed.part.as_ref().and_then(part), done: claimed.done.iter().filter_map(part).collect() })
     }
 
-    async fn save_outcome(&self, job: &str, outcome: ChunkOutcome) -> Result<(), LedgerError> {
-        self.record(job, &format!("chunk-{:08}", outcome.chunk), &outcome).await.map(|_| ())
+    async fn release(&self, job: &str, part: Part) -> Result<(), LedgerError> {
+        let (id, view) = split_job(job)?;
+        self.registry.release_part(id, &self.worker, &part_name(view, part)).await.map_err(ledger_error)
+    }
+
+    async fn chunks_done(&self, job: &str) -> Result<BTreeSet<usize>, LedgerError> {
+        let (id, view) = split_job(job)?;
+        let prefix = format!("{view}/{CHUNK}");
+        let names = self.registry.chunk_names(id, &prefix).await.map_err(ledger_error)?;
+        let number = |name: &String| name[prefix.len()..].parse().map_err(ledger_error);
+        names.iter().map(number).collect()
+    }
+
+    async fn outcomes(&self, job: &str) -> Result<Vec<ChunkOutcome>, LedgerError> {
+        let (id, view) = split_job(job)?;
+        let prefix = format!("{view}/{CHUNK}");
+        let chunks = self.registry.list_chunks(id).await.map_err(ledger_error)?;
+        let of_view = chunks.into_iter().filter(|chunk| chunk.chunk.starts_with(&prefix));
+        of_view.map(|chunk| serde_json::from_value(chunk.result).map_err(ledger_error)).collect()
+    }
+
+    async fn save_outcome(&self, job: &str, outcome: ChunkOutcome) -> Result<bool, LedgerError> {
+        let work =
+            ChunkWork { worker: self.worker.clone(), rows: outcome.rows_read, refused: outcome.refused.values().sum() };
+        self.record(job, &format!("{CHUNK}{:08}", outcome.chunk), &outcome, Some(&work)).await
+    }
+
+    async fn begin_commit(&self, job: &str) -> Result<bool, LedgerError> {
+        let (id, _) = split_job(job)?;
+        self.registry.begin_commit(id, self.clock.now_us()).await.map_err(ledger_error)
     }
 
     async fn committed(&self, job: &str, version: u64) -> Result<(), LedgerError> {
-        self.record(job, "committed", &version).await.map(|_| ())
+        self.record(job, COMMITTED, &version, None).await?;
+        let (id, _) = split_job(job)?;
+        self.registry.end_commit(id, self.clock.now_us()).await.map_err(ledger_error)
     }
 }
 

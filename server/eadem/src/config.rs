@@ -73,6 +73,10 @@ pub(crate) struct JobsConfig {
     pub(crate) workers: usize,
     /// Rows that a chunk of a backfill aims at.
     pub(crate) chunk_rows: usize,
+    /// Memory that the rows of a backfill may take in one process.
+    pub(crate) memory_bytes_max: usize,
+    /// How long a process that works on a job is believed to live without a sign of life.
+    pub(crate) lease_ms: u64,
 }
 
 impl Default for ServerConfig {
@@ -116,7 +120,7 @@ impl StoreConfig {
 
 impl Default for JobsConfig {
     fn default() -> Self {
-        Self { workers: 2, chunk_rows: 1 << 20 }
+        Self { workers: 2, chunk_rows: 1 << 20, memory_bytes_max: 1 << 30, lease_ms: 15_000 }
     }
 }
 

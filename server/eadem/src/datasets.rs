@@ -25,7 +25,7 @@ use crate::dataset_diff;
 pub(crate) use crate::dataset_request::DatasetRequest;
 use crate::dataset_request::{CreateRequest, DiffRequest, PinnedInputs, RebuildRequest, SpineSource};
 use crate::home::Stores;
-use crate::jobs::Handle;
+use crate::workers::Handle;
 
 /// Threads that read each view's history.
 const WORKERS: usize = 2;
@@ -270,7 +270,7 @@ async fn spine_of_job(
             MadeSpine { kept: Some(kept), notes: Vec::new() }
         }
     };
-    stores.registry.record_chunk(id, SPINE_CHUNK, &serde_json::to_value(&made)?, stores.clock.now_us()).await?;
+    stores.registry.record_chunk(id, SPINE_CHUNK, &serde_json::to_value(&made)?, None, stores.clock.now_us()).await?;
     Ok(made)
 }
 

@@ -8,13 +8,15 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use axum::Router;
-use eadem_api::serving::{History, OnlineThenHistory};
+use eadem_api::serving::{History, OnlineThenHistory, ReadRow, RowSource, RowSourceError};
 use eadem_api::{ApiState, Clock, PlanCache, Problem, StoreStatus, SystemClock};
 use eadem_engine::{CompilerCommand, Engine, EngineConfig};
 use eadem_offline::{OfflineStore, limit_object_stores};
 use eadem_online::{EmbeddedOptions, EmbeddedStore, OnlineStore, StoreError, TableId};
+use eadem_registry::model::ViewVersion;
 use eadem_registry::{EpochState, Registry};
-use eadem_values::format_timestamp;
+use eadem_semantics::ReadAt;
+use eadem_values::{EntityKey, format_timestamp};
 use serde_json::{Value as Json, json};
 use tokio::sync::Semaphore;
 
@@ -34,6 +36,12 @@ pub(crate) struct Home {
     online: Arc<EmbeddedStore>,
 }
 
+/// A project's directory while another process holds it: its registry and offline store, which several may use.
+pub(crate) struct Beside {
+    stores: Stores,
+    config: Config,
+}
+
 /// Why a project's directory could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
@@ -43,6 +51,9 @@ pub(crate) enum OpenError {
         /// Where it listens.
         address: String,
     },
+    /// Another verb works on it.
+    #[error("{0}")]
+    Busy(StoreError),
     /// Anything else.
     #[error("{0:#}")]
     Other(anyhow::Error),
@@ -55,7 +66,8 @@ pub(crate) struct Stores {
     pub(crate) data_dir: PathBuf,
     pub(crate) registry: Registry,
     pub(crate) engine: Engine,
-    pub(crate) online: Arc<dyn OnlineStore>,
+    /// `None`: another process holds it.
+    pub(crate) online: Option<Arc<dyn OnlineStore>>,
     pub(crate) offline: Arc<OfflineStore>,
     pub(crate) transforms: Arc<EngineTransforms>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -71,6 +83,7 @@ impl Home {
         let online = match EmbeddedStore::open(data_dir.join("online"), EmbeddedOptions::default()) {
             Ok(online) => Arc::new(online),
             Err(StoreError::InUse { address: Some(address), .. }) => return Err(OpenError::Serving { address }),
+            Err(error @ StoreError::InUse { .. }) => return Err(OpenError::Busy(error)),
             Err(error) => return Err(OpenError::Other(error.into())),
         };
         let state = Self::assemble(project, &data_dir, config, Arc::clone(&online)).await.map_err(OpenError::Other)?;
@@ -83,45 +96,15 @@ impl Home {
         config: &Config,
         online: Arc<EmbeddedStore>,
     ) -> anyhow::Result<Arc<ApiState>> {
-        let registry = Registry::open(&data_dir.join("registry.sqlite")).await?;
-        let engine = Engine::new(engine_config(&config.engine, data_dir)?)?;
-        limit_object_stores(config.store.limits());
-        let offline = Arc::new(OfflineStore::open(&config.store.offline_root(project))?);
-        offline.prepare()?;
-        let transforms = Arc::new(EngineTransforms::new(registry.clone(), engine.clone()));
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let stores = Stores {
-            project: project.to_owned(),
-            data_dir: data_dir.to_owned(),
-            registry: registry.clone(),
-            engine: engine.clone(),
-            online: Arc::clone(&online) as Arc<dyn OnlineStore>,
-            offline,
-            transforms: Arc::clone(&transforms),
-            clock: Arc::clone(&clock),
-        };
-        let deadline = Duration::from_millis(config.limits.history_ms_max);
-        let history: Arc<dyn History> = Arc::new(OfflineHistory::new(stores.clone(), deadline));
+        let online = online as Arc<dyn OnlineStore>;
+        let stores = Stores::open(project, data_dir, config, Some(Arc::clone(&online))).await?;
+        // Whoever held the directory before is gone: its lock is ours.
+        stores.registry.forget_home_workers().await?;
+        let history = history_of(&stores, config);
         let reads_max = config.limits.history_reads_max;
-        let online = Arc::clone(&stores.online);
-        let rows = OnlineThenHistory::new(registry.clone(), online, Arc::clone(&history), reads_max);
-        Ok(Arc::new(ApiState {
-            registry,
-            engine,
-            transforms,
-            rows: Arc::new(rows),
-            history,
-            inspector: Arc::new(Inspector::new(project.to_owned())),
-            jobs: Arc::new(JobRunner::new(stores.clone(), &config.jobs)),
-            quarantine: Arc::new(RefusedRows::new(stores.clone())),
-            status: Arc::new(Status { stores }),
-            clock,
-            limits: config.limits.clone(),
-            configuration_tables: CONFIGURATION_TABLES,
-            plans: PlanCache::default(),
-            in_flight: Arc::new(Semaphore::new(config.limits.requests_in_flight_max.min(Semaphore::MAX_PERMITS))),
-            uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
-        }))
+        let rows = OnlineThenHistory::new(stores.registry.clone(), online, Arc::clone(&history), reads_max);
+        let jobs = JobRunner::new(stores.clone(), &config.jobs);
+        Ok(Arc::new(api_state(stores, config, Arc::new(rows), history, jobs)))
     }
 
     /// The routes over this directory.
@@ -176,7 +159,8 @@ pub(crate) fn engine_config(config: &EngineConfig, data_dir: &Path) -> anyhow::R
     Ok(config)
 }
 
-async fn end_signal() {
+/// Waits for SIGTERM or Ctrl-C.
+pub(crate) async fn end_signal() {
     let interrupted = tokio::signal::ctrl_c();
     #[cfg(unix)]
     {
@@ -197,6 +181,119 @@ async fn end_signal() {
     let _ = interrupted.await;
 }
 
+impl Stores {
+    async fn open(
+        project: &Path,
+        data_dir: &Path,
+        config: &Config,
+        online: Option<Arc<dyn OnlineStore>>,
+    ) -> anyhow::Result<Self> {
+        let registry = Registry::open(&data_dir.join("registry.sqlite")).await?;
+        let engine = Engine::new(engine_config(&config.engine, data_dir)?)?;
+        limit_object_stores(config.store.limits());
+        let offline = Arc::new(OfflineStore::open(&config.store.offline_root(project))?);
+        offline.prepare()?;
+        let transforms = Arc::new(EngineTransforms::new(registry.clone(), engine.clone()));
+        Ok(Self {
+            project: project.to_owned(),
+            data_dir: data_dir.to_owned(),
+            registry,
+            engine,
+            online,
+            offline,
+            transforms,
+            clock: Arc::new(SystemClock),
+        })
+    }
+
+    /// The online store.
+    ///
+    /// # Errors
+    /// Another process holds it.
+    pub(crate) fn online(&self) -> anyhow::Result<&Arc<dyn OnlineStore>> {
+        self.online.as_ref().context("another process holds the online store, and only that one can use it")
+    }
+}
+
+fn history_of(stores: &Stores, config: &Config) -> Arc<dyn History> {
+    let deadline = Duration::from_millis(config.limits.history_ms_max);
+    Arc::new(OfflineHistory::new(stores.clone(), deadline))
+}
+
+fn api_state(
+    stores: Stores,
+    config: &Config,
+    rows: Arc<dyn RowSource>,
+    history: Arc<dyn History>,
+    jobs: JobRunner,
+) -> ApiState {
+    let status = Arc::new(Status { stores: stores.clone() });
+    let quarantine = Arc::new(RefusedRows::new(stores.clone()));
+    ApiState {
+        registry: stores.registry,
+        engine: stores.engine,
+        transforms: stores.transforms,
+        rows,
+        history,
+        inspector: Arc::new(Inspector::new(stores.project)),
+        jobs: Arc::new(jobs),
+        quarantine,
+        status,
+        clock: stores.clock,
+        limits: config.limits.clone(),
+        configuration_tables: CONFIGURATION_TABLES,
+        plans: PlanCache::default(),
+        in_flight: Arc::new(Semaphore::new(config.limits.requests_in_flight_max.min(Semaphore::MAX_PERMITS))),
+        uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
+    }
+}
+
+impl Beside {
+    /// Opens what several processes may use. There must be something already.
+    ///
+    /// # Errors
+    /// A directory in which nothing was ever made, or that cannot be opened.
+    pub(crate) async fn open(project: &Path, config: &Config) -> anyhow::Result<Self> {
+        let data_dir = project.join(&config.store.data_dir);
+        let registry = data_dir.join("registry.sqlite");
+        if !registry.is_file() {
+            bail!("{} is missing: there is no job yet", registry.display());
+        }
+        Ok(Self { stores: Stores::open(project, &data_dir, config, None).await?, config: config.clone() })
+    }
+
+    /// Jobs, without those that need the online store.
+    pub(crate) fn jobs(&self) -> JobRunner {
+        JobRunner::new(self.stores.clone(), &self.config.jobs)
+    }
+
+    /// The routes, of which those about jobs and definitions work.
+    pub(crate) fn router(&self) -> Router {
+        let rows = Arc::new(NoOnlineStore { stores: self.stores.clone() });
+        let history = history_of(&self.stores, &self.config);
+        let state = api_state(self.stores.clone(), &self.config, rows, history, self.jobs());
+        eadem_api::router(Arc::new(state))
+    }
+}
+
+/// In the place of the online store where another process holds it.
+struct NoOnlineStore {
+    stores: Stores,
+}
+
+#[async_trait]
+impl RowSource for NoOnlineStore {
+    async fn read(
+        &self,
+        _view: &ViewVersion,
+        _keys: &[EntityKey],
+        _reads: &[ReadAt],
+    ) -> Result<Vec<ReadRow>, RowSourceError> {
+        let held = self.stores.online().err().map(|error| error.to_string());
+        Err(RowSourceError::Unavailable { store: "online", message: held.unwrap_or_default() })
+    }
+}
+
 struct Status {
     stores: Stores,
 }
@@ -205,12 +302,14 @@ struct Status {
 impl StoreStatus for Status {
     async fn online(&self) -> Result<Json, Problem> {
         let registry_failed = |error| Problem::internal("the registry could not be read", error);
+        let online =
+            self.stores.online().map_err(|error| Problem::internal("the online store cannot be shown", error))?;
         let mut views = Vec::new();
         for epoch in self.stores.registry.epochs(None).await.map_err(registry_failed)? {
             let view = self.stores.registry.view(&epoch.view.name, Some(epoch.view.version)).await;
             let view = view.map_err(registry_failed)?;
             let table = TableId { view: view.digest, epoch: u64::from(epoch.epoch) };
-            let Ok(status) = self.stores.online.status(table).await else { continue };
+            let Ok(status) = online.status(table).await else { continue };
             let withdrawn = match epoch.state == EpochState::Current {
                 true => upkeep::withdrawn_online(&self.stores, &view).await,
                 false => Ok(None),
@@ -234,7 +333,7 @@ impl StoreStatus for Status {
                 "withdrawn_in": withdrawn.map(|withdrawn| withdrawn.commit),
             }));
         }
-        Ok(json!({ "store": self.stores.online.kind(), "views": views }))
+        Ok(json!({ "store": online.kind(), "views": views }))
     }
 
     async fn not_ready(&self) -> Vec<String> {
@@ -242,8 +341,11 @@ impl StoreStatus for Status {
         if let Err(error) = self.stores.registry.revision().await {
             reasons.push(format!("registry: {error}"));
         }
-        if let Err(error) = self.stores.online.tables().await {
-            reasons.push(format!("online store: {error}"));
+        match self.stores.online() {
+            Ok(online) => {
+                reasons.extend(online.tables().await.err().map(|error| format!("online store: {error}")));
+            }
+            Err(error) => reasons.push(format!("{error:#}")),
         }
         reasons
     }

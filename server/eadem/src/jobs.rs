@@ -1,17 +1,18 @@
 //! Long work: backfill, materialize and dataset jobs, kept in the registry and run in this process.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use bytes::Bytes;
 use eadem_api::serving::lifetime;
-use eadem_api::{Job, JobKind, JobProgress, JobState, Jobs, Problem};
+use eadem_api::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs, Problem};
 use eadem_offline::{
-    Backfill, BackfillOptions, BackfillReport, Cancel, HistoryBatch, Progress, ScanRange, StopThreshold, run_backfill,
+    Backfill, BackfillOptions, BackfillReport, HistoryBatch, Progress, ScanRange, StopThreshold, plan_backfill,
+    run_backfill,
 };
 use eadem_online::{Coverage, KeyBytes, Origin, Retention, Row, RowBody, TableId};
 use eadem_registry::model::{self as registry_model, Placement, ViewVersion};
@@ -29,6 +30,7 @@ use crate::datasets::{self, DatasetRequest};
 use crate::home::Stores;
 use crate::quarantine::{self, ReplayRequest};
 use crate::upkeep::{self, CompactRequest, VacuumRequest};
+use crate::workers::{Handle, Lease, OwnWork, Planned};
 
 /// Against clocks that differ and work that runs late: rows stay this much longer than needed.
 const RETENTION_SLACK_US: i64 = 3_600_000_000;
@@ -108,6 +110,7 @@ impl BackfillRequest {
 }
 
 /// Runs jobs.
+#[derive(Clone)]
 pub(crate) struct JobRunner {
     shared: Arc<Shared>,
 }
@@ -116,48 +119,28 @@ struct Shared {
     stores: Stores,
     workers: usize,
     chunk_rows: u64,
-    running: Mutex<HashMap<String, Running>>,
-    /// One job writes to the stores at a time: two that load the same files would each load them.
+    memory_bytes_max: usize,
+    lease: Lease,
+    running: Mutex<HashMap<String, Arc<Handle>>>,
+    /// One job writes to the stores at a time in a process: it gets all threads and all memory that jobs may have, and two
+    /// that load the same files would each load them.
     writers: Semaphore,
     /// Training sets that are made at once: each holds a spine and its features in memory.
     datasets: Semaphore,
 }
 
-#[derive(Clone)]
-struct Running {
-    changes: watch::Sender<Job>,
-    cancel: Cancel,
-}
-
-/// A running job, as its own steps see it.
-pub(crate) struct Handle {
-    changes: watch::Sender<Job>,
-    pub(crate) cancel: Cancel,
-    started: Instant,
-}
-
-impl Handle {
-    fn progress(&self) -> JobProgress {
-        self.changes.borrow().progress.clone()
-    }
-
-    /// Tells whoever follows the job how far it is.
-    pub(crate) fn report(&self, progress: JobProgress) {
-        self.changes.send_modify(|job| job.progress = progress);
-    }
-
-    pub(crate) fn steps(&self, done: u64, total: u64, rows: u64, message: String) {
-        let seconds = self.started.elapsed().as_secs_f64().max(1e-9);
-        self.report(JobProgress { done, total, rows, refused: 0, rows_per_s: rows as f64 / seconds, message });
-    }
-}
+/// How often a job that another process is at is looked at.
+const ELSEWHERE_POLL: Duration = Duration::from_millis(250);
 
 impl JobRunner {
+    /// A runner of a process that holds the online store, or of one beside it.
     pub(crate) fn new(stores: Stores, config: &JobsConfig) -> Self {
         let shared = Shared {
             stores,
             workers: config.workers.max(1),
             chunk_rows: config.chunk_rows.max(1) as u64,
+            memory_bytes_max: config.memory_bytes_max,
+            lease: Lease::of_ms(config.lease_ms),
             running: Mutex::default(),
             writers: Semaphore::new(1),
             datasets: Semaphore::new(1),
@@ -165,27 +148,33 @@ impl JobRunner {
         Self { shared: Arc::new(shared) }
     }
 
-    fn running(&self, id: &str) -> Option<Running> {
+    fn running(&self, id: &str) -> Option<Arc<Handle>> {
         self.shared.running.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
     /// Starts a job's work in this process.
     ///
     /// # Errors
-    /// 409 if it is at work already.
-    fn spawn(&self, job: Job) -> Result<Job, Problem> {
-        let (changes, _) = watch::channel(job.clone());
-        let cancel = Cancel::default();
-        let running = Running { changes: changes.clone(), cancel: cancel.clone() };
+    /// 409 if it is at work here already, or was closed meanwhile.
+    async fn spawn(&self, job: Job) -> Result<Job, Problem> {
+        let handle = Arc::new(Handle::new(job.clone(), self.shared.stores.online.is_some()));
         match self.shared.running.lock().unwrap_or_else(PoisonError::into_inner).entry(job.id.clone()) {
             Entry::Occupied(_) => return Err(Problem::conflict("job_running", format!("job {} is running", job.id))),
-            Entry::Vacant(place) => place.insert(running),
+            Entry::Vacant(place) => place.insert(Arc::clone(&handle)),
         };
         let shared = Arc::clone(&self.shared);
         let id = job.id.clone();
         let (kind, spec) = (job.kind, job.spec.clone());
-        let handle = Arc::new(Handle { changes, cancel, started: Instant::now() });
+        let (stores, lease) = (&shared.stores, shared.lease);
+        if let Err(error) = stores.registry.join_job(&id, &handle.worker, stores.clock.now_us(), lease.us()).await {
+            shared.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            return Err(registry_failed(error));
+        }
         tokio::spawn(async move {
+            let beats = {
+                let (shared, id, handle) = (Arc::clone(&shared), id.clone(), Arc::clone(&handle));
+                tokio::spawn(async move { handle.keep_lease(&shared.stores, &id, shared.lease).await })
+            };
             let work = {
                 let (shared, id, handle) = (Arc::clone(&shared), id.clone(), Arc::clone(&handle));
                 tokio::spawn(async move { shared.run(&id, kind, &spec, &handle).await })
@@ -194,6 +183,7 @@ impl JobRunner {
             let outcome = work
                 .await
                 .unwrap_or_else(|error| Err(anyhow::anyhow!("the job broke off by a fault of ours: {error}")));
+            beats.abort();
             shared.finish(&id, &handle, outcome).await;
         });
         Ok(job)
@@ -248,8 +238,9 @@ impl Shared {
                     }
                     JobKind::Replay => {
                         let request: ReplayRequest = serde_json::from_value(spec)?;
-                        let progress = progress_of(&handle, &request.view, 0, 1);
-                        quarantine::run(&shared.stores, &id, request, handle.cancel.clone(), progress).await
+                        let progress = progress_of_replay(&handle, &request.view);
+                        let (ledger, cancel) = (shared.ledger(&handle), handle.cancel.clone());
+                        quarantine::run(&shared.stores, &id, request, ledger, cancel, progress).await
                     }
                     JobKind::Backfill | JobKind::Materialize => {
                         shared.materialize(serde_json::from_value(spec)?, &handle).await
@@ -260,45 +251,101 @@ impl Shared {
         tokio::task::spawn_blocking(work).await?
     }
 
+    /// The ledger as this process's run of a job sees it.
+    fn ledger(&self, handle: &Handle) -> Arc<RegistryLedger> {
+        let (registry, clock) = (self.stores.registry.clone(), Arc::clone(&self.stores.clock));
+        Arc::new(RegistryLedger::new(registry, clock, handle.worker.id.clone(), self.lease.us()))
+    }
+
+    /// Ends this process's part in a job: closes the job, or finds out how others have closed it.
     async fn finish(&self, id: &str, handle: &Handle, outcome: anyhow::Result<Json>) {
+        let ended = match handle.is_leaving() && outcome.is_err() {
+            true => self.leave(id, handle).await,
+            false => self.close(id, handle, outcome).await,
+        };
+        // Before anybody can see that it has ended: whoever sees it may resume it.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        handle.changes.send_modify(|job| *job = ended);
+    }
+
+    async fn close(&self, id: &str, handle: &Handle, outcome: anyhow::Result<Json>) -> Job {
+        let registry = &self.stores.registry;
         let now_us = self.stores.clock.now_us();
-        let was_cancelled = handle.cancel.is_cancelled();
-        let (state, recorded, outcome_json) = match &outcome {
-            Ok(result) => (JobState::Succeeded, eadem_registry::JobState::Done, result.clone()),
+        let mut job = handle.changes.borrow().clone();
+        job.finished_at = Some(format_timestamp(now_us));
+        job.progress.seconds_left = None;
+        job.progress.workers = 0;
+        let (state, recorded) = match &outcome {
+            Ok(result) => {
+                job.state = JobState::Succeeded;
+                job.result = Some(result.clone());
+                (eadem_registry::JobState::Done, result.clone())
+            }
             Err(error) => {
-                let (state, recorded) = match was_cancelled {
+                let text = format!("{error:#}");
+                job.error = Some(text.clone());
+                let (state, closed) = match handle.cancel.is_cancelled() {
                     true => (JobState::Cancelled, eadem_registry::JobState::Cancelled),
                     false => (JobState::Failed, eadem_registry::JobState::Failed),
                 };
-                (state, recorded, json!({ "error": format!("{error:#}") }))
+                job.state = state;
+                (closed, json!({ "error": text }))
             }
         };
-        if let Err(error) = self.record_end(id, handle, recorded, &outcome_json, now_us).await {
-            tracing::error!(job = id, %error, "the end of a job could not be recorded; it counts as interrupted");
-        }
-        // Before anybody can see that it has ended: whoever sees it may resume it.
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-        handle.changes.send_modify(|job| {
-            job.state = state;
-            job.finished_at = Some(format_timestamp(now_us));
-            match outcome {
-                Ok(result) => job.result = Some(result),
-                Err(error) => job.error = Some(format!("{error:#}")),
+        // Refused where another has closed the job, which the next line finds out.
+        let progress = serde_json::to_value(&job.progress).unwrap_or_default();
+        let _ = registry.set_job_progress(id, &progress, now_us).await;
+        match registry.finish_job(id, state, &recorded, now_us).await {
+            // The first of those who end with the same has said what came of it.
+            Ok(()) => match registry.job(id).await.map(|record| job_of_record(record, false)) {
+                Ok(Ok(closed)) => closed,
+                _ => job,
+            },
+            // Closed by another process, or about to be by one that commits.
+            Err(error) if error.is_callers_fault() => {
+                let _ = registry.leave_job(id, &handle.worker.id).await;
+                self.ended_elsewhere(id).await.unwrap_or(job)
             }
-        });
+            Err(error) => {
+                tracing::error!(job = id, %error, "the end of a job could not be recorded; it counts as interrupted");
+                job
+            }
+        }
     }
 
-    async fn record_end(
-        &self,
-        id: &str,
-        handle: &Handle,
-        state: eadem_registry::JobState,
-        outcome: &Json,
-        now_us: i64,
-    ) -> anyhow::Result<()> {
-        let progress = serde_json::to_value(handle.progress())?;
-        self.stores.registry.set_job_progress(id, &progress, now_us).await?;
-        Ok(self.stores.registry.finish_job(id, state, outcome, now_us).await?)
+    /// Leaves a job to others.
+    async fn leave(&self, id: &str, handle: &Handle) -> Job {
+        if let Err(error) = self.stores.registry.leave_job(id, &handle.worker.id).await {
+            tracing::warn!(job = id, %error, "the job could not be left; its lease will expire");
+        }
+        let mut job = handle.changes.borrow().clone();
+        job.state = JobState::Interrupted;
+        job
+    }
+
+    /// Waits until nobody is at a job any more.
+    async fn ended_elsewhere(&self, id: &str) -> Result<Job, Problem> {
+        loop {
+            let job = self.recorded(id).await?;
+            if job.state.is_final() {
+                return Ok(job);
+            }
+            tokio::time::sleep(ELSEWHERE_POLL).await;
+        }
+    }
+
+    /// The jobs that some process is at.
+    async fn at_work(&self) -> Result<BTreeSet<String>, Problem> {
+        self.stores.registry.jobs_at_work(self.stores.clock.now_us()).await.map_err(registry_failed)
+    }
+
+    /// A job as the registry knows it.
+    async fn recorded(&self, id: &str) -> Result<Job, Problem> {
+        // Who is at it, the record, and who is at it: a job that begins or ends in between is not found interrupted.
+        let before = self.at_work().await?;
+        let record = self.stores.registry.job(id).await.map_err(registry_failed)?;
+        let is_at_work = before.contains(id) || self.at_work().await?.contains(id);
+        job_of_record(record, is_at_work)
     }
 
     /// The stored views of these names; all newest ones where no name is given.
@@ -338,37 +385,77 @@ impl Shared {
         let range_us = request.range_us()?;
         let created_at_us = self.stores.registry.job(id).await?.created_at_us;
         let views = self.stored_views(&request.views).await?;
-        let mut lines = Vec::new();
-        let mut reports = Vec::new();
-        for (done, view) in views.iter().enumerate() {
+        let ledger = self.ledger(handle);
+        let mut backfills = Vec::with_capacity(views.len());
+        for view in &views {
             let options = BackfillOptions {
                 range_us,
                 recompute: request.recompute,
                 workers: self.workers,
                 chunk_rows: self.chunk_rows,
                 stop: request.stop.get(&view.id.to_string()).copied(),
+                memory_bytes_max: self.memory_bytes_max,
                 ..BackfillOptions::created_at(created_at_us)
             };
-            let backfill = Backfill {
+            backfills.push(Backfill {
                 job: format!("{id}/{}", view.id),
                 view: self.stores.view_spec(view).await?,
                 store: self.stores.offline.as_ref().clone(),
-                ledger: Arc::new(RegistryLedger::new(self.stores.registry.clone(), Arc::clone(&self.stores.clock))),
+                ledger: ledger.clone(),
                 options,
-                progress: Some(progress_of(handle, &view.id.to_string(), done, views.len())),
+                progress: None,
                 cancel: handle.cancel.clone(),
-            };
+            });
+        }
+        // All are planned before the first is computed: a mistake in any of them shows now, and how much there is to do.
+        let mut planned = Planned { rows: 0, chunks: 0, memory_bytes_max: self.memory_bytes_max as u64 };
+        for (view, backfill) in views.iter().zip(&backfills) {
+            handle.report(JobProgress { message: format!("{}: planning", view.id), ..handle.progress() });
+            let plan = plan_backfill(backfill).await.with_context(|| view.id.to_string())?;
+            planned.rows += plan.chunks.iter().map(|chunk| chunk.rows).sum::<u64>();
+            planned.chunks += plan.chunks.len() as u64;
+        }
+        // What others have done by now counts from the first word on.
+        handle.renew(&self.stores, id, self.lease).await?;
+        handle.planned(planned);
+        let mut lines = Vec::new();
+        let mut reports = Vec::new();
+        let before = Arc::new(Mutex::new(OwnWork::default()));
+        for (done, (view, mut backfill)) in views.iter().zip(backfills).enumerate() {
+            backfill.progress = Some(progress_of(handle, &view.id.to_string(), &before));
             let report = run_backfill(backfill).await.with_context(|| view.id.to_string())?;
             lines.push(backfill_line(view, &report));
             lines.extend(quarantine::refusal_lines(&view.id.to_string(), id, &report.refused));
             let mut described = backfill_json(view, &report);
-            if let Some((line, renewed)) = self.renew_online(view, handle, (done, views.len())).await? {
+            if self.stores.online.is_none() {
+                self.leave_online_to_others(id, view, report.version, handle).await?;
+            } else if let Some((line, renewed)) = self.renew_online(view, handle, (done, views.len())).await? {
                 lines.push(line);
                 described["online"] = renewed;
             }
             reports.push(described);
         }
         Ok(json!({ "lines": lines, "views": reports }))
+    }
+
+    /// Leaves a job whose view needs a new online epoch, because only the process that holds the online store can make it:
+    /// that one ends the job, or it is to be resumed there.
+    async fn leave_online_to_others(
+        &self,
+        id: &str,
+        view: &ViewVersion,
+        commit: Option<u64>,
+        handle: &Handle,
+    ) -> anyhow::Result<()> {
+        if !upkeep::may_serve_withdrawn(&self.stores, view, commit).await? {
+            return Ok(());
+        }
+        handle.leave();
+        bail!(
+            "{}: its offline rows are visible, and its online rows are for the process that holds the online store; where \
+             none is at it, `eadem jobs resume {id}` goes on",
+            view.id
+        )
     }
 
     /// Loads a new epoch of a view that is served, if the current one holds rows that were taken out of the offline table
@@ -451,33 +538,34 @@ impl Shared {
         let stored = view.stored.as_ref().context("an on-demand view stores nothing")?;
         let now_us = self.stores.clock.now_us();
         let registry = &self.stores.registry;
+        let store = self.stores.online()?;
         let table = self.stores.offline.table(&self.stores.view_spec(view).await?)?;
         let scan = table.scan(ScanRange::ALL).await?;
         let (commit, mut batches) = scan.context("it has no rows offline; backfill it first")?;
         let epoch = registry.create_epoch(&view.id, stored.deployment.placement, now_us).await?.epoch;
         let online = TableId { view: view.digest, epoch: u64::from(epoch) };
         let load = async {
-            self.stores.online.create_epoch(online).await?;
+            store.create_epoch(online).await?;
             let mut rows = 0;
             while let Some(batch) = batches.try_next().await? {
                 if handle.cancel.is_cancelled() {
                     bail!("cancelled");
                 }
                 for part in online_rows(&batch)?.chunks(LOAD_ROWS) {
-                    self.stores.online.bulk_load(online, part.to_vec()).await?;
+                    store.bulk_load(online, part.to_vec()).await?;
                 }
                 rows += batch.len() as u64;
                 handle.steps(done as u64, total as u64, rows_before + rows, format!("{}: {rows} rows", view.id));
             }
             let coverage = Coverage { offline_commit: Some(i64::try_from(commit)?), ..Coverage::whole() };
-            self.stores.online.finish_load(online, coverage).await?;
+            store.finish_load(online, coverage).await?;
             let retention = Retention {
                 lifetime: lifetime(stored),
                 history_us: stored.deployment.online_history_us.unwrap_or(0),
                 slack_us: RETENTION_SLACK_US,
             };
             let trim = retention.trim_at(as_of_us);
-            let trimmed = self.stores.online.trim(online, trim).await?;
+            let trimmed = store.trim(online, trim).await?;
             Ok::<_, anyhow::Error>((rows, trimmed, trim.complete_since_us))
         };
         let loaded = load.await;
@@ -507,7 +595,8 @@ impl Shared {
         if let Err(error) = self.stores.registry.retire_epoch(&view.id, epoch, now_us).await {
             tracing::warn!(view = %view.id, epoch, %error, "an epoch that was not loaded could not be retired");
         }
-        if let Err(error) = self.stores.online.drop_epoch(table).await {
+        let Ok(store) = self.stores.online() else { return };
+        if let Err(error) = store.drop_epoch(table).await {
             tracing::warn!(view = %view.id, epoch, %error, "an epoch that was not loaded could not be dropped");
         }
     }
@@ -525,7 +614,7 @@ impl Shared {
             if epoch.state == EpochState::Loading {
                 self.stores.registry.retire_epoch(&view.id, epoch.epoch, self.stores.clock.now_us()).await?;
             }
-            self.stores.online.drop_epoch(TableId { view: view.digest, epoch: u64::from(epoch.epoch) }).await?;
+            self.stores.online()?.drop_epoch(TableId { view: view.digest, epoch: u64::from(epoch.epoch) }).await?;
             self.stores.registry.forget_epoch(&view.id, epoch.epoch).await?;
         }
         Ok(())
@@ -579,21 +668,36 @@ fn online_rows(batch: &HistoryBatch) -> anyhow::Result<Vec<Row>> {
     Ok((0..batch.len()).map(row).collect())
 }
 
-fn progress_of(handle: &Arc<Handle>, view: &str, done: usize, total: usize) -> Arc<dyn eadem_offline::ProgressSink> {
+/// Adds what a view's run does to what this process has done for the views before it.
+fn progress_of(handle: &Arc<Handle>, view: &str, sum: &Arc<Mutex<OwnWork>>) -> Arc<dyn eadem_offline::ProgressSink> {
     let handle = Arc::clone(handle);
     let view = view.to_owned();
-    let before = handle.progress();
-    // Every view counts the same, whatever its rows: how many there are is known only when its turn comes.
-    const STEPS_PER_VIEW: u64 = 1_000;
+    let sum = Arc::clone(sum);
+    let before = *sum.lock().unwrap_or_else(PoisonError::into_inner);
     Arc::new(move |progress: &Progress| {
-        let within = (progress.rows_read * STEPS_PER_VIEW).checked_div(progress.rows_to_read).unwrap_or(0);
-        handle.report(JobProgress {
-            done: done as u64 * STEPS_PER_VIEW + within.min(STEPS_PER_VIEW),
-            total: total as u64 * STEPS_PER_VIEW,
+        let own = OwnWork {
             rows: before.rows + progress.rows_read,
             refused: before.refused + progress.rows_refused,
+            chunks: before.chunks + progress.chunks_done_now as u64,
+        };
+        *sum.lock().unwrap_or_else(PoisonError::into_inner) = own;
+        handle.worked(own, format!("{view}: chunk {} of {}", progress.chunks_done, progress.chunks));
+    })
+}
+
+/// Rows that are replayed are no chunks of a plan: they count by themselves.
+fn progress_of_replay(handle: &Arc<Handle>, view: &str) -> Arc<dyn eadem_offline::ProgressSink> {
+    let handle = Arc::clone(handle);
+    let view = view.to_owned();
+    Arc::new(move |progress: &Progress| {
+        handle.report(JobProgress {
+            done: progress.rows_read,
+            total: progress.rows_to_read,
+            rows: progress.rows_read,
+            refused: progress.rows_refused,
             rows_per_s: progress.rows_per_second(),
-            message: format!("{view}: chunk {} of {}", progress.chunks_done, progress.chunks),
+            message: view.clone(),
+            ..JobProgress::default()
         });
     })
 }
@@ -649,19 +753,27 @@ fn backfill_json(view: &ViewVersion, report: &BackfillReport) -> Json {
         "refused": report.refused,
         "chunks_done_now": report.chunks_done_now,
         "chunks_done_before": report.chunks_done_before,
+        "chunks_done_elsewhere": report.chunks_done_elsewhere,
+        "memory_bytes_peak": report.memory_bytes_peak,
     })
 }
 
-fn job_of_record(record: JobRecord) -> Result<Job, Problem> {
+/// A job as its record says, and whether somebody is at work on it.
+fn job_of_record(record: JobRecord, is_at_work: bool) -> Result<Job, Problem> {
     let kind = JobKind::from_name(&record.kind)
         .ok_or_else(|| Problem::internal("the registry names a kind of job that does not exist", &record.kind))?;
     let state = match record.state {
+        eadem_registry::JobState::Open if is_at_work => JobState::Running,
         eadem_registry::JobState::Open => JobState::Interrupted,
         eadem_registry::JobState::Done => JobState::Succeeded,
         eadem_registry::JobState::Failed => JobState::Failed,
         eadem_registry::JobState::Cancelled => JobState::Cancelled,
     };
     let is_open = record.state == eadem_registry::JobState::Open;
+    let mut progress: JobProgress = serde_json::from_value(record.progress).unwrap_or_default();
+    if !is_at_work {
+        (progress.workers, progress.seconds_left) = (0, None);
+    }
     Ok(Job {
         id: record.id,
         kind,
@@ -669,7 +781,7 @@ fn job_of_record(record: JobRecord) -> Result<Job, Problem> {
         spec: record.spec,
         created_at: format_timestamp(record.created_at_us),
         finished_at: (!is_open).then(|| format_timestamp(record.changed_at_us)),
-        progress: serde_json::from_value(record.progress).unwrap_or_default(),
+        progress,
         error: record.outcome["error"].as_str().map(str::to_owned),
         result: (state == JobState::Succeeded).then_some(record.outcome),
     })
@@ -749,44 +861,75 @@ impl Jobs for JobRunner {
             result: None,
             error: None,
         };
-        self.spawn(job)
+        self.spawn(job).await
     }
 
-    async fn list(&self) -> Result<Vec<Job>, Problem> {
-        // First who runs, then the records: a job that ends in between is found ended, not interrupted.
+    async fn list(&self, filter: &JobFilter) -> Result<Vec<Job>, Problem> {
+        let registry = &self.shared.stores.registry;
+        // Who runs, the records, and who runs: a job that begins or ends in between is not found interrupted.
         let running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let records = self.shared.stores.registry.jobs(None).await.map_err(registry_failed)?;
-        let latest = |record: JobRecord| match running.get(&record.id) {
-            Some(running) => Ok(running.changes.borrow().clone()),
-            None => job_of_record(record),
-        };
-        records.into_iter().map(latest).collect()
+        let mut at_work = self.shared.at_work().await?;
+        let records = registry.jobs(None).await.map_err(registry_failed)?;
+        at_work.append(&mut self.shared.at_work().await?);
+        let mut jobs = Vec::new();
+        for record in records {
+            if jobs.len() >= filter.limit.unwrap_or(usize::MAX) {
+                break;
+            }
+            let is_at_work = at_work.contains(&record.id);
+            let job = match running.get(&record.id) {
+                Some(handle) => handle.changes.borrow().clone(),
+                None => job_of_record(record, is_at_work)?,
+            };
+            let is_wanted =
+                filter.state.is_none_or(|state| state == job.state) && filter.kind.is_none_or(|kind| kind == job.kind);
+            if is_wanted {
+                jobs.push(job);
+            }
+        }
+        Ok(jobs)
     }
 
     async fn get(&self, id: &str) -> Result<Job, Problem> {
-        if let Some(running) = self.running(id) {
-            return Ok(running.changes.borrow().clone());
+        match self.running(id) {
+            Some(handle) => Ok(handle.changes.borrow().clone()),
+            None => self.shared.recorded(id).await,
         }
-        job_of_record(self.shared.stores.registry.job(id).await.map_err(registry_failed)?)
     }
 
     async fn cancel(&self, id: &str) -> Result<Job, Problem> {
-        let Some(running) = self.running(id) else {
-            let job = self.get(id).await?;
-            if job.state == JobState::Interrupted {
-                let now_us = self.shared.stores.clock.now_us();
-                let cancelled = eadem_registry::JobState::Cancelled;
-                let outcome = json!({ "error": "cancelled after its process had ended" });
-                let finished = self.shared.stores.registry.finish_job(id, cancelled, &outcome, now_us).await;
-                finished.map_err(registry_failed)?;
-                return self.get(id).await;
-            }
-            return Ok(job);
+        let (registry, clock) = (&self.shared.stores.registry, &self.shared.stores.clock);
+        let ask = async || match registry.ask_job_to_cancel(id, clock.now_us()).await {
+            // It has ended: it stays as it is.
+            Err(error) if error.is_callers_fault() && !error.is_not_found() => Ok(()),
+            asked => asked.map_err(registry_failed),
         };
-        running.cancel.cancel();
-        let mut changes = running.changes.subscribe();
-        let ended = changes.wait_for(|job| job.state.is_final()).await;
-        Ok(ended.map(|job| job.clone()).unwrap_or_else(|_| running.changes.borrow().clone()))
+        if let Some(handle) = self.running(id) {
+            // Also others may be at it.
+            ask().await?;
+            handle.cancel.cancel();
+            let mut changes = handle.changes.subscribe();
+            let ended = changes.wait_for(|job| job.state.is_final()).await;
+            return Ok(ended.map(|job| job.clone()).unwrap_or_else(|_| handle.changes.borrow().clone()));
+        }
+        if self.shared.recorded(id).await?.state == JobState::Running {
+            ask().await?;
+        }
+        let job = self.shared.ended_elsewhere(id).await?;
+        if job.state != JobState::Interrupted {
+            return Ok(job);
+        }
+        if registry.job(id).await.map_err(registry_failed)?.committing {
+            let detail = format!(
+                "job {id} was making its rows visible when its process ended, and may have done so; resume it, which only \
+                 takes the commit"
+            );
+            return Err(Problem::conflict("job_committing", detail));
+        }
+        let outcome = json!({ "error": "cancelled after its process had ended" });
+        let cancelled = eadem_registry::JobState::Cancelled;
+        registry.finish_job(id, cancelled, &outcome, clock.now_us()).await.map_err(registry_failed)?;
+        self.get(id).await
     }
 
     async fn resume(&self, id: &str) -> Result<Job, Problem> {
@@ -794,26 +937,130 @@ impl Jobs for JobRunner {
         match job.state {
             JobState::Running => return Err(Problem::conflict("job_running", format!("job {id} is running"))),
             JobState::Succeeded => return Err(Problem::conflict("job_done", format!("job {id} is done"))),
-            JobState::Failed | JobState::Cancelled => {
+            JobState::Failed | JobState::Cancelled | JobState::Interrupted => {
                 let now_us = self.shared.stores.clock.now_us();
                 self.shared.stores.registry.reopen_job(id, now_us).await.map_err(registry_failed)?;
             }
-            JobState::Interrupted => {}
         }
         job.state = JobState::Running;
         job.error = None;
         job.finished_at = None;
         job.progress = JobProgress::default();
-        self.spawn(job)
+        self.spawn(job).await
     }
 
     async fn watch(&self, id: &str) -> Result<watch::Receiver<Job>, Problem> {
-        if let Some(running) = self.running(id) {
-            return Ok(running.changes.subscribe());
+        if let Some(handle) = self.running(id) {
+            return Ok(handle.changes.subscribe());
         }
-        // It has ended, maybe just now: the last word comes from the registry.
-        let (_, receiver) = watch::channel(self.get(id).await?);
+        // It has ended, maybe just now, or another process is at it: what there is to say comes from the registry.
+        let job = self.shared.recorded(id).await?;
+        let is_final = job.state.is_final();
+        let (changes, receiver) = watch::channel(job);
+        if !is_final {
+            let (shared, id) = (Arc::clone(&self.shared), id.to_owned());
+            tokio::spawn(async move { shared.relay(&id, &changes).await });
+        }
         Ok(receiver)
+    }
+}
+
+impl Shared {
+    /// Tells how far a job of another process is, for as long as anybody listens.
+    async fn relay(&self, id: &str, changes: &watch::Sender<Job>) {
+        loop {
+            tokio::select! {
+                () = changes.closed() => return,
+                () = tokio::time::sleep(ELSEWHERE_POLL) => {}
+            }
+            let Ok(job) = self.recorded(id).await else { return };
+            let is_final = job.state.is_final();
+            changes.send_if_modified(|known| {
+                let is_news = *known != job;
+                *known = job;
+                is_news
+            });
+            if is_final {
+                return;
+            }
+        }
+    }
+}
+
+/// How a worker's part in a job ended.
+pub(crate) enum Worked {
+    /// There is no job to work on.
+    Nothing,
+    /// It worked on this job until that ended, or until it was told to leave.
+    On(Box<Job>),
+}
+
+impl JobRunner {
+    /// Works on the oldest open backfill, if there is one: one that others are at, or that was interrupted. `leave` ends
+    /// this process's part in it. `only`: no others than these; `tried`: no longer these.
+    ///
+    /// # Errors
+    /// A registry that cannot be read.
+    pub(crate) async fn work(
+        &self,
+        only: &[String],
+        tried: &BTreeSet<String>,
+        follow: impl AsyncFnOnce(&Job, watch::Receiver<Job>),
+        leave: impl Future<Output = ()>,
+    ) -> Result<Worked, Problem> {
+        let Some(job) = self.next_to_work_on(only, tried).await? else { return Ok(Worked::Nothing) };
+        let id = job.id.clone();
+        let job = match self.spawn(job).await {
+            Ok(job) => job,
+            // Closed in between.
+            Err(problem) if problem.status < 500 => return self.get(&id).await.map(|job| Worked::On(Box::new(job))),
+            Err(problem) => return Err(problem),
+        };
+        let Some(handle) = self.running(&id) else {
+            return self.get(&id).await.map(|job| Worked::On(Box::new(job)));
+        };
+        let ended = follow(&job, handle.changes.subscribe());
+        let mut changes = handle.changes.subscribe();
+        let left = async {
+            leave.await;
+            handle.leave();
+            let _ = changes.wait_for(|job| job.state.is_final()).await;
+        };
+        tokio::select! {
+            () = ended => {}
+            () = left => {}
+        }
+        let ended = handle.changes.borrow().clone();
+        Ok(Worked::On(Box::new(ended)))
+    }
+
+    async fn next_to_work_on(&self, only: &[String], tried: &BTreeSet<String>) -> Result<Option<Job>, Problem> {
+        let registry = &self.shared.stores.registry;
+        let at_work = self.shared.at_work().await?;
+        let open = registry.open_jobs().await.map_err(registry_failed)?;
+        let views = |record: &JobRecord| -> BTreeSet<String> {
+            let views = record.spec["views"].as_array().into_iter().flatten();
+            views.filter_map(Json::as_str).map(str::to_owned).collect()
+        };
+        let mut written: BTreeSet<String> = BTreeSet::new();
+        for record in open {
+            if record.kind != JobKind::Backfill.name() {
+                continue;
+            }
+            let is_at_work = at_work.contains(&record.id);
+            let its_views = views(&record);
+            // One that waits for its turn has planned nothing yet; another that loads the same files must not overtake it.
+            let has_begun = !registry.chunk_names(&record.id, "").await.map_err(registry_failed)?.is_empty();
+            let may_begin = (has_begun || !is_at_work) && written.is_disjoint(&its_views);
+            let is_wanted = (only.is_empty() || only.contains(&record.id)) && !tried.contains(&record.id);
+            if may_begin && is_wanted {
+                return job_of_record(record, true).map(Some);
+            }
+            if is_at_work {
+                written.extend(its_views);
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -821,12 +1068,19 @@ impl JobRunner {
     /// The views as `name@version`.
     async fn pinned_views(&self, names: &[String]) -> Result<Vec<String>, Problem> {
         let views = self.shared.stored_views(names).await;
-        views.map(|views| views.iter().map(|view| view.id.to_string()).collect()).map_err(|error| {
-            match error.downcast::<eadem_registry::RegistryError>() {
-                Ok(error) if error.is_not_found() => Problem::not_found("unknown_view", error.to_string()),
-                Ok(error) => Problem::internal("the registry failed", error),
-                Err(error) => Problem::bad_request("malformed_job", format!("{error:#}")),
+        let named = |views: Vec<Arc<ViewVersion>>| {
+            let mut names: Vec<String> = Vec::with_capacity(views.len());
+            for name in views.iter().map(|view| view.id.to_string()) {
+                if !names.contains(&name) {
+                    names.push(name);
+                }
             }
+            names
+        };
+        views.map(named).map_err(|error| match error.downcast::<eadem_registry::RegistryError>() {
+            Ok(error) if error.is_not_found() => Problem::not_found("unknown_view", error.to_string()),
+            Ok(error) => Problem::internal("the registry failed", error),
+            Err(error) => Problem::bad_request("malformed_job", format!("{error:#}")),
         })
     }
 }
@@ -848,7 +1102,7 @@ mod tests {
             result: None,
             error: None,
         };
-        Handle { changes: watch::channel(job).0, cancel: Cancel::default(), started: Instant::now() }
+        Handle::new(job, true)
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ mod jobs;
 mod output;
 mod quarantine;
 mod upkeep;
+mod workers;
 
 use std::process::ExitCode;
 

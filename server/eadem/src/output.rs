@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -75,9 +76,12 @@ pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     label: String,
-    last_percent: Option<u64>,
+    last_line: Option<(Instant, u64)>,
     quiet: bool,
 }
+
+/// How long nothing is said where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(5);
 
 impl Progress {
     /// Progress of work of this name.
@@ -91,7 +95,7 @@ impl Progress {
             bar.set_prefix(label.to_owned());
             bar
         });
-        Self { bar, label: label.to_owned(), last_percent: None, quiet: format == Format::Json }
+        Self { bar, label: label.to_owned(), last_line: None, quiet: format == Format::Json }
     }
 
     /// `done` of `total` steps; `message` says what else there is to say.
@@ -105,11 +109,22 @@ impl Progress {
         if self.quiet || total == 0 {
             return;
         }
-        let percent = done * 100 / total;
-        let quarter = percent / 25;
-        if self.last_percent.is_none_or(|last| quarter > last) {
+        let percent = done.saturating_mul(100) / total;
+        let is_due = match self.last_line {
+            None => true,
+            Some((at, last_percent)) => percent != last_percent && (percent >= 100 || at.elapsed() >= LINE_EVERY),
+        };
+        if is_due {
             eprintln!("{}: {percent}% {message}", self.label);
-            self.last_percent = Some(quarter);
+            self.last_line = Some((Instant::now(), percent));
+        }
+    }
+
+    /// Says something once, above the bar.
+    pub(crate) fn note(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
         }
     }
 

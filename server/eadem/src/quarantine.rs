@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use async_trait::async_trait;
 use eadem_api::{Problem, QuarantineQuery};
 use eadem_offline::{
-    ProgressSink, Quarantine, QuarantineCursor, QuarantineEntry, QuarantineFilter, QuarantinedRow, Replay,
+    JobLedger, ProgressSink, Quarantine, QuarantineCursor, QuarantineEntry, QuarantineFilter, QuarantinedRow, Replay,
     ReplayOptions, ReplayReport, run_replay,
 };
 use eadem_registry::definitions::split_version;
@@ -16,7 +16,6 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tokio::sync::Semaphore;
 
-use crate::adapters::RegistryLedger;
 use crate::home::Stores;
 
 /// Rows of one replay where the request does not say, and at most: what is kept of them is in memory.
@@ -300,6 +299,7 @@ pub(crate) async fn run(
     stores: &Stores,
     id: &str,
     request: ReplayRequest,
+    ledger: Arc<dyn JobLedger>,
     cancel: eadem_offline::Cancel,
     progress: Arc<dyn ProgressSink>,
 ) -> anyhow::Result<Json> {
@@ -308,7 +308,7 @@ pub(crate) async fn run(
         job: format!("{id}/{}", view.id),
         view: stores.view_spec(&view).await?,
         store: stores.offline.as_ref().clone(),
-        ledger: Arc::new(RegistryLedger::new(stores.registry.clone(), Arc::clone(&stores.clock))),
+        ledger,
         options: ReplayOptions {
             created_at_us: stores.registry.job(id).await?.created_at_us,
             version: request.quarantine_version.context("the job has no version of the quarantine table")?,

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use crate::home::Stores;
-use crate::jobs::Handle;
+use crate::workers::Handle;
 
 /// What `POST /jobs/compact` takes.
 #[derive(Debug, Deserialize)]
@@ -219,10 +219,11 @@ impl InUseByRegistry {
             used.documents.extend(registry.list_chunks(&job.id).await?.into_iter().map(|chunk| chunk.result));
             used.documents.push(job.spec);
         }
+        let online = self.stores.online()?;
         for epoch in registry.epochs(None).await? {
             let view = registry.view(&epoch.view.name, Some(epoch.view.version)).await?;
             let table = TableId { view: view.digest, epoch: u64::from(epoch.epoch) };
-            let status = match self.stores.online.status(table).await {
+            let status = match online.status(table).await {
                 // It was dropped, or never loaded.
                 Err(StoreError::UnknownTable(_)) => continue,
                 status => status?,
@@ -254,11 +255,25 @@ pub(crate) struct Withdrawn {
 /// Whether the epoch that is served holds rows that have been taken out of the offline table since it was loaded.
 pub(crate) async fn withdrawn_online(stores: &Stores, view: &ViewVersion) -> anyhow::Result<Option<Withdrawn>> {
     let Some(epoch) = stores.registry.current_epoch(&view.id).await? else { return Ok(None) };
-    let status = stores.online.status(TableId { view: view.digest, epoch: u64::from(epoch.epoch) }).await?;
+    let status = stores.online()?.status(TableId { view: view.digest, epoch: u64::from(epoch.epoch) }).await?;
     let loaded_from = status.coverage.offline_commit.and_then(|commit| u64::try_from(commit).ok());
     let table = stores.offline.table(&stores.view_spec(view).await?)?;
     let withdrawn = table.withdrawn_at().await?.filter(|commit| Some(*commit) > loaded_from);
     Ok(withdrawn.map(|commit| Withdrawn { commit, complete_since_us: status.coverage.complete_since_us }))
+}
+
+/// Whether this commit took rows out of the offline table while the view is served: then the online store may hold them
+/// still. For a process that cannot ask the online store.
+pub(crate) async fn may_serve_withdrawn(
+    stores: &Stores,
+    view: &ViewVersion,
+    commit: Option<u64>,
+) -> anyhow::Result<bool> {
+    if stores.registry.current_epoch(&view.id).await?.is_none() {
+        return Ok(false);
+    }
+    let table = stores.offline.table(&stores.view_spec(view).await?)?;
+    Ok(table.withdrawn_at().await?.is_some_and(|withdrawn| Some(withdrawn) == commit))
 }
 
 /// One line about an epoch that was made anew.

@@ -1,6 +1,6 @@
 //! The job ledger: what a job has planned and done, kept where a crash does not reach it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use arrow_schema::Schema;
@@ -183,7 +183,30 @@ pub struct ChunkOutcome {
     pub quarantine_adds: Vec<serde_json::Value>,
 }
 
+/// A part of a job that one worker does while others leave it alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Making the plan.
+    Plan,
+    /// A chunk, by its position in [`JobPlan::chunks`].
+    Chunk(usize),
+}
+
+/// What came of asking for a part.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// The part that is now ours.
+    pub part: Option<Part>,
+    /// Of those before it, the ones that are done already.
+    pub done: Vec<Part>,
+}
+
 /// Where jobs keep their plans and outcomes. Owned here, implemented by whoever has a database.
+///
+/// Several workers, threads of one process or of many, may be at one job, each with a ledger of its own on the same
+/// database. A claim keeps two of them from the same part; it ends with the outcome, when it is released, or when its
+/// holder is known to be gone, which is the ledger's affair. Claims only save work: of every part the first outcome
+/// counts, whoever saves it.
 ///
 /// Every method may be called again with the same arguments after a crash and must then have the same effect once.
 #[async_trait]
@@ -194,12 +217,25 @@ pub trait JobLedger: Send + Sync {
     /// Saves a plan unless `job` has one already; returns the one that counts.
     async fn save_plan(&self, job: &str, plan: JobPlan) -> Result<JobPlan, LedgerError>;
 
-    /// The chunks that are done.
+    /// Claims the first of `parts` that is neither done nor claimed, by anybody.
+    async fn claim(&self, job: &str, parts: &[Part]) -> Result<Claim, LedgerError>;
+
+    /// Gives a claimed part up without an outcome.
+    async fn release(&self, job: &str, part: Part) -> Result<(), LedgerError>;
+
+    /// The chunks that are done, by position.
+    async fn chunks_done(&self, job: &str) -> Result<BTreeSet<usize>, LedgerError>;
+
+    /// The outcomes of the chunks that are done.
     async fn outcomes(&self, job: &str) -> Result<Vec<ChunkOutcome>, LedgerError>;
 
     /// Saves the outcome of a chunk. The data files it names exist by now and are protected from now on. Saving a chunk
-    /// that is already saved keeps the first outcome.
-    async fn save_outcome(&self, job: &str, outcome: ChunkOutcome) -> Result<(), LedgerError>;
+    /// that is already saved keeps the first outcome: `false`, and files that only the other names are nobody's.
+    async fn save_outcome(&self, job: &str, outcome: ChunkOutcome) -> Result<bool, LedgerError>;
+
+    /// Asks whether the job's rows may be made visible now. `false`: it was called off. After `true` it can no longer be,
+    /// until [`JobLedger::committed`].
+    async fn begin_commit(&self, job: &str) -> Result<bool, LedgerError>;
 
     /// Notes that the job's rows are visible as `version` of the table.
     async fn committed(&self, job: &str, version: u64) -> Result<(), LedgerError>;
@@ -215,6 +251,7 @@ pub struct MemoryLedger {
 struct MemoryJob {
     plan: Option<JobPlan>,
     outcomes: BTreeMap<usize, ChunkOutcome>,
+    claims: BTreeSet<Part>,
     version: Option<u64>,
 }
 
@@ -224,10 +261,24 @@ impl MemoryLedger {
         self.with(job, |job| job.version)
     }
 
+    /// Ends all claims, as if whoever holds them were gone.
+    pub fn expire_claims(&self, job: &str) {
+        self.with(job, |job| job.claims.clear());
+    }
+
     fn with<T>(&self, job: &str, read: impl FnOnce(&mut MemoryJob) -> T) -> T {
         // A poisoned lock means another thread panicked between two plain assignments; the data is whole.
         let mut jobs = self.jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         read(jobs.entry(job.to_owned()).or_default())
+    }
+}
+
+impl MemoryJob {
+    fn is_done(&self, part: Part) -> bool {
+        match part {
+            Part::Plan => self.plan.is_some(),
+            Part::Chunk(chunk) => self.outcomes.contains_key(&chunk),
+        }
     }
 }
 
@@ -238,18 +289,51 @@ impl JobLedger for MemoryLedger {
     }
 
     async fn save_plan(&self, job: &str, plan: JobPlan) -> Result<JobPlan, LedgerError> {
-        Ok(self.with(job, |job| job.plan.get_or_insert(plan).clone()))
+        Ok(self.with(job, |job| {
+            job.claims.remove(&Part::Plan);
+            job.plan.get_or_insert(plan).clone()
+        }))
+    }
+
+    async fn claim(&self, job: &str, parts: &[Part]) -> Result<Claim, LedgerError> {
+        Ok(self.with(job, |job| {
+            let mut claim = Claim::default();
+            for part in parts {
+                if job.is_done(*part) {
+                    claim.done.push(*part);
+                } else if job.claims.insert(*part) {
+                    claim.part = Some(*part);
+                    break;
+                }
+            }
+            claim
+        }))
+    }
+
+    async fn release(&self, job: &str, part: Part) -> Result<(), LedgerError> {
+        self.with(job, |job| job.claims.remove(&part));
+        Ok(())
+    }
+
+    async fn chunks_done(&self, job: &str) -> Result<BTreeSet<usize>, LedgerError> {
+        Ok(self.with(job, |job| job.outcomes.keys().copied().collect()))
     }
 
     async fn outcomes(&self, job: &str) -> Result<Vec<ChunkOutcome>, LedgerError> {
         Ok(self.with(job, |job| job.outcomes.values().cloned().collect()))
     }
 
-    async fn save_outcome(&self, job: &str, outcome: ChunkOutcome) -> Result<(), LedgerError> {
-        self.with(job, |job| {
+    async fn save_outcome(&self, job: &str, outcome: ChunkOutcome) -> Result<bool, LedgerError> {
+        Ok(self.with(job, |job| {
+            job.claims.remove(&Part::Chunk(outcome.chunk));
+            let is_first = !job.outcomes.contains_key(&outcome.chunk);
             job.outcomes.entry(outcome.chunk).or_insert(outcome);
-        });
-        Ok(())
+            is_first
+        }))
+    }
+
+    async fn begin_commit(&self, _job: &str) -> Result<bool, LedgerError> {
+        Ok(true)
     }
 
     async fn committed(&self, job: &str, version: u64) -> Result<(), LedgerError> {

@@ -36,7 +36,9 @@ mod table;
 mod upload;
 mod vacuum;
 
-pub use backfill::{Backfill, BackfillOptions, BackfillReport, Cancel, Progress, ProgressSink, run_backfill};
+pub use backfill::{
+    Backfill, BackfillOptions, BackfillReport, Cancel, Progress, ProgressSink, plan_backfill, run_backfill,
+};
 pub use compact::{CompactOptions, CompactProgress, CompactReport, Compaction, compact};
 pub use dataset::{
     ChangedValue, ColumnChanges, DatasetDiff, DatasetFeature, DatasetOptions, DatasetReport, DatasetRows, DatasetSpec,
@@ -50,8 +52,8 @@ pub use error::OfflineError;
 pub use expression::EXPRESSION_FUNCTIONS;
 pub use lanes::{CommittedLane, LaneName};
 pub use ledger::{
-    ChunkOutcome, ChunkPart, JobLedger, JobPlan, LaneOrigin, LedgerError, MemoryLedger, PlannedChunk, PlannedFile,
-    ReplacedFile,
+    ChunkOutcome, ChunkPart, Claim, JobLedger, JobPlan, LaneOrigin, LedgerError, MemoryLedger, Part, PlannedChunk,
+    PlannedFile, ReplacedFile,
 };
 pub use location::{Location, OfflineStore, StoreLimits, StoreSetting, limit_object_stores, s3_settings};
 pub use quarantine::{

@@ -21,6 +21,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 use sha2::{Digest as _, Sha256};
 
+use crate::backfill::Held;
 use crate::error::OfflineError;
 use crate::quarantine;
 use crate::schema::{COLUMN_EVENT_DATE, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_SEQUENCE, COLUMN_TIE};
@@ -64,6 +65,8 @@ pub(crate) struct PartitionWriter {
     mark: String,
     lane: Option<String>,
     is_compaction: bool,
+    /// Tells what the rows take in memory, where somebody counts.
+    held: Option<Held>,
 }
 
 impl PartitionWriter {
@@ -86,6 +89,7 @@ impl PartitionWriter {
             mark: String::new(),
             lane: None,
             is_compaction: false,
+            held: None,
         }
     }
 
@@ -112,12 +116,25 @@ impl PartitionWriter {
         self
     }
 
+    /// Tells `held` what the rows take in memory.
+    pub(crate) fn counted_by(mut self, held: Held) -> Self {
+        self.held = Some(held);
+        self
+    }
+
+    fn hold(&mut self, bytes: usize) {
+        if let Some(held) = &mut self.held {
+            held.set(bytes);
+        }
+    }
+
     pub(crate) async fn write(&mut self, batch: RecordBatch) -> Result<(), OfflineError> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
         self.buffered_bytes += batch.get_array_memory_size();
         self.buffered.push(batch);
+        self.hold(self.buffered_bytes);
         if self.buffered_bytes >= self.buffered_bytes_max { self.flush().await } else { Ok(()) }
     }
 
@@ -129,24 +146,36 @@ impl PartitionWriter {
 
     async fn flush(&mut self) -> Result<(), OfflineError> {
         let batches = std::mem::take(&mut self.buffered);
-        self.buffered_bytes = 0;
+        let buffered_bytes = std::mem::take(&mut self.buffered_bytes);
         if batches.is_empty() {
             return Ok(());
         }
         let Some(keys) = self.keys.clone() else {
             let whole = arrow_select::concat::concat_batches(&self.schema, &batches)?;
-            return self.put(whole, None).await;
+            self.put(whole, None, buffered_bytes).await?;
+            self.hold(0);
+            return Ok(());
         };
         for (day, mut picks) in rows_by_day(&batches) {
             sort_by_key(&batches, &keys, &mut picks);
             let rows = gather(&self.schema, &batches, &picks)?;
-            self.put(rows, Some(date_text(day))).await?;
+            self.put(rows, Some(date_text(day)), buffered_bytes).await?;
         }
+        self.hold(0);
         Ok(())
     }
 
-    async fn put(&mut self, rows: RecordBatch, date: Option<String>) -> Result<(), OfflineError> {
+    /// Writes one file, while `buffered_bytes` of rows wait for theirs or are written already.
+    async fn put(
+        &mut self,
+        rows: RecordBatch,
+        date: Option<String>,
+        buffered_bytes: usize,
+    ) -> Result<(), OfflineError> {
+        let gathered_bytes = rows.get_array_memory_size();
+        self.hold(buffered_bytes + gathered_bytes);
         let bytes = encode(&rows, self.keys.as_deref().unwrap_or_default())?;
+        self.hold(buffered_bytes + gathered_bytes + bytes.capacity());
         let name = format!("{}{}.zstd.parquet", hex::encode(Sha256::digest(&bytes)), self.mark);
         let path = match &date {
             Some(date) => format!("{COLUMN_EVENT_DATE}={date}/{name}"),

@@ -18,6 +18,7 @@ pub use error::{AppliedChange, ObjectKind, RegistryError};
 pub use lineage::{Lineage, LineageDirection, LineageEdge, LineageKind, LineageNode};
 pub use plan::{Applied, InspectError, Plan, PlanReport, SourceInspector};
 pub use store::{
-    Acceptance, DatasetColumn, DatasetRecord, Epoch, EpochState, Erasures, JobChunk, JobRecord, JobState, Registry,
-    ServiceSummary, TransformRecord, ViewSummary,
+    Acceptance, ChunkWork, DatasetColumn, DatasetRecord, Epoch, EpochState, Erasures, JobActivity, JobChunk, JobRecord,
+    JobState, JobWorker, NewWorker, PartClaim, RecordedWork, Registry, ServiceSummary, TransformRecord, ViewSummary,
+    WorkerReport,
 };

@@ -1,7 +1,7 @@
 //! Jobs that are killed, and jobs that run twice.
 
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
+use std::process::{Child, Stdio};
 
 use arrow::array::RecordBatch;
 use parquet::arrow::ArrowWriter;
@@ -11,21 +11,16 @@ use serde_json::{Value as Json, json};
 
 use super::project::{Project, Server};
 
-/// Rows of one row group of the source, and so of one chunk of the job: enough chunks to be killed between.
-const CHUNK_ROWS: usize = 1_000;
-/// Chunks that a round lets finish before a kill, at most.
-const CHUNKS_PER_KILL_MAX: u64 = 5;
-const KILLS: usize = 3;
-const KILLS_OF_A_SOAK: usize = 10;
-const ROUNDS_OF_A_SOAK: usize = 8;
-/// Rounds after which a kill must have met a job half done.
+/// Rows of one row group of the source, and so of one chunk of the job: enough chunks to do something between.
+const CHUNK_ROWS: usize = 200;
+/// Attempts at meeting a job at work, on a machine that is busy with other things.
 const ROUNDS_MAX: usize = 10;
 
 /// Small and good enough to choose when to kill.
-struct Chance(u64);
+pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -48,13 +43,6 @@ fn split_into_row_groups(file: &Path) -> u64 {
     batches.iter().map(|batch| batch.num_rows() as u64).sum()
 }
 
-/// Chunks that a job has done, as its progress says: `airport_weather@1: chunk 3 of 27`.
-fn chunks_done(job: &Json) -> u64 {
-    let message = job["progress"]["message"].as_str().unwrap_or_default();
-    let number = message.split_once(": chunk ").and_then(|(_, rest)| rest.split(' ').next());
-    number.and_then(|number| number.parse().ok()).unwrap_or(0)
-}
-
 /// Starts the backfill of a project, or goes on with it where it is not done.
 fn start_or_resume(server: &Server) -> Json {
     let (_, jobs) = server.get("/jobs");
@@ -73,20 +61,6 @@ fn start_or_resume(server: &Server) -> Json {
     job
 }
 
-/// Follows a job until it has done so many chunks, or has ended.
-fn wait_for_chunks(server: &Server, id: &str, chunks: u64) {
-    let mut stream = server.connect();
-    write!(stream, "GET /jobs/{id}/events HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
-    for line in BufReader::new(stream).lines() {
-        let line = line.unwrap();
-        let Some(data) = line.strip_prefix("data:") else { continue };
-        let job: Json = serde_json::from_str(data).unwrap();
-        if job["state"] != "running" || chunks_done(&job) >= chunks {
-            return;
-        }
-    }
-}
-
 /// The demonstration's project with its weather in many chunks; gives also how many rows that has.
 fn project_of_many_chunks() -> (Project, u64) {
     let project = Project::of_flights();
@@ -94,28 +68,6 @@ fn project_of_many_chunks() -> (Project, u64) {
     project.write("eadem.toml", format!("[jobs]\nchunk_rows = {CHUNK_ROWS}\nworkers = 1\n"));
     project.succeed(&["apply"]);
     (project, rows)
-}
-
-/// Kills a backfill a few times and lets it end; gives the project, the job, and how many rows there are.
-fn killed_and_resumed(kills: usize, chance: &mut Chance) -> (Project, Json, u64) {
-    let (project, rows) = project_of_many_chunks();
-    let mut chunks_before_the_kill = 0;
-    for _ in 0..kills {
-        // How far the job is says when to kill, not a clock. How much further it has come by then does not matter.
-        chunks_before_the_kill += chance.below(CHUNKS_PER_KILL_MAX + 1);
-        let server = project.serve();
-        let job = start_or_resume(&server);
-        wait_for_chunks(&server, job["id"].as_str().unwrap(), chunks_before_the_kill);
-        // Dropping the server is SIGKILL.
-    }
-    let jobs = project.json(&["jobs", "list"]);
-    let id = jobs["jobs"][0]["id"].as_str().unwrap();
-    if jobs["jobs"][0]["state"] != "succeeded" {
-        project.succeed(&["jobs", "resume", id]);
-    }
-    let job = project.json(&["jobs", "show", id]);
-    assert_eq!(job["state"], "succeeded", "{job}");
-    (project, job, rows)
 }
 
 /// For each version of a Delta table that adds files, the rows that these say to have.
@@ -137,38 +89,92 @@ fn rows_added_by_version(table: &Path) -> Vec<u64> {
     versions.iter().filter_map(rows_of).collect()
 }
 
-/// Kills a backfill at several points of its work, runs it again, and finds every row exactly once.
-#[test]
-fn a_backfill_that_is_killed_and_resumed_ends_in_the_same_rows() {
-    let soak = std::env::var_os("EADEM_SOAK").is_some();
-    let (kills, rounds_min) = if soak { (KILLS_OF_A_SOAK, ROUNDS_OF_A_SOAK) } else { (KILLS, 1) };
-    let seed: u64 = std::env::var("EADEM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_130_101);
-    println!("seed {seed}");
-    let mut chance = Chance(seed);
-    let mut met_half_done = false;
-    let mut round = 0;
-    while round < rounds_min || !met_half_done {
-        assert!(round < ROUNDS_MAX, "in {round} rounds no kill met a job half done");
-        round += 1;
-        let (project, job, rows) = killed_and_resumed(kills, &mut chance);
-        let view = &job["result"]["views"][0];
-        assert_eq!((view["rows_read"].as_u64(), view["rows_stored"].as_u64()), (Some(rows), Some(rows)), "{view}");
-        let table = project.path(".eadem/offline/views/airport_weather/v1");
-        assert_eq!(rows_added_by_version(&table), [rows], "one version adds every row once");
-        met_half_done |= view["chunks_done_before"].as_u64().unwrap() > 0;
-        if round > 1 {
-            continue;
+/// The backfill of a project, once a process of its own is at it and has done something; gives the process and the job.
+fn backfill_at_work(project: &Project) -> (Child, Json) {
+    let mut verb = project.command(&["backfill", "airport_weather"]);
+    let verb = verb.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    loop {
+        // Beside the process that holds the directory, where there is something to look at by now.
+        let output = project.run(&["jobs", "list", "--output", "json"]);
+        let jobs: Json = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        if jobs["jobs"][0]["progress"]["chunks_done"].as_u64().unwrap_or(0) > 0 {
+            return (verb, jobs["jobs"][0].clone());
         }
-        // The same again loads nothing twice.
-        let again = project.json(&["backfill", "airport_weather"]);
-        let view = &again["backfill"]["result"]["views"][0];
-        assert_eq!(view["rows_stored"], 0, "{again}");
-        assert_eq!(view["files_already_loaded"].as_array().map(Vec::len), Some(1), "{again}");
-        assert_eq!(rows_added_by_version(&table), [rows]);
-        project.succeed(&["materialize", "airport_weather", "--as-of", "2014-01-01T00:00:00Z"]);
-        let status = project.json(&["online", "status"]);
-        assert_eq!(status["views"][0]["rows"].as_u64(), Some(rows), "{status}");
     }
+}
+
+/// A verb is at a job; other verbs show it and call it off, though it runs in no process of theirs.
+#[test]
+fn a_job_of_another_process_is_shown_and_called_off() {
+    let met_at_work = || {
+        let (project, rows) = project_of_many_chunks();
+        let (verb, job) = backfill_at_work(&project);
+        let id = job["id"].as_str().unwrap().to_owned();
+        if job["state"] == "running" {
+            let progress = &job["progress"];
+            assert_eq!((progress["total"].as_u64(), progress["workers"].as_u64()), (Some(rows), Some(1)), "{job}");
+            assert!(progress["rows"].as_u64() < Some(rows) && progress["memory_bytes_max"].is_u64(), "{job}");
+        }
+        let cancelled = project.json(&["jobs", "cancel", &id]);
+        let output = verb.wait_with_output().unwrap();
+        (cancelled["state"] == "cancelled").then_some((project, rows, id, output))
+    };
+    let met = (0..ROUNDS_MAX).find_map(|_| met_at_work());
+    let (project, rows, id, output) = met.expect("no cancellation met a job at work");
+    let (_, error) = super::project::texts(&output);
+    assert!(!output.status.success() && error.contains("was cancelled"), "{error}");
+    assert!(error.contains("rows take at most 1.00 GiB of memory"), "{error}");
+    let table = project.path(".eadem/offline/views/airport_weather/v1");
+    assert!(!table.join("_delta_log").exists(), "nothing of it is there");
+
+    let listed = |filter: &[&str]| {
+        let arguments: Vec<&str> = ["jobs", "list"].iter().chain(filter).copied().collect();
+        project.json(&arguments)["jobs"].as_array().unwrap().len()
+    };
+    assert_eq!(listed(&["--state", "cancelled", "--kind", "backfill"]), 1);
+    assert_eq!((listed(&["--state", "running"]), listed(&["--kind", "dataset"]), listed(&["--limit", "0"])), (0, 0, 0));
+    let error = project.fail(&["jobs", "list", "--state", "asleep"]);
+    assert!(error.contains("running, succeeded, failed, cancelled, interrupted"), "{error}");
+    assert!(project.succeed(&["jobs", "work"]).contains("no open backfill"));
+
+    project.succeed(&["jobs", "resume", &id]);
+    let job = project.json(&["jobs", "show", &id]);
+    let view = &job["result"]["views"][0];
+    assert!(view["chunks_done_before"].as_u64() > Some(0), "{view}");
+    assert_eq!(rows_added_by_version(&table), [rows]);
+    // The same again loads nothing twice.
+    let again = project.json(&["backfill", "airport_weather"]);
+    let view = &again["backfill"]["result"]["views"][0];
+    assert_eq!(view["files_already_loaded"].as_array().map(Vec::len), Some(1), "{again}");
+    assert_eq!(rows_added_by_version(&table), [rows]);
+}
+
+/// A worker takes up an interrupted job on its own; the server beside it tells how far it is.
+#[test]
+fn a_worker_ends_an_interrupted_job_and_a_server_beside_it_tells_of_it() {
+    let (project, rows) = project_of_many_chunks();
+    let server = project.serve();
+    let job = start_or_resume(&server);
+    let path = format!("/jobs/{}", job["id"].as_str().unwrap());
+    drop(server);
+    let server = project.serve();
+    let mut worker = project.command(&["jobs", "work", "--output", "json"]);
+    let worker = worker.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    while server.get(&path).1["state"] == "interrupted" {}
+    let (_, events) = server.raw("GET", &format!("{path}/events"), "Host: localhost\r\n", b"");
+    let events: Vec<Json> = events
+        .lines()
+        .filter_map(|line| line.strip_prefix("data:"))
+        .map(|data| serde_json::from_str(data).unwrap())
+        .collect();
+    let last = events.last().unwrap();
+    assert_eq!((last["state"].as_str(), last["progress"]["rows"].as_u64()), (Some("succeeded"), Some(rows)), "{last}");
+    let output = worker.wait_with_output().unwrap();
+    let report: Json = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["jobs"][0]["state"], "succeeded", "{report}");
+    assert_eq!(rows_added_by_version(&project.path(".eadem/offline/views/airport_weather/v1")), [rows]);
+    let (status, problem) = server.post(&format!("{path}/resume"), &json!({}));
+    assert_eq!((status, problem["code"].as_str()), (409, Some("job_done")), "{problem}");
 }
 
 #[test]

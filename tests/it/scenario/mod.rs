@@ -5,6 +5,7 @@ mod bad_input;
 mod flights;
 mod fuzz;
 mod jobs;
+mod kills;
 mod object_store;
 mod project;
 mod sources;

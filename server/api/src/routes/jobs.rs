@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures::{Stream, StreamExt};
 use serde_json::Value;
 use tokio_stream::wrappers::WatchStream;
 
-use crate::jobs::{Job, JobKind};
+use crate::jobs::{Job, JobFilter, JobKind, JobState};
 use crate::problem::Problem;
 use crate::routes::body::JsonBody;
+use crate::routes::query::RawQuery;
 use crate::state::ApiState;
 
 pub(super) async fn start(
@@ -29,9 +30,32 @@ pub(super) async fn start(
     Ok((StatusCode::ACCEPTED, Json(job)))
 }
 
-pub(super) async fn list(State(state): State<Arc<ApiState>>) -> Result<Json<Value>, Problem> {
-    let jobs = state.jobs.list().await?;
+pub(super) async fn list(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<Json<Value>, Problem> {
+    let jobs = state.jobs.list(&read_filter(uri.query())?).await?;
     Ok(Json(serde_json::json!({ "jobs": jobs })))
+}
+
+fn read_filter(query: Option<&str>) -> Result<JobFilter, Problem> {
+    let query = RawQuery::parse(query)?;
+    query.check(&["state", "kind", "limit"], None)?;
+    let refuse = |name: &str, text: &str, known: &[&str]| {
+        let detail = format!("{name} is `{text}`; it is one of {}", known.join(", "));
+        Problem::bad_request("malformed_query", detail)
+    };
+    let mut filter = JobFilter::default();
+    if let Some(text) = query.get("state")? {
+        let known = JobState::ALL.map(JobState::name);
+        filter.state = Some(JobState::from_name(&text).ok_or_else(|| refuse("state", &text, &known))?);
+    }
+    if let Some(text) = query.get("kind")? {
+        let known = JobKind::ALL.map(JobKind::name);
+        filter.kind = Some(JobKind::from_name(&text).ok_or_else(|| refuse("kind", &text, &known))?);
+    }
+    if let Some(text) = query.get("limit")? {
+        let detail = format!("limit is `{text}`; it is a whole number");
+        filter.limit = Some(text.parse().map_err(|_| Problem::bad_request("malformed_query", detail))?);
+    }
+    Ok(filter)
 }
 
 pub(super) async fn get(State(state): State<Arc<ApiState>>, Path(id): Path<String>) -> Result<Json<Job>, Problem> {

@@ -104,7 +104,7 @@ const ROUTES: &[Route] = &[
         methods: &[("get", "One training set with its recipe")],
         handler: |_| get(registry::dataset),
     },
-    Route { path: "/jobs", methods: &[("get", "All jobs, newest first")], handler: |_| get(jobs::list) },
+    Route { path: "/jobs", methods: &[("get", "Jobs, newest first")], handler: |_| get(jobs::list) },
     // A job's id on GET and DELETE, a kind of job on POST.
     Route {
         path: "/jobs/{id}",

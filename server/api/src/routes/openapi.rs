@@ -4,7 +4,7 @@ use axum::Json;
 use serde_json::{Map, Value, json};
 
 use super::ROUTES;
-use crate::jobs::JobKind;
+use crate::jobs::{JobKind, JobState};
 use crate::serving::reply::ARROW_STREAM;
 
 pub(super) async fn serve() -> Json<Value> {
@@ -58,6 +58,7 @@ fn operation(path: &str, method: &str, summary: &str) -> Value {
 
 fn query_parameters(path: &str, method: &str) -> Vec<Value> {
     let parameter = |name: &str, description: &str| json!({ "name": name, "in": "query", "description": description, "schema": { "type": "string" } });
+    let choice = |name: &str, names: Vec<&str>| json!({ "name": name, "in": "query", "description": format!("only jobs of this {name}"), "schema": { "enum": names } });
     let one_entity = [
         ("features", "names, separated by commas: name, view:name or view@version:name"),
         ("service", "name or name@version, instead of features"),
@@ -86,6 +87,16 @@ fn query_parameters(path: &str, method: &str) -> Vec<Value> {
                 "seed",
                 "of the rows that the laws are checked on, to see a refusal again; default: a random one",
             ),
+        ],
+        ("/jobs", "get") => vec![
+            choice("state", JobState::ALL.map(JobState::name).to_vec()),
+            choice("kind", JobKind::ALL.map(JobKind::name).to_vec()),
+            json!({
+                "name": "limit",
+                "in": "query",
+                "description": "at most so many, the newest",
+                "schema": { "type": "integer", "minimum": 0 },
+            }),
         ],
         ("/quarantine/{view}", "get") => vec![
             parameter("job", "only rows that this job has refused"),
@@ -447,7 +458,7 @@ fn schemas() -> Value {
             "properties": {
                 "id": { "type": "string" },
                 "kind": { "enum": JobKind::ALL.map(JobKind::name) },
-                "state": { "enum": ["running", "succeeded", "failed", "cancelled", "interrupted"] },
+                "state": { "enum": JobState::ALL.map(JobState::name) },
                 "spec": { "type": "object", "description": "what it was asked to do, versions pinned" },
                 "created_at": { "type": "string", "format": "date-time" },
                 "finished_at": { "type": "string", "format": "date-time" },
@@ -459,6 +470,11 @@ fn schemas() -> Value {
                         "rows": { "type": "integer" },
                         "refused": { "type": "integer" },
                         "rows_per_s": { "type": "number" },
+                        "seconds_left": { "type": "number", "description": "where it can be known" },
+                        "chunks_done": { "type": "integer" },
+                        "chunks": { "type": "integer" },
+                        "workers": { "type": "integer", "description": "processes that are at work" },
+                        "memory_bytes_max": { "type": "integer", "description": "for rows, in each process" },
                         "message": { "type": "string" },
                     },
                 },

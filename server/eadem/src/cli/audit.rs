@@ -18,7 +18,7 @@ use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
-use super::operate::run_job;
+use super::jobs::run_job;
 use super::{Context, name_and_value};
 use crate::client::{Client, encoded};
 use crate::output::Progress;

@@ -9,7 +9,7 @@ use eadem_offline::Location;
 use eadem_semantics::AsStored;
 use serde_json::{Map, Value as Json, json};
 
-use super::operate::run_job;
+use super::jobs::run_job;
 use super::{Context, name_and_value};
 use crate::client::encoded;
 use crate::output::table;

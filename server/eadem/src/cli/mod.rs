@@ -6,6 +6,7 @@ mod data;
 mod definitions;
 mod demo;
 mod input_rows;
+mod jobs;
 mod operate;
 mod quarantine;
 
@@ -16,7 +17,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::client::Client;
 use crate::config::{self, Layered};
-use crate::home::{Home, OpenError};
+use crate::home::{Beside, Home, OpenError};
 use crate::output::{Format, Printer};
 
 /// A feature store whose feature logic is WebAssembly: what trained the model is what serves it, bit for bit.
@@ -75,9 +76,9 @@ enum Verb {
     Audit(audit::Audit),
     /// Show where an object comes from and what depends on it.
     Lineage(data::Lineage),
-    /// List, show, resume and cancel jobs.
+    /// List, show, resume, cancel and share jobs.
     #[command(subcommand)]
-    Jobs(operate::JobsVerb),
+    Jobs(jobs::JobsVerb),
     /// List, show and replay refused rows.
     #[command(subcommand)]
     Quarantine(quarantine::QuarantineVerb),
@@ -181,6 +182,19 @@ impl Context {
         match Home::open(&self.project()?, &self.layered()?.config).await {
             Ok(home) => Ok(Client::InProcess(home.router())),
             Err(OpenError::Serving { address }) => Ok(Client::http(&address)),
+            Err(OpenError::Busy(error)) => Err(error.into()),
+            Err(OpenError::Other(error)) => Err(error),
+        }
+    }
+
+    /// The same for verbs about jobs, which also work beside a verb that holds the directory: that one may well be at the
+    /// job in question.
+    pub(crate) async fn client_of_jobs(&self) -> anyhow::Result<Client> {
+        let (project, config) = (self.project()?, self.layered()?.config);
+        match Home::open(&project, &config).await {
+            Ok(home) => Ok(Client::InProcess(home.router())),
+            Err(OpenError::Serving { address }) => Ok(Client::http(&address)),
+            Err(OpenError::Busy(_)) => Ok(Client::InProcess(Beside::open(&project, &config).await?.router())),
             Err(OpenError::Other(error)) => Err(error),
         }
     }

@@ -1,15 +1,12 @@
-//! `backfill`, `materialize`, `serve`, `jobs`, `offline`, `online`, `config`: running the store.
+//! `backfill`, `materialize`, `serve`, `offline`, `online`, `config`: running the store.
 
-use anyhow::bail;
 use clap::{Args, Subcommand};
-use eadem_api::{Job, JobState};
-use futures::StreamExt as _;
 use serde_json::{Value as Json, json};
 
 use super::Context;
-use crate::client::{Client, encoded};
+use super::jobs::{job_text, run_job};
 use crate::home::Home;
-use crate::output::{Progress, table};
+use crate::output::table;
 
 /// Compute views over history into the offline store.
 #[derive(Debug, Args)]
@@ -76,28 +73,6 @@ pub(crate) enum Offline {
     },
 }
 
-/// List, show, resume and cancel jobs.
-#[derive(Debug, Subcommand)]
-pub(crate) enum JobsVerb {
-    /// All jobs, newest first.
-    List,
-    /// One job.
-    Show {
-        /// Its id.
-        id: String,
-    },
-    /// Go on with a job that failed or was interrupted.
-    Resume {
-        /// Its id.
-        id: String,
-    },
-    /// Call a job off.
-    Cancel {
-        /// Its id.
-        id: String,
-    },
-}
-
 /// The online store.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Online {
@@ -136,31 +111,6 @@ impl Materialize {
         let spec = json!({ "views": self.views, "as_of": self.as_of });
         let job = run_job(context, &client, "materialize", &spec).await?;
         context.printer.result(&job, job_text)
-    }
-}
-
-impl JobsVerb {
-    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let client = context.client().await?;
-        match self {
-            Self::List => {
-                let jobs: Json = client.get("/jobs").await?;
-                context.printer.result(&jobs, |jobs| jobs_table(&jobs["jobs"]))
-            }
-            Self::Show { id } => {
-                let job: Job = client.get(&format!("/jobs/{}", encoded(&id))).await?;
-                context.printer.result(&job, job_text)
-            }
-            Self::Resume { id } => {
-                let job: Job = client.post(&format!("/jobs/{}/resume", encoded(&id)), &json!({})).await?;
-                let job = follow(context, &client, job).await?;
-                context.printer.result(&job, job_text)
-            }
-            Self::Cancel { id } => {
-                let job: Job = client.delete(&format!("/jobs/{}", encoded(&id))).await?;
-                context.printer.result(&job, job_text)
-            }
-        }
     }
 }
 
@@ -244,85 +194,3 @@ fn object_store_settings() -> Vec<(String, Json, String)> {
 
 /// The one setting that is nobody's business.
 const SECRET_SETTING: &str = "engine.artifact_key_hex";
-
-/// Starts a job and follows it to its end.
-///
-/// # Errors
-/// A job that is refused, fails or is called off.
-pub(crate) async fn run_job(context: &Context, client: &Client, kind: &str, spec: &Json) -> anyhow::Result<Job> {
-    let job: Job = client.post(&format!("/jobs/{kind}"), spec).await?;
-    follow(context, client, job).await
-}
-
-async fn follow(context: &Context, client: &Client, job: Job) -> anyhow::Result<Job> {
-    let mut progress = Progress::new(job.kind.name(), context.printer.format);
-    let mut latest = job;
-    let events = client.events(&format!("/jobs/{}/events", latest.id)).await?;
-    let mut events = Box::pin(events);
-    let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
-    let is_interrupted = loop {
-        tokio::select! {
-            event = events.next() => match event {
-                Some(event) => {
-                    latest = serde_json::from_value(event?)?;
-                    let at = &latest.progress;
-                    let refused = if at.refused > 0 { format!(", {} refused", at.refused) } else { String::new() };
-                    let message = format!("{} rows, {:.0} rows/s{refused}  {}", at.rows, at.rows_per_s, at.message);
-                    progress.update(at.done, at.total, &message);
-                }
-                None => break false,
-            },
-            _ = &mut interrupted => break true,
-        }
-    };
-    progress.finish();
-    if is_interrupted {
-        latest = call_off(client, &latest.id).await?;
-    }
-    match latest.state {
-        JobState::Succeeded => Ok(latest),
-        JobState::Cancelled => bail!(
-            "job {} was cancelled; only views that it had finished are visible; `eadem jobs resume {0}` goes on",
-            latest.id
-        ),
-        _ => {
-            let why = latest.error.unwrap_or_else(|| "the connection to the server ended".to_owned());
-            bail!(
-                "job {} failed: {why}\nonly views that it had finished are visible; `eadem jobs resume {0}` goes on where it stopped",
-                latest.id
-            )
-        }
-    }
-}
-
-/// Calls a job off and waits until it has ended, or for another Ctrl-C.
-async fn call_off(client: &Client, id: &str) -> anyhow::Result<Job> {
-    eprintln!("calling job {id} off; Ctrl-C again does not wait until it has ended");
-    let path = format!("/jobs/{id}");
-    tokio::select! {
-        ended = client.delete(&path) => ended,
-        _ = tokio::signal::ctrl_c() => bail!("job {id} may still be at work; `eadem jobs show {id}` says what came of it"),
-    }
-}
-
-fn jobs_table(jobs: &Json) -> String {
-    let cell = |job: &Json, name: &str| job[name].as_str().unwrap_or("-").to_owned();
-    let row = |job: &Json| ["id", "kind", "state", "created_at", "finished_at"].map(|name| cell(job, name)).to_vec();
-    let rows: Vec<Vec<String>> = jobs.as_array().into_iter().flatten().map(row).collect();
-    table(&["id", "kind", "state", "created", "finished"], &rows)
-}
-
-pub(super) fn job_text(job: &Job) -> String {
-    let mut text = format!("{} {}: {}\n", job.kind.name(), job.id, format!("{:?}", job.state).to_lowercase());
-    if job.state == JobState::Running && !job.progress.message.is_empty() {
-        text.push_str(&format!("  {}\n", job.progress.message));
-    }
-    if let Some(error) = &job.error {
-        text.push_str(&format!("  {error}\n"));
-    }
-    let Some(result) = &job.result else { return text };
-    for line in result["lines"].as_array().into_iter().flatten().filter_map(Json::as_str) {
-        text.push_str(&format!("  {line}\n"));
-    }
-    text
-}

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value as Json, json};
 
 use super::Context;
-use super::operate::{job_text, run_job};
+use super::jobs::{job_text, run_job};
 use crate::client::encoded;
 use crate::output::table;
 use crate::quarantine::short_id;

@@ -4,7 +4,11 @@
 //! writes data files that nobody can see yet, and notes them in the ledger. The last step commits all of them in one
 //! version that carries the job's id. A job that was killed anywhere is run again with the same id: it follows its plan,
 //! does the chunks that the ledger lacks, and finds out from the table itself whether it had committed.
+//!
+//! Several processes may run the same job: each claims chunks in the ledger, does them, and waits for those that others are
+//! at. Every one of them then commits; the table takes the first.
 
+mod memory;
 mod plan;
 mod progress;
 mod run;
@@ -13,13 +17,14 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use eadem_query::BATCH_ROWS;
 use tokio::sync::Notify;
 
 use crate::commit::Committed;
 use crate::error::OfflineError;
-use crate::ledger::{ChunkOutcome, JobLedger, JobPlan};
+use crate::ledger::{ChunkOutcome, JobLedger, JobPlan, Part};
 use crate::location::OfflineStore;
 use crate::quarantine::RefusalCounts;
 use crate::source::Footers;
@@ -27,6 +32,7 @@ use crate::spec::ViewSpec;
 use crate::stop::{RefusedShare, StopThreshold, StopWatch};
 use crate::table::{ViewTable, commit_quarantine};
 
+pub(crate) use memory::Held;
 pub use progress::{Progress, ProgressSink};
 
 use plan::plan_job;
@@ -67,14 +73,14 @@ pub struct BackfillOptions {
     pub chunk_rows: u64,
     /// Rows in one call of the transform.
     pub batch_rows: usize,
-    /// Bytes of finished rows that a worker holds before it writes files.
-    pub buffered_bytes_max: usize,
+    /// Memory that the job's rows may take in this process, all workers together.
+    pub memory_bytes_max: usize,
     /// Beyond which share of refused rows nothing is committed; `None`: refused rows never stop the job.
     pub stop: Option<StopThreshold>,
 }
 
 impl BackfillOptions {
-    /// Two workers, a million rows a chunk, 256 MiB of rows in flight per worker.
+    /// Two workers, a million rows a chunk, 1 GiB of rows in memory.
     pub const fn created_at(created_at_us: i64) -> Self {
         Self {
             created_at_us,
@@ -83,7 +89,7 @@ impl BackfillOptions {
             workers: 2,
             chunk_rows: 1_000_000,
             batch_rows: BATCH_ROWS,
-            buffered_bytes_max: 256 << 20,
+            memory_bytes_max: 1 << 30,
             stop: None,
         }
     }
@@ -119,6 +125,11 @@ impl Cancel {
             woken.await;
         }
     }
+
+    /// Waits until it is asked to, but not longer than this.
+    pub(crate) async fn cancelled_within(&self, wait: Duration) {
+        let _ = tokio::time::timeout(wait, self.cancelled()).await;
+    }
 }
 
 /// What a backfill did, all runs of the job together.
@@ -153,8 +164,13 @@ pub struct BackfillReport {
     pub refused: RefusalCounts,
     /// Chunks that this run did.
     pub chunks_done_now: usize,
-    /// Chunks that earlier runs had done.
+    /// Chunks that were done when this run began.
     pub chunks_done_before: usize,
+    /// Chunks that other processes have done meanwhile.
+    pub chunks_done_elsewhere: usize,
+    /// The most memory that rows took in this run at once, in bytes, as far as it is counted: what was read, bound,
+    /// computed, refused and about to be written.
+    pub memory_bytes_peak: usize,
 }
 
 impl BackfillReport {
@@ -174,7 +190,58 @@ impl fmt::Debug for Backfill {
     }
 }
 
-/// Runs or resumes a job.
+/// How long a worker waits before it looks again at what others are at.
+const OTHERS_POLL: Duration = Duration::from_millis(100);
+
+/// Plans a job, unless it is planned: settles what it reads. [`run_backfill`] does so too; a caller that has several jobs
+/// to run may want to know first what all of them come to.
+///
+/// # Errors
+/// A definition that does not fit its files, an unreadable file, cancellation.
+pub async fn plan_backfill(backfill: &Backfill) -> Result<JobPlan, OfflineError> {
+    plan_with(backfill, &Arc::new(Footers::default())).await
+}
+
+async fn plan_with(backfill: &Backfill, footers: &Arc<Footers>) -> Result<JobPlan, OfflineError> {
+    let ledger = &backfill.ledger;
+    loop {
+        if let Some(plan) = ledger.plan(&backfill.job).await? {
+            check_version(backfill, &plan)?;
+            return Ok(plan);
+        }
+        if backfill.cancel.is_cancelled() {
+            return Err(OfflineError::Cancelled);
+        }
+        if ledger.claim(&backfill.job, &[Part::Plan]).await?.part.is_some() {
+            let table = backfill.store.table(&backfill.view)?;
+            let planned = match plan_job(backfill, &table, footers).await {
+                Ok(plan) => ledger.save_plan(&backfill.job, plan).await?,
+                Err(error) => {
+                    // Whatever comes of it, the first error is the one to tell.
+                    let _ = ledger.release(&backfill.job, Part::Plan).await;
+                    return Err(error);
+                }
+            };
+            check_version(backfill, &planned)?;
+            return Ok(planned);
+        }
+        // Another process is at it.
+        backfill.cancel.cancelled_within(OTHERS_POLL).await;
+    }
+}
+
+fn check_version(backfill: &Backfill, plan: &JobPlan) -> Result<(), OfflineError> {
+    if plan.view_digest == backfill.view.digest {
+        return Ok(());
+    }
+    Err(OfflineError::View {
+        view: backfill.view.id(),
+        field: "job".to_owned(),
+        reason: format!("job {} was planned for {}; start a new job", backfill.job, plan.view_digest),
+    })
+}
+
+/// Runs or resumes a job, or helps other processes that are at it.
 ///
 /// # Errors
 /// A definition that does not fit its files, an unreadable or changed file, a full disk, a row that stops the job,
@@ -182,26 +249,13 @@ impl fmt::Debug for Backfill {
 pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineError> {
     let table = backfill.store.table(&backfill.view)?;
     let footers = Arc::new(Footers::default());
-    let plan = match backfill.ledger.plan(&backfill.job).await? {
-        Some(plan) => plan,
-        None => backfill.ledger.save_plan(&backfill.job, plan_job(&backfill, &table, &footers).await?).await?,
-    };
-    if plan.view_digest != backfill.view.digest {
-        return Err(OfflineError::View {
-            view: backfill.view.id(),
-            field: "job".to_owned(),
-            reason: format!("job {} was planned for {}; start a new job", backfill.job, plan.view_digest),
-        });
-    }
+    let plan = plan_with(&backfill, &footers).await?;
     let outcomes_before = backfill.ledger.outcomes(&backfill.job).await?;
     let done: BTreeSet<usize> = outcomes_before.iter().map(|outcome| outcome.chunk).collect();
-    let open: Vec<usize> = (0..plan.chunks.len()).filter(|chunk| !done.contains(chunk)).collect();
-    let open_count = open.len();
     let watch = Arc::new(StopWatch::new(backfill.options.stop, &plan, &outcomes_before));
-    let ran = run_chunks(&backfill, &table, &plan, footers, open, done.len(), watch.clone()).await;
-    if !watch.has_stopped() {
-        ran?;
-    }
+    drop(outcomes_before);
+    let ran = run_chunks(&backfill, &table, &plan, footers, &done, watch.clone()).await;
+    let ran = if watch.has_stopped() { ran.unwrap_or_default() } else { ran? };
 
     let outcomes = backfill.ledger.outcomes(&backfill.job).await?;
     if backfill.cancel.is_cancelled() {
@@ -221,8 +275,10 @@ pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineE
         rows_removed,
         files_already_loaded: plan.already_loaded,
         files_vanished: plan.vanished,
-        chunks_done_now: open_count,
+        chunks_done_now: ran.chunks_done,
         chunks_done_before: done.len(),
+        chunks_done_elsewhere: outcomes.len().saturating_sub(done.len() + ran.chunks_done),
+        memory_bytes_peak: ran.memory_bytes_peak,
         ..BackfillReport::default()
     };
     for outcome in outcomes {
@@ -274,12 +330,16 @@ async fn put_into_quarantine(backfill: &Backfill, outcomes: &[ChunkOutcome]) -> 
     commit_quarantine(&location, &backfill.job, &adds).await
 }
 
+/// Makes the job's rows visible. Any number of processes may do so at once: the table takes them once.
 async fn commit_job(
     backfill: &Backfill,
     table: &ViewTable,
     plan: &JobPlan,
     outcomes: &[ChunkOutcome],
 ) -> Result<Committed, OfflineError> {
+    if !backfill.ledger.begin_commit(&backfill.job).await? {
+        return Err(OfflineError::Cancelled);
+    }
     let adds: Vec<serde_json::Value> = outcomes.iter().flat_map(|outcome| outcome.adds.iter().cloned()).collect();
     let committed = table.commit(&backfill.job, &adds, plan).await?;
     put_into_quarantine(backfill, outcomes).await?;

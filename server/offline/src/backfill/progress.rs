@@ -10,6 +10,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 pub struct Progress {
     /// Chunks that are done, those of earlier runs included.
     pub chunks_done: usize,
+    /// Chunks that this run has done.
+    pub chunks_done_now: usize,
     /// All chunks of the job.
     pub chunks: usize,
     /// Rows read by this run.
@@ -57,11 +59,18 @@ impl Meter {
         Self { sink, began: Instant::now(), state: Mutex::new((progress, None)) }
     }
 
+    /// Counts chunks that others have done meanwhile.
+    pub(super) fn chunks_elsewhere(&self, chunks: usize) {
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        state.0.chunks_done += chunks;
+    }
+
     pub(super) fn add(&self, chunk_done: bool, rows_read: u64, rows_stored: u64, rows_refused: u64) {
         let Some(sink) = &self.sink else { return };
         let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let (progress, reported) = &mut *state;
         progress.chunks_done += usize::from(chunk_done);
+        progress.chunks_done_now += usize::from(chunk_done);
         progress.rows_read += rows_read;
         progress.rows_stored += rows_stored;
         progress.rows_refused += rows_refused;

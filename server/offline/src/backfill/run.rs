@@ -1,23 +1,27 @@
 //! The work on chunks: read, bind, transform, validate, write.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow_array::{ArrayRef, StringArray};
+use arrow_array::{Array, ArrayRef, StringArray};
 use arrow_schema::SchemaRef;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
+use parquet::arrow::ProjectionMask;
 use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::memory::{Allowance, Gauge, Held, bytes_of_columns};
 use super::progress::Meter;
-use super::{Backfill, Cancel, Progress};
+use super::{Backfill, Cancel, OTHERS_POLL, Progress};
 use crate::bind::{Acceptance, BindPlan, BoundRows, RefusedRow};
 use crate::error::OfflineError;
-use crate::ledger::{ChunkOutcome, JobLedger, JobPlan, PlannedFile};
+use crate::ledger::{ChunkOutcome, ChunkPart, JobLedger, JobPlan, Part, PlannedChunk, PlannedFile};
 use crate::partition::PartitionWriter;
 use crate::press::Press;
 use crate::quarantine::{self, QuarantinedRow, RowOutcome};
-use crate::source::{self, Footers, SourceReader, UnreadableRow, inspect_schema};
+use crate::source::{self, Footers, SourceFile, SourceReader, UnreadableRow, file_error, inspect_schema};
 use crate::spec::ViewSpec;
 use crate::stop::StopWatch;
 use crate::table::{ViewTable, open_log};
@@ -35,41 +39,57 @@ struct Workshop {
     bind: BindPlan,
     reader: SourceReader,
     batch_rows: usize,
-    buffered_bytes_max: usize,
+    allowance: Allowance,
+    /// Room for row groups in memory.
+    reading: Semaphore,
+    gauge: Gauge,
     table_store: Arc<dyn ObjectStore>,
     quarantine_store: Arc<dyn ObjectStore>,
     press: Press,
     cancel: Cancel,
     failed: AtomicBool,
     watch: Arc<StopWatch>,
-    open: Vec<usize>,
-    next: AtomicUsize,
+    /// Chunks that are not known to be done, and that none of our threads is at.
+    open: Mutex<BTreeSet<usize>>,
+    chunks_done: AtomicUsize,
     meter: Meter,
 }
 
+/// What a run has done of its job.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Ran {
+    pub(super) chunks_done: usize,
+    pub(super) memory_bytes_peak: usize,
+}
+
+/// Chunks that are offered at once when one is claimed. More than all threads of all processes are ever at.
+const CHUNKS_OFFERED: usize = 1_024;
+
+/// Does the chunks that are not `done`, and waits for those that other processes are at.
 pub(super) async fn run_chunks(
     backfill: &Backfill,
     table: &ViewTable,
     plan: &JobPlan,
     footers: Arc<Footers>,
-    open: Vec<usize>,
-    chunks_done: usize,
+    done: &BTreeSet<usize>,
     watch: Arc<StopWatch>,
-) -> Result<(), OfflineError> {
+) -> Result<Ran, OfflineError> {
+    let open: BTreeSet<usize> = (0..plan.chunks.len()).filter(|chunk| !done.contains(chunk)).collect();
     if open.is_empty() {
-        return Ok(());
+        return Ok(Ran::default());
     }
     let schema: SchemaRef = Arc::new(plan.schema.clone());
     let bind = BindPlan::try_new(&backfill.view, &inspect_schema(&backfill.view.source, &schema)?)?;
     let reader = SourceReader::try_new(&backfill.view.source, &schema, &bind.columns)?;
     let quarantine_location = backfill.store.quarantine_location(&backfill.view.name, backfill.view.version)?;
     let progress = Progress {
-        chunks_done,
+        chunks_done: done.len(),
         chunks: plan.chunks.len(),
         rows_to_read: open.iter().map(|chunk| plan.chunks[*chunk].rows).sum(),
         ..Progress::default()
     };
     let workers = backfill.options.workers.clamp(1, open.len());
+    let allowance = Allowance::of(backfill.options.memory_bytes_max, workers);
     let workshop = Arc::new(Workshop {
         job: backfill.job.clone(),
         view: backfill.view.clone(),
@@ -79,15 +99,17 @@ pub(super) async fn run_chunks(
         bind,
         reader,
         batch_rows: backfill.options.batch_rows.max(1),
-        buffered_bytes_max: backfill.options.buffered_bytes_max,
+        allowance,
+        reading: Semaphore::new(places_of(allowance.row_groups_bytes_max) as usize),
+        gauge: Gauge::default(),
         table_store: table.store.clone(),
         quarantine_store: open_log(&quarantine_location).0,
         press: Press::new(&backfill.view, &table.schema),
         cancel: backfill.cancel.clone(),
         failed: AtomicBool::new(false),
         watch,
-        open,
-        next: AtomicUsize::new(0),
+        open: Mutex::new(open),
+        chunks_done: AtomicUsize::new(0),
         meter: Meter::new(backfill.progress.clone(), progress),
     });
     let mut tasks = tokio::task::JoinSet::new();
@@ -108,24 +130,73 @@ pub(super) async fn run_chunks(
             }
         }
     }
-    first_error.map_or(Ok(()), Err)
+    let ran = Ran {
+        chunks_done: workshop.chunks_done.load(Ordering::Relaxed),
+        memory_bytes_peak: workshop.gauge.peak_bytes(),
+    };
+    first_error.map_or(Ok(ran), Err)
 }
 
 impl Workshop {
     async fn work(&self) -> Result<(), OfflineError> {
         while !self.failed.load(Ordering::Relaxed) {
-            let Some(chunk) = self.open.get(self.next.fetch_add(1, Ordering::Relaxed)) else { break };
-            let outcome = match self.run_chunk(*chunk).await {
+            if self.cancel.is_cancelled() {
+                return Err(OfflineError::Cancelled);
+            }
+            let offered = self.offer();
+            if offered.is_empty() {
+                break;
+            }
+            let Some(chunk) = self.claim(&offered).await? else {
+                // Others are at all that is left. They may be gone before they are done, so that is waited for.
+                self.cancel.cancelled_within(OTHERS_POLL).await;
+                continue;
+            };
+            let outcome = match self.run_chunk(chunk).await {
                 Ok(outcome) => outcome,
                 Err(error) => {
                     self.failed.store(true, Ordering::Relaxed);
+                    // Whatever comes of it, the first error is the one to tell.
+                    let _ = self.ledger.release(&self.job, Part::Chunk(chunk)).await;
                     return Err(error);
                 }
             };
-            self.ledger.save_outcome(&self.job, outcome).await?;
-            self.meter.add(true, 0, 0, 0);
+            let is_ours = self.ledger.save_outcome(&self.job, outcome).await?;
+            if is_ours {
+                self.chunks_done.fetch_add(1, Ordering::Relaxed);
+                self.meter.add(true, 0, 0, 0);
+            } else {
+                self.meter.chunks_elsewhere(1);
+            }
         }
         Ok(())
+    }
+
+    fn offer(&self) -> Vec<Part> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.iter().take(CHUNKS_OFFERED).map(|chunk| Part::Chunk(*chunk)).collect()
+    }
+
+    /// Claims a chunk; `None` if others are at all that are offered.
+    async fn claim(&self, offered: &[Part]) -> Result<Option<usize>, OfflineError> {
+        let claim = self.ledger.claim(&self.job, offered).await?;
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut forget = |part: &Part| match part {
+            Part::Chunk(chunk) => open.remove(chunk),
+            Part::Plan => false,
+        };
+        // Two threads may learn of the same.
+        let done_elsewhere = claim.done.iter().filter(|part| forget(part)).count();
+        if let Some(part) = &claim.part {
+            forget(part);
+        }
+        if done_elsewhere > 0 {
+            self.meter.chunks_elsewhere(done_elsewhere);
+        }
+        Ok(match claim.part {
+            Some(Part::Chunk(chunk)) => Some(chunk),
+            Some(Part::Plan) | None => None,
+        })
     }
 
     async fn run_chunk(&self, number: usize) -> Result<ChunkOutcome, OfflineError> {
@@ -137,8 +208,9 @@ impl Workshop {
             range_us: self.plan.range_us,
             loaded_us: planned.loaded_us.clone(),
         };
+        let (_turn, batch_rows) = self.make_room(&file, chunk).await?;
         let (part, wanted) = ((&chunk.part, chunk.first_row), self.reader.read.clone());
-        let mut stream = source::open(&self.view.source, &file, &self.footers, part, wanted, self.batch_rows).await?;
+        let mut stream = source::open(&self.view.source, &file, &self.footers, part, wanted, batch_rows).await?;
         let lane: ArrayRef = Arc::new(StringArray::from(vec![planned.digest.as_str()]));
         let mut desk = Desk {
             outcome: ChunkOutcome { chunk: number, ..ChunkOutcome::default() },
@@ -146,18 +218,24 @@ impl Workshop {
                 self.table_store.clone(),
                 self.press.writer_schema().clone(),
                 Some(self.view.keys.iter().map(|key| key.name.clone()).collect()),
-                self.buffered_bytes_max,
+                self.allowance.buffered_bytes_max,
             )
             .of_job(&self.job)
-            .of_lane(Some(&planned.digest)),
+            .of_lane(Some(&planned.digest))
+            .counted_by(self.gauge.hold()),
             quarantine: PartitionWriter::new(
                 self.quarantine_store.clone(),
                 quarantine::schema(),
                 None,
-                self.buffered_bytes_max,
+                self.allowance.quarantine_bytes_max,
             )
-            .of_job(&self.job),
+            .of_job(&self.job)
+            .counted_by(self.gauge.hold()),
             quarantined: Vec::new(),
+            quarantined_bytes: 0,
+            batch_bytes: 0,
+            batch: self.gauge.hold(),
+            refused: self.gauge.hold(),
         };
         while let Some(batch) = stream.try_next().await? {
             if self.watch.has_stopped() {
@@ -172,8 +250,12 @@ impl Workshop {
             let (kept, lost) = (batch.rows.num_rows() as u64, batch.unreadable.len() as u64);
             let read = kept + lost;
             self.refuse(batch.unreadable.iter().map(refused_text).collect(), planned, &mut desk);
+            let read_bytes = batch.rows.get_array_memory_size();
             let rows = self.reader.rows(batch)?;
             let bound = self.bind.bind(self.press.key_names(), &rows, &acceptance)?;
+            let bound_bytes: usize =
+                bound.inputs.iter().chain(&bound.keys).map(|column| column.get_array_memory_size()).sum();
+            desk.batch_bytes = read_bytes + bound_bytes;
             desk.outcome.rows_read += read;
             desk.outcome.rows_left_out += kept - rows.sequence.len() as u64;
             desk.outcome.rows_out_of_range += bound.out_of_range;
@@ -204,8 +286,11 @@ impl Workshop {
         desk.outcome.rows_failed += pressed.rows_failed;
         self.refuse(pressed.refused, planned, desk);
         desk.outcome.rows_stored += pressed.batch.num_rows() as u64;
+        desk.batch.set(desk.batch_bytes + pressed.batch.get_array_memory_size());
         desk.writer.write(pressed.batch).await?;
-        if desk.quarantined.len() >= QUARANTINE_ROWS_MAX {
+        desk.batch.set(0);
+        let is_much = desk.quarantined_bytes >= self.allowance.quarantine_bytes_max;
+        if is_much || desk.quarantined.len() >= QUARANTINE_ROWS_MAX {
             desk.put_quarantine().await?;
         }
         Ok(())
@@ -214,6 +299,7 @@ impl Workshop {
     fn refuse(&self, rows: Vec<RefusedRow>, planned: &PlannedFile, desk: &mut Desk) {
         for row in rows {
             *desk.outcome.refused.entry(row.kind.clone()).or_default() += 1;
+            desk.quarantined_bytes += row.reason.len() + row.inputs.len() + size_of::<QuarantinedRow>();
             desk.quarantined.push(QuarantinedRow {
                 kind: row.kind,
                 reason: row.reason,
@@ -227,7 +313,52 @@ impl Workshop {
                 attempt: 0,
             });
         }
+        desk.refused.set(desk.quarantined_bytes);
     }
+
+    /// Waits until the row groups may be in memory beside those of others; says in batches of how many rows they are read.
+    async fn make_room(&self, file: &SourceFile, chunk: &PlannedChunk) -> Result<(Turn<'_>, usize), OfflineError> {
+        let (mut largest_bytes, mut batch_rows) = (0, self.batch_rows);
+        if let ChunkPart::RowGroups { first, count } = chunk.part {
+            let footer = self.footers.get(file).await?;
+            let schema = footer.schema();
+            let is_read = |column: &usize| self.reader.read.field_with_name(schema.field(*column).name()).is_ok();
+            let roots = (0..schema.fields().len()).filter(is_read);
+            let mask = ProjectionMask::roots(footer.parquet_schema(), roots);
+            for group in footer.metadata().row_groups().iter().skip(first).take(count) {
+                let (bytes_in_file, bytes) = bytes_of_columns(group, &mask);
+                largest_bytes = largest_bytes.max(bytes_in_file);
+                let rows = usize::try_from(group.num_rows()).unwrap_or_default();
+                batch_rows = batch_rows.min(self.allowance.batch_rows(bytes, rows, self.batch_rows));
+            }
+        }
+        let bytes_max = self.allowance.row_groups_bytes_max;
+        if largest_bytes > bytes_max {
+            let reason = format!(
+                "a row group has {largest_bytes} bytes in the columns that are read, and of the memory for jobs (setting \
+                 jobs.memory_bytes_max) {bytes_max} are for that: raise it, or write the file with smaller row groups"
+            );
+            return Err(file_error(file, reason));
+        }
+        let places = self.reading.acquire_many(places_of(largest_bytes)).await;
+        let places = places.map_err(|error| OfflineError::Worker(error.to_string()))?;
+        let mut held = self.gauge.hold();
+        held.set(largest_bytes);
+        Ok((Turn { _places: places, _held: held }, batch_rows))
+    }
+}
+
+/// A place for row groups in memory.
+struct Turn<'a> {
+    _places: SemaphorePermit<'a>,
+    _held: Held,
+}
+
+/// Room for row groups is given in pieces of so many bytes.
+const PLACE_BYTES: usize = 1 << 10;
+
+fn places_of(bytes: usize) -> u32 {
+    u32::try_from(bytes / PLACE_BYTES).unwrap_or(u32::MAX)
 }
 
 /// What one chunk gathers.
@@ -236,6 +367,12 @@ struct Desk {
     writer: PartitionWriter,
     quarantine: PartitionWriter,
     quarantined: Vec<QuarantinedRow>,
+    quarantined_bytes: usize,
+    batch_bytes: usize,
+    /// What the batch at work takes, in all its forms.
+    batch: Held,
+    /// What refused rows take that are no batch yet.
+    refused: Held,
 }
 
 impl Desk {
@@ -251,7 +388,10 @@ impl Desk {
         }
         let batch = quarantine::batch(&self.quarantined)?;
         self.quarantined.clear();
-        self.quarantine.write(batch).await
+        self.quarantined_bytes = 0;
+        self.quarantine.write(batch).await?;
+        self.refused.set(0);
+        Ok(())
     }
 }
 

@@ -362,6 +362,7 @@ impl Bench<'_> {
         let Some(sink) = &self.replay.progress else { return };
         sink.report(&Progress {
             chunks_done: 0,
+            chunks_done_now: 0,
             chunks: 1,
             rows_read: outcome.rows_read,
             rows_to_read: self.total as u64,

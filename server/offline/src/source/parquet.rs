@@ -28,7 +28,7 @@ pub(crate) struct Footers {
 }
 
 impl Footers {
-    pub(super) async fn get(&self, file: &SourceFile) -> Result<ArrowReaderMetadata, OfflineError> {
+    pub(crate) async fn get(&self, file: &SourceFile) -> Result<ArrowReaderMetadata, OfflineError> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).1.get(&file.url).cloned();
         if let Some(footer) = kept {
             return Ok(footer);

@@ -291,7 +291,7 @@ async fn a_replacement_that_others_have_overtaken_is_refused() {
         place.run("first").await.unwrap();
         place.write("a.parquet", 16, 3);
         let ledger = Arc::new(MemoryLedger::default());
-        let dying = DyingLedger { inner: ledger.clone(), calls_left: AtomicI64::new(6) };
+        let dying = DyingLedger { inner: ledger.clone(), calls_left: AtomicI64::new(8) };
         place.run_with("late", None, recompute, Arc::new(dying)).await.unwrap_err();
         place.write("a.parquet", 17, 5);
         place.run("other").await.unwrap();

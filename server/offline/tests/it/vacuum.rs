@@ -210,7 +210,7 @@ async fn files_of_a_job_that_has_not_committed_stay_while_it_may_go_on() {
     let place = Place::new();
     place.write("a.parquet", 15, 0);
     let ledger = Arc::new(MemoryLedger::default());
-    let dying = DyingLedger { inner: ledger.clone(), calls_left: AtomicI64::new(6) };
+    let dying = DyingLedger { inner: ledger.clone(), calls_left: AtomicI64::new(8) };
     place.run_with("job", None, false, Arc::new(dying)).await.unwrap_err();
     let files = table_files(&place);
     assert!(!files.is_empty());

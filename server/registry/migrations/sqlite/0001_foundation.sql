@@ -338,6 +338,7 @@ CREATE TABLE job (
     kind          TEXT    NOT NULL,
     state         TEXT    NOT NULL CHECK (state IN ('open', 'done', 'failed', 'cancelled')),
     cancel_asked  INTEGER NOT NULL DEFAULT 0,
+    committing    INTEGER NOT NULL DEFAULT 0, -- its rows may be visible already, or any moment: too late to call it off
     spec          TEXT    NOT NULL,         -- a document of the job's own kind
     progress      TEXT,                     -- likewise
     outcome       TEXT,                     -- likewise; for a failed job its error
@@ -351,7 +352,31 @@ CREATE TABLE job_chunk (
     chunk          TEXT    NOT NULL,
     result         TEXT    NOT NULL,        -- add actions and counts, a document of the job's own kind
     recorded_at_us INTEGER NOT NULL,
+    worker         TEXT,                    -- who did it; null for what is no work, such as a plan
+    rows           INTEGER NOT NULL DEFAULT 0,
+    refused        INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (job_id, chunk)
+) STRICT, WITHOUT ROWID;
+
+-- Who works on a job. A lease that is not renewed in time says that its holder is gone; what it had claimed is free.
+CREATE TABLE job_worker (
+    job_id        TEXT    NOT NULL REFERENCES job,
+    worker        TEXT    NOT NULL,         -- one process's run of the job
+    label         TEXT    NOT NULL,         -- for people
+    is_home       INTEGER NOT NULL,         -- runs in the process that holds the project's directory
+    expires_at_us INTEGER NOT NULL,
+    rows          INTEGER NOT NULL DEFAULT 0,
+    refused       INTEGER NOT NULL DEFAULT 0,
+    rows_per_s    REAL    NOT NULL DEFAULT 0,
+    PRIMARY KEY (job_id, worker)
+) STRICT, WITHOUT ROWID;
+
+-- Parts of a job that somebody is at, for as long as the lease lasts.
+CREATE TABLE job_claim (
+    job_id TEXT NOT NULL REFERENCES job,
+    part   TEXT NOT NULL,                   -- the name of the chunk that will be recorded
+    worker TEXT NOT NULL,
+    PRIMARY KEY (job_id, part)
 ) STRICT, WITHOUT ROWID;
 
 -- Erasures, by salted hash of entity and key, merged by maximum.

@@ -5,7 +5,8 @@ use serde_json::Value as Json;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
-use super::{Registry, read_name};
+use super::workers::release_all;
+use super::{Registry, read_name, signed};
 use crate::error::{ObjectKind, RegistryError};
 
 /// How far a job is.
@@ -49,6 +50,8 @@ pub struct JobRecord {
     pub state: JobState,
     /// Somebody asked for it to stop.
     pub cancel_asked: bool,
+    /// Its rows may be visible already, or any moment: it is too late to call it off.
+    pub committing: bool,
     /// What it shall do.
     pub spec: Json,
     /// The last progress it told; null before the first.
@@ -70,6 +73,17 @@ pub struct JobChunk {
     pub result: Json,
     /// µs since the epoch.
     pub recorded_at_us: i64,
+}
+
+/// Who did a chunk and how much that was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkWork {
+    /// The worker's id.
+    pub worker: String,
+    /// Rows read.
+    pub rows: u64,
+    /// Rows refused.
+    pub refused: u64,
 }
 
 impl Registry {
@@ -96,25 +110,65 @@ impl Registry {
         change.commit_quietly().await
     }
 
-    /// Records that a chunk is done. The first record of a chunk stays: `false` if there was one.
+    /// Records that a chunk is done; its claim, if any, ends. The first record of a chunk stays: `false` if there was one.
+    /// `work` says who did it; without, it counts as no work.
     ///
     /// # Errors
     /// No such job, or one that is no longer open.
-    pub async fn record_chunk(&self, id: &str, chunk: &str, result: &Json, now_us: i64) -> Result<bool, RegistryError> {
+    pub async fn record_chunk(
+        &self,
+        id: &str,
+        chunk: &str,
+        result: &Json,
+        work: Option<&ChunkWork>,
+        now_us: i64,
+    ) -> Result<bool, RegistryError> {
         let mut change = self.change().await?;
         require_open(&mut change, id).await?;
         let recorded = sqlx::query(
-            "INSERT INTO job_chunk (job_id, chunk, result, recorded_at_us) VALUES (?, ?, ?, ?)
-             ON CONFLICT (job_id, chunk) DO NOTHING",
+            "INSERT INTO job_chunk (job_id, chunk, result, recorded_at_us, worker, rows, refused)
+             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id, chunk) DO NOTHING",
         )
         .bind(id)
         .bind(chunk)
         .bind(result.to_string())
         .bind(now_us)
+        .bind(work.map(|work| work.worker.as_str()))
+        .bind(signed(work.map_or(0, |work| work.rows))?)
+        .bind(signed(work.map_or(0, |work| work.refused))?)
         .execute(&mut *change)
         .await?;
+        sqlx::query("DELETE FROM job_claim WHERE job_id = ? AND part = ?")
+            .bind(id)
+            .bind(chunk)
+            .execute(&mut *change)
+            .await?;
         change.commit_quietly().await?;
         Ok(recorded.rows_affected() > 0)
+    }
+
+    /// The names of the chunks that are done and begin with `prefix`.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn chunk_names(&self, id: &str, prefix: &str) -> Result<Vec<String>, RegistryError> {
+        let names = sqlx::query_scalar(
+            "SELECT chunk FROM job_chunk WHERE job_id = ? AND substr(chunk, 1, length(?)) = ? ORDER BY chunk",
+        );
+        Ok(names.bind(id).bind(prefix).bind(prefix).fetch_all(self.readers()).await?)
+    }
+
+    /// One chunk, if it is done.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn chunk(&self, id: &str, chunk: &str) -> Result<Option<JobChunk>, RegistryError> {
+        let row = sqlx::query("SELECT chunk, result, recorded_at_us FROM job_chunk WHERE job_id = ? AND chunk = ?")
+            .bind(id)
+            .bind(chunk)
+            .fetch_optional(self.readers())
+            .await?;
+        row.as_ref().map(read_chunk).transpose()
     }
 
     /// The chunks that are done, by name.
@@ -126,15 +180,7 @@ impl Registry {
             .bind(id)
             .fetch_all(self.readers())
             .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(JobChunk {
-                    chunk: row.try_get("chunk")?,
-                    result: read_json(row, "result")?,
-                    recorded_at_us: row.try_get("recorded_at_us")?,
-                })
-            })
-            .collect()
+        rows.iter().map(read_chunk).collect()
     }
 
     /// Notes how far an open job is.
@@ -153,10 +199,11 @@ impl Registry {
         change.commit_quietly().await
     }
 
-    /// Closes an open job. Closing it again in the same state changes nothing.
+    /// Closes an open job; nobody works on it any more. Closing it again in the same state changes nothing.
     ///
     /// # Errors
-    /// No such job, one that was closed in another state, or `Open` as the state.
+    /// No such job, one that was closed in another state, or `Open` as the state; and one that is to be cancelled while it
+    /// commits.
     pub async fn finish_job(
         &self,
         id: &str,
@@ -175,6 +222,10 @@ impl Registry {
         if before != JobState::Open {
             return Err(closed(id, before));
         }
+        if state == JobState::Cancelled && is_committing(&mut change, id).await? {
+            return Err(RegistryError::Conflict(format!("job `{id}` is committing: it is too late to cancel it")));
+        }
+        release_all(&mut change, id).await?;
         sqlx::query("UPDATE job SET state = ?, outcome = ?, changed_at_us = ? WHERE job_id = ?")
             .bind(state.as_str())
             .bind(outcome.to_string())
@@ -185,16 +236,16 @@ impl Registry {
         change.commit_quietly().await
     }
 
-    /// Opens a job again that failed or was cancelled, so that it can go on where it stopped. Its chunks stay.
+    /// Opens a job again that failed or was cancelled, so that it can go on where it stopped. Its chunks stay. One that is
+    /// open forgets that it was asked to stop.
     ///
     /// # Errors
     /// No such job, or one that is done.
     pub async fn reopen_job(&self, id: &str, now_us: i64) -> Result<(), RegistryError> {
         let mut change = self.change().await?;
         match job_state(&mut change, id).await? {
-            JobState::Open => return Ok(()),
             JobState::Done => return Err(closed(id, JobState::Done)),
-            JobState::Failed | JobState::Cancelled => {}
+            JobState::Open | JobState::Failed | JobState::Cancelled => {}
         }
         sqlx::query(
             "UPDATE job SET state = 'open', cancel_asked = 0, outcome = NULL, changed_at_us = ? WHERE job_id = ?",
@@ -203,6 +254,40 @@ impl Registry {
         .bind(id)
         .execute(&mut *change)
         .await?;
+        change.commit_quietly().await
+    }
+
+    /// Notes that an open job is about to make rows visible: from now on it cannot be cancelled, until
+    /// [`Registry::end_commit`]. `false`: it must not, because it was asked to stop.
+    ///
+    /// # Errors
+    /// No such job, or one that is no longer open.
+    pub async fn begin_commit(&self, id: &str, now_us: i64) -> Result<bool, RegistryError> {
+        let mut change = self.change().await?;
+        require_open(&mut change, id).await?;
+        let begun = sqlx::query(
+            "UPDATE job SET committing = 1, changed_at_us = ? WHERE job_id = ? AND (cancel_asked = 0 OR committing = 1)",
+        )
+        .bind(now_us)
+        .bind(id)
+        .execute(&mut *change)
+        .await?;
+        change.commit_quietly().await?;
+        Ok(begun.rows_affected() > 0)
+    }
+
+    /// Notes that what an open job was making visible is visible.
+    ///
+    /// # Errors
+    /// No such job, or one that is no longer open.
+    pub async fn end_commit(&self, id: &str, now_us: i64) -> Result<(), RegistryError> {
+        let mut change = self.change().await?;
+        require_open(&mut change, id).await?;
+        sqlx::query("UPDATE job SET committing = 0, changed_at_us = ? WHERE job_id = ?")
+            .bind(now_us)
+            .bind(id)
+            .execute(&mut *change)
+            .await?;
         change.commit_quietly().await
     }
 
@@ -227,7 +312,7 @@ impl Registry {
     /// No such job.
     pub async fn job(&self, id: &str) -> Result<JobRecord, RegistryError> {
         let row = sqlx::query(
-            "SELECT job_id, kind, state, cancel_asked, spec, progress, outcome, created_at_us, changed_at_us
+            "SELECT job_id, kind, state, cancel_asked, committing, spec, progress, outcome, created_at_us, changed_at_us
              FROM job WHERE job_id = ?",
         )
         .bind(id)
@@ -242,7 +327,7 @@ impl Registry {
     /// The database failed.
     pub async fn jobs(&self, state: Option<JobState>) -> Result<Vec<JobRecord>, RegistryError> {
         let rows = sqlx::query(
-            "SELECT job_id, kind, state, cancel_asked, spec, progress, outcome, created_at_us, changed_at_us
+            "SELECT job_id, kind, state, cancel_asked, committing, spec, progress, outcome, created_at_us, changed_at_us
              FROM job WHERE state = coalesce(?, state) ORDER BY created_at_us DESC, job_id DESC",
         )
         .bind(state.map(JobState::as_str))
@@ -276,7 +361,13 @@ async fn job_state(connection: &mut SqliteConnection, id: &str) -> Result<JobSta
     read_name(&state.ok_or_else(|| unknown_job(id))?, JobState::from_name)
 }
 
-async fn require_open(connection: &mut SqliteConnection, id: &str) -> Result<(), RegistryError> {
+async fn is_committing(connection: &mut SqliteConnection, id: &str) -> Result<bool, RegistryError> {
+    let committing: bool =
+        sqlx::query_scalar("SELECT committing FROM job WHERE job_id = ?").bind(id).fetch_one(connection).await?;
+    Ok(committing)
+}
+
+pub(super) async fn require_open(connection: &mut SqliteConnection, id: &str) -> Result<(), RegistryError> {
     match job_state(connection, id).await? {
         JobState::Open => Ok(()),
         state => Err(closed(id, state)),
@@ -289,6 +380,14 @@ fn read_json(row: &SqliteRow, column: &str) -> Result<Json, RegistryError> {
     serde_json::from_str(&text).map_err(|error| RegistryError::damaged(format!("{column} of a job: {error}")))
 }
 
+fn read_chunk(row: &SqliteRow) -> Result<JobChunk, RegistryError> {
+    Ok(JobChunk {
+        chunk: row.try_get("chunk")?,
+        result: read_json(row, "result")?,
+        recorded_at_us: row.try_get("recorded_at_us")?,
+    })
+}
+
 fn read_job(row: &SqliteRow) -> Result<JobRecord, RegistryError> {
     let state: String = row.try_get("state")?;
     Ok(JobRecord {
@@ -296,6 +395,7 @@ fn read_job(row: &SqliteRow) -> Result<JobRecord, RegistryError> {
         kind: row.try_get("kind")?,
         state: read_name(&state, JobState::from_name)?,
         cancel_asked: row.try_get("cancel_asked")?,
+        committing: row.try_get("committing")?,
         spec: read_json(row, "spec")?,
         progress: read_json(row, "progress")?,
         outcome: read_json(row, "outcome")?,

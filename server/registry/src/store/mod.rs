@@ -9,6 +9,7 @@ mod services;
 mod sources;
 mod transforms;
 mod views;
+mod workers;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -27,10 +28,11 @@ use crate::model::{About, ViewVersion};
 pub use datasets::{DatasetColumn, DatasetRecord};
 pub use epochs::{Epoch, EpochState};
 pub use erasures::Erasures;
-pub use jobs::{JobChunk, JobRecord, JobState};
+pub use jobs::{ChunkWork, JobChunk, JobRecord, JobState};
 pub use services::ServiceSummary;
 pub use transforms::{Acceptance, TransformRecord};
 pub use views::ViewSummary;
+pub use workers::{JobActivity, JobWorker, NewWorker, PartClaim, RecordedWork, WorkerReport};
 
 /// What planning and resolving read.
 pub(crate) mod read {

@@ -1,7 +1,10 @@
 //! Transforms, jobs, epochs, datasets, erasures, and the revision that servers follow.
 
 use eadem_registry::model::{Placement, ViewRef};
-use eadem_registry::{Acceptance, DatasetRecord, EpochState, JobState, Registry, RegistryError};
+use eadem_registry::{
+    Acceptance, ChunkWork, DatasetRecord, EpochState, JobState, NewWorker, RecordedWork, Registry, RegistryError,
+    WorkerReport,
+};
 use eadem_values::{Digest, EntityKey, KeyValue};
 use serde_json::json;
 
@@ -34,6 +37,98 @@ async fn a_component_is_stored_once() {
     assert!(registry.component(&Digest::of(b"other")).await.unwrap_err().is_not_found());
 }
 
+fn worker(id: &str, is_home: bool) -> NewWorker {
+    NewWorker { id: id.to_owned(), label: format!("process of {id}"), is_home }
+}
+
+/// Two processes share a job: no part is with both, and what a dead one held is free when its lease has ended, not before.
+#[tokio::test]
+async fn parts_are_claimed_under_leases_that_end() {
+    const LEASE_US: i64 = 100;
+    let company_registry = Company::found().await;
+    let registry = &company_registry.registry;
+    registry.create_job("j", "backfill", &json!({}), 0).await.unwrap();
+    let parts: Vec<String> = ["p0", "p1", "p2"].map(str::to_owned).to_vec();
+    let stranger = registry.claim_part("j", "a", &parts, 0, LEASE_US).await.unwrap_err();
+    assert!(matches!(stranger, RegistryError::Conflict(_)), "{stranger}");
+    registry.join_job("j", &worker("a", true), 0, LEASE_US).await.unwrap();
+    registry.join_job("j", &worker("b", false), 0, LEASE_US).await.unwrap();
+    let claim = async |who: &str, now_us: i64| {
+        let claim = registry.claim_part("j", who, &parts, now_us, LEASE_US).await.unwrap();
+        (claim.part, claim.done.len())
+    };
+    let part = |name: &str| Some(name.to_owned());
+    assert_eq!(claim("a", 0).await, (part("p0"), 0));
+    assert_eq!(claim("b", 1).await, (part("p1"), 0));
+    assert_eq!(claim("b", 2).await, (part("p2"), 0));
+    assert_eq!(claim("a", 3).await, (None, 0), "its own parts are not given out twice either");
+    let work = ChunkWork { worker: "b".to_owned(), rows: 7, refused: 1 };
+    assert!(registry.record_chunk("j", "p1", &json!(1), Some(&work), 4).await.unwrap());
+    registry.release_part("j", "b", "p2").await.unwrap();
+    assert_eq!(claim("b", 5).await, (part("p2"), 1));
+
+    // `b` lives, `a` does not: at 103 its lease ends.
+    let report = WorkerReport { rows: 9, refused: 1, rows_per_s: 2.5 };
+    registry.renew_lease("j", "b", &report, &json!({ "done": 7 }), 50, LEASE_US).await.unwrap();
+    assert_eq!(claim("b", 102).await, (None, 1));
+    assert_eq!(claim("b", 103).await, (part("p0"), 0));
+    let activity = registry.job_activity("j", 103).await.unwrap();
+    let ids: Vec<&str> = activity.workers.iter().map(|worker| worker.id.as_str()).collect();
+    assert_eq!((ids, activity.workers[0].report), (vec!["b"], report));
+    assert_eq!(activity.recorded, [RecordedWork { worker: "b".to_owned(), chunks: 1, rows: 7, refused: 1 }]);
+    assert_eq!(registry.job("j").await.unwrap().progress, json!({ "done": 7 }));
+
+    // `a` was only slow: what it saves first counts, and nothing of it counts twice.
+    let late = ChunkWork { worker: "a".to_owned(), rows: 5, refused: 0 };
+    assert!(registry.record_chunk("j", "p0", &json!("a"), Some(&late), 104).await.unwrap());
+    let other = ChunkWork { worker: "b".to_owned(), ..late };
+    assert!(!registry.record_chunk("j", "p0", &json!("b"), Some(&other), 105).await.unwrap());
+    assert_eq!(registry.chunk("j", "p0").await.unwrap().unwrap().result, json!("a"));
+    assert_eq!(registry.chunk_names("j", "p").await.unwrap(), ["p0", "p1"]);
+
+    assert_eq!(registry.jobs_at_work(203).await.unwrap().len(), 1);
+    registry.leave_job("j", "b").await.unwrap();
+    assert!(registry.jobs_at_work(203).await.unwrap().is_empty());
+    registry.join_job("j", &worker("c", true), 300, LEASE_US).await.unwrap();
+    registry.join_job("j", &worker("d", false), 300, LEASE_US).await.unwrap();
+    // Whoever holds the project's directory now knows that `c` is gone; of `d` only its lease tells.
+    registry.forget_home_workers().await.unwrap();
+    let left = registry.job_activity("j", 301).await.unwrap().workers;
+    assert_eq!(left.iter().map(|worker| worker.id.as_str()).collect::<Vec<_>>(), ["d"]);
+    assert_eq!(claim("d", 301).await, (part("p2"), 2));
+    registry.finish_job("j", JobState::Failed, &json!({}), 302).await.unwrap();
+    assert!(registry.jobs_at_work(303).await.unwrap().is_empty(), "nobody works on what is closed");
+    let closed = registry.renew_lease("j", "d", &report, &json!({}), 303, LEASE_US).await.unwrap_err();
+    assert_eq!(closed.to_string(), "job `j` is failed already");
+}
+
+/// Either rows may become visible, or the job may be called off; not both.
+#[tokio::test]
+async fn a_commit_and_a_cancellation_exclude_each_other() {
+    let company_registry = Company::found().await;
+    let registry = &company_registry.registry;
+    for job in ["commits", "stops"] {
+        registry.create_job(job, "backfill", &json!({}), 0).await.unwrap();
+    }
+    assert!(registry.begin_commit("commits", 1).await.unwrap());
+    registry.ask_job_to_cancel("commits", 2).await.unwrap();
+    // Another process that is at it may still do what has begun.
+    assert!(registry.begin_commit("commits", 3).await.unwrap());
+    let refused = registry.finish_job("commits", JobState::Cancelled, &json!({}), 4).await.unwrap_err();
+    assert!(refused.to_string().contains("too late to cancel"), "{refused}");
+    assert!(registry.job("commits").await.unwrap().committing);
+    registry.end_commit("commits", 5).await.unwrap();
+    assert!(!registry.begin_commit("commits", 6).await.unwrap(), "what comes next is stopped");
+    registry.finish_job("commits", JobState::Cancelled, &json!({}), 7).await.unwrap();
+
+    registry.ask_job_to_cancel("stops", 8).await.unwrap();
+    assert!(!registry.begin_commit("stops", 9).await.unwrap());
+    registry.finish_job("stops", JobState::Cancelled, &json!({}), 10).await.unwrap();
+    assert!(registry.begin_commit("stops", 11).await.unwrap_err().to_string().contains("cancelled already"));
+    registry.reopen_job("stops", 12).await.unwrap();
+    assert!(registry.begin_commit("stops", 13).await.unwrap());
+}
+
 #[tokio::test]
 async fn jobs_keep_what_is_done() {
     let company_registry = Company::found().await;
@@ -42,9 +137,9 @@ async fn jobs_keep_what_is_done() {
     registry.create_job("j2", "dataset", &json!({}), 20).await.unwrap();
     let twice = registry.create_job("j1", "backfill", &json!({}), 30).await.unwrap_err();
     assert!(matches!(twice, RegistryError::Conflict(_)));
-    assert!(registry.record_chunk("j1", "0002", &json!({ "rows": 2 }), 11).await.unwrap());
-    assert!(registry.record_chunk("j1", "0001", &json!({ "rows": 1 }), 12).await.unwrap());
-    assert!(!registry.record_chunk("j1", "0001", &json!({ "rows": 9 }), 13).await.unwrap());
+    assert!(registry.record_chunk("j1", "0002", &json!({ "rows": 2 }), None, 11).await.unwrap());
+    assert!(registry.record_chunk("j1", "0001", &json!({ "rows": 1 }), None, 12).await.unwrap());
+    assert!(!registry.record_chunk("j1", "0001", &json!({ "rows": 9 }), None, 13).await.unwrap());
     let chunks = registry.list_chunks("j1").await.unwrap();
     assert_eq!(chunks.iter().map(|chunk| chunk.chunk.as_str()).collect::<Vec<_>>(), ["0001", "0002"]);
     assert_eq!(chunks[0].result, json!({ "rows": 1 }), "the first record stays");
@@ -60,7 +155,7 @@ async fn jobs_keep_what_is_done() {
     assert_eq!((job.progress, job.created_at_us), (json!({ "done": 2 }), 10));
     for refused in [
         registry.finish_job("j1", JobState::Failed, &json!("late"), 17).await.unwrap_err(),
-        registry.record_chunk("j1", "0003", &json!({}), 17).await.unwrap_err(),
+        registry.record_chunk("j1", "0003", &json!({}), None, 17).await.unwrap_err(),
         registry.ask_job_to_cancel("j1", 17).await.unwrap_err(),
         registry.set_job_progress("j1", &json!({}), 17).await.unwrap_err(),
     ] {

@@ -1,0 +1,142 @@
+//! How much memory a backfill's rows may take, and how much they do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parquet::arrow::ProjectionMask;
+use parquet::file::metadata::RowGroupMetaData;
+
+/// Copies of a batch that exist at once on its way: as read, as bound, as the transform gives it, as it is stored.
+const COPIES_OF_A_BATCH: usize = 4;
+
+/// What the threads of a run may hold, cut up by what they hold it for. All of it together is the ceiling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Allowance {
+    /// Columns of row groups as they stand in their files, which the reader holds until it is through with them: those of
+    /// all threads together, so that a large row group is read while the others wait.
+    pub(super) row_groups_bytes_max: usize,
+    /// Of each thread: one batch as it comes from the file; it is copied on its way.
+    pub(super) batch_bytes_max: usize,
+    /// Of each thread: finished rows before they are written. While they are, they exist twice more, by date and encoded.
+    pub(super) buffered_bytes_max: usize,
+    /// Of each thread: refused rows. They exist as they were met, as a batch, and encoded.
+    pub(super) quarantine_bytes_max: usize,
+}
+
+impl Allowance {
+    /// How so many threads share a ceiling: 1/4 to row groups, 3 × 1/5 to finished rows, 4 × 1/40 to batches and 3 × 1/80
+    /// to refused rows.
+    pub(super) fn of(memory_bytes_max: usize, threads: usize) -> Self {
+        let share = memory_bytes_max / threads.max(1);
+        Self {
+            row_groups_bytes_max: memory_bytes_max / 4,
+            batch_bytes_max: share / (10 * COPIES_OF_A_BATCH),
+            buffered_bytes_max: share / 5,
+            quarantine_bytes_max: share / 80,
+        }
+    }
+
+    /// Rows of a batch that are about as many bytes as one may have, by what the row groups say of themselves.
+    pub(super) fn batch_rows(&self, bytes: usize, rows: usize, batch_rows_max: usize) -> usize {
+        let bytes_of_a_row = (bytes / rows.max(1)).max(1);
+        (self.batch_bytes_max / bytes_of_a_row).clamp(1, batch_rows_max.max(1))
+    }
+}
+
+/// Bytes that the columns of a row group take: as they stand in the file, and decompressed.
+pub(super) fn bytes_of_columns(group: &RowGroupMetaData, mask: &ProjectionMask) -> (usize, usize) {
+    let read = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
+    let bytes = |bytes: i64| usize::try_from(bytes).unwrap_or_default();
+    read.fold((0, 0), |sum, (_, column)| {
+        (sum.0 + bytes(column.compressed_size()), sum.1 + bytes(column.uncompressed_size()))
+    })
+}
+
+/// What all threads of a run hold, as far as it is counted: rows in all their forms. Clones count together.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gauge(Arc<Counted>);
+
+#[derive(Debug, Default)]
+struct Counted {
+    bytes: AtomicUsize,
+    peak_bytes: AtomicUsize,
+}
+
+impl Gauge {
+    /// Counts something that holds nothing yet.
+    pub(crate) fn hold(&self) -> Held {
+        Held { gauge: self.clone(), bytes: 0 }
+    }
+
+    /// The most that was ever held at once, in bytes.
+    pub(super) fn peak_bytes(&self) -> usize {
+        self.0.peak_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// Something that takes memory, for as long as this value lives.
+#[derive(Debug)]
+pub(crate) struct Held {
+    gauge: Gauge,
+    bytes: usize,
+}
+
+impl Held {
+    /// It takes so many bytes now.
+    pub(crate) fn set(&mut self, bytes: usize) {
+        let counted = &self.gauge.0;
+        if bytes >= self.bytes {
+            let more = bytes - self.bytes;
+            let now = counted.bytes.fetch_add(more, Ordering::Relaxed) + more;
+            counted.peak_bytes.fetch_max(now, Ordering::Relaxed);
+        } else {
+            counted.bytes.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+        }
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_together_are_no_more_than_the_whole() {
+        for (ceiling, threads) in [(1 << 30, 1), (1 << 30, 2), (100 << 20, 7), (1, 3), (0, 0)] {
+            let each = Allowance::of(ceiling, threads);
+            let of_a_thread =
+                each.batch_bytes_max * COPIES_OF_A_BATCH + each.buffered_bytes_max * 3 + each.quarantine_bytes_max * 3;
+            let all = each.row_groups_bytes_max + of_a_thread * threads;
+            assert!(all <= ceiling, "{ceiling} over {threads}: {each:?}");
+        }
+    }
+
+    #[test]
+    fn wide_rows_come_in_small_batches() {
+        let each = Allowance::of(400 << 20, 1);
+        assert_eq!(each.batch_rows(64 * 1_000, 1_000, 8_192), 8_192);
+        assert_eq!(each.batch_rows((1 << 20) * 1_000, 1_000, 8_192), 10);
+        assert_eq!(each.batch_rows(100 << 20, 1, 8_192), 1);
+        assert_eq!(each.batch_rows(0, 0, 8_192), 8_192);
+    }
+
+    #[test]
+    fn the_peak_is_what_was_held_at_once() {
+        let gauge = Gauge::default();
+        let (mut one, mut other) = (gauge.hold(), gauge.hold());
+        one.set(10);
+        other.set(5);
+        one.set(1);
+        drop(other);
+        gauge.hold().set(8);
+        assert_eq!(gauge.peak_bytes(), 15);
+        drop(one);
+        assert_eq!(gauge.0.bytes.load(Ordering::Relaxed), 0);
+    }
+}
