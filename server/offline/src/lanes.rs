@@ -372,7 +372,7 @@ mod tests {
     }
 
     fn lane(path: &str, digest: &str) -> CommittedLane {
-        CommittedLane { path: path.to_owned(), digest: digest.to_owned(), range_us: None }
+        CommittedLane { path: path.to_owned(), digest: digest.to_owned(), range_us: None, origin: None }
     }
 
     #[test]

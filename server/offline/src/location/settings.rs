@@ -108,7 +108,6 @@ struct Keys {
 }
 
 /// Everything that a client needs to know.
-#[derive(Debug)]
 pub(crate) struct S3Settings {
     region: Sourced<String>,
     endpoint: Option<Sourced<Url>>,
@@ -118,6 +117,13 @@ pub(crate) struct S3Settings {
     /// Settings that go to the client as they stand in the environment.
     others: Vec<(AmazonS3ConfigKey, Sourced<Secret>)>,
     variables: Variables,
+}
+
+/// What may be seen of them: the variables that they come from hold secrets.
+impl fmt::Debug for S3Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.shown()).finish()
+    }
 }
 
 /// Variables that are looked at here, and so are not handed on to the client: those of the credentials, and these.
