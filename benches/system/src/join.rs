@@ -1,4 +1,5 @@
-//! H1 and H2: a training set against the joins that one would write by hand, process against process, Parquet to Parquet.
+//! H1 to H4: training sets. H1 and H2 against the joins that one would write by hand, process against process, Parquet to
+//! Parquet; H3 and H4 against a shorter history and a limit of memory.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,6 +22,14 @@ use crate::backfill::{self, THREADS};
 use crate::process::{Cost, measured, median, root};
 
 const RUNS: u64 = 5;
+
+/// Runs of what takes long.
+const LONG_RUNS: u64 = 3;
+
+const LARGE_SPINE_ROWS: usize = 20_000_000;
+
+/// As a job has it that is not told otherwise.
+const MEMORY_BYTES_MAX: usize = 1 << 30;
 
 const FEATURES: [(&str, DataType); 10] = [
     ("amount", DataType::Float64),
@@ -73,7 +82,7 @@ pub(crate) fn fill(events: &str, store: &str) -> Result<()> {
 }
 
 /// Makes the training set of a spine.
-pub(crate) fn join(store: &str, spine: &str, out: &str) -> Result<()> {
+pub(crate) fn join(store: &str, spine: &str, out: &str, memory_bytes_max: usize) -> Result<()> {
     let features = FEATURES.iter().map(|(name, _)| DatasetFeature {
         name: (*name).to_owned(),
         view: 0,
@@ -96,7 +105,8 @@ pub(crate) fn join(store: &str, spine: &str, out: &str) -> Result<()> {
         with_status: true,
         engine_fingerprint: "none".to_owned(),
         workers: THREADS,
-        options: DatasetOptions::default(),
+        options: DatasetOptions { statistics: false, ..DatasetOptions::default() },
+        memory_bytes_max,
     };
     let report = backfill::runtime()?.block_on(create_dataset(&OfflineStore::open(store)?, &spec, out))?;
     println!("{} rows, {}", report.rows, report.content_digest);
@@ -135,7 +145,7 @@ impl Race {
 
     fn ours(&self) -> Result<Cost> {
         let mut command = Command::new(&self.this);
-        command.arg("join").arg(&self.store).arg(&self.spine).arg(&self.out);
+        command.arg("join").arg(&self.store).arg(&self.spine).arg(&self.out).arg(MEMORY_BYTES_MAX.to_string());
         self.run("eadem", &mut command)
     }
 
@@ -226,4 +236,49 @@ pub(crate) fn h2() -> Result<Measured> {
     let [cpu, ..] = Race::new("payments", "spine_10k.parquet")?.costs()?;
     let name = "training set of 10 k rows over 5 M, against the better of DuckDB and polars, processor time";
     Ok(vec![Figure::against("H2", name, "s", cpu.0, cpu.1, RUNS, load)].into())
+}
+
+/// A history ten times as long, the same spine: against ourselves.
+pub(crate) fn h3() -> Result<Measured> {
+    let load = load_average();
+    let short = Race::new("payments", "spine_1m.parquet")?;
+    let long = Race { spine: short.spine.clone(), ..Race::new("payments-50m", "meta.json")? };
+    // The first run of each fills the file cache.
+    short.ours()?;
+    long.ours()?;
+    let (mut short_costs, mut long_costs) = (Vec::new(), Vec::new());
+    for _ in 0..LONG_RUNS {
+        short_costs.push(short.ours()?);
+        long_costs.push(long.ours()?);
+    }
+    let figure = |bar: &str, name: &str, unit: &str, part: fn(&Cost) -> f64| {
+        let median_of = |costs: &[Cost]| median(costs.iter().map(part).collect());
+        Figure::against(bar, name, unit, median_of(&long_costs), median_of(&short_costs), LONG_RUNS, load)
+    };
+    let name = "training set of 1 M rows over 50 M, against the same over 5 M, processor time";
+    Ok(vec![
+        figure("H3", name, "s", |cost| cost.cpu_s),
+        figure("H3.wall", "the same on the clock", "s", |cost| cost.wall_s),
+        figure("H3.memory", "the same, most resident memory", "MiB", |cost| cost.memory_mib),
+    ]
+    .into())
+}
+
+/// A spine of 20 M rows, which does not fit into the memory that the job is given.
+pub(crate) fn h4() -> Result<Measured> {
+    let load = load_average();
+    let race =
+        Race { spine: root().join("target/bench/spine-20m/spine.parquet"), ..Race::new("payments", "meta.json")? };
+    let cost = race.ours()?;
+    let (rows, ..) = matches(&race.out)?;
+    ensure!(rows == LARGE_SPINE_ROWS, "{rows} rows were made of a spine of {LARGE_SPINE_ROWS}");
+    let mib = MEMORY_BYTES_MAX >> 20;
+    let name = format!("training set of 20 M rows over 5 M with a limit of {mib} MiB, most resident memory");
+    let alone = |bar: &str, name: &str, unit: &str, value: f64| Figure::alone(bar, name, unit, value, 1, load);
+    Ok(vec![
+        alone("H4", &name, "MiB", cost.memory_mib),
+        alone("H4.cpu", "the same, processor time", "s", cost.cpu_s),
+        alone("H4.wall", "the same on the clock", "s", cost.wall_s),
+    ]
+    .into())
 }

@@ -1,5 +1,5 @@
-//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6, F7, H1, H2, H6 and H9, all of them or those named,
-//! and replaces their figures in `target/bench/results.json`.
+//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6, F7, H1 to H4, H6, H7 and H9, all of them or those named, and
+//! replaces their figures in `target/bench/results.json`.
 //!
 //! Verbs besides are processes that are measured or prepare for it: `accept`, `backfill` and `baseline` of F6, `fill` and
 //! `join` of H1; and `COMPILER_VERB`
@@ -18,6 +18,7 @@ mod travel;
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use eadem_benches::bars::{self, Bar};
 
 const BARS: &[Bar] = &[
@@ -26,7 +27,10 @@ const BARS: &[Bar] = &[
     ("F7", identity::f7),
     ("H1", join::h1),
     ("H2", join::h2),
+    ("H3", join::h3),
+    ("H4", join::h4),
     ("H6", travel::h6),
+    ("H7", race::h7),
     ("H9", kills::h9),
 ];
 
@@ -41,7 +45,10 @@ fn main() -> ExitCode {
         }
         ["baseline", events, out] => baseline::run(events, out),
         ["fill", events, store] => join::fill(events, store),
-        ["join", store, spine, out] => join::join(store, spine, out),
+        ["join", store, spine, out, memory_bytes_max] => memory_bytes_max
+            .parse()
+            .context("bytes of memory")
+            .and_then(|memory_bytes_max| join::join(store, spine, out, memory_bytes_max)),
         named => bars::measure(BARS, named),
     };
     match ended {
