@@ -75,7 +75,7 @@ impl Project {
 
     /// The same project once more, with all that it has made so far. Nothing may be at work on it.
     pub(crate) fn copied(&self) -> Self {
-        let copy = Self { folder: tempfile::tempdir().unwrap() };
+        let copy = Self { folder: tempfile::tempdir().unwrap(), variables: self.variables.clone() };
         copy_folder(self.folder.path(), copy.folder.path());
         copy
     }
