@@ -100,20 +100,31 @@ fn kept_place(batch: usize, row: usize) -> u64 {
     ((batch as u64) << 32) | row as u64
 }
 
-/// The winners among the part of the history that has been absorbed. Parts merge by maximum.
+/// Finds for history rows the slots that may see them. One per thread: it keeps its memory from batch to batch.
 #[derive(Debug)]
-pub struct PartialWinners {
+pub struct Prober {
     cut: KnownAtCut,
     lifetime: Lifetime,
+    /// The entity of each row of the batch at hand.
+    entities: Vec<u32>,
+    found: Vec<Probe>,
+}
+
+/// A row of a batch, and the first slot that may see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Probe {
+    row: u32,
+    slot: u32,
+}
+
+/// The winners among the part of the history that has been absorbed.
+#[derive(Debug)]
+pub struct PartialWinners {
     best: Vec<Best>,
     /// Slots that have a winner.
     live: usize,
     kept: Vec<RecordBatch>,
     kept_rows: usize,
-    /// The entity of each row of the batch at hand; kept for its memory.
-    entities: Vec<u32>,
-    /// (row, slot) of the rows of the batch at hand that a spine row may see; kept for its memory.
-    probes: Vec<(u32, u32)>,
 }
 
 /// The winner of every spine row.
@@ -175,18 +186,9 @@ impl SpineIndex {
         self.slot_times_us.len()
     }
 
-    /// A set of winners to absorb history into. One per thread; [`SpineIndex::finish`] merges them.
-    pub fn start(&self, cut: KnownAtCut, lifetime: Lifetime) -> PartialWinners {
-        PartialWinners {
-            cut,
-            lifetime,
-            best: vec![NOTHING; self.slots()],
-            live: 0,
-            kept: Vec::new(),
-            kept_rows: 0,
-            entities: Vec::new(),
-            probes: Vec::new(),
-        }
+    /// A set of winners to absorb history into.
+    pub fn start(&self) -> PartialWinners {
+        PartialWinners { best: vec![NOTHING; self.slots()], live: 0, kept: Vec::new(), kept_rows: 0 }
     }
 
     /// The first slot of the entity at or after `from_us`.
@@ -196,31 +198,14 @@ impl SpineIndex {
         (slot < end).then_some(slot)
     }
 
-    /// Merges the parts and carries each entity's winners forward.
+    /// Carries each entity's winners forward.
     ///
     /// # Errors
-    /// Parts started from another index.
-    pub fn finish(self, parts: Vec<PartialWinners>) -> Result<Winners, QueryError> {
-        let mut parts = parts.into_iter();
-        let (mut best, mut kept) = match parts.next() {
-            Some(first) => (first.best, first.kept),
-            None => (vec![NOTHING; self.slots()], Vec::new()),
-        };
+    /// Winners started from another index.
+    pub fn finish(self, winners: PartialWinners) -> Result<Winners, QueryError> {
+        let PartialWinners { mut best, kept, .. } = winners;
         if best.len() != self.slots() {
             return Err(QueryError::Shape("winners of another spine".to_owned()));
-        }
-        for part in parts {
-            if part.best.len() != best.len() {
-                return Err(QueryError::Shape("winners of another spine".to_owned()));
-            }
-            // Only places among kept batches move; other places keep their meaning.
-            let shift = if part.kept.is_empty() { 0 } else { kept_place(kept.len(), 0) };
-            for (ours, theirs) in best.iter_mut().zip(&part.best) {
-                if theirs.beats(ours) {
-                    *ours = Best { place: theirs.place + shift, ..*theirs };
-                }
-            }
-            kept.extend(part.kept);
         }
         for slots in self.slots_from.windows(2) {
             let mut so_far = NOTHING;
@@ -235,46 +220,24 @@ impl SpineIndex {
     }
 }
 
-impl PartialWinners {
-    /// Takes part of the history in.
+impl Prober {
+    /// For a join with this cut and lifetime.
+    pub fn new(cut: KnownAtCut, lifetime: Lifetime) -> Self {
+        Self { cut, lifetime, entities: Vec::new(), found: Vec::new() }
+    }
+
+    /// The rows of the batch that some spine row may see.
     ///
     /// # Errors
     /// Columns of other types or lengths than declared.
-    pub fn absorb(&mut self, index: &SpineIndex, history: &HistoryRows<'_>) -> Result<(), QueryError> {
+    pub fn probe(&mut self, index: &SpineIndex, history: &HistoryRows<'_>) -> Result<&[Probe], QueryError> {
         let rows = history.event_times_us.len();
         if history.known_at_us.len() != rows || history.ties.len() != rows || history.handed_on.rows() != rows {
             return Err(QueryError::Shape("history columns differ in length".to_owned()));
         }
+        // All look-ups first, then what follows from them, so that the cache misses of many rows overlap.
         index.entities.look_up(&JoinKeys::try_new(history.keys, rows)?, rows, &mut self.entities);
-        self.probe(index, history);
-        match history.handed_on {
-            HandedOn::Places(places) => {
-                let probes = std::mem::take(&mut self.probes);
-                for (row, slot) in &probes {
-                    self.offer(history, *row, *slot, places[*row as usize])?;
-                }
-                self.probes = probes;
-                Ok(())
-            }
-            HandedOn::Columns(columns) => {
-                let batch = self.kept.len();
-                let probes = std::mem::take(&mut self.probes);
-                let mut touched: Vec<u32> = Vec::new();
-                for (row, slot) in &probes {
-                    if self.offer(history, *row, *slot, kept_place(batch, *row as usize))? {
-                        touched.push(*slot);
-                    }
-                }
-                self.probes = probes;
-                self.keep_winners(touched, batch, columns)
-            }
-        }
-    }
-
-    /// Finds for each row of the batch the first slot that may see it. Apart from what follows, so that the cache misses of
-    /// many rows overlap.
-    fn probe(&mut self, index: &SpineIndex, history: &HistoryRows<'_>) {
-        self.probes.clear();
+        self.found.clear();
         for (row, entity) in self.entities.iter().enumerate() {
             if *entity == NO_ENTITY {
                 continue;
@@ -289,7 +252,35 @@ impl PartialWinners {
             // What is gone at the first slot that may see it is gone at every later one, and whatever it would hide is
             // older still.
             if order.event_time_us >= self.lifetime.oldest_readable_us(index.slot_times_us[slot]) {
-                self.probes.push((row as u32, slot as u32));
+                self.found.push(Probe { row: row as u32, slot: slot as u32 });
+            }
+        }
+        Ok(&self.found)
+    }
+}
+
+impl PartialWinners {
+    /// Takes the rows in that a [`Prober`] of the same index has found among `history`.
+    ///
+    /// # Errors
+    /// Tie digests of another length.
+    pub fn absorb(&mut self, probes: &[Probe], history: &HistoryRows<'_>) -> Result<(), QueryError> {
+        match history.handed_on {
+            HandedOn::Places(places) => {
+                for Probe { row, slot } in probes {
+                    self.offer(history, *row, *slot, places[*row as usize])?;
+                }
+                Ok(())
+            }
+            HandedOn::Columns(columns) => {
+                let batch = self.kept.len();
+                let mut touched: Vec<u32> = Vec::new();
+                for Probe { row, slot } in probes {
+                    if self.offer(history, *row, *slot, kept_place(batch, *row as usize))? {
+                        touched.push(*slot);
+                    }
+                }
+                self.keep_winners(touched, batch, columns)
             }
         }
     }

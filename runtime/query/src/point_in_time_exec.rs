@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{TimestampMicrosecondType, UInt64Type};
-use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, TimestampMicrosecondArray, UInt64Array};
+use arrow_array::{Array, ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt64Array};
 use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
@@ -18,11 +18,13 @@ use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
     InputDistributionRequirements, Partitioning, PlanProperties, ReplaceChildrenOptions,
 };
-use eadem_semantics::{KnownAtCut, Lifetime, RowOrder};
+use eadem_semantics::{KnownAtCut, Lifetime};
 use futures::{StreamExt, TryStreamExt};
 
-use crate::point_in_time::{HandedOn, HistoryRows, PartialWinners, SpineIndex, Winners};
-use crate::transform::BATCH_ROWS;
+use crate::point_in_time::{HandedOn, HistoryRows, PartialWinners, Prober, SpineIndex, Winners};
+
+/// Rows of one batch of the output.
+const OUTPUT_ROWS: usize = 65_536;
 
 /// Which columns of the history child mean what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,18 +46,14 @@ pub struct HistoryColumns {
 pub enum WinnerColumns {
     /// The winner's columns of these numbers, under these names.
     Copied(Vec<(usize, String)>),
-    /// The winner's place in the order of rows ([`EVENT_TIME_COLUMN`], [`KNOWN_AT_COLUMN`], [`TIE_COLUMN`]) and, as
-    /// [`PLACE_COLUMN`], the number that the history's column of this number (uint64, never null, below `u64::MAX`) gave
-    /// it. Whoever made the numbers fetches the rest, for winners only.
+    /// The winner's event time, which decides its age ([`EVENT_TIME_COLUMN`]), and as [`PLACE_COLUMN`] the number that the
+    /// history's column of this number (uint64, never null, below `u64::MAX`) gave it. Whoever made the numbers fetches
+    /// the rest, for winners only.
     Placed(usize),
 }
 
 /// The winner's event time, where winners are given by place.
 pub const EVENT_TIME_COLUMN: &str = "_event_time";
-/// The winner's known-at, where winners are given by place.
-pub const KNOWN_AT_COLUMN: &str = "_known_at";
-/// The winner's tie digest (binary, 16 bytes), where winners are given by place.
-pub const TIE_COLUMN: &str = "_tie";
 /// The winner's place (uint64); null where nothing was found.
 pub const PLACE_COLUMN: &str = "_place";
 
@@ -66,6 +64,8 @@ pub struct PointInTimeJoin {
     pub spine_keys: Vec<usize>,
     /// The spine's timestamps, in microseconds.
     pub spine_time: usize,
+    /// The spine's columns that come out, in this order, before the winner's.
+    pub spine_kept: Vec<usize>,
     /// The history's columns.
     pub history: HistoryColumns,
     /// Which knowledge counts.
@@ -74,8 +74,11 @@ pub struct PointInTimeJoin {
     pub lifetime: Lifetime,
 }
 
-/// For each spine row, in the spine's order, the history row that wins at its time: the spine's columns, then the winner's
+/// For each spine row, in the spine's order, the history row that wins at its time: columns of the spine, then the winner's
 /// (null where nothing was found). The history may come in any order and in any number of partitions.
+///
+/// There are as many partitions of the output as of the spine, and each joins its part of the spine to the whole history:
+/// a spine that is too large for memory is split by entity, and its parts are joined one after the other, or elsewhere.
 #[derive(Debug, Clone)]
 pub struct PointInTimeJoinExec {
     spine: Arc<dyn ExecutionPlan>,
@@ -99,10 +102,12 @@ impl PointInTimeJoinExec {
         let history_schema = history.schema();
         let winner_schema = Arc::new(Schema::new(winner_fields(&history_schema, &join.history)));
         let spine_schema = spine.schema();
-        let fields: Vec<_> = spine_schema.fields().iter().chain(winner_schema.fields()).cloned().collect();
+        let kept = join.spine_kept.iter().map(|column| &spine_schema.fields()[*column]);
+        let fields: Vec<_> = kept.chain(winner_schema.fields()).cloned().collect();
+        let partitions = spine.output_partitioning().partition_count();
         let properties = PlanProperties::new(
             EquivalenceProperties::new(Arc::new(Schema::new(fields))),
-            Partitioning::UnknownPartitioning(1),
+            Partitioning::UnknownPartitioning(partitions),
             EmissionType::Final,
             Boundedness::Bounded,
         );
@@ -114,12 +119,7 @@ fn winner_fields(history: &Schema, columns: &HistoryColumns) -> Vec<Field> {
     let field = |column: usize, name: &str| Field::new(name, history.field(column).data_type().clone(), true);
     match &columns.winner {
         WinnerColumns::Copied(copied) => copied.iter().map(|(column, name)| field(*column, name)).collect(),
-        WinnerColumns::Placed(place) => vec![
-            field(columns.event_time, EVENT_TIME_COLUMN),
-            field(columns.known_at, KNOWN_AT_COLUMN),
-            field(columns.tie, TIE_COLUMN),
-            field(*place, PLACE_COLUMN),
-        ],
+        WinnerColumns::Placed(place) => vec![field(columns.event_time, EVENT_TIME_COLUMN), field(*place, PLACE_COLUMN)],
     }
 }
 
@@ -134,7 +134,7 @@ fn check_columns(spine: &Schema, history: &Schema, join: &PointInTimeJoin) -> Re
     if join.spine_keys.len() != history_columns.keys.len() || join.spine_keys.is_empty() {
         return plan_error("the spine and the history need the same number of join keys, at least one".to_owned());
     }
-    let spine_columns = join.spine_keys.iter().chain([&join.spine_time]);
+    let spine_columns = join.spine_keys.iter().chain([&join.spine_time]).chain(&join.spine_kept);
     let history_indices = history_columns
         .keys
         .iter()
@@ -208,7 +208,11 @@ impl ExecutionPlan for PointInTimeJoinExec {
     }
 
     fn input_distribution_requirements(&self) -> InputDistributionRequirements {
-        InputDistributionRequirements::new(vec![Distribution::SinglePartition, Distribution::UnspecifiedDistribution])
+        // Rows of one entity may stand in several partitions of the spine: each row finds its own winner.
+        InputDistributionRequirements::new(vec![
+            Distribution::UnspecifiedDistribution,
+            Distribution::UnspecifiedDistribution,
+        ])
     }
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
@@ -237,18 +241,17 @@ impl ExecutionPlan for PointInTimeJoinExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        if partition != 0 {
+        if partition >= self.properties.output_partitioning().partition_count() {
             return Err(DataFusionError::Internal(format!("a point-in-time join has no partition {partition}")));
         }
         let schema = self.schema();
         let node = self.clone();
         let output_schema = schema.clone();
-        let batches = futures::stream::once(async move { node.join_all(context).await })
+        let batches = futures::stream::once(async move { node.join_all(partition, context).await })
             .map_ok(move |joined| {
                 let schema = output_schema.clone();
-                let rows = joined.spine.num_rows();
-                futures::stream::iter((0..rows).step_by(BATCH_ROWS))
-                    .map(move |start| joined.batch(start..rows.min(start + BATCH_ROWS), &schema))
+                futures::stream::iter((0..joined.rows).step_by(OUTPUT_ROWS))
+                    .map(move |start| joined.batch(start..joined.rows.min(start + OUTPUT_ROWS), &schema))
             })
             .try_flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
@@ -256,7 +259,8 @@ impl ExecutionPlan for PointInTimeJoinExec {
 }
 
 struct Joined {
-    spine: RecordBatch,
+    rows: usize,
+    kept: Vec<ArrayRef>,
     winners: Winners,
     winner_schema: SchemaRef,
     is_placed: bool,
@@ -264,9 +268,9 @@ struct Joined {
 
 impl Joined {
     fn batch(&self, rows: Range<usize>, schema: &SchemaRef) -> Result<RecordBatch> {
-        let mut columns = self.spine.slice(rows.start, rows.len()).columns().to_vec();
+        let mut columns: Vec<ArrayRef> = self.kept.iter().map(|column| column.slice(rows.start, rows.len())).collect();
         if self.is_placed {
-            columns.extend(self.places(rows)?);
+            columns.extend(self.places(rows));
         } else {
             let copied = self.winners.columns(rows, &self.winner_schema).map_err(external)?;
             columns.extend_from_slice(copied.columns());
@@ -274,20 +278,12 @@ impl Joined {
         Ok(RecordBatch::try_new(schema.clone(), columns)?)
     }
 
-    fn places(&self, rows: Range<usize>) -> Result<Vec<ArrayRef>> {
-        let orders: Vec<Option<RowOrder>> = rows.clone().map(|row| self.winners.order(row)).collect();
-        let times = |column: usize, time: fn(&RowOrder) -> i64| -> Result<ArrayRef> {
-            let times: TimestampMicrosecondArray = orders.iter().map(|order| order.as_ref().map(time)).collect();
-            Ok(Arc::new(times.with_data_type(self.winner_schema.field(column).data_type().clone())))
-        };
-        let ties: BinaryArray = orders.iter().map(|order| order.as_ref().map(|order| *order.tie.as_bytes())).collect();
+    fn places(&self, rows: Range<usize>) -> [ArrayRef; 2] {
+        let event_time_us = |row| self.winners.order(row).map(|order| order.event_time_us);
+        let event_times: TimestampMicrosecondArray = rows.clone().map(event_time_us).collect();
         let places: UInt64Array = rows.map(|row| self.winners.place(row)).collect();
-        Ok(vec![
-            times(0, |order| order.event_time_us)?,
-            times(1, |order| order.known_at_us)?,
-            Arc::new(ties),
-            Arc::new(places),
-        ])
+        let event_times = event_times.with_data_type(self.winner_schema.field(0).data_type().clone());
+        [Arc::new(event_times), Arc::new(places)]
     }
 }
 
@@ -296,39 +292,48 @@ fn external(error: crate::QueryError) -> DataFusionError {
 }
 
 impl PointInTimeJoinExec {
-    async fn join_all(&self, context: Arc<TaskContext>) -> Result<Joined> {
-        let spine = collect_one(&self.spine, &context).await?;
+    async fn join_all(&self, partition: usize, context: Arc<TaskContext>) -> Result<Joined> {
+        let spine = collect_one(&self.spine, partition, &context).await?;
         let keys: Vec<ArrayRef> = self.join.spine_keys.iter().map(|key| spine.column(*key).clone()).collect();
         let times = times_us(spine.column(self.join.spine_time), "the spine's timestamp")?;
         let index = Arc::new(SpineIndex::try_new(&keys, &times).map_err(external)?);
+        let kept = self.join.spine_kept.iter().map(|column| spine.column(*column).clone()).collect();
+        let rows = spine.num_rows();
+        // Keys and times are in the index now, and may be most of the memory of a large spine.
+        drop((spine, keys, times));
 
+        let winners = Arc::new(Mutex::new(index.start()));
         let mut tasks = tokio::task::JoinSet::new();
         for partition in 0..self.history.output_partitioning().partition_count() {
             let stream = self.history.execute(partition, context.clone())?;
-            let part = absorb_stream(stream, index.clone(), self.join.clone(), self.winner_schema.clone());
+            let part =
+                absorb_stream(stream, index.clone(), winners.clone(), self.join.clone(), self.winner_schema.clone());
             // Decoding and comparing take whole seconds of processor time, which the runtime's own threads do not have.
             let runtime = tokio::runtime::Handle::current();
             tasks.spawn_blocking(move || runtime.block_on(part));
         }
-        let mut parts = Vec::with_capacity(tasks.len());
         while let Some(part) = tasks.join_next().await {
-            parts.push(part.map_err(|error| DataFusionError::ExecutionJoin(Box::new(error)))??);
+            part.map_err(|error| DataFusionError::ExecutionJoin(Box::new(error)))??;
         }
-        let index = Arc::into_inner(index)
-            .ok_or_else(|| DataFusionError::Internal("the spine's index is still shared".to_owned()))?;
-        let winners = index.finish(parts).map_err(external)?;
+        let shared = || DataFusionError::Internal("a part of the join is still at work".to_owned());
+        let index = Arc::into_inner(index).ok_or_else(shared)?;
+        let winners = Arc::into_inner(winners).ok_or_else(shared)?.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let winners = index.finish(winners).map_err(external)?;
         let is_placed = matches!(self.join.history.winner, WinnerColumns::Placed(_));
-        Ok(Joined { spine, winners, winner_schema: self.winner_schema.clone(), is_placed })
+        Ok(Joined { rows, kept, winners, winner_schema: self.winner_schema.clone(), is_placed })
     }
 }
 
+/// Takes one partition of the history in. What costs time, decoding and finding each row's place in the index, happens
+/// beside the other partitions; only the comparison with the winners so far, a few milliseconds for a batch, takes turns.
 async fn absorb_stream(
     mut stream: SendableRecordBatchStream,
     index: Arc<SpineIndex>,
+    winners: Arc<Mutex<PartialWinners>>,
     join: PointInTimeJoin,
     winner_schema: SchemaRef,
-) -> Result<PartialWinners> {
-    let mut part = index.start(join.cut, join.lifetime);
+) -> Result<()> {
+    let mut prober = Prober::new(join.cut, join.lifetime);
     let columns = &join.history;
     while let Some(batch) = stream.next().await {
         let batch = batch?;
@@ -357,17 +362,20 @@ async fn absorb_stream(
             ties: batch.column(columns.tie).as_binary::<i32>(),
             handed_on,
         };
-        part.absorb(&index, &rows).map_err(external)?;
+        let probes = prober.probe(&index, &rows).map_err(external)?;
+        // A poisoned lock means that another partition has panicked, which ends the join anyway.
+        winners.lock().unwrap_or_else(PoisonError::into_inner).absorb(probes, &rows).map_err(external)?;
     }
-    Ok(part)
+    Ok(())
 }
 
-async fn collect_one(plan: &Arc<dyn ExecutionPlan>, context: &Arc<TaskContext>) -> Result<RecordBatch> {
+async fn collect_one(
+    plan: &Arc<dyn ExecutionPlan>,
+    partition: usize,
+    context: &Arc<TaskContext>,
+) -> Result<RecordBatch> {
     let schema = plan.schema();
-    let mut batches = Vec::new();
-    for partition in 0..plan.output_partitioning().partition_count() {
-        batches.extend(plan.execute(partition, context.clone())?.try_collect::<Vec<_>>().await?);
-    }
+    let batches = plan.execute(partition, context.clone())?.try_collect::<Vec<_>>().await?;
     Ok(arrow_select::concat::concat_batches(&schema, &batches)?)
 }
 

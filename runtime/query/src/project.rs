@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_array::types::Int8Type;
 use arrow_array::{Array, ArrayRef, DictionaryArray, Int8Array, StringArray, UInt32Array};
 use arrow_buffer::BooleanBuffer;
-use eadem_semantics::{Lifetime, RowOrder, Status, resolve_status};
+use eadem_semantics::{Lifetime, Status, status_by_event_time};
 use eadem_values::{DataType, Value, array_from_values};
 
 use crate::{QueryError, RowTransform, Validation, gather, run_transform};
@@ -13,8 +13,8 @@ use crate::{QueryError, RowTransform, Validation, gather, run_transform};
 /// The rows that won a set of reads, one entry per read.
 #[derive(Debug, Clone, Default)]
 pub struct ReadRows {
-    /// The winner's place in the order of rows; `None` where no candidate exists.
-    pub orders: Vec<Option<RowOrder>>,
+    /// The winner's event time, in microseconds; `None` where no candidate exists.
+    pub event_times_us: Vec<Option<i64>>,
     /// Whether the winner is a row whose transform failed.
     pub failed: Vec<bool>,
     /// The time of each read, in microseconds.
@@ -34,7 +34,8 @@ impl ReadRows {
 
     /// Whether the row of read `read` is served: it exists, is fresh, and its transform did not fail.
     pub fn is_served(&self, read: usize, lifetime: Lifetime) -> bool {
-        let status = resolve_status(self.orders[read].as_ref(), self.failed[read], false, lifetime, self.at_us[read]);
+        let event_time_us = self.event_times_us[read];
+        let status = status_by_event_time(event_time_us, self.failed[read], false, lifetime, self.at_us[read]);
         status == Status::Present
     }
 }
@@ -54,8 +55,9 @@ pub fn project_feature(
     }
     let statuses: Vec<Status> = (0..reads.len())
         .map(|read| {
-            let order = reads.orders[read].as_ref();
-            resolve_status(order, reads.failed[read], values.is_null(read), lifetime, reads.at_us[read])
+            let event_time_us = reads.event_times_us[read];
+            let is_null = values.is_null(read);
+            status_by_event_time(event_time_us, reads.failed[read], is_null, lifetime, reads.at_us[read])
         })
         .collect();
     let present = BooleanBuffer::collect_bool(statuses.len(), |read| statuses[read] == Status::Present);

@@ -77,8 +77,19 @@ pub fn resolve_status(
     lifetime: Lifetime,
     at_us: i64,
 ) -> Status {
-    let Some(row) = winner else { return Status::Missing };
-    match lifetime.age(row.event_time_us, at_us) {
+    status_by_event_time(winner.map(|row| row.event_time_us), row_failed, value_is_null, lifetime, at_us)
+}
+
+/// The same, where of the winner only the event time is left: it alone decides the age.
+pub fn status_by_event_time(
+    winner_us: Option<i64>,
+    row_failed: bool,
+    value_is_null: bool,
+    lifetime: Lifetime,
+    at_us: i64,
+) -> Status {
+    let Some(event_time_us) = winner_us else { return Status::Missing };
+    match lifetime.age(event_time_us, at_us) {
         Age::Gone => Status::Missing,
         Age::Expired => Status::Expired,
         Age::Fresh if row_failed => Status::Error,

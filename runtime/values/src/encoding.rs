@@ -1,5 +1,7 @@
 //! The canonical row encoding, version 1: the same bytes for the same bits, specified in `docs/encoding.md`.
 
+use std::ops::Range;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{
@@ -65,6 +67,25 @@ impl<'a> BatchEncoder<'a> {
     pub fn encode_row(&self, row: usize, bytes: &mut Vec<u8>) {
         for column in &self.columns {
             column.encode(row, bytes);
+        }
+    }
+
+    /// Appends the canonical encodings of one column's values in these rows to `bytes`, one after the other.
+    ///
+    /// # Panics
+    /// If there is no such column or row, as every Arrow accessor.
+    pub fn encode_column(&self, column: usize, rows: Range<usize>, bytes: &mut Vec<u8>) {
+        match &self.columns[column] {
+            Column::Float64(values) if values.null_count() == 0 => {
+                values.values()[rows].iter().for_each(|value| put_float64(*value, bytes));
+            }
+            Column::Int64(values) if values.null_count() == 0 => {
+                values.values()[rows].iter().for_each(|value| put_int64(*value, bytes));
+            }
+            Column::Timestamp(values) if values.null_count() == 0 => {
+                values.values()[rows].iter().for_each(|value| put_timestamp(*value, bytes));
+            }
+            column => rows.for_each(|row| column.encode(row, bytes)),
         }
     }
 }

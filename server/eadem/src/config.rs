@@ -73,7 +73,7 @@ pub(crate) struct JobsConfig {
     pub(crate) workers: usize,
     /// Rows that a chunk of a backfill aims at.
     pub(crate) chunk_rows: usize,
-    /// Memory that the rows of a backfill may take in one process.
+    /// Memory that the rows of a backfill, or a training set, may take in one process.
     pub(crate) memory_bytes_max: usize,
     /// How long a process that works on a job is believed to live without a sign of life.
     pub(crate) lease_ms: u64,

@@ -390,6 +390,7 @@ async fn service_spec(
         engine_fingerprint: fingerprint(stores.engine.fingerprint()),
         workers: WORKERS,
         options: DatasetOptions::default(),
+        memory_bytes_max: stores.job_memory_bytes_max,
     })
 }
 

@@ -71,6 +71,8 @@ pub(crate) struct Stores {
     pub(crate) offline: Arc<OfflineStore>,
     pub(crate) transforms: Arc<EngineTransforms>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Memory that the rows of one job may take.
+    pub(crate) job_memory_bytes_max: usize,
 }
 
 impl Home {
@@ -197,6 +199,7 @@ impl Stores {
         Ok(Self {
             project: project.to_owned(),
             data_dir: data_dir.to_owned(),
+            job_memory_bytes_max: config.jobs.memory_bytes_max,
             registry,
             engine,
             online,

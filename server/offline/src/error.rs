@@ -138,7 +138,7 @@ pub enum OfflineError {
     },
     /// The query engine.
     #[error("query: {0}")]
-    DataFusion(#[from] datafusion::error::DataFusionError),
+    DataFusion(#[source] datafusion::error::DataFusionError),
     /// The columnar library.
     #[error("columns: {0}")]
     Arrow(#[from] arrow_schema::ArrowError),
@@ -164,4 +164,17 @@ pub enum OfflineError {
     /// A task of the job broke off.
     #[error("a worker broke off: {0}")]
     Worker(String),
+}
+
+impl From<datafusion::error::DataFusionError> for OfflineError {
+    /// An error of ours that went through the query engine comes out as it was.
+    fn from(error: datafusion::error::DataFusionError) -> Self {
+        match error {
+            datafusion::error::DataFusionError::External(inner) => match inner.downcast::<Self>() {
+                Ok(ours) => *ours,
+                Err(inner) => Self::DataFusion(datafusion::error::DataFusionError::External(inner)),
+            },
+            error => Self::DataFusion(error),
+        }
+    }
 }

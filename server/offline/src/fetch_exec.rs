@@ -1,6 +1,7 @@
 //! The other half of a join over a table: the values of the rows that won, read by place.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -14,8 +15,8 @@ use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
-    ReplaceChildrenOptions,
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
+    PlanProperties, ReplaceChildrenOptions,
 };
 use eadem_query::PLACE_COLUMN;
 use futures::{StreamExt, TryStreamExt};
@@ -28,7 +29,7 @@ use crate::history_exec::Place;
 use crate::schema::{COLUMN_ERROR, ValueColumn, from_storage};
 use crate::table::{DataFile, ViewTable};
 
-/// Rows of one batch of the output, and of a read.
+/// Rows of one batch of a read.
 const BATCH_ROWS: usize = 65_536;
 
 /// Puts `_error` and some stored values of a place's row where its input has [`PLACE_COLUMN`]; null where that is null. Each
@@ -42,27 +43,31 @@ pub(crate) struct FetchExec {
     fetched: SchemaRef,
     values: Vec<ValueColumn>,
     readers: usize,
+    output_rows: usize,
     place: usize,
     properties: Arc<PlanProperties>,
 }
 
 impl FetchExec {
     /// Fetches these `values` of `table` from `files`, in the order that places count them, with as many `readers` at once.
+    /// The output comes in batches of `output_rows`.
     pub(crate) fn try_new(
         input: Arc<dyn ExecutionPlan>,
         table: ViewTable,
         files: Arc<[DataFile]>,
         values: Vec<ValueColumn>,
         readers: usize,
+        output_rows: usize,
     ) -> Result<Self> {
         let fetched = fetched_schema(&values);
         let place = input.schema().index_of(PLACE_COLUMN)?;
         let mut fields: Vec<Arc<Field>> = input.schema().fields().iter().cloned().collect();
         fields.remove(place);
         fields.extend(fetched.fields().iter().cloned());
+        let partitions = input.output_partitioning().partition_count();
         let properties = PlanProperties::new(
             EquivalenceProperties::new(Arc::new(Schema::new(fields))),
-            Partitioning::UnknownPartitioning(1),
+            Partitioning::UnknownPartitioning(partitions),
             EmissionType::Final,
             Boundedness::Bounded,
         );
@@ -73,31 +78,24 @@ impl FetchExec {
             fetched,
             values,
             readers: readers.max(1),
+            output_rows: output_rows.max(1),
             place,
             properties: Arc::new(properties),
         })
     }
 
-    async fn fetch_all(&self, context: Arc<TaskContext>) -> Result<RecordBatch> {
+    async fn fetch_all(&self, partition: usize, context: Arc<TaskContext>) -> Result<Fetched> {
         let input_schema = self.input.schema();
-        let batches: Vec<RecordBatch> = self.input.execute(0, context)?.try_collect().await?;
-        let input = arrow_select::concat::concat_batches(&input_schema, &batches)?;
+        let batches: Vec<RecordBatch> = self.input.execute(partition, context)?.try_collect().await?;
+        let mut input = arrow_select::concat::concat_batches(&input_schema, &batches)?;
         drop(batches);
-        let places = input.column(self.place).as_primitive_opt::<UInt64Type>().ok_or_else(|| {
-            DataFusionError::Internal(format!("{PLACE_COLUMN} is {}", input.column(self.place).data_type()))
-        })?;
-        let wanted = Wanted::of(places, self.files.len())?;
-        let fetched = self.fetch(wanted.reads).await.map_err(|error| DataFusionError::External(Box::new(error)))?;
-
-        let mut columns = input.columns().to_vec();
-        columns.remove(self.place);
-        for (column, field) in self.fetched.fields().iter().enumerate() {
-            let nothing = new_null_array(field.data_type(), 1);
-            let mut sources: Vec<&dyn Array> = fetched.iter().map(|batch| batch.column(column).as_ref()).collect();
-            sources.push(nothing.as_ref());
-            columns.push(arrow_select::interleave::interleave(&sources, &wanted.picks)?);
-        }
-        Ok(RecordBatch::try_new(self.schema(), columns)?)
+        let places = input.remove_column(self.place);
+        let places = places
+            .as_primitive_opt::<UInt64Type>()
+            .ok_or_else(|| DataFusionError::Internal(format!("{PLACE_COLUMN} is {}", places.data_type())))?;
+        let Wanted { reads, picks } = Wanted::of(places, self.files.len())?;
+        let fetched = self.fetch(reads).await.map_err(|error| DataFusionError::External(Box::new(error)))?;
+        Ok(Fetched { input, fetched, picks })
     }
 
     /// One batch for each read, in their order.
@@ -151,17 +149,48 @@ impl FetchExec {
     }
 }
 
+/// The values of all winners, each once, and where they belong.
+struct Fetched {
+    /// Without places.
+    input: RecordBatch,
+    fetched: Vec<RecordBatch>,
+    picks: Vec<Pick>,
+}
+
+impl Fetched {
+    fn batch(&self, rows: Range<usize>, schema: &SchemaRef) -> Result<RecordBatch> {
+        let picks: Vec<(usize, usize)> =
+            self.picks[rows.clone()].iter().map(|pick| (pick.read as usize, pick.row as usize)).collect();
+        let mut columns = self.input.slice(rows.start, rows.len()).columns().to_vec();
+        let first = columns.len();
+        for (column, field) in schema.fields()[first..].iter().enumerate() {
+            let nothing = new_null_array(field.data_type(), 1);
+            let mut sources: Vec<&dyn Array> = self.fetched.iter().map(|batch| batch.column(column).as_ref()).collect();
+            sources.push(nothing.as_ref());
+            columns.push(arrow_select::interleave::interleave(&sources, &picks)?);
+        }
+        Ok(RecordBatch::try_new(schema.clone(), columns)?)
+    }
+}
+
 /// Rows of one file, ascending.
 struct FileRead {
     file: usize,
     rows: Vec<u32>,
 }
 
+/// A row of a read.
+#[derive(Debug, Clone, Copy)]
+struct Pick {
+    read: u32,
+    row: u32,
+}
+
 /// Which rows are read, and which of them stands where.
 struct Wanted {
     reads: Vec<FileRead>,
-    /// For each row of the output its (read, row of that read); the row after all reads is null.
-    picks: Vec<(usize, usize)>,
+    /// For each row of the output; the row after all reads is null.
+    picks: Vec<Pick>,
 }
 
 impl Wanted {
@@ -170,7 +199,8 @@ impl Wanted {
             (0..places.len()).filter(|row| places.is_valid(*row)).map(|row| (places.value(row), row as u32)).collect();
         by_place.sort_unstable();
         let mut reads: Vec<FileRead> = Vec::new();
-        let mut found: Vec<(u32, usize, usize)> = Vec::with_capacity(by_place.len());
+        // Until the number of reads is known, what finds nothing points nowhere.
+        let mut picks = vec![Pick { read: u32::MAX, row: 0 }; places.len()];
         for (number, output_row) in by_place {
             let place = Place::from_number(number);
             if place.file >= files {
@@ -179,17 +209,15 @@ impl Wanted {
             if reads.last().is_none_or(|read| read.file != place.file) {
                 reads.push(FileRead { file: place.file, rows: Vec::new() });
             }
-            let number_of_read = reads.len() - 1;
-            let rows = &mut reads[number_of_read].rows;
+            let read = reads.len() - 1;
+            let rows = &mut reads[read].rows;
             if rows.last() != Some(&place.row) {
                 rows.push(place.row);
             }
-            found.push((output_row, number_of_read, rows.len() - 1));
+            picks[output_row as usize] = Pick { read: read as u32, row: rows.len() as u32 - 1 };
         }
-        let mut picks = vec![(reads.len(), 0); places.len()];
-        for (output_row, read, row) in found {
-            picks[output_row as usize] = (read, row);
-        }
+        let nothing = Pick { read: reads.len() as u32, row: 0 };
+        picks.iter_mut().filter(|pick| pick.read == u32::MAX).for_each(|pick| *pick = nothing);
         Ok(Self { reads, picks })
     }
 }
@@ -254,7 +282,7 @@ impl ExecutionPlan for FetchExec {
         let [input] = <[Arc<dyn ExecutionPlan>; 1]>::try_from(children)
             .map_err(|_| DataFusionError::Plan("a fetch has one child".to_owned()))?;
         let (table, files, values) = (self.table.clone(), self.files.clone(), self.values.clone());
-        Ok(Arc::new(Self::try_new(input, table, files, values, self.readers)?))
+        Ok(Arc::new(Self::try_new(input, table, files, values, self.readers, self.output_rows)?))
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -262,11 +290,20 @@ impl ExecutionPlan for FetchExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        if partition != 0 {
+        if partition >= self.properties.output_partitioning().partition_count() {
             return Err(DataFusionError::Internal(format!("a fetch has no partition {partition}")));
         }
         let node = self.clone();
-        let batch = futures::stream::once(async move { node.fetch_all(context).await });
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), batch)))
+        let (schema, output_rows) = (self.schema(), self.output_rows);
+        let output_schema = schema.clone();
+        let batches = futures::stream::once(async move { node.fetch_all(partition, context).await })
+            .map_ok(move |fetched| {
+                let schema = output_schema.clone();
+                let rows = fetched.picks.len();
+                futures::stream::iter((0..rows).step_by(output_rows))
+                    .map(move |start| fetched.batch(start..rows.min(start + output_rows), &schema))
+            })
+            .try_flatten();
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))
     }
 }

@@ -1,5 +1,7 @@
 //! Reading a view's table: whole, or by time range.
 
+use std::collections::HashMap;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
@@ -9,7 +11,7 @@ use eadem_values::{DataType, EntityKey, KeyType, KeyValue, TieDigest};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowPredicateFn, RowFilter};
+use parquet::arrow::arrow_reader::{ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, RowFilter};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use parquet::errors::ParquetError;
 
@@ -173,6 +175,25 @@ impl ViewTable {
         }
         let reason = format!("a data file of the table cannot be read: {error}");
         OfflineError::File { file: self.file_url(file), reason }
+    }
+
+    /// For each column of texts, binaries or lists of a data file, how many bytes a row has on average, as far as the file
+    /// says.
+    pub(crate) async fn mean_bytes(&self, file: &DataFile) -> Result<HashMap<String, u64>, OfflineError> {
+        let (mut reader, damaged) = self.open_file(file);
+        let metadata =
+            ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await.map_err(damaged)?;
+        let groups = metadata.metadata().row_groups();
+        let rows: u64 = groups.iter().map(|group| u64::try_from(group.num_rows()).unwrap_or_default()).sum();
+        let mut bytes: HashMap<String, u64> = HashMap::new();
+        for column in groups.iter().flat_map(|group| group.columns()) {
+            let Some(name) = column.column_path().parts().first() else { continue };
+            // Of encoded bytes there are fewer than of values where a dictionary holds them.
+            let encoded = u64::try_from(column.uncompressed_size()).unwrap_or_default();
+            let unencoded = column.unencoded_byte_array_data_bytes().and_then(|bytes| u64::try_from(bytes).ok());
+            *bytes.entry(name.clone()).or_default() += unencoded.unwrap_or_default().max(encoded);
+        }
+        Ok(bytes.into_iter().map(|(name, bytes)| (name, bytes / rows.max(1))).collect())
     }
 
     async fn read_file(

@@ -5,8 +5,8 @@ use eadem_query::{
     OnDemandInput, QueryError, ReadRows, ValidationPolicy, apply_default, compute_on_read, evaluate_on_demand,
     project_feature, run_transform, status_dictionary,
 };
-use eadem_semantics::{Lifetime, RowOrder, Status};
-use eadem_values::{Constraint, Literal, TieDigest, Value};
+use eadem_semantics::{Lifetime, Status};
+use eadem_values::{Constraint, Literal, Value};
 
 use crate::support::{adder, adder_with, int64};
 
@@ -69,13 +69,9 @@ fn one_row_alone_is_the_same_as_in_a_batch() {
     }
 }
 
-fn order(event_time_us: i64) -> RowOrder {
-    RowOrder { event_time_us, known_at_us: event_time_us, tie: TieDigest::from_bytes([0; 16]) }
-}
-
 fn reads() -> ReadRows {
     ReadRows {
-        orders: vec![Some(order(0)), Some(order(0)), None, Some(order(0)), Some(order(0)), Some(order(0))],
+        event_times_us: vec![Some(0), Some(0), None, Some(0), Some(0), Some(0)],
         failed: vec![false, false, false, true, false, false],
         at_us: vec![9, 9, 9, 9, 10, 20],
     }

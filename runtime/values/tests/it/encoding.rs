@@ -42,6 +42,11 @@ proptest! {
             prop_assert_eq!(&of_batch[6..], encode_values(&meant));
             prop_assert_eq!(&of_batch[6..], encode_values(&read));
         }
+        for (at, column) in columns.iter().enumerate() {
+            let mut of_column = Vec::new();
+            encoder.encode_column(at, 0..rows, &mut of_column);
+            prop_assert_eq!(of_column, encode_values(&column.values[..rows]));
+        }
     }
 
     #[test]

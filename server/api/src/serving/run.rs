@@ -172,7 +172,7 @@ async fn stored_answer(
     transforms: &dyn Transforms,
 ) -> Result<NodeAnswer, ServeError> {
     let mut reads = ReadRows {
-        orders: read.iter().map(|read| read.row.as_ref().map(|row| row.order)).collect(),
+        event_times_us: read.iter().map(|read| read.row.as_ref().map(|row| row.order.event_time_us)).collect(),
         failed: read.iter().map(|read| read.row.as_ref().is_some_and(|row| row.failed)).collect(),
         at_us: rows.at_us.clone(),
     };
@@ -188,7 +188,7 @@ async fn stored_answer(
     }
     Ok(NodeAnswer {
         features,
-        event_time_us: reads.orders.iter().map(|order| order.map(|order| order.event_time_us)).collect(),
+        event_time_us: reads.event_times_us,
         stores: read.iter().map(|read| read.store).collect(),
     })
 }
@@ -233,7 +233,7 @@ async fn run_on_read(
         tracing::warn!(view = %node.view.id, %error, "transform could not run; its features have status error");
         // Of the rows that would be served only: an entity without a row is still missing.
         for read in 0..reads.len() {
-            reads.failed[read] = reads.orders[read].is_some();
+            reads.failed[read] = reads.event_times_us[read].is_some();
         }
         let outputs = node.view.description.outputs.iter();
         Ok(outputs.map(|output| null_array(output.data_type, reads.len())).collect())

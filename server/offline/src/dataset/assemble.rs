@@ -11,20 +11,20 @@ use eadem_semantics::Status;
 use super::ViewColumns;
 use super::spec::DatasetSpec;
 use crate::error::OfflineError;
-use crate::spine::Spine;
+use crate::spine::reader::SpineBlock;
 
 /// For each feature, how often each status occurs.
 pub(super) type StatusCounts = BTreeMap<String, BTreeMap<String, u64>>;
 
-/// The spine's columns, then each feature with its status.
+/// The spine's columns, then each feature with its status, for a block of the spine. Statuses are added to `counts`.
 pub(super) fn assemble(
     spec: &DatasetSpec,
-    spine: &Spine,
+    spine: &SpineBlock,
     made: &[ViewColumns],
-) -> Result<(RecordBatch, StatusCounts), OfflineError> {
+    counts: &mut StatusCounts,
+) -> Result<RecordBatch, OfflineError> {
     let mut fields: Vec<Field> = spine.rows.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
     let mut columns: Vec<ArrayRef> = spine.rows.columns().to_vec();
-    let mut counts = StatusCounts::new();
     for feature in &spec.features {
         let found = made.get(feature.view).and_then(|made| made.position(&feature.feature).map(|at| (made, at)));
         let (view, at) = found.ok_or_else(|| {
@@ -50,16 +50,19 @@ pub(super) fn assemble(
             fields.push(Field::new(status_name, column.data_type().clone(), false));
             columns.push(column);
         }
-        counts.insert(feature.name.clone(), count_statuses(statuses));
+        count_statuses(statuses, counts.entry(feature.name.clone()).or_default());
     }
     let options = RecordBatchOptions::new().with_row_count(Some(spine.rows.num_rows()));
-    Ok((RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?, counts))
+    Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?)
 }
 
-/// How often each status occurs, of those that do.
-fn count_statuses(statuses: &[Status]) -> BTreeMap<String, u64> {
+/// Adds how often each status occurs, of those that do.
+fn count_statuses(statuses: &[Status], counts: &mut BTreeMap<String, u64>) {
     let all = [Status::Present, Status::Missing, Status::Expired, Status::Null, Status::Error];
-    let count = |wanted: Status| statuses.iter().filter(|status| **status == wanted).count() as u64;
-    let counts = all.into_iter().map(|status| (status.to_string(), count(status)));
-    counts.filter(|(_, count)| *count > 0).collect()
+    for wanted in all {
+        let count = statuses.iter().filter(|status| **status == wanted).count() as u64;
+        if count > 0 {
+            *counts.entry(wanted.to_string()).or_default() += count;
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! The digest of a training set's content: over names, types by names of our own, and the canonical encoding of every row.
 
+use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType as ArrowType, Schema, TimeUnit};
 use eadem_values::{BatchEncoder, DataType, Digest};
@@ -11,8 +12,9 @@ use crate::source::to_canonical;
 /// Rows that are hashed at a time.
 const DIGEST_ROWS: usize = 8_192;
 
-/// SHA-256 over the names and types of the columns and the canonical encoding of every row, in order; how the rows come
-/// in batches does not matter.
+/// SHA-256 over the names and types of the columns and the canonical encoding of every value: for each 131,072
+/// rows in turn, column after column. (Row after row would be the plainer order, but the type of each value would be looked up
+/// anew.)
 pub(super) struct ContentDigest {
     hasher: Sha256,
     encoded: Vec<u8>,
@@ -27,19 +29,18 @@ impl ContentDigest {
         Self { hasher, encoded: Vec::new() }
     }
 
-    /// The next rows. Their columns are those of the schema.
+    /// The next 131,072 rows, or all that are left. Their columns are those of the schema.
     pub(super) fn update(&mut self, rows: &RecordBatch) -> Result<(), OfflineError> {
-        let mut start = 0;
-        while start < rows.num_rows() {
-            let slice = rows.slice(start, DIGEST_ROWS.min(rows.num_rows() - start));
-            let columns: Vec<ArrayRef> = slice.columns().iter().map(encodable).collect::<Result<_, _>>()?;
-            let encoder = BatchEncoder::try_new(&columns)?;
-            self.encoded.clear();
-            for row in 0..slice.num_rows() {
-                encoder.encode_row(row, &mut self.encoded);
+        for column in rows.columns() {
+            for start in (0..rows.num_rows()).step_by(DIGEST_ROWS) {
+                let part = column.slice(start, DIGEST_ROWS.min(rows.num_rows() - start));
+                self.encoded.clear();
+                if !encode_dictionary(&part, &mut self.encoded)? {
+                    let part = [encodable(&part)?];
+                    BatchEncoder::try_new(&part)?.encode_column(0, 0..part[0].len(), &mut self.encoded);
+                }
+                self.hasher.update(&self.encoded);
             }
-            self.hasher.update(&self.encoded);
-            start += slice.num_rows();
         }
         Ok(())
     }
@@ -47,6 +48,28 @@ impl ContentDigest {
     pub(super) fn finish(self) -> Digest {
         Digest::from_bytes(self.hasher.finalize().into())
     }
+}
+
+/// Encodes a column of few different values, such as a status, by encoding each of them once; false if it is no such column.
+fn encode_dictionary(column: &ArrayRef, bytes: &mut Vec<u8>) -> Result<bool, OfflineError> {
+    let Some(dictionary) = column.as_any_dictionary_opt() else { return Ok(false) };
+    let has_nulls = dictionary.keys().null_count() > 0 || dictionary.values().null_count() > 0;
+    if has_nulls || dictionary.values().len() > column.len() {
+        return Ok(false);
+    }
+    let values = [encodable(dictionary.values())?];
+    let encoder = BatchEncoder::try_new(&values)?;
+    let mut encoded = Vec::new();
+    let mut ends = Vec::with_capacity(values[0].len());
+    for value in 0..values[0].len() {
+        encoder.encode_row(value, &mut encoded);
+        ends.push(encoded.len());
+    }
+    for key in dictionary.normalized_keys() {
+        let start = if key == 0 { 0 } else { ends[key - 1] };
+        bytes.extend_from_slice(&encoded[start..ends[key]]);
+    }
+    Ok(true)
 }
 
 /// The name of a type in the content digest. Not as the columnar library prints it: that may change with its version, and

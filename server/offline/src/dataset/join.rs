@@ -1,145 +1,338 @@
-//! The features of a view with a table, point in time.
+//! The features of a view with a table, point in time, a block of spine rows at a time.
+//!
+//! A join holds what goes with the spine: its keys and times, the winners, their values. What fits into the job's memory
+//! is handed on from there. A spine that does not fit is split by entity; its parts are joined one after the other, each
+//! goes to a temporary file in the order of the spine, and the blocks are put together from all of them.
 
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Seek};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_schema::{Field, Schema};
-use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::execution::TaskContext;
+use arrow_schema::SchemaRef;
+use datafusion::arrow::ipc::reader::StreamReader;
+use datafusion::arrow::ipc::writer::StreamWriter;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use eadem_query::{PointInTimeJoin, PointInTimeJoinExec, ReadRows, compute_on_read, project_feature};
-use eadem_semantics::RowOrder;
-use eadem_values::{DataType, TieDigest};
+use eadem_values::DataType;
 use futures::TryStreamExt;
 
 use super::ViewColumns;
+use super::output::ROW_GROUP_ROWS;
 use super::recipe::{RecipeView, recipe_file};
 use super::spec::{DatasetSpec, StoredView, features_asked};
 use crate::error::OfflineError;
 use crate::fetch_exec::FetchExec;
 use crate::history_exec::{HistoryExec, history_columns};
 use crate::read::ScanRange;
-use crate::schema::key_arrow_type;
+use crate::schema::ValueColumn;
 use crate::spec::Placement;
-use crate::spine::Spine;
+use crate::spine::exec::{SpineExec, SpineKeys, partitions_of};
+use crate::spine::reader::{SharedSpine, SpineBlock, SpineReader};
 use crate::table::{TableState, ViewTable};
 
-pub(super) async fn join_view(
-    table: &ViewTable,
-    state: Option<TableState>,
-    spec: &DatasetSpec,
-    number: usize,
-    stored: &StoredView,
-    spine: &Spine,
-    times: &ArrayRef,
-) -> Result<(ViewColumns, RecipeView, Option<String>), OfflineError> {
-    let view = &stored.view;
-    if stored.keys.len() != view.keys.len() {
-        return Err(OfflineError::View {
-            view: view.id(),
-            field: "keys".to_owned(),
-            reason: format!("it has {} join keys, {} columns were named", view.keys.len(), stored.keys.len()),
-        });
-    }
-    let mut fields = Vec::new();
-    let mut columns = Vec::new();
-    for (key, name) in view.keys.iter().zip(&stored.keys) {
-        let arrow_type = key_arrow_type(key.key_type);
-        let data_type = DataType::from_arrow(&arrow_type)
-            .ok_or_else(|| OfflineError::Dataset(format!("join key `{}` has no type", key.name)))?;
-        columns.push(spine.column(spec.columns.column(name), data_type)?);
-        fields.push(Field::new(&key.name, arrow_type, true));
-    }
-    columns.push(times.clone());
-    // Two columns of one name would be refused, and a key may be called anything.
-    fields.push(Field::new("_at", times.data_type().clone(), false));
-    let spine_schema = Arc::new(Schema::new(fields));
-    let spine_rows = RecordBatch::try_new(spine_schema.clone(), columns)?;
+/// Rows of one batch of a temporary file. Small, because one batch of every part is in memory at once.
+const SPILLED_ROWS: usize = 8_192;
 
-    let times_us = times.as_primitive::<TimestampMicrosecondType>().values();
-    let range = match (times_us.iter().min(), times_us.iter().max()) {
-        (Some(earliest), Some(latest)) => ScanRange::readable(view.lifetime, *earliest, *latest),
-        _ => ScanRange::ALL,
-    };
-    let mut recipe_view = RecipeView {
-        view: view.id(),
-        digest: view.digest.clone(),
-        component: *view.transform.digest(),
-        table_version: state.as_ref().map(|state| state.version),
-        files: Vec::new(),
-    };
-    let state = state.unwrap_or(TableState { version: 0, files: Vec::new() });
-    for file in state.files.iter().filter(|file| range.meets(file)) {
-        recipe_view.files.push(recipe_file(&table.store, file).await?);
-    }
-    let history = HistoryExec::new(table.clone(), &state, range, spec.workers);
-    let spine_plan = MemorySourceConfig::try_new_exec(&[vec![spine_rows]], spine_schema, None)?;
-    let join = PointInTimeJoin {
-        spine_keys: (0..view.keys.len()).collect(),
-        spine_time: view.keys.len(),
-        history: history_columns(&table.schema),
-        cut: spec.cut,
-        lifetime: view.lifetime,
-    };
-    let files = history.files();
-    let winners = Arc::new(PointInTimeJoinExec::try_new(spine_plan, Arc::new(history), join)?);
-    let asked = features_asked(spec, number);
-    let outputs: Vec<&eadem_values::Field> =
-        view.description().outputs.iter().filter(|field| asked.contains(field.name.as_str())).collect();
-    let fetched = match view.placement {
-        Placement::OnWrite => {
-            table.schema.values.iter().filter(|value| asked.contains(value.column.as_str())).cloned().collect()
-        }
-        // Any output may depend on any input.
-        Placement::OnRead => table.schema.values.clone(),
-    };
-    let fetch = FetchExec::try_new(winners, table.clone(), files, fetched, spec.workers)?;
-    let plan: Arc<dyn ExecutionPlan> = Arc::new(fetch);
-    let shown = displayable(plan.as_ref()).indent(false).to_string();
-    let schema = plan.schema();
-    let batches: Vec<RecordBatch> = plan.execute(0, Arc::new(TaskContext::default()))?.try_collect().await?;
-    let joined = arrow_select::concat::concat_batches(&schema, &batches)?;
+/// What a spine row costs in a join besides its keys and the winner's values: its time and number while they are sorted
+/// (16), its slot (12), the winner (40), the winner's place and time twice (32), what is fetched for it (40).
+const ROW_BYTES: u64 = 140;
 
-    let first = view.keys.len() + 1;
-    let mut reads = read_rows(&joined, first, times_us)?;
-    let values: Vec<ArrayRef> = joined.columns()[first + 4..].to_vec();
-    let values = match view.placement {
-        Placement::OnWrite => values,
-        Placement::OnRead => {
-            let all = compute_on_read(view.transform.as_ref(), &view.validation, &values, &mut reads, view.lifetime)?;
-            let named = view.description().outputs.iter().zip(all);
-            named.filter(|(field, _)| asked.contains(field.name.as_str())).map(|(_, values)| values).collect()
-        }
-    };
-    let mut columns = ViewColumns { names: Vec::new(), values: Vec::new(), statuses: Vec::new() };
-    for (field, value) in outputs.into_iter().zip(&values) {
-        let (value, statuses) = project_feature(value, &reads, view.lifetime)?;
-        columns.names.push(field.name.clone());
-        columns.values.push(value);
-        columns.statuses.push(statuses);
-    }
-    Ok((columns, recipe_view, Some(shown)))
+/// Least bytes that are reckoned for a text, a binary or a list, whose lengths are known only when they are read.
+const VARIABLE_BYTES: u64 = 32;
+
+/// A view with a table, ready to be joined.
+pub(super) struct PlannedJoin<'a> {
+    stored: &'a StoredView,
+    table: ViewTable,
+    state: TableState,
+    range: ScanRange,
+    keys: SpineKeys,
+    asked: BTreeSet<&'a str>,
+    fetched: Vec<ValueColumn>,
+    /// For the dataset's recipe.
+    pub(super) recipe: RecipeView,
 }
 
-/// The winners of a join whose payload begins at column `first` with event time, known-at, tie digest and error.
-fn read_rows(joined: &RecordBatch, first: usize, times_us: &[i64]) -> Result<ReadRows, OfflineError> {
-    let event_times = joined.column(first).as_primitive::<TimestampMicrosecondType>();
-    let known_ats = joined.column(first + 1).as_primitive::<TimestampMicrosecondType>();
-    let ties = joined.column(first + 2).as_binary::<i32>();
-    let errors = joined.column(first + 3);
-    let order = |row: usize| {
-        let tie = <[u8; 16]>::try_from(ties.value(row)).unwrap_or_default();
-        RowOrder {
-            event_time_us: event_times.value(row),
-            known_at_us: known_ats.value(row),
-            tie: TieDigest::from_bytes(tie),
+impl<'a> PlannedJoin<'a> {
+    /// Plans the join of the view of this number to a spine whose times lie in `span`.
+    ///
+    /// # Errors
+    /// Another number of keys than the view has; a key that the spine does not have, or of another type; a data file whose
+    /// digest cannot be told.
+    pub(super) async fn plan(
+        table: ViewTable,
+        state: Option<TableState>,
+        spec: &'a DatasetSpec,
+        number: usize,
+        stored: &'a StoredView,
+        spine: &SpineReader,
+        span: Option<(i64, i64)>,
+    ) -> Result<Self, OfflineError> {
+        let view = &stored.view;
+        if stored.keys.len() != view.keys.len() {
+            return Err(OfflineError::View {
+                view: view.id(),
+                field: "keys".to_owned(),
+                reason: format!("it has {} join keys, {} columns were named", view.keys.len(), stored.keys.len()),
+            });
         }
-    };
-    Ok(ReadRows {
-        orders: (0..joined.num_rows()).map(|row| event_times.is_valid(row).then(|| order(row))).collect(),
+        let columns: Vec<String> = stored.keys.iter().map(|name| spec.columns.column(name).to_owned()).collect();
+        let keys = SpineKeys::try_new(&view.keys, &columns, &spec.columns.timestamp)?;
+        keys.of(&spine.no_rows())?;
+        let range = span.map_or(ScanRange::ALL, |(from, to)| ScanRange::readable(view.lifetime, from, to));
+        let mut recipe = RecipeView {
+            view: view.id(),
+            digest: view.digest.clone(),
+            component: *view.transform.digest(),
+            table_version: state.as_ref().map(|state| state.version),
+            files: Vec::new(),
+        };
+        let state = state.unwrap_or(TableState { version: 0, files: Vec::new() });
+        for file in state.files.iter().filter(|file| range.meets(file)) {
+            recipe.files.push(recipe_file(&table.store, file).await?);
+        }
+        let asked = features_asked(spec, number);
+        let fetched = match view.placement {
+            Placement::OnWrite => {
+                table.schema.values.iter().filter(|value| asked.contains(value.column.as_str())).cloned().collect()
+            }
+            // Any output may depend on any input.
+            Placement::OnRead => table.schema.values.clone(),
+        };
+        Ok(Self { stored, table, state, range, keys, asked, fetched, recipe })
+    }
+
+    /// About how many bytes of memory the join of one spine row takes, by a sample of the table's files.
+    ///
+    /// # Errors
+    /// A data file that cannot be read.
+    pub(super) async fn row_bytes(&self) -> Result<u64, OfflineError> {
+        let mut bytes = ROW_BYTES + self.keys.len() as u64 * VARIABLE_BYTES;
+        let sampled = self.state.files.iter().find(|file| self.range.meets(file));
+        let lengths = match sampled {
+            Some(file) => self.table.mean_bytes(file).await?,
+            None => Default::default(),
+        };
+        for value in &self.fetched {
+            bytes += match value.data_type {
+                DataType::Boolean => 1,
+                DataType::Int64 | DataType::Float64 | DataType::Timestamp => 8,
+                DataType::Float32 => 4,
+                DataType::Vector(dimensions) => 4 * u64::from(dimensions),
+                DataType::Utf8 | DataType::Binary | DataType::List(_) => {
+                    lengths.get(&value.column).map_or(0, |mean| mean + 8).max(VARIABLE_BYTES)
+                }
+            };
+        }
+        Ok(bytes)
+    }
+
+    /// Makes the plan, for a spine in this many parts. With more than one part, or if it `must_spill`, the join runs now.
+    ///
+    /// # Errors
+    /// Columns that do not fit; a table that cannot be read; a temporary file that cannot be written.
+    pub(super) async fn start(
+        self,
+        spec: &DatasetSpec,
+        spine: &SharedSpine,
+        partitions: usize,
+        must_spill: bool,
+    ) -> Result<StartedJoin<'a>, OfflineError> {
+        let view = &self.stored.view;
+        let spine_plan = SpineExec::new(spine.clone(), self.keys.clone(), partitions);
+        let history = HistoryExec::new(self.table.clone(), &self.state, self.range, spec.workers);
+        let join = PointInTimeJoin {
+            spine_keys: (0..view.keys.len()).collect(),
+            spine_time: view.keys.len(),
+            spine_kept: Vec::new(),
+            history: history_columns(&self.table.schema),
+            cut: spec.cut,
+            lifetime: view.lifetime,
+        };
+        let files = history.files();
+        let winners = Arc::new(PointInTimeJoinExec::try_new(Arc::new(spine_plan), Arc::new(history), join)?);
+        let is_spilled = must_spill || partitions > 1;
+        let batch_rows = if is_spilled { SPILLED_ROWS } else { ROW_GROUP_ROWS };
+        let fetch =
+            FetchExec::try_new(winners, self.table.clone(), files, self.fetched.clone(), spec.workers, batch_rows)?;
+        let plan: Arc<dyn ExecutionPlan> = Arc::new(fetch);
+        let shown = displayable(plan.as_ref()).indent(false).to_string();
+        let context = Arc::new(TaskContext::default());
+        let rows = if is_spilled {
+            JoinedRows::Spilled(spill(&plan, partitions, &context).await?)
+        } else {
+            JoinedRows::Streamed(plan.execute(0, context)?)
+        };
+        let Self { stored, keys, asked, .. } = self;
+        Ok(StartedJoin { stored, keys, asked, schema: plan.schema(), rows, shown })
+    }
+}
+
+/// A view whose features can be asked for, a block of the spine after the other.
+pub(super) struct StartedJoin<'a> {
+    stored: &'a StoredView,
+    keys: SpineKeys,
+    asked: BTreeSet<&'a str>,
+    schema: SchemaRef,
+    rows: JoinedRows,
+    /// The plan, as `EXPLAIN` shows it.
+    pub(super) shown: String,
+}
+
+enum JoinedRows {
+    /// In blocks of [`ROW_GROUP_ROWS`].
+    Streamed(SendableRecordBatchStream),
+    /// One file for each part of the spine.
+    Spilled(Vec<SpilledPart>),
+}
+
+impl StartedJoin<'_> {
+    /// The features at the next block of the spine: blocks are asked for in order, in [`ROW_GROUP_ROWS`] each.
+    ///
+    /// # Errors
+    /// A table or a temporary file that cannot be read; a transform that could not run.
+    pub(super) async fn features_at(
+        &mut self,
+        block: &SpineBlock,
+        times: &ArrayRef,
+    ) -> Result<ViewColumns, OfflineError> {
+        let rows = block.rows.num_rows();
+        let joined = match &mut self.rows {
+            _ if rows == 0 => RecordBatch::new_empty(self.schema.clone()),
+            JoinedRows::Streamed(stream) => stream.try_next().await?.ok_or_else(|| lost_rows(rows, 0))?,
+            JoinedRows::Spilled(parts) => {
+                let of_row = partitions_of(&self.keys.of(block)?, parts.len())?;
+                put_together(parts, &of_row, &self.schema)?
+            }
+        };
+        if joined.num_rows() != rows {
+            return Err(lost_rows(rows, joined.num_rows()));
+        }
+        self.features(&joined, times)
+    }
+
+    fn features(&self, joined: &RecordBatch, times: &ArrayRef) -> Result<ViewColumns, OfflineError> {
+        let view = &self.stored.view;
+        let mut reads = read_rows(joined, times);
+        let values: Vec<ArrayRef> = joined.columns()[2..].to_vec();
+        let values = match view.placement {
+            Placement::OnWrite => values,
+            Placement::OnRead => {
+                let all =
+                    compute_on_read(view.transform.as_ref(), &view.validation, &values, &mut reads, view.lifetime)?;
+                let named = view.description().outputs.iter().zip(all);
+                named.filter(|(field, _)| self.asked.contains(field.name.as_str())).map(|(_, values)| values).collect()
+            }
+        };
+        let mut columns = ViewColumns { names: Vec::new(), values: Vec::new(), statuses: Vec::new() };
+        let outputs = view.description().outputs.iter().filter(|field| self.asked.contains(field.name.as_str()));
+        for (field, value) in outputs.zip(&values) {
+            let (value, statuses) = project_feature(value, &reads, view.lifetime)?;
+            columns.names.push(field.name.clone());
+            columns.values.push(value);
+            columns.statuses.push(statuses);
+        }
+        Ok(columns)
+    }
+}
+
+fn lost_rows(expected: usize, found: usize) -> OfflineError {
+    OfflineError::Dataset(format!("a join has {found} rows for a block of {expected}; the spine or its copy changed"))
+}
+
+/// The winners of a join that begins with event time and error.
+fn read_rows(joined: &RecordBatch, times: &ArrayRef) -> ReadRows {
+    let event_times = joined.column(0).as_primitive::<TimestampMicrosecondType>();
+    let errors = joined.column(1);
+    ReadRows {
+        event_times_us: event_times.iter().collect(),
         failed: (0..joined.num_rows()).map(|row| errors.is_valid(row)).collect(),
-        at_us: times_us.to_vec(),
-    })
+        at_us: times.as_primitive::<TimestampMicrosecondType>().values().to_vec(),
+    }
+}
+
+/// The joined rows of one part of the spine, in a temporary file that goes with this.
+struct SpilledPart {
+    reader: StreamReader<BufReader<File>>,
+    /// What is read and not yet taken.
+    pending: Option<RecordBatch>,
+}
+
+/// Joins one part after the other, so that one is in memory at a time. The files have no name: they go with the process,
+/// however it ends.
+async fn spill(
+    plan: &Arc<dyn ExecutionPlan>,
+    partitions: usize,
+    context: &Arc<TaskContext>,
+) -> Result<Vec<SpilledPart>, OfflineError> {
+    let failed = |error: std::io::Error| OfflineError::File {
+        file: std::env::temp_dir().display().to_string(),
+        reason: format!("no temporary file for a part of a join: {error}"),
+    };
+    let mut parts = Vec::with_capacity(partitions);
+    for partition in 0..partitions {
+        let file = tempfile::tempfile().map_err(failed)?;
+        let mut reader = file.try_clone().map_err(failed)?;
+        let mut writer = StreamWriter::try_new(BufWriter::new(file), &plan.schema())?;
+        let mut batches = plan.execute(partition, context.clone())?;
+        while let Some(batch) = batches.try_next().await? {
+            writer.write(&batch)?;
+        }
+        writer.finish()?;
+        drop(writer);
+        reader.rewind().map_err(failed)?;
+        parts.push(SpilledPart { reader: StreamReader::try_new(BufReader::new(reader), None)?, pending: None });
+    }
+    Ok(parts)
+}
+
+impl SpilledPart {
+    /// The next rows, this many.
+    fn take(&mut self, mut rows: usize) -> Result<Vec<RecordBatch>, OfflineError> {
+        let mut taken = Vec::new();
+        while rows > 0 {
+            let batch = match self.pending.take() {
+                Some(batch) => batch,
+                None => self.reader.next().transpose()?.ok_or_else(|| lost_rows(rows, 0))?,
+            };
+            let length = rows.min(batch.num_rows());
+            if length < batch.num_rows() {
+                self.pending = Some(batch.slice(length, batch.num_rows() - length));
+            }
+            taken.push(batch.slice(0, length));
+            rows -= length;
+        }
+        Ok(taken)
+    }
+}
+
+/// The next rows of all parts, in the order that `of_row` gives.
+fn put_together(parts: &mut [SpilledPart], of_row: &[u16], schema: &SchemaRef) -> Result<RecordBatch, OfflineError> {
+    let mut counts = vec![0_usize; parts.len()];
+    of_row.iter().for_each(|part| counts[usize::from(*part)] += 1);
+    let mut sources: Vec<RecordBatch> = Vec::new();
+    // For each part, the (source, row) of its rows in order.
+    let mut rows_of: Vec<std::vec::IntoIter<(usize, usize)>> = Vec::with_capacity(parts.len());
+    for (part, count) in parts.iter_mut().zip(counts) {
+        let mut places = Vec::with_capacity(count);
+        for batch in part.take(count)? {
+            places.extend((0..batch.num_rows()).map(|row| (sources.len(), row)));
+            sources.push(batch);
+        }
+        rows_of.push(places.into_iter());
+    }
+    let picks: Vec<(usize, usize)> =
+        of_row.iter().filter_map(|part| rows_of.get_mut(usize::from(*part)).and_then(Iterator::next)).collect();
+    let columns = (0..schema.fields().len())
+        .map(|column| {
+            let sources: Vec<&dyn Array> = sources.iter().map(|batch| batch.column(column).as_ref()).collect();
+            arrow_select::interleave::interleave(&sources, &picks)
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(RecordBatch::try_new(schema.clone(), columns)?)
 }

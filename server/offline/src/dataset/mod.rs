@@ -15,21 +15,23 @@ mod split;
 mod statistics;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef};
+use arrow_array::ArrayRef;
 use eadem_semantics::Status;
-use eadem_values::{DataType, Digest};
+use eadem_values::Digest;
+use futures::stream::{StreamExt, TryStreamExt};
 
-use self::assemble::assemble;
-use self::join::join_view;
+use self::assemble::{StatusCounts, assemble};
+use self::join::{PlannedJoin, StartedJoin};
 use self::on_demand::compute_view;
-use self::output::WrittenOutput;
+use self::output::{ROW_GROUP_ROWS, WrittenOutput};
 use self::recipe::{RECIPE_FORMAT, keep_recipe};
 use self::sink::{DatasetSink, FinishedRows};
 use self::spec::wanted_types;
 use crate::error::OfflineError;
 use crate::location::{Location, OfflineStore};
-use crate::spine::Spine;
+use crate::spine::reader::{SharedSpine, SpineBlock, SpineReader};
 use crate::table::{ReadVersion, TableState, ViewTable};
 
 pub use self::diff::{ChangedValue, ColumnChanges, DatasetDiff, DiffSide, MatchedBy, Pair, diff_datasets};
@@ -47,6 +49,9 @@ pub use self::statistics::{
 };
 
 const ERRORS_REPORTED_MAX: usize = 100;
+
+/// Parts that a spine is split into at most: each has a temporary file that is open until the end.
+const PARTITIONS_MAX: u64 = 512;
 
 /// What was made.
 #[derive(Debug, Clone, PartialEq)]
@@ -111,42 +116,34 @@ struct Made {
 
 async fn make(store: &OfflineStore, spec: &DatasetSpec, place: Location) -> Result<Made, OfflineError> {
     spec.check_columns()?;
-    let spine = Spine::read_kept(store, &spec.spine, spec.kept_spine.as_ref(), &wanted_types(spec)).await?;
-    let times = spine_times(&spine, spec)?;
-    let mut commits = Commits::default();
-    let mut made: Vec<ViewColumns> = Vec::with_capacity(spec.views.len());
-    let mut recipe_views = Vec::with_capacity(spec.views.len());
-    let mut plans = Vec::new();
+    let kept = spec.kept_spine.as_ref();
+    let spine = SpineReader::open(store, &spec.spine, kept, &wanted_types(spec), spec.memory_bytes_max).await?;
+    let spine = Arc::new(spine);
+    let span = spine.time_span(&spec.columns.timestamp).await?;
+    let (planned, recipe_views) = plan_views(store, spec, &spine, span).await?;
+    let mut views = start_joins(spec, &spine, planned).await?;
+    let plans = views.iter().filter_map(|view| view.as_ref().map(|join| join.shown.clone())).collect();
+
+    let mut statuses = StatusCounts::new();
     let mut errors = Vec::new();
-    for (number, view) in spec.views.iter().enumerate() {
-        match view {
-            ViewOfService::Stored(stored) => {
-                let table = store.table(&stored.view)?;
-                let state = commits.state(&table, stored.version).await?;
-                let (columns, recipe_view, plan) =
-                    join_view(&table, state, spec, number, stored, &spine, &times).await?;
-                made.push(columns);
-                recipe_views.push(recipe_view);
-                plans.extend(plan);
-            }
-            ViewOfService::OnDemand(on_demand) => {
-                let (columns, failed) = compute_view(spec, on_demand, &spine, &times, &made)?;
-                made.push(columns);
-                errors.extend(failed.into_iter().map(|(row, reason)| (on_demand.id.clone(), row, reason)));
-                errors.truncate(ERRORS_REPORTED_MAX);
-                recipe_views.push(RecipeView {
-                    view: on_demand.id.clone(),
-                    digest: on_demand.digest.clone(),
-                    component: *on_demand.transform.digest(),
-                    table_version: None,
-                    files: Vec::new(),
-                });
-            }
+    let mut sink: Option<DatasetSink> = None;
+    let mut blocks = spine.blocks(None, ROW_GROUP_ROWS)?;
+    if spine.rows() == 0 {
+        // A training set without rows still has columns.
+        blocks = futures::stream::iter([Ok(spine.no_rows())]).boxed();
+    }
+    while let Some(block) = blocks.try_next().await? {
+        let times = block.times(&spec.columns.timestamp)?;
+        let made = features_at(spec, &mut views, &block, &times, &mut errors).await?;
+        let rows = assemble(spec, &block, &made, &mut statuses)?;
+        if sink.is_none() {
+            sink = Some(DatasetSink::begin(place.clone(), &rows.schema(), spec).await?);
+        }
+        if let Some(sink) = &mut sink {
+            sink.write(&rows).await?;
         }
     }
-    let (rows, statuses) = assemble(spec, &spine, &made)?;
-    let mut sink = DatasetSink::begin(place, &rows.schema(), spec).await?;
-    sink.write(&rows).await?;
+    let sink = sink.ok_or_else(|| OfflineError::Dataset("the spine gave no rows".to_owned()))?;
     let FinishedRows { output, statistics, spine: spine_report } = sink.finish(spec, &statuses).await?;
     let recipe = Recipe {
         format: RECIPE_FORMAT,
@@ -182,6 +179,93 @@ async fn make(store: &OfflineStore, spec: &DatasetSpec, place: Location) -> Resu
     Ok(Made { report, output })
 }
 
+/// Plans the joins of all views with a table, and lists for the recipe what each view reads.
+async fn plan_views<'a>(
+    store: &OfflineStore,
+    spec: &'a DatasetSpec,
+    spine: &SpineReader,
+    span: Option<(i64, i64)>,
+) -> Result<(Vec<Option<PlannedJoin<'a>>>, Vec<RecipeView>), OfflineError> {
+    let mut commits = Commits::default();
+    let (mut planned, mut recipes) = (Vec::new(), Vec::new());
+    for (number, view) in spec.views.iter().enumerate() {
+        match view {
+            ViewOfService::Stored(stored) => {
+                let table = store.table(&stored.view)?;
+                let state = commits.state(&table, stored.version).await?;
+                let join = PlannedJoin::plan(table, state, spec, number, stored, spine, span).await?;
+                recipes.push(join.recipe.clone());
+                planned.push(Some(join));
+            }
+            ViewOfService::OnDemand(on_demand) => {
+                planned.push(None);
+                recipes.push(RecipeView {
+                    view: on_demand.id.clone(),
+                    digest: on_demand.digest.clone(),
+                    component: *on_demand.transform.digest(),
+                    table_version: None,
+                    files: Vec::new(),
+                });
+            }
+        }
+    }
+    Ok((planned, recipes))
+}
+
+/// Starts the joins so that they stay within half of the job's memory: together if they fit, else one after the other
+/// through temporary files, each in as many parts as it takes. The other half is for what is read and written meanwhile.
+async fn start_joins<'a>(
+    spec: &'a DatasetSpec,
+    spine: &SharedSpine,
+    planned: Vec<Option<PlannedJoin<'a>>>,
+) -> Result<Vec<Option<StartedJoin<'a>>>, OfflineError> {
+    let memory_bytes = (spec.memory_bytes_max / 2).max(1) as u64;
+    let mut needed_bytes = Vec::with_capacity(planned.len());
+    for join in &planned {
+        needed_bytes.push(match join {
+            Some(join) => join.row_bytes().await?.saturating_mul(spine.rows() as u64),
+            None => 0,
+        });
+    }
+    let must_spill = needed_bytes.iter().sum::<u64>() > memory_bytes;
+    let mut started = Vec::with_capacity(planned.len());
+    for (join, needed_bytes) in planned.into_iter().zip(needed_bytes) {
+        let partitions = needed_bytes.div_ceil(memory_bytes).clamp(1, PARTITIONS_MAX) as usize;
+        started.push(match join {
+            Some(join) => Some(join.start(spec, spine, partitions, must_spill).await?),
+            None => None,
+        });
+    }
+    Ok(started)
+}
+
+/// The features of all views at a block of the spine, those that others depend on first.
+async fn features_at(
+    spec: &DatasetSpec,
+    views: &mut [Option<StartedJoin<'_>>],
+    block: &SpineBlock,
+    times: &ArrayRef,
+    errors: &mut Vec<(String, usize, String)>,
+) -> Result<Vec<ViewColumns>, OfflineError> {
+    let mut made: Vec<ViewColumns> = Vec::with_capacity(spec.views.len());
+    for (view, join) in spec.views.iter().zip(views) {
+        match (view, join) {
+            (ViewOfService::OnDemand(on_demand), _) => {
+                let (columns, failed) = compute_view(spec, on_demand, block, times, &made)?;
+                made.push(columns);
+                let reported = ERRORS_REPORTED_MAX.saturating_sub(errors.len());
+                errors
+                    .extend(failed.into_iter().take(reported).map(|(row, reason)| (on_demand.id.clone(), row, reason)));
+            }
+            (ViewOfService::Stored(_), Some(join)) => made.push(join.features_at(block, times).await?),
+            (ViewOfService::Stored(stored), None) => {
+                return Err(OfflineError::Dataset(format!("{} was not joined", stored.view.id())));
+            }
+        }
+    }
+    Ok(made)
+}
+
 /// The commits that a dataset reads, one for each table: two roles of one view see the same rows.
 #[derive(Default)]
 struct Commits {
@@ -198,15 +282,4 @@ impl Commits {
         self.states.insert(identity, state.clone());
         Ok(state)
     }
-}
-
-fn spine_times(spine: &Spine, spec: &DatasetSpec) -> Result<ArrayRef, OfflineError> {
-    let times = spine.column(&spec.columns.timestamp, DataType::Timestamp)?;
-    if let Some(row) = (0..times.len()).find(|row| times.is_null(*row)) {
-        return Err(OfflineError::Dataset(format!(
-            "row {row} of the spine has no time in column `{}`",
-            spec.columns.timestamp
-        )));
-    }
-    Ok(times)
 }

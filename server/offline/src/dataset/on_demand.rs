@@ -7,15 +7,15 @@ use eadem_values::array_from_values;
 use super::ViewColumns;
 use super::spec::{DatasetSpec, OnDemandBinding, OnDemandView};
 use crate::error::OfflineError;
-use crate::spine::Spine;
+use crate::spine::reader::SpineBlock;
 
-/// Rows on which a view failed, with the reason.
+/// Rows of the spine on which a view failed, with the reason.
 pub(super) type FailedRows = Vec<(usize, String)>;
 
 pub(super) fn compute_view(
     spec: &DatasetSpec,
     view: &OnDemandView,
-    spine: &Spine,
+    spine: &SpineBlock,
     times: &ArrayRef,
     made: &[ViewColumns],
 ) -> Result<(ViewColumns, FailedRows), OfflineError> {
@@ -62,5 +62,6 @@ pub(super) fn compute_view(
         values: output.columns,
         statuses: output.statuses,
     };
-    Ok((columns, output.errors))
+    let failed = output.errors.into_iter().map(|(row, reason)| (spine.first_row + row, reason));
+    Ok((columns, failed.collect()))
 }

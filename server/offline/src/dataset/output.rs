@@ -9,6 +9,9 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::content::ContentDigest;
 use crate::error::OfflineError;
@@ -48,16 +51,72 @@ impl OutputFormat {
     }
 }
 
-/// Writes the rows of a training set, in order, and digests them on the way.
+/// Writes the rows of a training set, in order, and digests them on the way. Row groups are encoded and digested on two
+/// threads, beside the making of the next ones.
 pub(super) struct OutputWriter {
     schema: SchemaRef,
-    upload: Upload,
-    encoder: Encoder,
     /// Rows of the next row group.
     pending: Vec<RecordBatch>,
     pending_rows: usize,
     rows: usize,
-    content: ContentDigest,
+    digest: Stage<ContentDigest>,
+    file: Stage<EncodedFile>,
+}
+
+/// Work on row groups in their order, on a thread of its own.
+struct Stage<T> {
+    row_groups: mpsc::Sender<RecordBatch>,
+    work: JoinHandle<Result<T, OfflineError>>,
+}
+
+/// Row groups that wait for a stage: enough that none waits for the other, few enough for memory.
+const ROW_GROUPS_WAITING_MAX: usize = 1;
+
+impl<T: Send + 'static> Stage<T> {
+    fn start(mut state: T, step: fn(&mut T, &RecordBatch) -> Result<(), OfflineError>) -> Self {
+        let (row_groups, mut next) = mpsc::channel::<RecordBatch>(ROW_GROUPS_WAITING_MAX);
+        let work = tokio::task::spawn_blocking(move || {
+            while let Some(rows) = next.blocking_recv() {
+                step(&mut state, &rows)?;
+            }
+            Ok(state)
+        });
+        Self { row_groups, work }
+    }
+
+    /// Hands a row group on; false if the work has ended before its time.
+    async fn give(&self, rows: RecordBatch) -> bool {
+        self.row_groups.send(rows).await.is_ok()
+    }
+
+    async fn finish(self) -> Result<T, OfflineError> {
+        drop(self.row_groups);
+        self.work.await.unwrap_or_else(|error| Err(OfflineError::Worker(error.to_string())))
+    }
+
+    /// Why the work has ended before its time.
+    async fn error(&mut self) -> OfflineError {
+        match (&mut self.work).await {
+            Ok(Err(error)) => error,
+            Ok(Ok(_)) => OfflineError::Worker("the writer of a training set has stopped".to_owned()),
+            Err(error) => OfflineError::Worker(error.to_string()),
+        }
+    }
+}
+
+/// A file as far as it is encoded.
+struct EncodedFile {
+    encoder: Encoder,
+    upload: Upload,
+    runtime: Handle,
+}
+
+impl EncodedFile {
+    fn write(&mut self, rows: &RecordBatch) -> Result<(), OfflineError> {
+        self.encoder.write(rows)?;
+        let bytes = self.encoder.take();
+        self.runtime.block_on(self.upload.send(bytes))
+    }
 }
 
 enum Encoder {
@@ -120,14 +179,14 @@ impl OutputWriter {
     /// Begins a file of rows with this schema.
     pub(super) async fn begin(place: Location, schema: SchemaRef, format: OutputFormat) -> Result<Self, OfflineError> {
         let upload = Upload::begin(place).await?;
-        let encoder = Encoder::new(&schema, format)?;
-        let content = ContentDigest::new(&schema);
-        Ok(Self { schema, upload, encoder, pending: Vec::new(), pending_rows: 0, rows: 0, content })
+        let file = EncodedFile { encoder: Encoder::new(&schema, format)?, upload, runtime: Handle::current() };
+        let digest = Stage::start(ContentDigest::new(&schema), ContentDigest::update);
+        let file = Stage::start(file, EncodedFile::write);
+        Ok(Self { schema, pending: Vec::new(), pending_rows: 0, rows: 0, digest, file })
     }
 
     /// The next rows. In batches of [`ROW_GROUP_ROWS`] none is copied; the file is the same whatever the batches are.
     pub(super) async fn write(&mut self, rows: &RecordBatch) -> Result<(), OfflineError> {
-        self.content.update(rows)?;
         self.rows += rows.num_rows();
         let mut start = 0;
         while start < rows.num_rows() {
@@ -145,27 +204,28 @@ impl OutputWriter {
     async fn write_row_group(&mut self) -> Result<(), OfflineError> {
         let pending = std::mem::take(&mut self.pending);
         self.pending_rows = 0;
-        match pending.as_slice() {
+        let rows = match pending.as_slice() {
             [] => return Ok(()),
-            [whole] => self.encoder.write(whole)?,
-            parts => self.encoder.write(&arrow_select::concat::concat_batches(&self.schema, parts)?)?,
+            [whole] => whole.clone(),
+            parts => arrow_select::concat::concat_batches(&self.schema, parts)?,
+        };
+        if !self.file.give(rows.clone()).await {
+            return Err(self.file.error().await);
         }
-        let bytes = self.encoder.take();
-        self.upload.send(bytes).await
+        if !self.digest.give(rows).await {
+            return Err(self.digest.error().await);
+        }
+        Ok(())
     }
 
     /// Writes what is left. The file cannot be seen yet.
     pub(super) async fn finish(mut self) -> Result<WrittenOutput, OfflineError> {
         self.write_row_group().await?;
-        self.encoder.finish()?;
-        let bytes = self.encoder.take();
-        self.upload.send(bytes).await?;
-        Ok(WrittenOutput {
-            file_digest: self.upload.digest(),
-            upload: self.upload,
-            rows: self.rows,
-            content_digest: self.content.finish(),
-        })
+        let EncodedFile { mut encoder, mut upload, .. } = self.file.finish().await?;
+        encoder.finish()?;
+        upload.send(encoder.take()).await?;
+        let content_digest = self.digest.finish().await?.finish();
+        Ok(WrittenOutput { file_digest: upload.digest(), upload, rows: self.rows, content_digest })
     }
 }
 

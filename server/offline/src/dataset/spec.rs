@@ -44,6 +44,9 @@ pub struct DatasetSpec {
     pub workers: usize,
     /// What the file looks like, and what is kept beside it.
     pub options: DatasetOptions,
+    /// Bytes of memory that the job may take, about: half of it for the joins, which are split and go through temporary
+    /// files where they do not fit, the rest for what is read and written meanwhile.
+    pub memory_bytes_max: usize,
 }
 
 /// What a training set's file looks like, and what is kept beside it.

@@ -240,7 +240,7 @@ impl Splitter {
     }
 
     fn by_time(&self, ranges: &[TimeRange], spine: &RecordBatch) -> Result<Vec<Option<i8>>, OfflineError> {
-        let times = column_of(spine, &self.timestamp, DataType::Timestamp)?;
+        let times = column_of(spine, 0, &self.timestamp, DataType::Timestamp)?;
         let times = times.as_primitive::<TimestampMicrosecondType>();
         let holds = |range: &TimeRange, at_us: i64| {
             range.from_us.is_none_or(|from_us| from_us <= at_us) && range.to_us.is_none_or(|to_us| at_us < to_us)
@@ -284,7 +284,7 @@ impl Splitter {
 /// A column of the spine as it is read: a time is an instant, whether the file has it as text or not.
 pub(super) fn identity_column(spine: &RecordBatch, name: &str, timestamp: &str) -> Result<ArrayRef, OfflineError> {
     match name == timestamp {
-        true => column_of(spine, name, DataType::Timestamp),
+        true => column_of(spine, 0, name, DataType::Timestamp),
         false => encodable(named(spine, name)?),
     }
 }

@@ -1,7 +1,9 @@
 //! The spine of a training set: reading it, and its columns in the types of the contract.
 
 mod entities;
+pub(crate) mod exec;
 mod query;
+pub(crate) mod reader;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -16,9 +18,11 @@ use arrow_csv::reader::Format;
 use arrow_schema::{DataType as ArrowType, Field, Schema};
 use bytes::Bytes;
 use eadem_values::{DataType, Digest, parse_timestamp};
-use object_store::{ObjectStoreExt, PutPayload};
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt, WriteMultipart};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 pub use self::entities::{ENTITIES_MAX, SPINE_ROWS_MAX, TIMES_MAX, keep_entities_spine};
 pub use self::query::{QueriedSpine, SpineQuery, tables_of_query};
@@ -26,11 +30,15 @@ use crate::error::OfflineError;
 use crate::location::{Location, OfflineStore};
 use crate::source::to_canonical;
 
+/// Parts of a copy that are on their way to the store at once.
+const COPY_PARTS_IN_FLIGHT_MAX: usize = 4;
+
+/// Bytes of a file that are read at a time.
+const PIECE_BYTES: u64 = 4 << 20;
+
 /// A spine in memory, in the order of its file.
 #[derive(Debug)]
 pub struct Spine {
-    /// Its bytes: their digest, and how they are read.
-    pub(crate) kept: KeptSpine,
     /// The rows, with columns in the types of the file.
     pub rows: RecordBatch,
 }
@@ -52,6 +60,12 @@ pub enum SpineFormat {
     Parquet,
     Csv,
     Arrow,
+}
+
+impl std::fmt::Display for SpineFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 impl SpineFormat {
@@ -82,23 +96,77 @@ async fn read_bytes(place: &Location) -> Result<Bytes, OfflineError> {
     object.bytes().await.map_err(|error| file_failed(place, error))
 }
 
+/// A file piece by piece, in order. (A plain read of a local file comes in pieces of a few kilobytes, which costs more than
+/// what is done with them.)
+fn pieces(place: &Location) -> BoxStream<'static, Result<Bytes, OfflineError>> {
+    let from_the_start = (place.clone(), 0_u64, None::<u64>);
+    futures::stream::try_unfold(from_the_start, |(place, from, size)| async move {
+        if size.is_some_and(|size| from >= size) {
+            return Ok(None);
+        }
+        // What comes with the first piece says how many there are.
+        let options = GetOptions { range: Some((from..from + PIECE_BYTES).into()), ..GetOptions::default() };
+        let failed = |error: object_store::Error| file_failed(&place, error);
+        let piece = place.store.get_opts(&place.path, options).await.map_err(failed)?;
+        let size = piece.meta.size;
+        let bytes = piece.bytes().await.map_err(failed)?;
+        if bytes.is_empty() {
+            return Err(file_failed(&place, "it ends before its end; it changed while it was read"));
+        }
+        let next = from + bytes.len() as u64;
+        Ok(Some((bytes, (place, next, Some(size)))))
+    })
+    .boxed()
+}
+
+/// The digest of a file.
+async fn digest_of(place: &Location) -> Result<Digest, OfflineError> {
+    let mut pieces = pieces(place);
+    let mut hasher = Sha256::new();
+    while let Some(piece) = pieces.try_next().await? {
+        hasher.update(&piece);
+    }
+    Ok(Digest::from_bytes(hasher.finalize().into()))
+}
+
+/// Refuses a kept copy that is not what it was. Messages name the spine's own `location`.
+pub(crate) async fn check_kept(store: &OfflineStore, kept: &KeptSpine, location: &str) -> Result<(), OfflineError> {
+    if digest_of(&store.kept_spine_location(kept)?).await? != kept.digest {
+        let reason = format!("the copy that the store keeps is not {} any more", kept.digest);
+        return Err(OfflineError::File { file: location.to_owned(), reason });
+    }
+    Ok(())
+}
+
 impl OfflineStore {
-    /// Keeps a copy of a spine, named by its digest, in the store.
+    /// Keeps a copy of a spine, named by its digest, in the store. The file may be larger than memory.
     ///
     /// # Errors
-    /// A file that is neither Parquet, CSV nor Arrow by its name, or cannot be read; a store that cannot be written.
+    /// A file that is neither Parquet, CSV nor Arrow by its name, cannot be read, or changes meanwhile; a store that cannot be
+    /// written.
     pub async fn keep_spine(&self, location: &str) -> Result<KeptSpine, OfflineError> {
-        self.copy_spine(location).await.map(|(kept, _)| kept)
-    }
-
-    async fn copy_spine(&self, location: &str) -> Result<(KeptSpine, Bytes), OfflineError> {
         let place = Location::parse(location)?;
         let format = SpineFormat::of(&place)?;
-        let bytes = read_bytes(&place).await?;
-        let kept = KeptSpine { digest: Digest::of(&bytes), format };
+        let digest = digest_of(&place).await?;
+        let kept = KeptSpine { digest, format };
         let copy = self.kept_spine_location(&kept)?;
-        copy.store.put(&copy.path, PutPayload::from(bytes.clone())).await?;
-        Ok((kept, bytes))
+        if digest_of(&copy).await.is_ok_and(|known| known == digest) {
+            return Ok(kept);
+        }
+        let mut pieces = pieces(&place);
+        let mut hasher = Sha256::new();
+        let mut upload = WriteMultipart::new(copy.store.put_multipart(&copy.path).await?);
+        while let Some(piece) = pieces.try_next().await? {
+            hasher.update(&piece);
+            upload.wait_for_capacity(COPY_PARTS_IN_FLIGHT_MAX).await?;
+            upload.put(piece);
+        }
+        if Digest::from_bytes(hasher.finalize().into()) != digest {
+            upload.abort().await?;
+            return Err(file_failed(&place, "it changed while it was copied; run this again"));
+        }
+        upload.finish().await?;
+        Ok(kept)
     }
 
     pub(crate) fn kept_spine_location(&self, kept: &KeptSpine) -> Result<Location, OfflineError> {
@@ -116,43 +184,35 @@ impl Spine {
         let place = Location::parse(location)?;
         let format = SpineFormat::of(&place)?;
         let bytes = read_bytes(&place).await?;
-        Self::decode(KeptSpine { digest: Digest::of(&bytes), format }, bytes, wanted, location)
+        Self::decode(format, bytes, wanted, location)
     }
 
-    /// Reads the spine that was kept, or else keeps the file at `location` first. Messages name the latter.
-    pub(crate) async fn read_kept(
-        store: &OfflineStore,
-        location: &str,
-        kept: Option<&KeptSpine>,
+    /// Reads the copy that the store keeps at `place`. Messages name `location`.
+    pub(crate) async fn read_copy(
+        place: &Location,
+        kept: &KeptSpine,
         wanted: &BTreeMap<String, DataType>,
+        location: &str,
     ) -> Result<Self, OfflineError> {
-        let failed = |reason: String| OfflineError::File { file: location.to_owned(), reason };
-        let (kept, bytes) = match kept {
-            Some(kept) => (kept.clone(), read_bytes(&store.kept_spine_location(kept)?).await?),
-            None => store.copy_spine(location).await?,
-        };
-        if Digest::of(&bytes) != kept.digest {
-            return Err(failed(format!("the copy that the store keeps is not {} any more", kept.digest)));
-        }
-        Self::decode(kept, bytes, wanted, location)
+        Self::decode(kept.format, read_bytes(place).await?, wanted, location)
     }
 
     fn decode(
-        kept: KeptSpine,
+        format: SpineFormat,
         bytes: Bytes,
         wanted: &BTreeMap<String, DataType>,
         location: &str,
     ) -> Result<Self, OfflineError> {
-        let rows = match kept.format {
+        let rows = match format {
             SpineFormat::Parquet => read_parquet(bytes),
             SpineFormat::Csv => read_csv(&bytes, wanted),
             SpineFormat::Arrow => read_arrow(bytes),
         }
         .map_err(|reason| OfflineError::File {
             file: location.to_owned(),
-            reason: format!("cannot be read as {}: {reason}", kept.format.name()),
+            reason: format!("cannot be read as {format}: {reason}"),
         })?;
-        Ok(Self { kept, rows })
+        Ok(Self { rows })
     }
 
     /// A column as `data_type`, in canonical form, one entry per row.
@@ -160,25 +220,34 @@ impl Spine {
     /// # Errors
     /// No such column, or one that cannot be read as `data_type`; the message names it.
     pub fn column(&self, name: &str, data_type: DataType) -> Result<ArrayRef, OfflineError> {
-        column_of(&self.rows, name, data_type)
+        column_of(&self.rows, 0, name, data_type)
     }
 }
 
-/// A column of a spine, as it is in the file.
-pub(crate) fn named<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, OfflineError> {
-    rows.column_by_name(name).ok_or_else(|| {
-        let schema = rows.schema();
-        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        OfflineError::Dataset(format!("the spine has no column `{name}`; its columns are {}", names.join(", ")))
-    })
+pub(crate) fn no_column(schema: &Schema, name: &str) -> OfflineError {
+    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    OfflineError::Dataset(format!("the spine has no column `{name}`; its columns are {}", names.join(", ")))
 }
 
-/// A column of a spine as `data_type`, in canonical form.
-pub(crate) fn column_of(rows: &RecordBatch, name: &str, data_type: DataType) -> Result<ArrayRef, OfflineError> {
+/// A column of spine rows, as it is in the file.
+pub(crate) fn named<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, OfflineError> {
+    rows.column_by_name(name).ok_or_else(|| no_column(&rows.schema(), name))
+}
+
+/// A column of spine rows as `data_type`, in canonical form, one entry per row. `first_row` is the number of the first.
+///
+/// # Errors
+/// No such column, or one that cannot be read as `data_type`; the message names it.
+pub(crate) fn column_of(
+    rows: &RecordBatch,
+    first_row: usize,
+    name: &str,
+    data_type: DataType,
+) -> Result<ArrayRef, OfflineError> {
     let column = named(rows, name)?;
     let wrong = |reason: String| OfflineError::Dataset(format!("the spine's column `{name}`: {reason}"));
     if data_type == DataType::Timestamp && is_text(column.data_type()) {
-        return timestamps(column).map_err(wrong);
+        return timestamps(column, first_row).map_err(wrong);
     }
     if matches!(column.data_type(), ArrowType::Timestamp(_, None)) {
         return Err(wrong("has no time zone; write it in UTC".to_owned()));
@@ -194,7 +263,7 @@ fn is_text(data_type: &ArrowType) -> bool {
     matches!(data_type, ArrowType::Utf8 | ArrowType::LargeUtf8 | ArrowType::Utf8View)
 }
 
-fn timestamps(column: &ArrayRef) -> Result<ArrayRef, String> {
+fn timestamps(column: &ArrayRef, first_row: usize) -> Result<ArrayRef, String> {
     let texts = arrow_cast::cast(column, &ArrowType::Utf8).map_err(|error| error.to_string())?;
     let texts = texts.as_string::<i32>();
     let times = (0..texts.len())
@@ -202,7 +271,7 @@ fn timestamps(column: &ArrayRef) -> Result<ArrayRef, String> {
             if texts.is_null(row) || texts.value(row).is_empty() {
                 return Ok(None);
             }
-            parse_timestamp(texts.value(row)).map(Some).map_err(|error| format!("row {row}: {error}"))
+            parse_timestamp(texts.value(row)).map(Some).map_err(|error| format!("row {}: {error}", first_row + row))
         })
         .collect::<Result<Vec<Option<i64>>, String>>()?;
     Ok(Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")))

@@ -235,6 +235,7 @@ pub fn dataset_of(view: &ViewSpec, spine: &FilePath) -> DatasetSpec {
         with_status: true,
         engine_fingerprint: "native".to_owned(),
         workers: 1,
+        memory_bytes_max: 1 << 30,
         options: DatasetOptions::default(),
     }
 }

@@ -1,0 +1,174 @@
+//! Keys and times of a spine as a leaf of a DataFusion plan, whole or split by entity.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow_schema::{Field, Schema, SchemaRef};
+use datafusion::common::hash_utils::{RandomState, create_hashes};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, ReplaceChildrenOptions,
+};
+use eadem_values::DataType;
+use futures::TryStreamExt;
+
+use super::reader::{SharedSpine, SpineBlock};
+use crate::error::OfflineError;
+use crate::schema::key_arrow_type;
+use crate::spec::JoinKey;
+
+/// Rows of one batch.
+const BATCH_ROWS: usize = 65_536;
+
+/// The column of the times. A key may be called anything that does not begin so.
+const TIME_COLUMN: &str = "_at";
+
+/// Which columns of a spine are the join keys of a view, and which is the time.
+#[derive(Debug, Clone)]
+pub(crate) struct SpineKeys {
+    /// The spine's column for each key, with its type.
+    columns: Vec<(String, DataType)>,
+    time: String,
+    schema: SchemaRef,
+}
+
+impl SpineKeys {
+    /// For these join keys, whose columns in the spine are `columns`.
+    ///
+    /// # Errors
+    /// A key without a type.
+    pub(crate) fn try_new(keys: &[JoinKey], columns: &[String], time: &str) -> std::result::Result<Self, OfflineError> {
+        let mut fields = Vec::with_capacity(keys.len() + 1);
+        let mut typed = Vec::with_capacity(keys.len());
+        for (key, column) in keys.iter().zip(columns) {
+            let arrow_type = key_arrow_type(key.key_type);
+            let data_type = DataType::from_arrow(&arrow_type)
+                .ok_or_else(|| OfflineError::Dataset(format!("join key `{}` has no type", key.name)))?;
+            typed.push((column.clone(), data_type));
+            fields.push(Field::new(&key.name, arrow_type, true));
+        }
+        fields.push(Field::new(TIME_COLUMN, DataType::Timestamp.to_arrow(), false));
+        Ok(Self { columns: typed, time: time.to_owned(), schema: Arc::new(Schema::new(fields)) })
+    }
+
+    /// How many keys there are.
+    pub(crate) fn len(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// The key columns of a block.
+    pub(crate) fn of(&self, block: &SpineBlock) -> std::result::Result<Vec<ArrayRef>, OfflineError> {
+        self.columns.iter().map(|(column, data_type)| block.column(column, *data_type)).collect()
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.columns.iter().map(|(column, _)| column.as_str()).chain([self.time.as_str()]).collect()
+    }
+
+    fn batch(&self, block: &SpineBlock) -> std::result::Result<RecordBatch, OfflineError> {
+        let mut columns = self.of(block)?;
+        columns.push(block.times(&self.time)?);
+        Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
+    }
+}
+
+/// In which of `partitions` parts the rows with these keys are: all rows of an entity in the same.
+pub(crate) fn partitions_of(keys: &[ArrayRef], partitions: usize) -> std::result::Result<Vec<u16>, OfflineError> {
+    let rows = keys.first().map_or(0, |key| key.len());
+    let mut hashes = vec![0; rows];
+    // The seeds are arbitrary, but not drawn: every pass over the spine has to split it alike.
+    create_hashes(keys, &RandomState::with_seed(0), &mut hashes)?;
+    Ok(hashes.into_iter().map(|hash| (hash % partitions.max(1) as u64) as u16).collect())
+}
+
+/// Gives the keys and times of a spine in as many partitions as asked for, each in the order of the spine.
+#[derive(Debug, Clone)]
+pub(crate) struct SpineExec {
+    spine: SharedSpine,
+    keys: SpineKeys,
+    partitions: usize,
+    properties: Arc<PlanProperties>,
+}
+
+impl SpineExec {
+    pub(crate) fn new(spine: SharedSpine, keys: SpineKeys, partitions: usize) -> Self {
+        let partitions = partitions.clamp(1, usize::from(u16::MAX));
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(keys.schema.clone()),
+            Partitioning::UnknownPartitioning(partitions),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Self { spine, keys, partitions, properties: Arc::new(properties) }
+    }
+}
+
+impl DisplayAs for SpineExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SpineExec: rows={}, partitions={}", self.spine.rows(), self.partitions)
+    }
+}
+
+impl ExecutionPlan for SpineExec {
+    fn name(&self) -> &str {
+        "SpineExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let partitions = self.partitions;
+        if partition >= partitions {
+            return Err(DataFusionError::Internal(format!("the spine has no partition {partition}")));
+        }
+        let blocks = self.spine.blocks(Some(&self.keys.names()), BATCH_ROWS).map_err(external)?;
+        let keys = self.keys.clone();
+        let part = move |block: SpineBlock| {
+            let rows = keys.batch(&block)?;
+            if partitions == 1 {
+                return Ok(rows);
+            }
+            let of_row = partitions_of(&rows.columns()[..keys.len()], partitions)?;
+            let mask: BooleanArray = of_row.into_iter().map(|of_row| Some(usize::from(of_row) == partition)).collect();
+            Ok(arrow_select::filter::filter_record_batch(&rows, &mask)?)
+        };
+        let batches =
+            blocks.and_then(move |block| futures::future::ready(part(block))).map_err(external::<OfflineError>);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), batches)))
+    }
+}
+
+fn external<E: std::error::Error + Send + Sync + 'static>(error: E) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
