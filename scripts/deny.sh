@@ -10,7 +10,7 @@ cargo=${CARGO:-cargo}
 if ! "$cargo" deny --version >/dev/null 2>&1; then
   printf 'deny: cargo-deny is not installed; licences, bans and sources are checked by the tests instead\n'
   if [[ ${1:-} != --beside-tests ]]; then
-    "$cargo" test --quiet --locked --workspace --bin eadem --test system dependencies
+    "$cargo" test --quiet --locked --workspace --test system dependencies
   fi
   printf 'deny: advisories NOT CHECKED, for want of cargo-deny: cargo install cargo-deny --locked\n'
   exit 0

@@ -9,13 +9,10 @@ use eadem_benches::results::{Figure, load_average};
 use crate::process::{numbers_after, output, root};
 
 /// With the features of `make test`: fewer packages would have their dependencies compiled a second time.
-/// The binary beside the test keeps the build's settings of procedural macros, which every crate depends on.
-const ARGUMENTS: [&str; 11] = [
+const ARGUMENTS: [&str; 9] = [
     "test",
     "--locked",
     "--workspace",
-    "--bin",
-    "eadem",
     "--test",
     "api",
     "--",

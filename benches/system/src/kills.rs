@@ -9,8 +9,8 @@ use eadem_benches::results::{Figure, load_average};
 use crate::process::{output, root};
 
 /// With the features of `make test`: fewer packages would have their dependencies compiled a second time.
-const ARGUMENTS: [&str; 10] =
-    ["test", "--locked", "--workspace", "--no-fail-fast", "--bin", "eadem", "--test", "system", "--test", "offline"];
+const ARGUMENTS: [&str; 8] =
+    ["test", "--locked", "--workspace", "--no-fail-fast", "--test", "system", "--test", "offline"];
 
 /// The tests that print a line `H9: kills=… faults=…`, by the modules that they are in.
 const TESTS: [&str; 4] = ["scenario::kills::", "kill::", "every_request::", "s3::a_lost"];
