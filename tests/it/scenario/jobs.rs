@@ -90,6 +90,7 @@ fn rows_added_by_version(table: &Path) -> Vec<u64> {
 }
 
 /// The backfill of a project, once a process of its own is at it and has done something; gives the process and the job.
+#[allow(clippy::zombie_processes)] // Whoever gets it waits for it.
 fn backfill_at_work(project: &Project) -> (Child, Json) {
     let mut verb = project.command(&["backfill", "airport_weather"]);
     let verb = verb.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();

@@ -401,7 +401,8 @@ fn one_of_two_workers_is_killed_and_the_other_ends_the_job() {
         }
         let _ = helper.kill();
         let _ = first.kill();
-        (helper.wait().unwrap(), first.wait().unwrap());
+        helper.wait().unwrap();
+        first.wait().unwrap();
         let job = newest_job(&project).unwrap();
         shared += u64::from(job["result"]["views"][0]["chunks_done_elsewhere"].as_u64().unwrap_or(0) > 0);
         finish_and_compare(&project, &undisturbed, &mut tally);
