@@ -68,6 +68,32 @@ pub enum StoreError {
         /// What was wrong with it.
         what: String,
     },
+    /// A URL or option that cannot be used.
+    #[error("the online store cannot be opened: {what}")]
+    BadConfig {
+        /// What is wrong with it. Never a password.
+        what: String,
+    },
+    /// The keyspace is not there, or was not made for this store.
+    #[error("{store} is no online store yet: {what}; `eadem online init` shows and applies the schema")]
+    NoSchema {
+        /// The store's address, without password.
+        store: String,
+        /// What is missing.
+        what: String,
+    },
+    /// The keyspace was made by a newer release.
+    #[error(
+        "{store} has layout {found}, and this release reads up to {supported}; use a newer release, or load a new keyspace"
+    )]
+    LayoutTooNew {
+        /// The store's address, without password.
+        store: String,
+        /// The layout found.
+        found: u32,
+        /// The newest layout that this release reads.
+        supported: u32,
+    },
     /// The store's disk or database failed. A write may or may not have happened; writing the same rows again is safe.
     #[error("{doing}: {source}")]
     Failed {

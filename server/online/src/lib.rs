@@ -2,20 +2,22 @@
 //!
 //! [`OnlineStore`] is what the server, the materializer and the stream worker see. A store keeps rows as bytes with their
 //! [`RowOrder`](eadem_semantics::RowOrder); what the bytes mean, how long a row may be served and which epoch is current
-//! is other crates' business. [`EmbeddedStore`] is the default, in one directory and without a server; [`MemoryStore`]
-//! forgets everything. Every store passes the one suite in [`conformance`].
+//! is other crates' business. [`EmbeddedStore`] is the default, in one directory and without a server; [`ScyllaStore`] is for
+//! several servers, on ScyllaDB or Cassandra; [`MemoryStore`] forgets everything. Every store passes the one suite in [`conformance`].
 
 pub mod conformance;
 mod embedded;
 mod error;
 mod memory;
 mod row;
+pub mod scylla;
 mod store;
 
 pub use embedded::{EmbeddedOptions, EmbeddedStore, LockInfo};
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use row::{KEY_BYTES_MAX, KeyBytes, Origin, Row, RowBody, VALUE_BYTES_MAX};
+pub use scylla::{ScyllaConfig, ScyllaStore};
 pub use store::{
     Answer, Coverage, LoadState, Merged, OnlineStore, PointRead, Retention, ScanCursor, ScanPage, TableId, TableStatus,
     Trim, Winner, scan_all,

@@ -61,7 +61,7 @@ impl Subject for Embedded {
     }
 }
 
-async fn conforms<S: Subject>(mut fresh: impl AsyncFnMut() -> Result<S, Violation>) {
+pub(crate) async fn conforms<S: Subject>(mut fresh: impl AsyncFnMut() -> Result<S, Violation>) {
     let mut violations = run_all(seed(), &mut fresh).await;
     let random = CASES.iter().find(|case| case.name == RANDOM_CASE).unwrap();
     for seed in seeds_of_soak() {

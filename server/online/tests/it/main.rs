@@ -1,4 +1,4 @@
-//! The conformance suite on both stores, and what only the embedded store promises.
+//! The conformance suite on every store, and what only one of them promises.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -6,3 +6,4 @@ mod conformance;
 mod directory;
 mod full_disk;
 mod kill;
+mod scylla;

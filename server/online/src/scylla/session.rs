@@ -1,0 +1,534 @@
+//! The connection to the cluster: how it is made, and how requests go through it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use scylla::client::execution_profile::ExecutionProfileHandle;
+use scylla::client::session::Session;
+use scylla::client::session_builder::SessionBuilder;
+use scylla::deserialize::row::DeserializeRow;
+use scylla::response::query_result::QueryResult;
+use scylla::response::{PagingState, PagingStateResponse};
+use scylla::serialize::row::SerializeRow;
+use scylla::statement::batch::{Batch, BatchType};
+use scylla::statement::prepared::PreparedStatement;
+use scylla::statement::unprepared::Statement;
+use scylla::statement::{Consistency, SerialConsistency};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::config::{ScyllaConfig, Tls};
+use super::policy::{read_profile, write_profile};
+use super::schema::{Layout, check_layout};
+use crate::StoreError;
+
+/// How much of a request counts as one place among those under way.
+const PLACE_BYTES: usize = 64 * 1024;
+
+impl ScyllaConfig {
+    /// The driver's settings as the store uses them: nodes, credentials, encryption and the policies for reads. For
+    /// measurements of the driver alone beside the store.
+    ///
+    /// # Errors
+    /// [`StoreError::BadConfig`]: a certificate file that cannot be read.
+    pub fn session_builder(&self) -> Result<SessionBuilder, StoreError> {
+        let mut builder = SessionBuilder::new()
+            .known_nodes(&self.nodes)
+            .fetch_schema_metadata(true)
+            .default_execution_profile_handle(read_profile(self).into_handle());
+        if let Some(credentials) = &self.credentials {
+            builder = builder.user(&credentials.user, &credentials.password);
+        }
+        if let Some(datacenter) = &self.datacenter {
+            builder = builder.prefer_datacenter(datacenter.clone());
+        }
+        match &self.tls {
+            Tls::Off => Ok(builder),
+            Tls::PublicAuthorities => {
+                let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+                Ok(builder.tls_context(Some(tls_config(roots)?)))
+            }
+            Tls::Authority(file) => Ok(builder.tls_context(Some(tls_config(roots_in(file)?)?))),
+        }
+    }
+}
+
+fn tls_config(roots: RootCertStore) -> Result<Arc<ClientConfig>, StoreError> {
+    // Named, because another crate of the process may have brought another provider.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| StoreError::BadConfig { what: format!("TLS: {error}") })?;
+    Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
+}
+
+fn roots_in(file: &Path) -> Result<RootCertStore, StoreError> {
+    let bad = |what: String| StoreError::BadConfig { what: format!("the certificates in {}: {what}", file.display()) };
+    let certificates = CertificateDer::pem_file_iter(file).map_err(|error| bad(error.to_string()))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        let certificate = certificate.map_err(|error| bad(error.to_string()))?;
+        roots.add(certificate).map_err(|error| bad(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(bad("there are none".to_owned()));
+    }
+    Ok(roots)
+}
+
+/// A session in no keyspace.
+pub(super) async fn connect(config: &ScyllaConfig) -> Result<Session, StoreError> {
+    let session = config
+        .session_builder()?
+        .build()
+        .await
+        .map_err(|error| StoreError::failed(format!("connecting to {config}"), error))?;
+    check_datacenter(&session, config)?;
+    Ok(session)
+}
+
+/// A majority is counted in the data center of whichever node is asked. With several of them, writing in one and reading in
+/// another would break the promise to read one's own writes.
+fn check_datacenter(session: &Session, config: &ScyllaConfig) -> Result<(), StoreError> {
+    let state = session.get_cluster_state();
+    let mut names: Vec<&str> = state.get_nodes_info().iter().filter_map(|node| node.datacenter.as_deref()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let what = match &config.datacenter {
+        Some(wanted) if !names.contains(&wanted.as_str()) => {
+            format!("{config} has no data center `{wanted}`; it has {}", names.join(", "))
+        }
+        None if names.len() > 1 => {
+            format!("{config} has several data centers; choose one by `datacenter=`: {}", names.join(", "))
+        }
+        _ => return Ok(()),
+    };
+    Err(StoreError::BadConfig { what })
+}
+
+pub(super) fn statement_failed(
+    doing: String,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> StoreError {
+    StoreError::failed(doing, error)
+}
+
+/// The first row of a statement that is executed once, when a store is opened or made.
+pub(super) async fn first_row<T>(
+    session: &Session,
+    config: &ScyllaConfig,
+    text: &str,
+    values: impl SerializeRow,
+) -> Result<Option<T>, StoreError>
+where
+    T: for<'f, 'm> DeserializeRow<'f, 'm>,
+{
+    let doing = || format!("reading the schema of {config}");
+    let mut statement = Statement::new(text);
+    // What `init` decided by a lightweight transaction is seen by whoever opens the store next.
+    statement.set_consistency(Consistency::LocalQuorum);
+    let result = session.query_unpaged(statement, values).await.map_err(|error| statement_failed(doing(), error))?;
+    let rows = result.into_rows_result().map_err(|error| statement_failed(doing(), error))?;
+    rows.maybe_first_row::<T>().map_err(|error| statement_failed(doing(), error))
+}
+
+/// Statements, prepared once. All but the lightweight transactions may be repeated.
+#[derive(Debug)]
+pub(super) struct Statements {
+    pub(super) insert_row: PreparedStatement,
+    pub(super) newest_row: PreparedStatement,
+    pub(super) orders_below: PreparedStatement,
+    pub(super) orders: PreparedStatement,
+    pub(super) one_body: PreparedStatement,
+    pub(super) bodies_between: PreparedStatement,
+    pub(super) erasures_of_partition: PreparedStatement,
+    pub(super) delete_row: PreparedStatement,
+    pub(super) delete_below: PreparedStatement,
+    pub(super) delete_up_to: PreparedStatement,
+    pub(super) delete_partition: PreparedStatement,
+    pub(super) erase_partition: PreparedStatement,
+    pub(super) forget_lesser_erasures: PreparedStatement,
+    pub(super) insert_entity: PreparedStatement,
+    pub(super) entities: PreparedStatement,
+    pub(super) count_entities: PreparedStatement,
+    pub(super) delete_entities: PreparedStatement,
+    pub(super) insert_erasure: PreparedStatement,
+    pub(super) erasure: PreparedStatement,
+    pub(super) delete_lesser_erasures: PreparedStatement,
+    pub(super) erasures_of_view: PreparedStatement,
+    pub(super) mark_erasures: PreparedStatement,
+    pub(super) epoch: PreparedStatement,
+    pub(super) epoch_for_change: PreparedStatement,
+    pub(super) epochs_of_view: PreparedStatement,
+    pub(super) all_epochs: PreparedStatement,
+    pub(super) insert_epoch: PreparedStatement,
+    pub(super) change_epoch: PreparedStatement,
+    pub(super) delete_epoch: PreparedStatement,
+    pub(super) insert_dropped: PreparedStatement,
+    pub(super) all_dropped: PreparedStatement,
+    pub(super) delete_dropped: PreparedStatement,
+}
+
+/// How a statement is executed.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Reads rows, with the consistency of the URL, sent to another node when slow.
+    ReadRows,
+    /// Reads or writes with a majority.
+    Majority,
+    /// Reads what lightweight transactions decided, those included whose outcome nobody knows yet.
+    Serial,
+    /// A lightweight transaction: must not be sent twice without looking in between.
+    Transaction,
+}
+
+/// How many rows of times and keys are read at once.
+const PAGE_ROWS: i32 = 1_000;
+
+struct Preparing<'a> {
+    session: &'a Session,
+    config: &'a ScyllaConfig,
+    reads: ExecutionProfileHandle,
+    writes: ExecutionProfileHandle,
+}
+
+impl Preparing<'_> {
+    async fn prepare(&self, kind: Kind, text: &str) -> Result<PreparedStatement, StoreError> {
+        let text = text.replace("@", &format!("{}.", self.config.keyspace));
+        let mut prepared = self
+            .session
+            .prepare(text)
+            .await
+            .map_err(|error| statement_failed(format!("preparing statements for {}", self.config), error))?;
+        prepared.set_is_idempotent(!matches!(kind, Kind::Transaction));
+        prepared.set_page_size(PAGE_ROWS);
+        let profile = if matches!(kind, Kind::ReadRows) { &self.reads } else { &self.writes };
+        prepared.set_execution_profile_handle(Some(profile.clone()));
+        if matches!(kind, Kind::Serial) {
+            prepared.set_consistency(Consistency::LocalSerial);
+        }
+        prepared.set_serial_consistency(Some(SerialConsistency::LocalSerial));
+        Ok(prepared)
+    }
+}
+
+impl Statements {
+    async fn prepare(session: &Session, config: &ScyllaConfig) -> Result<Self, StoreError> {
+        use Kind::{Majority, ReadRows, Serial, Transaction};
+        let preparing = Preparing {
+            session,
+            config,
+            reads: read_profile(config).into_handle(),
+            writes: write_profile(config).into_handle(),
+        };
+        let prepare = |kind, text| preparing.prepare(kind, text);
+        let mut newest_row = prepare(
+            ReadRows,
+            "SELECT event_time, known_at, tie, body, erased_up_to FROM @rows WHERE incarnation = ? AND entity = ? AND \
+             event_time <= ?",
+        )
+        .await?;
+        // Nearly always the newest row is the one; further ones may be large.
+        newest_row.set_page_size(1);
+        Ok(Self {
+            newest_row,
+            insert_row: prepare(
+                Majority,
+                "INSERT INTO @rows (incarnation, entity, event_time, known_at, tie, body, bytes) VALUES (?, ?, ?, ?, ?, ?, \
+                 ?) USING TIMESTAMP ?",
+            )
+            .await?,
+            orders_below: prepare(
+                ReadRows,
+                "SELECT event_time, known_at, tie FROM @rows WHERE incarnation = ? AND entity = ? AND (event_time, \
+                 known_at, tie) < (?, ?, ?)",
+            )
+            .await?,
+            orders: prepare(
+                Majority,
+                "SELECT event_time, known_at, tie, bytes, erased_up_to FROM @rows WHERE incarnation = ? AND entity = ? AND \
+                 (event_time, known_at, tie) <= (?, ?, ?)",
+            )
+            .await?,
+            one_body: prepare(
+                ReadRows,
+                "SELECT body, erased_up_to FROM @rows WHERE incarnation = ? AND entity = ? AND event_time = ? AND known_at \
+                 = ? AND tie = ?",
+            )
+            .await?,
+            bodies_between: prepare(
+                Majority,
+                "SELECT event_time, known_at, tie, body, erased_up_to FROM @rows WHERE incarnation = ? AND entity = ? AND \
+                 (event_time, known_at, tie) <= (?, ?, ?) AND (event_time, known_at, tie) >= (?, ?, ?)",
+            )
+            .await?,
+            erasures_of_partition: prepare(
+                Majority,
+                "SELECT DISTINCT incarnation, entity, erased_up_to FROM @rows WHERE incarnation = ? AND entity = ?",
+            )
+            .await?,
+            delete_row: prepare(
+                Majority,
+                "DELETE FROM @rows WHERE incarnation = ? AND entity = ? AND event_time = ? AND known_at = ? AND tie = ?",
+            )
+            .await?,
+            delete_below: prepare(
+                Majority,
+                "DELETE FROM @rows WHERE incarnation = ? AND entity = ? AND (event_time, known_at, tie) < (?, ?, ?)",
+            )
+            .await?,
+            delete_up_to: prepare(
+                Majority,
+                "DELETE FROM @rows WHERE incarnation = ? AND entity = ? AND event_time <= ?",
+            )
+            .await?,
+            delete_partition: prepare(Majority, "DELETE FROM @rows WHERE incarnation = ? AND entity = ?").await?,
+            erase_partition: prepare(
+                Majority,
+                "UPDATE @rows SET erased_up_to = erased_up_to + ? WHERE incarnation = ? AND entity = ?",
+            )
+            .await?,
+            forget_lesser_erasures: prepare(
+                Majority,
+                "UPDATE @rows SET erased_up_to = erased_up_to - ? WHERE incarnation = ? AND entity = ?",
+            )
+            .await?,
+            insert_entity: prepare(Majority, "INSERT INTO @entities (incarnation, bucket, entity) VALUES (?, ?, ?)").await?,
+            entities: prepare(
+                Majority,
+                "SELECT entity FROM @entities WHERE incarnation = ? AND bucket = ? AND entity >= ?",
+            )
+            .await?,
+            count_entities: prepare(Majority, "SELECT COUNT(*) FROM @entities WHERE incarnation = ? AND bucket = ?").await?,
+            delete_entities: prepare(Majority, "DELETE FROM @entities WHERE incarnation = ? AND bucket = ?").await?,
+            insert_erasure: prepare(
+                Majority,
+                "INSERT INTO @erasures (view, bucket, entity, up_to) VALUES (?, ?, ?, ?)",
+            )
+            .await?,
+            erasure: prepare(
+                Majority,
+                "SELECT up_to FROM @erasures WHERE view = ? AND bucket = ? AND entity = ?",
+            )
+            .await?,
+            delete_lesser_erasures: prepare(
+                Majority,
+                "DELETE FROM @erasures WHERE view = ? AND bucket = ? AND entity = ? AND up_to < ?",
+            )
+            .await?,
+            erasures_of_view: prepare(
+                Majority,
+                "SELECT entity, up_to FROM @erasures WHERE view = ? AND bucket = ? AND entity >= ?",
+            )
+            .await?,
+            mark_erasures: prepare(Majority, "UPDATE @epochs SET has_erasures = true WHERE view = ?").await?,
+            epoch: prepare(
+                Majority,
+                "SELECT incarnation, buckets, revision, record, has_erasures FROM @epochs WHERE view = ? AND epoch = ?",
+            )
+            .await?,
+            epoch_for_change: prepare(
+                Serial,
+                "SELECT incarnation, buckets, revision, record, has_erasures FROM @epochs WHERE view = ? AND epoch = ?",
+            )
+            .await?,
+            epochs_of_view: prepare(Majority, "SELECT epoch, incarnation, buckets FROM @epochs WHERE view = ?").await?,
+            all_epochs: prepare(Majority, "SELECT view, epoch FROM @epochs").await?,
+            insert_epoch: prepare(
+                Transaction,
+                "INSERT INTO @epochs (view, epoch, incarnation, buckets, revision, record) VALUES (?, ?, ?, ?, ?, ?) IF NOT \
+                 EXISTS",
+            )
+            .await?,
+            change_epoch: prepare(
+                Transaction,
+                "UPDATE @epochs SET record = ?, revision = ? WHERE view = ? AND epoch = ? IF incarnation = ? AND revision = \
+                 ?",
+            )
+            .await?,
+            delete_epoch: prepare(
+                Transaction,
+                "DELETE FROM @epochs WHERE view = ? AND epoch = ? IF incarnation = ?",
+            )
+            .await?,
+            insert_dropped: prepare(
+                Majority,
+                "INSERT INTO @dropped (incarnation, view, epoch, buckets) VALUES (?, ?, ?, ?)",
+            )
+            .await?,
+            all_dropped: prepare(Majority, "SELECT incarnation, view, epoch, buckets FROM @dropped").await?,
+            delete_dropped: prepare(Majority, "DELETE FROM @dropped WHERE incarnation = ?").await?,
+        })
+    }
+}
+
+/// A part of an answer, and where to go on.
+pub(super) type Page<T> = (Vec<T>, Option<PagingState>);
+
+/// The session with its statements. Everything that goes to the database goes through here, a bounded number at a time.
+#[derive(Debug)]
+pub(super) struct Db {
+    session: Session,
+    config: ScyllaConfig,
+    pub(super) statements: Statements,
+    pub(super) layout: Layout,
+    places: Semaphore,
+}
+
+impl Db {
+    pub(super) async fn open(config: ScyllaConfig) -> Result<Self, StoreError> {
+        let session = connect(&config).await?;
+        let layout = check_layout(&session, &config).await?;
+        let statements = Statements::prepare(&session, &config).await?;
+        let places = Semaphore::new(config.max_in_flight);
+        Ok(Self { session, config, statements, layout, places })
+    }
+
+    pub(super) fn config(&self) -> &ScyllaConfig {
+        &self.config
+    }
+
+    /// How many requests one call keeps under way.
+    pub(super) fn concurrency(&self) -> usize {
+        self.config.max_in_flight.min(64)
+    }
+
+    pub(super) fn failed(&self, doing: &str, error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
+        statement_failed(format!("{doing} in {}", self.config), error)
+    }
+
+    /// Waits for its turn; large requests take several places.
+    async fn place(&self, bytes: usize) -> Result<SemaphorePermit<'_>, StoreError> {
+        let places = (1 + bytes / PLACE_BYTES).min(self.config.max_in_flight);
+        self.places.acquire_many(places as u32).await.map_err(|_| StoreError::Closed)
+    }
+
+    /// Executes a statement that gives no rows.
+    pub(super) async fn execute(
+        &self,
+        doing: &str,
+        statement: &PreparedStatement,
+        values: impl SerializeRow,
+        bytes: usize,
+    ) -> Result<(), StoreError> {
+        let _place = self.place(bytes).await?;
+        self.session.execute_unpaged(statement, values).await.map_err(|error| self.failed(doing, error))?;
+        Ok(())
+    }
+
+    /// Executes statements of one partition as one change: it is seen whole or not at all, and is one write for a replica.
+    pub(super) async fn execute_as_one<V: SerializeRow>(
+        &self,
+        doing: &str,
+        statement: &PreparedStatement,
+        values: Vec<V>,
+        bytes: usize,
+    ) -> Result<(), StoreError> {
+        let mut batch = self.batch();
+        for _ in &values {
+            batch.append_statement(statement.clone());
+        }
+        self.execute_batch(doing, &batch, values, bytes).await
+    }
+
+    pub(super) fn batch(&self) -> Batch {
+        let mut batch = Batch::new(BatchType::Unlogged);
+        batch.set_is_idempotent(true);
+        batch.set_execution_profile_handle(self.statements.insert_row.get_execution_profile_handle().cloned());
+        batch
+    }
+
+    pub(super) async fn execute_batch(
+        &self,
+        doing: &str,
+        batch: &Batch,
+        values: impl scylla::serialize::batch::BatchValues,
+        bytes: usize,
+    ) -> Result<(), StoreError> {
+        let _place = self.place(bytes).await?;
+        self.session.batch(batch, values).await.map_err(|error| self.failed(doing, error))?;
+        Ok(())
+    }
+
+    /// Executes a lightweight transaction and says whether it was applied. After an error nobody knows.
+    pub(super) async fn transact(
+        &self,
+        doing: &str,
+        statement: &PreparedStatement,
+        values: impl SerializeRow,
+    ) -> Result<bool, StoreError> {
+        let _place = self.place(0).await?;
+        let result = self.session.execute_unpaged(statement, values).await.map_err(|error| self.failed(doing, error))?;
+        let rows = result.into_rows_result().map_err(|error| self.failed(doing, error))?;
+        // Its first column says so; the others, of what stands in the way, come and go.
+        let row = rows.first_row::<scylla::value::Row>().map_err(|error| self.failed(doing, error))?;
+        Ok(row.columns.first().is_some_and(|applied| *applied == Some(scylla::value::CqlValue::Boolean(true))))
+    }
+
+    /// A page of an answer.
+    pub(super) async fn page<T>(
+        &self,
+        doing: &str,
+        statement: &PreparedStatement,
+        values: impl SerializeRow,
+        state: PagingState,
+    ) -> Result<Page<T>, StoreError>
+    where
+        T: for<'f, 'm> DeserializeRow<'f, 'm>,
+    {
+        let _place = self.place(0).await?;
+        let (result, next) = self
+            .session
+            .execute_single_page(statement, values, state)
+            .await
+            .map_err(|error| self.failed(doing, error))?;
+        let next = match next {
+            PagingStateResponse::HasMorePages { state } => Some(state),
+            PagingStateResponse::NoMorePages => None,
+        };
+        Ok((self.rows_of(doing, result)?, next))
+    }
+
+    /// A whole answer, for those that are small by their nature.
+    pub(super) async fn all<T>(
+        &self,
+        doing: &str,
+        statement: &PreparedStatement,
+        values: impl SerializeRow,
+    ) -> Result<Vec<T>, StoreError>
+    where
+        T: for<'f, 'm> DeserializeRow<'f, 'm>,
+    {
+        let mut all = Vec::new();
+        let mut state = PagingState::start();
+        loop {
+            let (rows, next) = self.page(doing, statement, &values, state).await?;
+            all.extend(rows);
+            match next {
+                Some(next) => state = next,
+                None => return Ok(all),
+            }
+        }
+    }
+
+    fn rows_of<T>(&self, doing: &str, result: QueryResult) -> Result<Vec<T>, StoreError>
+    where
+        T: for<'f, 'm> DeserializeRow<'f, 'm>,
+    {
+        let rows = result.into_rows_result().map_err(|error| self.failed(doing, error))?;
+        let typed = rows.rows::<T>().map_err(|error| self.failed(doing, error))?;
+        typed.collect::<Result<_, _>>().map_err(|error| self.failed(doing, error))
+    }
+}
+
+/// Runs this work, so much of it at once, and gives the outcomes in order.
+pub(super) async fn run_all<F, T>(work: Vec<F>, at_once: usize) -> Result<Vec<T>, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>> + Send,
+    T: Send,
+{
+    stream::iter(work).buffered(at_once.max(1)).try_collect().await
+}
