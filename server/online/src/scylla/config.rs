@@ -151,7 +151,9 @@ impl ScyllaConfig {
         self.credentials = match (std::env::var(USER_VARIABLE), std::env::var(PASSWORD_VARIABLE)) {
             (Ok(user), Ok(password)) => Some(Credentials { user, password }),
             (Err(_), Err(_)) => None,
-            _ => return Err(bad(format!("one of {USER_VARIABLE} and {PASSWORD_VARIABLE} is set; set both or neither"))),
+            _ => {
+                return Err(bad(format!("one of {USER_VARIABLE} and {PASSWORD_VARIABLE} is set; set both or neither")));
+            }
         };
         Ok(self)
     }
@@ -214,8 +216,10 @@ fn parse_node(text: &str) -> Result<String, StoreError> {
         }
     };
     if !is_host(host) {
-        return Err(bad("the hosts are not names or addresses, separated by commas; percent-encode special characters of \
-                        user and password"));
+        return Err(bad(
+            "the hosts are not names or addresses, separated by commas; percent-encode special characters of \
+                        user and password",
+        ));
     }
     match port.map(str::parse::<u16>) {
         None => Ok(format!("{host}:{DEFAULT_PORT}")),

@@ -295,11 +295,13 @@ pub(super) async fn read_meta(
     let key = (table.view.as_bytes().as_slice(), epoch_column(table));
     let mut rows: Vec<EpochColumns> = db.all(&doing, statement, key).await?;
     let Some((incarnation, buckets, revision, record, has_erasures)) = rows.pop() else { return Ok(None) };
-    let (Some(incarnation), Some(buckets), Some(revision), Some(record)) = (incarnation, buckets, revision, record) else {
+    let (Some(incarnation), Some(buckets), Some(revision), Some(record)) = (incarnation, buckets, revision, record)
+    else {
         return Ok(None);
     };
     let damaged = |what: String| db.failed(&doing, std::io::Error::other(what));
-    let record: Record = serde_json::from_str(&record).map_err(|error| damaged(format!("its record is unreadable: {error}")))?;
+    let record: Record =
+        serde_json::from_str(&record).map_err(|error| damaged(format!("its record is unreadable: {error}")))?;
     let buckets = u32::try_from(buckets).ok().filter(|buckets| *buckets > 0);
     let buckets = buckets.ok_or_else(|| damaged("its number of buckets is none".to_owned()))?;
     let has_erasures = has_erasures.unwrap_or(false);

@@ -145,12 +145,7 @@ pub(super) async fn copy_to(db: &Db, registered: &Registered, meta: &Meta) -> Re
     Ok(())
 }
 
-async fn copy_part(
-    db: &Db,
-    registered: &Registered,
-    meta: &Meta,
-    part: &[(Vec<u8>, i64)],
-) -> Result<(), StoreError> {
+async fn copy_part(db: &Db, registered: &Registered, meta: &Meta, part: &[(Vec<u8>, i64)]) -> Result<(), StoreError> {
     let keys: Vec<KeyBytes> = part.iter().map(|(key, _)| KeyBytes::new(key.clone())).collect();
     register_entities(db, registered, Visited::from(meta), &keys).await?;
     let copy = |(key, up_to_us): &(Vec<u8>, i64)| {

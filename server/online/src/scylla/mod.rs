@@ -197,7 +197,8 @@ impl OnlineStore for ScyllaStore {
             if judged.incarnation != meta.incarnation {
                 continue;
             }
-            let answer = |(winner, read): (_, &PointRead<'_>)| Answer { winner, proved: judged.coverage.proves(read.at) };
+            let answer =
+                |(winner, read): (_, &PointRead<'_>)| Answer { winner, proved: judged.coverage.proves(read.at) };
             return Ok(winners.into_iter().zip(reads).map(answer).collect());
         }
     }

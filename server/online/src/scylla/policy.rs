@@ -36,7 +36,8 @@ impl RetryPolicy for TryNextNode {
 impl RetrySession for Attempts {
     fn decide_should_retry(&mut self, request: RequestInfo<'_>) -> RetryDecision {
         self.failed += 1;
-        let may_repeat = is_surely_unexecuted(request.error) || (request.is_idempotent && may_be_the_node(request.error));
+        let may_repeat =
+            is_surely_unexecuted(request.error) || (request.is_idempotent && may_be_the_node(request.error));
         if self.failed > RETRIES_MAX || !may_repeat {
             return RetryDecision::DontRetry;
         }

@@ -113,12 +113,7 @@ struct Encoded {
 }
 
 /// Writes rows that have been checked, but for those that an erasure covers.
-pub(super) async fn write(
-    db: &Db,
-    registered: &Registered,
-    meta: &Meta,
-    rows: &[Row],
-) -> Result<Merged, StoreError> {
+pub(super) async fn write(db: &Db, registered: &Registered, meta: &Meta, rows: &[Row]) -> Result<Merged, StoreError> {
     let mut merged = Merged::default();
     let mut by_key: HashMap<&KeyBytes, Vec<&Row>> = HashMap::new();
     for row in rows {
@@ -177,11 +172,7 @@ async fn write_change(db: &Db, incarnation: Uuid, key: &KeyBytes, change: Vec<En
     }
 }
 
-async fn leave_out_erased(
-    db: &Db,
-    meta: &Meta,
-    by_key: &mut HashMap<&KeyBytes, Vec<&Row>>,
-) -> Result<u64, StoreError> {
+async fn leave_out_erased(db: &Db, meta: &Meta, by_key: &mut HashMap<&KeyBytes, Vec<&Row>>) -> Result<u64, StoreError> {
     let keys: Vec<&KeyBytes> = by_key.keys().copied().collect();
     let look_up = |key: &&KeyBytes| Box::pin(erased_up_to(db, meta.table.view, (*key).clone()));
     let erasures = run_all(keys.iter().map(look_up).collect(), db.concurrency()).await?;
@@ -199,11 +190,7 @@ async fn leave_out_erased(
 }
 
 /// The winners of many reads, in their order.
-pub(super) async fn winners(
-    db: &Db,
-    meta: &Meta,
-    reads: &[PointRead<'_>],
-) -> Result<Vec<Option<Winner>>, StoreError> {
+pub(super) async fn winners(db: &Db, meta: &Meta, reads: &[PointRead<'_>]) -> Result<Vec<Option<Winner>>, StoreError> {
     let work = reads.iter().map(|read| Box::pin(winner(db, meta.incarnation, read.key, read.at))).collect();
     run_all(work, db.concurrency()).await
 }
@@ -218,7 +205,8 @@ async fn winner(db: &Db, incarnation: Uuid, key: &KeyBytes, at: ReadAt) -> Resul
     }
     let doing = "reading rows";
     let values = (incarnation, key.as_slice(), at.at_us);
-    let (rows, _): (Vec<RowColumns>, _) = db.page(doing, &db.statements.newest_row, values, PagingState::start()).await?;
+    let (rows, _): (Vec<RowColumns>, _) =
+        db.page(doing, &db.statements.newest_row, values, PagingState::start()).await?;
     let Some((event_time_us, known_at_us, tie, body, erasures)) = rows.into_iter().next() else { return Ok(None) };
     let newest = order_of(event_time_us, known_at_us, &tie).ok_or_else(|| damaged(db, key))?;
     if is_candidate(&newest, at) {
@@ -309,9 +297,8 @@ mod tests {
             order: RowOrder { event_time_us: time, known_at_us: time, tie: TieDigest::from_bytes([0; 16]) },
             body: RowBody::of_values(vec![0; bytes]),
         };
-        let sizes = |rows: &[Row]| -> Vec<usize> {
-            changes(&rows.iter().collect::<Vec<_>>()).iter().map(Vec::len).collect()
-        };
+        let sizes =
+            |rows: &[Row]| -> Vec<usize> { changes(&rows.iter().collect::<Vec<_>>()).iter().map(Vec::len).collect() };
         assert_eq!(sizes(&[]), Vec::<usize>::new());
         assert_eq!(sizes(&[row(1, 10), row(2, 10)]), [2]);
         let large = CHANGE_BYTES_MAX / 2 - 1;

@@ -84,7 +84,9 @@ impl SchemaOptions {
             Replication::Datacenters(copies) => !copies.is_empty() && copies.values().all(|copies| *copies > 0),
         };
         if !copies_are_positive {
-            return bad("the replication keeps no copy; it is a number of copies from 1 on, for at least one data center");
+            return bad(
+                "the replication keeps no copy; it is a number of copies from 1 on, for at least one data center",
+            );
         }
         if !(1..=60_000).contains(&self.lease_ms) {
             return bad("`lease_ms` is from 1 to 60000");
@@ -107,8 +109,8 @@ impl SchemaOptions {
                 "One row for each table (a view in an epoch), changed by lightweight transactions only: its state and what \
                  it covers. `has_erasures` says of a whole view whether there is anything to look up.",
                 format!(
-                    "CREATE TABLE IF NOT EXISTS {keyspace}.epochs (view blob, epoch bigint, has_erasures boolean STATIC, \
-                     incarnation uuid, buckets int, revision bigint, record text, PRIMARY KEY (view, epoch))"
+                    "CREATE TABLE IF NOT EXISTS {keyspace}.epochs (view_digest blob, epoch bigint, has_erasures boolean STATIC, \
+                     incarnation uuid, buckets int, revision bigint, record text, PRIMARY KEY (view_digest, epoch))"
                 ),
             ),
             statement(
@@ -135,14 +137,14 @@ impl SchemaOptions {
             statement(
                 "Erasures of entities, by view. They outlive every epoch.",
                 format!(
-                    "CREATE TABLE IF NOT EXISTS {keyspace}.erasures (view blob, bucket int, entity blob, up_to bigint, \
-                     PRIMARY KEY ((view, bucket), entity, up_to)) WITH CLUSTERING ORDER BY (entity ASC, up_to DESC)"
+                    "CREATE TABLE IF NOT EXISTS {keyspace}.erasures (view_digest blob, bucket int, entity blob, up_to bigint, \
+                     PRIMARY KEY ((view_digest, bucket), entity, up_to)) WITH CLUSTERING ORDER BY (entity ASC, up_to DESC)"
                 ),
             ),
             statement(
                 "Tables that were dropped and whose rows are not all deleted yet.",
                 format!(
-                    "CREATE TABLE IF NOT EXISTS {keyspace}.dropped (incarnation uuid PRIMARY KEY, view blob, epoch bigint, \
+                    "CREATE TABLE IF NOT EXISTS {keyspace}.dropped (incarnation uuid PRIMARY KEY, view_digest blob, epoch bigint, \
                      buckets int)"
                 ),
             ),
@@ -206,7 +208,8 @@ pub(super) async fn check_layout(session: &Session, config: &ScyllaConfig) -> Re
     let read = format!("SELECT lease_ms, buckets FROM {}.layout WHERE id = 0", config.keyspace);
     let settings: Option<(Option<i32>, Option<i32>)> = first_row(session, config, &read, ()).await?;
     let (lease_ms, buckets) = settings.unwrap_or_default();
-    let positive = |number: Option<i32>| number.and_then(|number| u32::try_from(number).ok()).filter(|number| *number > 0);
+    let positive =
+        |number: Option<i32>| number.and_then(|number| u32::try_from(number).ok()).filter(|number| *number > 0);
     match (positive(lease_ms), positive(buckets)) {
         (Some(lease_ms), Some(buckets)) => Ok(Layout { lease_ms, buckets }),
         _ => Err(no_schema("its table `layout` holds settings that no release wrote".to_owned())),

@@ -37,7 +37,7 @@ impl ScyllaConfig {
     pub fn session_builder(&self) -> Result<SessionBuilder, StoreError> {
         let mut builder = SessionBuilder::new()
             .known_nodes(&self.nodes)
-            .fetch_schema_metadata(true)
+            .keyspaces_to_fetch([self.keyspace.as_str()])
             .default_execution_profile_handle(read_profile(self).into_handle());
         if let Some(credentials) = &self.credentials {
             builder = builder.user(&credentials.user, &credentials.password);
@@ -109,10 +109,7 @@ fn check_datacenter(session: &Session, config: &ScyllaConfig) -> Result<(), Stor
     Err(StoreError::BadConfig { what })
 }
 
-pub(super) fn statement_failed(
-    doing: String,
-    error: impl std::error::Error + Send + Sync + 'static,
-) -> StoreError {
+pub(super) fn statement_failed(doing: String, error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
     StoreError::failed(doing, error)
 }
 
@@ -133,43 +130,6 @@ where
     let result = session.query_unpaged(statement, values).await.map_err(|error| statement_failed(doing(), error))?;
     let rows = result.into_rows_result().map_err(|error| statement_failed(doing(), error))?;
     rows.maybe_first_row::<T>().map_err(|error| statement_failed(doing(), error))
-}
-
-/// Statements, prepared once. All but the lightweight transactions may be repeated.
-#[derive(Debug)]
-pub(super) struct Statements {
-    pub(super) insert_row: PreparedStatement,
-    pub(super) newest_row: PreparedStatement,
-    pub(super) orders_below: PreparedStatement,
-    pub(super) orders: PreparedStatement,
-    pub(super) one_body: PreparedStatement,
-    pub(super) bodies_between: PreparedStatement,
-    pub(super) erasures_of_partition: PreparedStatement,
-    pub(super) delete_row: PreparedStatement,
-    pub(super) delete_below: PreparedStatement,
-    pub(super) delete_up_to: PreparedStatement,
-    pub(super) delete_partition: PreparedStatement,
-    pub(super) erase_partition: PreparedStatement,
-    pub(super) forget_lesser_erasures: PreparedStatement,
-    pub(super) insert_entity: PreparedStatement,
-    pub(super) entities: PreparedStatement,
-    pub(super) count_entities: PreparedStatement,
-    pub(super) delete_entities: PreparedStatement,
-    pub(super) insert_erasure: PreparedStatement,
-    pub(super) erasure: PreparedStatement,
-    pub(super) delete_lesser_erasures: PreparedStatement,
-    pub(super) erasures_of_view: PreparedStatement,
-    pub(super) mark_erasures: PreparedStatement,
-    pub(super) epoch: PreparedStatement,
-    pub(super) epoch_for_change: PreparedStatement,
-    pub(super) epochs_of_view: PreparedStatement,
-    pub(super) all_epochs: PreparedStatement,
-    pub(super) insert_epoch: PreparedStatement,
-    pub(super) change_epoch: PreparedStatement,
-    pub(super) delete_epoch: PreparedStatement,
-    pub(super) insert_dropped: PreparedStatement,
-    pub(super) all_dropped: PreparedStatement,
-    pub(super) delete_dropped: PreparedStatement,
 }
 
 /// How a statement is executed.
@@ -215,154 +175,90 @@ impl Preparing<'_> {
     }
 }
 
-impl Statements {
-    async fn prepare(session: &Session, config: &ScyllaConfig) -> Result<Self, StoreError> {
-        use Kind::{Majority, ReadRows, Serial, Transaction};
-        let preparing = Preparing {
-            session,
-            config,
-            reads: read_profile(config).into_handle(),
-            writes: write_profile(config).into_handle(),
-        };
-        let prepare = |kind, text| preparing.prepare(kind, text);
-        let mut newest_row = prepare(
-            ReadRows,
-            "SELECT event_time, known_at, tie, body, erased_up_to FROM @rows WHERE incarnation = ? AND entity = ? AND \
-             event_time <= ?",
-        )
-        .await?;
-        // Nearly always the newest row is the one; further ones may be large.
-        newest_row.set_page_size(1);
-        Ok(Self {
-            newest_row,
-            insert_row: prepare(
-                Majority,
-                "INSERT INTO @rows (incarnation, entity, event_time, known_at, tie, body, bytes) VALUES (?, ?, ?, ?, ?, ?, \
-                 ?) USING TIMESTAMP ?",
-            )
-            .await?,
-            orders_below: prepare(
-                ReadRows,
-                "SELECT event_time, known_at, tie FROM @rows WHERE incarnation = ? AND entity = ? AND (event_time, \
-                 known_at, tie) < (?, ?, ?)",
-            )
-            .await?,
-            orders: prepare(
-                Majority,
-                "SELECT event_time, known_at, tie, bytes, erased_up_to FROM @rows WHERE incarnation = ? AND entity = ? AND \
-                 (event_time, known_at, tie) <= (?, ?, ?)",
-            )
-            .await?,
-            one_body: prepare(
-                ReadRows,
-                "SELECT body, erased_up_to FROM @rows WHERE incarnation = ? AND entity = ? AND event_time = ? AND known_at \
-                 = ? AND tie = ?",
-            )
-            .await?,
-            bodies_between: prepare(
-                Majority,
-                "SELECT event_time, known_at, tie, body, erased_up_to FROM @rows WHERE incarnation = ? AND entity = ? AND \
-                 (event_time, known_at, tie) <= (?, ?, ?) AND (event_time, known_at, tie) >= (?, ?, ?)",
-            )
-            .await?,
-            erasures_of_partition: prepare(
-                Majority,
-                "SELECT DISTINCT incarnation, entity, erased_up_to FROM @rows WHERE incarnation = ? AND entity = ?",
-            )
-            .await?,
-            delete_row: prepare(
-                Majority,
-                "DELETE FROM @rows WHERE incarnation = ? AND entity = ? AND event_time = ? AND known_at = ? AND tie = ?",
-            )
-            .await?,
-            delete_below: prepare(
-                Majority,
-                "DELETE FROM @rows WHERE incarnation = ? AND entity = ? AND (event_time, known_at, tie) < (?, ?, ?)",
-            )
-            .await?,
-            delete_up_to: prepare(
-                Majority,
-                "DELETE FROM @rows WHERE incarnation = ? AND entity = ? AND event_time <= ?",
-            )
-            .await?,
-            delete_partition: prepare(Majority, "DELETE FROM @rows WHERE incarnation = ? AND entity = ?").await?,
-            erase_partition: prepare(
-                Majority,
-                "UPDATE @rows SET erased_up_to = erased_up_to + ? WHERE incarnation = ? AND entity = ?",
-            )
-            .await?,
-            forget_lesser_erasures: prepare(
-                Majority,
-                "UPDATE @rows SET erased_up_to = erased_up_to - ? WHERE incarnation = ? AND entity = ?",
-            )
-            .await?,
-            insert_entity: prepare(Majority, "INSERT INTO @entities (incarnation, bucket, entity) VALUES (?, ?, ?)").await?,
-            entities: prepare(
-                Majority,
-                "SELECT entity FROM @entities WHERE incarnation = ? AND bucket = ? AND entity >= ?",
-            )
-            .await?,
-            count_entities: prepare(Majority, "SELECT COUNT(*) FROM @entities WHERE incarnation = ? AND bucket = ?").await?,
-            delete_entities: prepare(Majority, "DELETE FROM @entities WHERE incarnation = ? AND bucket = ?").await?,
-            insert_erasure: prepare(
-                Majority,
-                "INSERT INTO @erasures (view, bucket, entity, up_to) VALUES (?, ?, ?, ?)",
-            )
-            .await?,
-            erasure: prepare(
-                Majority,
-                "SELECT up_to FROM @erasures WHERE view = ? AND bucket = ? AND entity = ?",
-            )
-            .await?,
-            delete_lesser_erasures: prepare(
-                Majority,
-                "DELETE FROM @erasures WHERE view = ? AND bucket = ? AND entity = ? AND up_to < ?",
-            )
-            .await?,
-            erasures_of_view: prepare(
-                Majority,
-                "SELECT entity, up_to FROM @erasures WHERE view = ? AND bucket = ? AND entity >= ?",
-            )
-            .await?,
-            mark_erasures: prepare(Majority, "UPDATE @epochs SET has_erasures = true WHERE view = ?").await?,
-            epoch: prepare(
-                Majority,
-                "SELECT incarnation, buckets, revision, record, has_erasures FROM @epochs WHERE view = ? AND epoch = ?",
-            )
-            .await?,
-            epoch_for_change: prepare(
-                Serial,
-                "SELECT incarnation, buckets, revision, record, has_erasures FROM @epochs WHERE view = ? AND epoch = ?",
-            )
-            .await?,
-            epochs_of_view: prepare(Majority, "SELECT epoch, incarnation, buckets FROM @epochs WHERE view = ?").await?,
-            all_epochs: prepare(Majority, "SELECT view, epoch FROM @epochs").await?,
-            insert_epoch: prepare(
-                Transaction,
-                "INSERT INTO @epochs (view, epoch, incarnation, buckets, revision, record) VALUES (?, ?, ?, ?, ?, ?) IF NOT \
-                 EXISTS",
-            )
-            .await?,
-            change_epoch: prepare(
-                Transaction,
-                "UPDATE @epochs SET record = ?, revision = ? WHERE view = ? AND epoch = ? IF incarnation = ? AND revision = \
-                 ?",
-            )
-            .await?,
-            delete_epoch: prepare(
-                Transaction,
-                "DELETE FROM @epochs WHERE view = ? AND epoch = ? IF incarnation = ?",
-            )
-            .await?,
-            insert_dropped: prepare(
-                Majority,
-                "INSERT INTO @dropped (incarnation, view, epoch, buckets) VALUES (?, ?, ?, ?)",
-            )
-            .await?,
-            all_dropped: prepare(Majority, "SELECT incarnation, view, epoch, buckets FROM @dropped").await?,
-            delete_dropped: prepare(Majority, "DELETE FROM @dropped WHERE incarnation = ?").await?,
-        })
-    }
+macro_rules! statements {
+    ($($name:ident: $kind:ident, $text:literal;)*) => {
+        /// Statements, prepared once; `@` stands for the keyspace. All but the transactions may be repeated.
+        #[derive(Debug)]
+        pub(super) struct Statements {
+            $(pub(super) $name: PreparedStatement,)*
+        }
+
+        impl Statements {
+            async fn prepare(preparing: &Preparing<'_>) -> Result<Self, StoreError> {
+                let ($($name,)*) = tokio::try_join!($(preparing.prepare(Kind::$kind, $text),)*)?;
+                Ok(Self { $($name,)* })
+            }
+        }
+    };
+}
+
+statements! {
+    insert_row: Majority,
+        "INSERT INTO @rows (incarnation, entity, event_time, known_at, tie, body, bytes) VALUES (?, ?, ?, ?, ?, \
+         ?, ?) USING TIMESTAMP ?";
+    newest_row: ReadRows,
+        "SELECT event_time, known_at, tie, body, erased_up_to FROM @rows WHERE incarnation = ? AND entity = ? AND \
+         event_time <= ?";
+    orders_below: ReadRows,
+        "SELECT event_time, known_at, tie FROM @rows WHERE incarnation = ? AND entity = ? AND (event_time, \
+         known_at, tie) < (?, ?, ?)";
+    orders: Majority,
+        "SELECT event_time, known_at, tie, bytes, erased_up_to FROM @rows WHERE incarnation = ? AND entity = ? \
+         AND (event_time, known_at, tie) <= (?, ?, ?)";
+    one_body: ReadRows,
+        "SELECT body, erased_up_to FROM @rows WHERE incarnation = ? AND entity = ? AND event_time = ? AND \
+         known_at = ? AND tie = ?";
+    bodies_between: Majority,
+        "SELECT event_time, known_at, tie, body, erased_up_to FROM @rows WHERE incarnation = ? AND entity = ? AND \
+         (event_time, known_at, tie) <= (?, ?, ?) AND (event_time, known_at, tie) >= (?, ?, ?)";
+    erasures_of_partition: Majority,
+        "SELECT DISTINCT incarnation, entity, erased_up_to FROM @rows WHERE incarnation = ? AND entity = ?";
+    delete_row: Majority,
+        "DELETE FROM @rows WHERE incarnation = ? AND entity = ? AND event_time = ? AND known_at = ? AND tie = ?";
+    delete_below: Majority,
+        "DELETE FROM @rows WHERE incarnation = ? AND entity = ? AND (event_time, known_at, tie) < (?, ?, ?)";
+    delete_up_to: Majority,
+        "DELETE FROM @rows WHERE incarnation = ? AND entity = ? AND event_time <= ?";
+    delete_partition: Majority, "DELETE FROM @rows WHERE incarnation = ? AND entity = ?";
+    erase_partition: Majority,
+        "UPDATE @rows SET erased_up_to = erased_up_to + ? WHERE incarnation = ? AND entity = ?";
+    forget_lesser_erasures: Majority,
+        "UPDATE @rows SET erased_up_to = erased_up_to - ? WHERE incarnation = ? AND entity = ?";
+    insert_entity: Majority, "INSERT INTO @entities (incarnation, bucket, entity) VALUES (?, ?, ?)";
+    entities: Majority,
+        "SELECT entity FROM @entities WHERE incarnation = ? AND bucket = ? AND entity >= ?";
+    count_entities: Majority, "SELECT COUNT(*) FROM @entities WHERE incarnation = ? AND bucket = ?";
+    delete_entities: Majority, "DELETE FROM @entities WHERE incarnation = ? AND bucket = ?";
+    insert_erasure: Majority,
+        "INSERT INTO @erasures (view_digest, bucket, entity, up_to) VALUES (?, ?, ?, ?)";
+    erasure: Majority,
+        "SELECT up_to FROM @erasures WHERE view_digest = ? AND bucket = ? AND entity = ?";
+    delete_lesser_erasures: Majority,
+        "DELETE FROM @erasures WHERE view_digest = ? AND bucket = ? AND entity = ? AND up_to < ?";
+    erasures_of_view: Majority,
+        "SELECT entity, up_to FROM @erasures WHERE view_digest = ? AND bucket = ? AND entity >= ?";
+    mark_erasures: Majority, "UPDATE @epochs SET has_erasures = true WHERE view_digest = ?";
+    epoch: Majority,
+        "SELECT incarnation, buckets, revision, record, has_erasures FROM @epochs WHERE view_digest = ? AND epoch \
+         = ?";
+    epoch_for_change: Serial,
+        "SELECT incarnation, buckets, revision, record, has_erasures FROM @epochs WHERE view_digest = ? AND epoch \
+         = ?";
+    epochs_of_view: Majority,
+        "SELECT epoch, incarnation, buckets FROM @epochs WHERE view_digest = ?";
+    all_epochs: Majority, "SELECT view_digest, epoch FROM @epochs";
+    insert_epoch: Transaction,
+        "INSERT INTO @epochs (view_digest, epoch, incarnation, buckets, revision, record) VALUES (?, ?, ?, ?, ?, \
+         ?) IF NOT EXISTS";
+    change_epoch: Transaction,
+        "UPDATE @epochs SET record = ?, revision = ? WHERE view_digest = ? AND epoch = ? IF incarnation = ? AND \
+         revision = ?";
+    delete_epoch: Transaction,
+        "DELETE FROM @epochs WHERE view_digest = ? AND epoch = ? IF incarnation = ?";
+    insert_dropped: Majority,
+        "INSERT INTO @dropped (incarnation, view_digest, epoch, buckets) VALUES (?, ?, ?, ?)";
+    all_dropped: Majority, "SELECT incarnation, view_digest, epoch, buckets FROM @dropped";
+    delete_dropped: Majority, "DELETE FROM @dropped WHERE incarnation = ?";
 }
 
 /// A part of an answer, and where to go on.
@@ -382,7 +278,15 @@ impl Db {
     pub(super) async fn open(config: ScyllaConfig) -> Result<Self, StoreError> {
         let session = connect(&config).await?;
         let layout = check_layout(&session, &config).await?;
-        let statements = Statements::prepare(&session, &config).await?;
+        let preparing = Preparing {
+            session: &session,
+            config: &config,
+            reads: read_profile(&config).into_handle(),
+            writes: write_profile(&config).into_handle(),
+        };
+        let mut statements = Statements::prepare(&preparing).await?;
+        // Nearly always the newest row is the one; further ones may be large.
+        statements.newest_row.set_page_size(1);
         let places = Semaphore::new(config.max_in_flight);
         Ok(Self { session, config, statements, layout, places })
     }
@@ -461,7 +365,8 @@ impl Db {
         values: impl SerializeRow,
     ) -> Result<bool, StoreError> {
         let _place = self.place(0).await?;
-        let result = self.session.execute_unpaged(statement, values).await.map_err(|error| self.failed(doing, error))?;
+        let result =
+            self.session.execute_unpaged(statement, values).await.map_err(|error| self.failed(doing, error))?;
         let rows = result.into_rows_result().map_err(|error| self.failed(doing, error))?;
         // Its first column says so; the others, of what stands in the way, come and go.
         let row = rows.first_row::<scylla::value::Row>().map_err(|error| self.failed(doing, error))?;

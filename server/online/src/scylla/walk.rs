@@ -193,9 +193,9 @@ pub(super) async fn scan(
         while !rest.is_empty() {
             let (now, after) = rest.split_at(ahead.min(rest.len()));
             let newest = |key: &KeyBytes| place.below.filter(|_| key.as_slice() == place.key).unwrap_or(NEWEST);
-            let heads = now.iter().map(|key| {
-                Box::pin(orders_page(db, meta.incarnation, key, newest(key), PagingState::start()))
-            });
+            let heads = now
+                .iter()
+                .map(|key| Box::pin(orders_page(db, meta.incarnation, key, newest(key), PagingState::start())));
             let heads = run_all(heads.collect(), db.concurrency()).await?;
             for (key, page) in now.iter().zip(heads) {
                 let below = place.below.take_if(|_| key.as_slice() == place.key);
@@ -388,13 +388,7 @@ pub(super) async fn trim(db: &Db, meta: &Meta, trim: Trim, from: Instant) -> Res
 /// Among the rows above, only the least one kept can beat what follows: each row that is kept is visible sooner than all
 /// above it. Below the row that is visible at the time of the trim nothing is ever needed again, arriving later or not, so
 /// all of that goes as one range.
-async fn trim_entity(
-    db: &Db,
-    incarnation: Uuid,
-    key: &KeyBytes,
-    trim: Trim,
-    from: Instant,
-) -> Result<u64, StoreError> {
+async fn trim_entity(db: &Db, incarnation: Uuid, key: &KeyBytes, trim: Trim, from: Instant) -> Result<u64, StoreError> {
     let mut judging = Judging { trim, least_kept: None, too_old_up_to_us: None, needs_range: false, removed: 0 };
     let mut state = PagingState::start();
     loop {

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 const RANDOM_CASE: &str = "random_histories_agree_with_the_oracle";
 
 /// Read from `EADEM_SEED`, so that a failure can be repeated.
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     std::env::var("EADEM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_130_101)
 }
 
@@ -61,7 +61,7 @@ impl Subject for Embedded {
     }
 }
 
-pub(crate) async fn conforms<S: Subject>(mut fresh: impl AsyncFnMut() -> Result<S, Violation>) {
+async fn conforms<S: Subject>(mut fresh: impl AsyncFnMut() -> Result<S, Violation>) {
     let mut violations = run_all(seed(), &mut fresh).await;
     let random = CASES.iter().find(|case| case.name == RANDOM_CASE).unwrap();
     for seed in seeds_of_soak() {

@@ -1,0 +1,245 @@
+//! Three nodes: the suite again, and what becomes of reads and writes when nodes are lost. With `EADEM_SOAK=1`, because
+//! three nodes take a minute to start on a small machine.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use eadem_online::{Coverage, KeyBytes, OnlineStore, PointRead, Row, RowBody, ScyllaConfig, ScyllaStore, TableId};
+use eadem_semantics::{ReadAt, RowOrder};
+use eadem_values::{Digest, TieDigest};
+use scylla::response::PagingState;
+use tokio::task::JoinSet;
+
+use super::conformance::conforms_on;
+use super::server::{Server, rows, session};
+
+const ENTITIES: i64 = 40;
+const NODE_LOST: u32 = 2;
+
+fn table() -> TableId {
+    TableId { view: Digest::of(b"view"), epoch: 1 }
+}
+
+fn key(entity: i64) -> KeyBytes {
+    KeyBytes::new(entity.to_be_bytes().to_vec())
+}
+
+/// The `number`-th row, of one entity after the other.
+fn row(number: i64) -> Row {
+    let order = RowOrder {
+        event_time_us: number,
+        known_at_us: number,
+        tie: TieDigest::from_bytes(number.to_be_bytes().repeat(2).try_into().unwrap()),
+    };
+    Row { key: key(number % ENTITIES), order, body: RowBody::of_values(format!("row {number}").into_bytes()) }
+}
+
+#[derive(Default)]
+struct Counts {
+    done: AtomicU64,
+    failed: AtomicU64,
+    slowest_us: AtomicU64,
+}
+
+impl Counts {
+    fn count(&self, is_done: bool, took: Duration) {
+        let counter = if is_done { &self.done } else { &self.failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.slowest_us.fetch_max(took.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    fn shown(&self) -> String {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        format!("{} done, {} failed, slowest {} ms", of(&self.done), of(&self.failed), of(&self.slowest_us) / 1_000)
+    }
+
+    fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+}
+
+/// So many requests a second are asked by each task, so that the machine's two processors are left to the nodes.
+const PAUSE: Duration = Duration::from_millis(10);
+
+struct Load {
+    is_over: Arc<AtomicBool>,
+    tasks: JoinSet<Vec<i64>>,
+    reads: Arc<Counts>,
+    reads_of_driver: Arc<Counts>,
+    writes: Arc<Counts>,
+}
+
+impl Load {
+    async fn begin(config: &ScyllaConfig) -> Self {
+        let mut load = Self {
+            is_over: Arc::default(),
+            tasks: JoinSet::new(),
+            reads: Arc::default(),
+            reads_of_driver: Arc::default(),
+            writes: Arc::default(),
+        };
+        let store = Arc::new(ScyllaStore::open(config.clone()).await.unwrap());
+        for task in 0..2 {
+            load.write(Arc::clone(&store), task);
+            load.read(Arc::clone(&store), task);
+            load.read_by_driver(config, task).await;
+        }
+        load
+    }
+
+    /// Merges rows one after the other, each until it is acknowledged. Gives the numbers of those that were.
+    fn write(&mut self, store: Arc<ScyllaStore>, task: i64) {
+        let (is_over, counts) = (Arc::clone(&self.is_over), Arc::clone(&self.writes));
+        self.tasks.spawn(async move {
+            let mut acknowledged = Vec::new();
+            let mut number = 1 + task;
+            while !is_over.load(Ordering::Relaxed) {
+                let begun = Instant::now();
+                let outcome = store.merge(table(), vec![row(number)]).await;
+                counts.count(outcome.is_ok(), begun.elapsed());
+                if outcome.is_ok() {
+                    acknowledged.push(number);
+                    number += 2;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            acknowledged
+        });
+    }
+
+    fn read(&mut self, store: Arc<ScyllaStore>, task: i64) {
+        let (is_over, counts) = (Arc::clone(&self.is_over), Arc::clone(&self.reads));
+        self.tasks.spawn(async move {
+            for entity in task.. {
+                if is_over.load(Ordering::Relaxed) {
+                    break;
+                }
+                let key = key(entity % ENTITIES);
+                let begun = Instant::now();
+                let read = PointRead { key: &key, at: ReadAt::as_known_then(i64::MAX) };
+                let outcome = store.read(table(), &[read]).await;
+                counts.count(outcome.is_ok(), begun.elapsed());
+                tokio::time::sleep(PAUSE).await;
+            }
+            Vec::new()
+        });
+    }
+
+    /// The same by the driver alone, with the same policies: the same rows, if they are looked up as the store does.
+    async fn read_by_driver(&mut self, config: &ScyllaConfig, task: i64) {
+        let session = session(config).await;
+        let keyspace = &config.keyspace;
+        let incarnation = format!("SELECT incarnation FROM {keyspace}.epochs");
+        let (incarnation,) = rows::<(uuid::Uuid,)>(&session, &incarnation).await[0];
+        let select = format!(
+            "SELECT event_time, known_at, tie, body, erased_up_to FROM {keyspace}.rows WHERE incarnation = ? AND entity = ? AND \
+             event_time <= ?"
+        );
+        let mut select = session.prepare(select).await.unwrap();
+        select.set_is_idempotent(true);
+        select.set_page_size(1);
+        let (is_over, counts) = (Arc::clone(&self.is_over), Arc::clone(&self.reads_of_driver));
+        self.tasks.spawn(async move {
+            for entity in task.. {
+                if is_over.load(Ordering::Relaxed) {
+                    break;
+                }
+                let key = key(entity % ENTITIES);
+                let begun = Instant::now();
+                let values = (incarnation, key.as_slice(), i64::MAX);
+                let outcome = session.execute_single_page(&select, values, PagingState::start()).await;
+                counts.count(outcome.is_ok(), begun.elapsed());
+                tokio::time::sleep(PAUSE).await;
+            }
+            Vec::new()
+        });
+    }
+
+    /// The numbers of the rows that were acknowledged.
+    async fn end(&mut self) -> Vec<i64> {
+        self.is_over.store(true, Ordering::Relaxed);
+        let mut acknowledged = Vec::new();
+        while let Some(done) = self.tasks.join_next().await {
+            acknowledged.extend(done.unwrap());
+        }
+        acknowledged
+    }
+}
+
+/// Those of these rows that the store does not find.
+async fn lost(config: &ScyllaConfig, acknowledged: &[i64]) -> Vec<i64> {
+    let store = ScyllaStore::open(config.clone()).await.unwrap();
+    let rows: Vec<Row> = acknowledged.iter().map(|number| row(*number)).collect();
+    let mut lost = Vec::new();
+    for part in rows.chunks(500) {
+        let at = |row: &Row| ReadAt::as_known_then(row.order.event_time_us);
+        let reads: Vec<_> = part.iter().map(|row| PointRead { key: &row.key, at: at(row) }).collect();
+        let answers = store.read(table(), &reads).await.unwrap();
+        for (row, answer) in part.iter().zip(answers) {
+            if answer.winner.is_none_or(|winner| winner.order != row.order || winner.body != row.body) {
+                lost.push(row.order.event_time_us);
+            }
+        }
+    }
+    lost
+}
+
+#[test]
+fn three_nodes() {
+    if std::env::var("EADEM_SOAK").is_ok_and(|soak| soak == "1") {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(on_three_nodes());
+    }
+}
+
+async fn on_three_nodes() {
+    let mut server = Server::start(3, false);
+    conforms_on(&server, 3).await;
+    let mut config = server.keyspace(3).await;
+    config.timeout = Duration::from_secs(5);
+    let store = ScyllaStore::open(config.clone()).await.unwrap();
+    store.create_epoch(table()).await.unwrap();
+    store.finish_load(table(), Coverage::whole()).await.unwrap();
+    // A majority of three has to do with one node away, whichever it is; the store was told of the first only.
+    let mut load = Load::begin(&config).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    server.kill_node(NODE_LOST);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    server.begin_to_start_node(NODE_LOST);
+    let mut server = tokio::task::spawn_blocking(move || {
+        server.wait_for_node();
+        server
+    })
+    .await
+    .unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let acknowledged = load.end().await;
+    let lost_rows = lost(&config, &acknowledged).await;
+    println!(
+        "S7: reads {}; reads of the driver alone {}; writes {}; {} of {} acknowledged rows lost",
+        load.reads.shown(),
+        load.reads_of_driver.shown(),
+        load.writes.shown(),
+        lost_rows.len(),
+        acknowledged.len(),
+    );
+    assert!(acknowledged.len() > 1_000, "too few writes to say anything: {}", acknowledged.len());
+    assert_eq!(lost_rows, Vec::<i64>::new(), "acknowledged rows lost");
+    assert!(load.reads.failed() <= load.reads_of_driver.failed(), "more failed reads than by the driver alone");
+    // All of them at once, as after a loss of power: the database is there again, with everything.
+    (1..=3).for_each(|node| server.kill_node(node));
+    for node in 1..=3 {
+        server.begin_to_start_node(node);
+        server.wait_for_node();
+    }
+    assert_eq!(lost(&config, &acknowledged).await, Vec::<i64>::new(), "lost when all nodes ended");
+    let of_entities: BTreeMap<i64, usize> = acknowledged.iter().fold(BTreeMap::new(), |mut counts, number| {
+        *counts.entry(number % ENTITIES).or_default() += 1;
+        counts
+    });
+    let store = ScyllaStore::open(config).await.unwrap();
+    let rows = store.status(table()).await.unwrap().rows;
+    assert!(rows >= of_entities.values().sum::<usize>() as u64, "{rows} rows");
+}

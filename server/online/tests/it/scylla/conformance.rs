@@ -1,34 +1,39 @@
 //! The one suite, on one real node.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use eadem_online::conformance::{Subject, Violation};
+use eadem_online::conformance::{CASES, Subject, Violation};
 use eadem_online::{OnlineStore, ScyllaConfig, ScyllaStore};
 
-use super::server::{Server, session, shared};
-use crate::conformance::conforms;
+use scylla::client::session::Session;
+use tokio::task::JoinSet;
 
-pub(super) struct Keyspace {
+use super::server::{Server, rows, session, shared};
+use crate::conformance::seed;
+
+struct Keyspace {
     config: ScyllaConfig,
     store: Option<Arc<ScyllaStore>>,
 }
 
 impl Keyspace {
-    /// The keyspace as if it had just been made: nothing that is left of a table without a record is ever looked at.
-    pub(super) async fn emptied(config: &ScyllaConfig) -> Result<Self, Violation> {
-        let session = session(config).await;
+    /// The keyspace as if it had just been made: what is left of a table without a record is never looked at.
+    async fn emptied(session: &Session, config: &ScyllaConfig) -> Result<Self, Violation> {
         let keyspace = &config.keyspace;
-        let listed = session.query_unpaged(format!("SELECT view, epoch FROM {keyspace}.epochs"), ()).await.unwrap();
-        let listed = listed.into_rows_result().unwrap();
-        let delete = format!("DELETE FROM {keyspace}.epochs WHERE view = ? AND epoch = ? IF EXISTS");
-        for row in listed.rows::<(Vec<u8>, Option<i64>)>().unwrap() {
-            let (view, epoch) = row.unwrap();
+        let delete = format!("DELETE FROM {keyspace}.epochs WHERE view_digest = ? AND epoch = ? IF EXISTS");
+        let listed = format!("SELECT view_digest, epoch FROM {keyspace}.epochs");
+        for (view, epoch) in rows::<(Vec<u8>, Option<i64>)>(session, &listed).await {
             if epoch.is_some() {
                 session.query_unpaged(delete.as_str(), (view, epoch)).await.unwrap();
             }
         }
-        session.query_unpaged(format!("TRUNCATE {keyspace}.erasures"), ()).await.unwrap();
+        let delete = format!("DELETE FROM {keyspace}.erasures WHERE view_digest = ? AND bucket = ?");
+        let listed = format!("SELECT DISTINCT view_digest, bucket FROM {keyspace}.erasures");
+        for partition in rows::<(Vec<u8>, i32)>(session, &listed).await {
+            session.query_unpaged(delete.as_str(), partition).await.unwrap();
+        }
         let store = Some(Arc::new(ScyllaStore::open(config.clone()).await?));
         Ok(Self { config: config.clone(), store })
     }
@@ -48,10 +53,31 @@ impl Subject for Keyspace {
     }
 }
 
-/// The suite in a keyspace of this server.
+/// How many cases run at once, each in a keyspace of its own: they mostly wait for the server.
+const CASES_AT_ONCE: usize = 4;
+
+/// The suite on this server.
 pub(super) async fn conforms_on(server: &Server, copies: u32) {
-    let config = server.keyspace(copies).await;
-    conforms(async || Keyspace::emptied(&config).await).await;
+    let next_case = Arc::new(AtomicUsize::new(0));
+    let mut workers = JoinSet::new();
+    for _ in 0..CASES_AT_ONCE {
+        let config = server.keyspace(copies).await;
+        let next_case = Arc::clone(&next_case);
+        workers.spawn(async move {
+            let session = session(&config).await;
+            let mut violations = Vec::new();
+            while let Some(case) = CASES.get(next_case.fetch_add(1, Ordering::Relaxed)) {
+                let begun = std::time::Instant::now(); //T
+                let mut subject = Keyspace::emptied(&session, &config).await.unwrap();
+                let opened = begun.elapsed(); //T
+                violations.extend(case.run(&mut subject, seed()).await.err());
+                println!("{}: {:?} {:?}", case.name, opened, begun.elapsed()); //T
+            }
+            violations
+        });
+    }
+    let violations: Vec<String> = workers.join_all().await.into_iter().flatten().map(|v| v.to_string()).collect();
+    assert!(violations.is_empty(), "{} violations, seed {}:\n{}", violations.len(), seed(), violations.join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use eadem_online::ScyllaConfig;
 use eadem_online::scylla::{Credentials, Replication, SchemaOptions, init};
 use scylla::client::session::Session;
+use scylla::deserialize::row::DeserializeRow;
 use tempfile::TempDir;
 
 pub(super) struct Server {
@@ -82,8 +83,7 @@ impl Server {
         // A machine that is busy with everything at once, the server included, may stall for seconds.
         config.timeout = Duration::from_secs(20);
         if self.is_secured {
-            config.credentials =
-                Some(Credentials { user: "cassandra".to_owned(), password: "cassandra".to_owned() });
+            config.credentials = Some(Credentials { user: "cassandra".to_owned(), password: "cassandra".to_owned() });
         }
         config
     }
@@ -120,4 +120,13 @@ pub(super) fn shared() -> &'static Server {
 /// A session of the driver's own.
 pub(super) async fn session(config: &ScyllaConfig) -> Session {
     config.session_builder().unwrap().build().await.unwrap()
+}
+
+/// The rows of a statement that the store has nothing to do with.
+pub(super) async fn rows<T>(session: &Session, text: &str) -> Vec<T>
+where
+    T: for<'f, 'm> DeserializeRow<'f, 'm>,
+{
+    let result = session.query_unpaged(text, ()).await.unwrap().into_rows_result().unwrap();
+    result.rows::<T>().unwrap().map(Result::unwrap).collect()
 }
