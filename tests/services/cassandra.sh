@@ -13,7 +13,8 @@
 # A node's process is named in DIR/nodeN/pid, and its log is DIR/nodeN/log.
 #
 # CASSANDRA_SECURED=1 asks clients for a password (user cassandra, password cassandra) and offers TLS beside plain text: the
-# certificate to trust is DIR/certificate.pem. CASSANDRA_HEAP is the memory of a node's heap (512M).
+# certificate to trust is DIR/certificate.pem. CASSANDRA_HEAP is the memory of a node's heap (512M). CASSANDRA_BRIEF=1 spares
+# the compiler's second stage: less work for a server that lives for a minute, and no server to measure.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 # shellcheck source=../../scripts/packages.sh
@@ -24,6 +25,7 @@ readonly DEPENDENCY_PLUGIN=org.apache.maven.plugins:maven-dependency-plugin:3.6.
 readonly START_S=180
 readonly HEAP=${CASSANDRA_HEAP:-512M}
 readonly SECURED=${CASSANDRA_SECURED:-0}
+readonly BRIEF=${CASSANDRA_BRIEF:-0}
 readonly KEYSTORE_PASSWORD=test-password
 readonly services=${CARGO_TARGET_DIR:-$root/target}/services
 readonly libraries=$services/cassandra-$VERSION/lib
@@ -208,6 +210,7 @@ launch() { # N
     -Dio.netty.allocator.useCacheForAllThreads=true -Dio.netty.allocator.maxOrder=11
     "-javaagent:$(compgen -G "$libraries/jamm-*.jar" | head -n 1)"
   )
+  [[ $BRIEF != 1 ]] || options+=(-XX:TieredStopAtLevel=1)
   # What the server reaches into, on Java 17.
   for module in java.base/jdk.internal.misc java.management.rmi/com.sun.jmx.remote.internal.rmi \
     java.rmi/sun.rmi.registry java.rmi/sun.rmi.server java.sql/java.sql java.base/java.lang.ref \

@@ -71,6 +71,14 @@ struct Slot {
     known: Option<Arc<Meta>>,
     /// What was asked for before this says nothing any more.
     not_before: Instant,
+    /// One asks for all, when the record has become too old.
+    asking: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Slot {
+    fn new(not_before: Instant) -> Self {
+        Self { known: None, not_before, asking: Arc::default() }
+    }
 }
 
 #[derive(Debug)]
@@ -85,8 +93,6 @@ struct Slots {
 pub(super) struct Epochs {
     lease: Duration,
     slots: Mutex<Slots>,
-    /// One asks for all, when a record has become too old.
-    asking: tokio::sync::Mutex<()>,
 }
 
 type EpochColumns = (Option<Uuid>, Option<i32>, Option<i64>, Option<String>, Option<bool>);
@@ -99,7 +105,7 @@ pub(super) fn epoch_column(table: TableId) -> i64 {
 impl Epochs {
     pub(super) fn new(lease: Duration) -> Self {
         let slots = Slots { by_table: HashMap::new(), forgotten_at: Instant::now() };
-        Self { lease, slots: Mutex::new(slots), asking: tokio::sync::Mutex::new(()) }
+        Self { lease, slots: Mutex::new(slots) }
     }
 
     /// From when on nobody believes what was true before now: the lease, and a tenth for clocks that run at different rates.
@@ -123,6 +129,12 @@ impl Epochs {
         self.is_good(known).then(|| Arc::clone(known))
     }
 
+    fn asking(&self, table: TableId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut slots = self.slots();
+        let not_before = slots.forgotten_at;
+        Arc::clone(&slots.by_table.entry(table).or_insert_with(|| Slot::new(not_before)).asking)
+    }
+
     fn learn(&self, table: TableId, meta: Option<Meta>) -> Option<Arc<Meta>> {
         let mut slots = self.slots();
         let Some(meta) = meta else {
@@ -131,7 +143,7 @@ impl Epochs {
         };
         let meta = Arc::new(meta);
         let not_before = slots.forgotten_at;
-        let slot = slots.by_table.entry(table).or_insert(Slot { known: None, not_before });
+        let slot = slots.by_table.entry(table).or_insert_with(|| Slot::new(not_before));
         let is_newer = slot.known.as_ref().is_none_or(|known| known.asked_at < meta.asked_at);
         if is_newer && meta.asked_at >= slot.not_before {
             slot.known = Some(Arc::clone(&meta));
@@ -146,7 +158,8 @@ impl Epochs {
         slots.forgotten_at = now;
         for (table, slot) in &mut slots.by_table {
             if is_changed(*table) {
-                *slot = Slot { known: None, not_before: now };
+                slot.known = None;
+                slot.not_before = now;
             }
         }
     }
@@ -156,7 +169,8 @@ impl Epochs {
         if let Some(known) = self.known(table) {
             return Ok(known);
         }
-        let _asking = self.asking.lock().await;
+        let asking = self.asking(table);
+        let _asking = asking.lock().await;
         match self.known(table) {
             Some(known) => Ok(known),
             None => self.fresh(db, table).await,

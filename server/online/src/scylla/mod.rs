@@ -27,7 +27,9 @@
 //! transaction is only sent again after a look at what became of it.
 //!
 //! **Speculation.** A read without an answer after 50 ms (`speculative_ms`) is also sent to one other node: a node that hangs
-//! costs that, and not the deadline. Writes are not: a database that is slow with writes is not helped by more of them.
+//! costs that, and not the deadline. Writes are not: a database that is slow with writes is not helped by more of them. What
+//! was written to a node that hangs goes to others once its connection has been silent for ten seconds, or fails at its
+//! deadline.
 
 mod config;
 mod epochs;

@@ -83,7 +83,7 @@ fn nodes_by_token(datacenter: Option<&str>) -> Arc<dyn LoadBalancingPolicy> {
     }
 }
 
-/// For writes and for what decides about tables: a majority, and no speculation, since a database that is slow with writes
+/// For writes and transactions: a majority, and no speculation, since a database that is slow with writes
 /// is not helped by more of them.
 pub(super) fn write_profile(config: &ScyllaConfig) -> ExecutionProfile {
     ExecutionProfile::builder()
@@ -95,7 +95,7 @@ pub(super) fn write_profile(config: &ScyllaConfig) -> ExecutionProfile {
         .build()
 }
 
-/// For reads of rows.
+/// For reads: of rows with the consistency of the URL.
 pub(super) fn read_profile(config: &ScyllaConfig) -> ExecutionProfile {
     let consistency = match config.consistency {
         ReadConsistency::LocalQuorum => Consistency::LocalQuorum,

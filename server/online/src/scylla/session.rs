@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use rustls::pki_types::CertificateDer;
@@ -25,6 +26,10 @@ use super::policy::{read_profile, write_profile};
 use super::schema::{Layout, check_layout};
 use crate::StoreError;
 
+/// How often a connection is tried, and how long an answer may take: a node that hangs is noticed within twice this time, and
+/// what was sent to it goes to others.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
 /// How much of a request counts as one place among those under way.
 const PLACE_BYTES: usize = 64 * 1024;
 
@@ -38,6 +43,8 @@ impl ScyllaConfig {
         let mut builder = SessionBuilder::new()
             .known_nodes(&self.nodes)
             .keyspaces_to_fetch([self.keyspace.as_str()])
+            .keepalive_interval(KEEPALIVE)
+            .keepalive_timeout(KEEPALIVE)
             .default_execution_profile_handle(read_profile(self).into_handle());
         if let Some(credentials) = &self.credentials {
             builder = builder.user(&credentials.user, &credentials.password);
@@ -137,8 +144,10 @@ where
 enum Kind {
     /// Reads rows, with the consistency of the URL, sent to another node when slow.
     ReadRows,
-    /// Reads or writes with a majority.
-    Majority,
+    /// Reads something else, with a majority, sent to another node when slow.
+    ReadMajority,
+    /// Writes with a majority.
+    Write,
     /// Reads what lightweight transactions decided, those included whose outcome nobody knows yet.
     Serial,
     /// A lightweight transaction: must not be sent twice without looking in between.
@@ -165,10 +174,15 @@ impl Preparing<'_> {
             .map_err(|error| statement_failed(format!("preparing statements for {}", self.config), error))?;
         prepared.set_is_idempotent(!matches!(kind, Kind::Transaction));
         prepared.set_page_size(PAGE_ROWS);
-        let profile = if matches!(kind, Kind::ReadRows) { &self.reads } else { &self.writes };
+        let profile = match kind {
+            Kind::ReadRows | Kind::ReadMajority => &self.reads,
+            Kind::Write | Kind::Serial | Kind::Transaction => &self.writes,
+        };
         prepared.set_execution_profile_handle(Some(profile.clone()));
-        if matches!(kind, Kind::Serial) {
-            prepared.set_consistency(Consistency::LocalSerial);
+        match kind {
+            Kind::ReadMajority => prepared.set_consistency(Consistency::LocalQuorum),
+            Kind::Serial => prepared.set_consistency(Consistency::LocalSerial),
+            Kind::ReadRows | Kind::Write | Kind::Transaction => {}
         }
         prepared.set_serial_consistency(Some(SerialConsistency::LocalSerial));
         Ok(prepared)
@@ -193,7 +207,7 @@ macro_rules! statements {
 }
 
 statements! {
-    insert_row: Majority,
+    insert_row: Write,
         "INSERT INTO @rows (incarnation, entity, event_time, known_at, tie, body, bytes) VALUES (?, ?, ?, ?, ?, \
          ?, ?) USING TIMESTAMP ?";
     newest_row: ReadRows,
@@ -202,51 +216,51 @@ statements! {
     orders_below: ReadRows,
         "SELECT event_time, known_at, tie FROM @rows WHERE incarnation = ? AND entity = ? AND (event_time, \
          known_at, tie) < (?, ?, ?)";
-    orders: Majority,
+    orders: ReadMajority,
         "SELECT event_time, known_at, tie, bytes, erased_up_to FROM @rows WHERE incarnation = ? AND entity = ? \
          AND (event_time, known_at, tie) <= (?, ?, ?)";
     one_body: ReadRows,
         "SELECT body, erased_up_to FROM @rows WHERE incarnation = ? AND entity = ? AND event_time = ? AND \
          known_at = ? AND tie = ?";
-    bodies_between: Majority,
+    bodies_between: ReadMajority,
         "SELECT event_time, known_at, tie, body, erased_up_to FROM @rows WHERE incarnation = ? AND entity = ? AND \
          (event_time, known_at, tie) <= (?, ?, ?) AND (event_time, known_at, tie) >= (?, ?, ?)";
-    erasures_of_partition: Majority,
+    erasures_of_partition: ReadMajority,
         "SELECT DISTINCT incarnation, entity, erased_up_to FROM @rows WHERE incarnation = ? AND entity = ?";
-    delete_row: Majority,
+    delete_row: Write,
         "DELETE FROM @rows WHERE incarnation = ? AND entity = ? AND event_time = ? AND known_at = ? AND tie = ?";
-    delete_below: Majority,
+    delete_below: Write,
         "DELETE FROM @rows WHERE incarnation = ? AND entity = ? AND (event_time, known_at, tie) < (?, ?, ?)";
-    delete_up_to: Majority,
+    delete_up_to: Write,
         "DELETE FROM @rows WHERE incarnation = ? AND entity = ? AND event_time <= ?";
-    delete_partition: Majority, "DELETE FROM @rows WHERE incarnation = ? AND entity = ?";
-    erase_partition: Majority,
+    delete_partition: Write, "DELETE FROM @rows WHERE incarnation = ? AND entity = ?";
+    erase_partition: Write,
         "UPDATE @rows SET erased_up_to = erased_up_to + ? WHERE incarnation = ? AND entity = ?";
-    forget_lesser_erasures: Majority,
+    forget_lesser_erasures: Write,
         "UPDATE @rows SET erased_up_to = erased_up_to - ? WHERE incarnation = ? AND entity = ?";
-    insert_entity: Majority, "INSERT INTO @entities (incarnation, bucket, entity) VALUES (?, ?, ?)";
-    entities: Majority,
+    insert_entity: Write, "INSERT INTO @entities (incarnation, bucket, entity) VALUES (?, ?, ?)";
+    entities: ReadMajority,
         "SELECT entity FROM @entities WHERE incarnation = ? AND bucket = ? AND entity >= ?";
-    count_entities: Majority, "SELECT COUNT(*) FROM @entities WHERE incarnation = ? AND bucket = ?";
-    delete_entities: Majority, "DELETE FROM @entities WHERE incarnation = ? AND bucket = ?";
-    insert_erasure: Majority,
+    count_entities: ReadMajority, "SELECT COUNT(*) FROM @entities WHERE incarnation = ? AND bucket = ?";
+    delete_entities: Write, "DELETE FROM @entities WHERE incarnation = ? AND bucket = ?";
+    insert_erasure: Write,
         "INSERT INTO @erasures (view_digest, bucket, entity, up_to) VALUES (?, ?, ?, ?)";
-    erasure: Majority,
+    erasure: ReadMajority,
         "SELECT up_to FROM @erasures WHERE view_digest = ? AND bucket = ? AND entity = ?";
-    delete_lesser_erasures: Majority,
+    delete_lesser_erasures: Write,
         "DELETE FROM @erasures WHERE view_digest = ? AND bucket = ? AND entity = ? AND up_to < ?";
-    erasures_of_view: Majority,
+    erasures_of_view: ReadMajority,
         "SELECT entity, up_to FROM @erasures WHERE view_digest = ? AND bucket = ? AND entity >= ?";
-    mark_erasures: Majority, "UPDATE @epochs SET has_erasures = true WHERE view_digest = ?";
-    epoch: Majority,
+    mark_erasures: Write, "UPDATE @epochs SET has_erasures = true WHERE view_digest = ?";
+    epoch: ReadMajority,
         "SELECT incarnation, buckets, revision, record, has_erasures FROM @epochs WHERE view_digest = ? AND epoch \
          = ?";
     epoch_for_change: Serial,
         "SELECT incarnation, buckets, revision, record, has_erasures FROM @epochs WHERE view_digest = ? AND epoch \
          = ?";
-    epochs_of_view: Majority,
+    epochs_of_view: ReadMajority,
         "SELECT epoch, incarnation, buckets FROM @epochs WHERE view_digest = ?";
-    all_epochs: Majority, "SELECT view_digest, epoch FROM @epochs";
+    all_epochs: ReadMajority, "SELECT view_digest, epoch FROM @epochs";
     insert_epoch: Transaction,
         "INSERT INTO @epochs (view_digest, epoch, incarnation, buckets, revision, record) VALUES (?, ?, ?, ?, ?, \
          ?) IF NOT EXISTS";
@@ -255,10 +269,10 @@ statements! {
          revision = ?";
     delete_epoch: Transaction,
         "DELETE FROM @epochs WHERE view_digest = ? AND epoch = ? IF incarnation = ?";
-    insert_dropped: Majority,
+    insert_dropped: Write,
         "INSERT INTO @dropped (incarnation, view_digest, epoch, buckets) VALUES (?, ?, ?, ?)";
-    all_dropped: Majority, "SELECT incarnation, view_digest, epoch, buckets FROM @dropped";
-    delete_dropped: Majority, "DELETE FROM @dropped WHERE incarnation = ?";
+    all_dropped: ReadMajority, "SELECT incarnation, view_digest, epoch, buckets FROM @dropped";
+    delete_dropped: Write, "DELETE FROM @dropped WHERE incarnation = ?";
 }
 
 /// A part of an answer, and where to go on.

@@ -42,6 +42,7 @@ impl Server {
         let mut process = Command::new(script)
             .args(["run", folder.path().to_str().unwrap(), &port.to_string(), &nodes.to_string()])
             .env("CASSANDRA_SECURED", if is_secured { "1" } else { "0" })
+            .env("CASSANDRA_BRIEF", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
