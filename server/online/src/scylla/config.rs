@@ -15,6 +15,7 @@ pub const PASSWORD_VARIABLE: &str = "EADEM_SCYLLA_PASSWORD";
 
 const SCHEME: &str = "scylla://";
 const DEFAULT_PORT: u16 = 9042;
+pub(super) const IN_FLIGHT_MAX: usize = 65_536;
 const KEYSPACE_CHARS_MAX: usize = 48;
 const KNOWN_OPTIONS: &str = "consistency, datacenter, timeout_ms, max_in_flight, speculative_ms, tls, ca";
 
@@ -166,7 +167,7 @@ impl ScyllaConfig {
             "datacenter" if value.is_empty() => return Err(bad("`datacenter` has no name")),
             "datacenter" => self.datacenter = Some(value),
             "timeout_ms" => self.timeout = Duration::from_millis(parse_number(name, &value, 1, 600_000)?),
-            "max_in_flight" => self.max_in_flight = parse_number(name, &value, 1, 65_536)? as usize,
+            "max_in_flight" => self.max_in_flight = parse_number(name, &value, 1, IN_FLIGHT_MAX as u64)? as usize,
             "speculative_ms" => {
                 let after_ms = parse_number(name, &value, 0, 600_000)?;
                 self.speculative_after = (after_ms > 0).then(|| Duration::from_millis(after_ms));

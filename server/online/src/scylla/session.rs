@@ -21,7 +21,7 @@ use scylla::statement::unprepared::Statement;
 use scylla::statement::{Consistency, SerialConsistency};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::config::{ScyllaConfig, Tls};
+use super::config::{IN_FLIGHT_MAX, ScyllaConfig, Tls, check_keyspace};
 use super::policy::{read_profile, write_profile};
 use super::schema::{Layout, check_layout};
 use crate::StoreError;
@@ -88,6 +88,7 @@ fn roots_in(file: &Path) -> Result<RootCertStore, StoreError> {
 
 /// A session in no keyspace.
 pub(super) async fn connect(config: &ScyllaConfig) -> Result<Session, StoreError> {
+    check_keyspace(&config.keyspace)?;
     let session = config
         .session_builder()?
         .build()
@@ -301,6 +302,7 @@ impl Db {
         let mut statements = Statements::prepare(&preparing).await?;
         // Nearly always the newest row is the one; further ones may be large.
         statements.newest_row.set_page_size(1);
+        let config = ScyllaConfig { max_in_flight: config.max_in_flight.clamp(1, IN_FLIGHT_MAX), ..config };
         let places = Semaphore::new(config.max_in_flight);
         Ok(Self { session, config, statements, layout, places })
     }

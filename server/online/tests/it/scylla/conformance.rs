@@ -67,11 +67,8 @@ pub(super) async fn conforms_on(server: &Server, copies: u32) {
             let session = session(&config).await;
             let mut violations = Vec::new();
             while let Some(case) = CASES.get(next_case.fetch_add(1, Ordering::Relaxed)) {
-                let begun = std::time::Instant::now(); //T
                 let mut subject = Keyspace::emptied(&session, &config).await.unwrap();
-                let opened = begun.elapsed(); //T
                 violations.extend(case.run(&mut subject, seed()).await.err());
-                println!("{}: {:?} {:?}", case.name, opened, begun.elapsed()); //T
             }
             violations
         });

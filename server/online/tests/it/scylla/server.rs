@@ -60,10 +60,10 @@ impl Server {
         assert_eq!(said.trim(), "ready", "the server did not start; what it said stands above");
     }
 
-    /// Ends a node as the loss of its machine would.
-    pub(super) fn kill_node(&self, node: u32) {
+    /// `KILL` ends a node as the loss of its machine would, `STOP` lets it hang and `CONT` go on.
+    pub(super) fn signal_node(&self, node: u32, signal: &str) {
         let pid = std::fs::read_to_string(self.folder.path().join(format!("node{node}/pid"))).unwrap();
-        assert!(Command::new("kill").args(["-KILL", pid.trim()]).status().unwrap().success());
+        assert!(Command::new("kill").args([&format!("-{signal}"), pid.trim()]).status().unwrap().success());
     }
 
     /// Starts a node again, without waiting for it.
