@@ -9,7 +9,7 @@
 #                                                          `ready` on standard output when all answer, and ends when standard
 #                                                          input does
 #
-# While it runs, a line `start N` on its standard input starts node N again, if it has ended, and is answered by `ready`.
+# While it runs, a line `start N` on its standard input starts node N again, unless it answers, and is answered by `ready`.
 # A node's process is named in DIR/nodeN/pid, and its log is DIR/nodeN/log.
 #
 # CASSANDRA_SECURED=1 asks clients for a password (user cassandra, password cassandra) and offers TLS beside plain text: the
@@ -251,7 +251,14 @@ stop() {
 
 start_again() { # N
   [[ $1 =~ ^[1-9]$ && $1 -le $nodes ]] || fail "there is no node $1"
-  is_running "$1" || launch "$1"
+  if ! answers "$1"; then
+    local pid
+    pid=$(cat "node$1/pid")
+    kill -KILL "$pid" 2>/dev/null || true
+    # Whoever was killed a moment ago is there until it was waited for.
+    wait "$pid" 2>/dev/null || true
+    launch "$1"
+  fi
   wait_for "$1"
 }
 

@@ -110,9 +110,9 @@ pub struct TableStatus {
     pub state: LoadState,
     /// What it holds for certain.
     pub coverage: Coverage,
-    /// Rows stored.
+    /// Rows stored. A store that would have to read them all to know may estimate large numbers.
     pub rows: u64,
-    /// Bytes that the table takes on disk, or in memory for a store without one.
+    /// Bytes that the table takes on disk, or in memory for a store without one; estimated where rows are.
     pub bytes: u64,
 }
 
@@ -218,7 +218,7 @@ pub struct ScanPage {
 /// proportion to what it was given or asked for.
 #[async_trait]
 pub trait OnlineStore: Send + Sync + fmt::Debug {
-    /// A short name of the kind of store, for logs and metrics: `embedded`, `memory`.
+    /// A short name of the kind of store, for logs and metrics: `embedded`, `memory`, `scylla`.
     fn kind(&self) -> &'static str;
 
     /// Makes an empty epoch in state [`LoadState::Loading`]. One that exists is left as it is.

@@ -15,6 +15,9 @@ use super::rows::{Registered, bucket_of, greatest, register_entities};
 use super::session::{Db, run_all};
 use crate::{KEY_BYTES_MAX, KeyBytes, StoreError, TableId};
 
+/// Into how many partitions the erasures of a view are divided. Part of the layout: with another number none would be found.
+const BUCKETS: u32 = 64;
+
 /// How many erasures are copied to a new table at once.
 const COPIED_AT_ONCE: usize = 500;
 
@@ -30,7 +33,7 @@ pub(super) async fn erased_up_to(db: &Db, view: Digest, key: KeyBytes) -> Result
     if key.as_slice().len() > KEY_BYTES_MAX {
         return Ok(None);
     }
-    let bucket = bucket_of(key.as_slice(), db.layout.buckets);
+    let bucket = bucket_of(key.as_slice(), BUCKETS);
     let values = (view.as_bytes().as_slice(), bucket, key.as_slice());
     let rows: Vec<(i64,)> = db.all("looking up erasures", &db.statements.erasure, values).await?;
     Ok(rows.into_iter().map(|(up_to_us,)| up_to_us).max())
@@ -39,7 +42,7 @@ pub(super) async fn erased_up_to(db: &Db, view: Digest, key: KeyBytes) -> Result
 /// Writes an erasure down, so that no table made from now on is without it.
 pub(super) async fn record(db: &Db, view: Digest, key: &KeyBytes, up_to_us: i64) -> Result<(), StoreError> {
     let doing = "recording an erasure";
-    let bucket = bucket_of(key.as_slice(), db.layout.buckets);
+    let bucket = bucket_of(key.as_slice(), BUCKETS);
     let values = (view.as_bytes().as_slice(), bucket, key.as_slice(), up_to_us);
     db.execute(doing, &db.statements.insert_erasure, values, 0).await?;
     db.execute(doing, &db.statements.mark_erasures, (view.as_bytes().as_slice(),), 0).await?;
@@ -127,7 +130,7 @@ pub(super) async fn copy_to(db: &Db, registered: &Registered, meta: &Meta) -> Re
     }
     let TableId { view, .. } = meta.table;
     tracing::debug!(table = %meta.table, epoch = epoch_column(meta.table), "copying erasures to a new table");
-    for bucket in 0..db.layout.buckets as i32 {
+    for bucket in 0..BUCKETS as i32 {
         let values = (view.as_bytes().as_slice(), bucket, [0_u8; 0]);
         let mut state = PagingState::start();
         loop {
