@@ -145,13 +145,17 @@ impl ScyllaConfig {
     ///
     /// # Errors
     /// [`StoreError::BadConfig`] if only one of them is set.
-    pub fn with_credentials_of_environment(mut self) -> Result<Self, StoreError> {
+    pub fn with_credentials_of_environment(self) -> Result<Self, StoreError> {
+        self.with_credentials_of(|name| std::env::var(name).ok())
+    }
+
+    fn with_credentials_of(mut self, variable: impl Fn(&str) -> Option<String>) -> Result<Self, StoreError> {
         if self.credentials.is_some() {
             return Ok(self);
         }
-        self.credentials = match (std::env::var(USER_VARIABLE), std::env::var(PASSWORD_VARIABLE)) {
-            (Ok(user), Ok(password)) => Some(Credentials { user, password }),
-            (Err(_), Err(_)) => None,
+        self.credentials = match (variable(USER_VARIABLE), variable(PASSWORD_VARIABLE)) {
+            (Some(user), Some(password)) => Some(Credentials { user, password }),
+            (None, None) => None,
             _ => {
                 return Err(bad(format!("one of {USER_VARIABLE} and {PASSWORD_VARIABLE} is set; set both or neither")));
             }
@@ -293,6 +297,22 @@ mod tests {
         assert_eq!(ScyllaConfig::parse("scylla://h/k?tls=true").unwrap().tls, Tls::PublicAuthorities);
         assert_eq!(ScyllaConfig::parse("scylla://h/k?tls=false").unwrap().tls, Tls::Off);
         assert_eq!(ScyllaConfig::parse("scylla://h/k?ca=f").unwrap().tls, Tls::Authority("f".into()));
+    }
+
+    #[test]
+    fn credentials_of_the_environment_fill_in_for_those_of_the_url() {
+        let set = |names: &'static [&'static str]| move |name: &str| names.contains(&name).then(|| format!("{name}'s"));
+        let nobody = || ScyllaConfig::parse("scylla://h/k").unwrap();
+        assert_eq!(nobody().with_credentials_of(set(&[])).unwrap().credentials, None);
+        let both = nobody().with_credentials_of(set(&[USER_VARIABLE, PASSWORD_VARIABLE])).unwrap().credentials.unwrap();
+        assert_eq!((both.user, both.password), (format!("{USER_VARIABLE}'s"), format!("{PASSWORD_VARIABLE}'s")));
+        for one in [&[USER_VARIABLE], &[PASSWORD_VARIABLE]] {
+            let message = nobody().with_credentials_of(set(one)).unwrap_err().to_string();
+            assert!(message.contains("both or neither") && !message.contains("'s"), "{message}");
+        }
+        let of_url = ScyllaConfig::parse("scylla://user:password@h/k").unwrap();
+        let kept = of_url.with_credentials_of(set(&[USER_VARIABLE, PASSWORD_VARIABLE])).unwrap().credentials.unwrap();
+        assert_eq!(kept.user, "user");
     }
 
     #[test]

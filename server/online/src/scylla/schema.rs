@@ -235,3 +235,35 @@ fn check_version(config: &ScyllaConfig, version: i32) -> Result<(), StoreError> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replication_is_said_in_the_databases_words() {
+        let of = |replication| SchemaOptions { replication, ..SchemaOptions::default() }.statements("k").remove(0).text;
+        assert!(
+            of(Replication::EveryDatacenter(2))
+                .ends_with("{'class': 'NetworkTopologyStrategy', 'replication_factor': 2}")
+        );
+        let datacenters = [("it's".to_owned(), 1), ("eu".to_owned(), 3)].into_iter().collect();
+        let text = of(Replication::Datacenters(datacenters));
+        assert!(text.ends_with("{'class': 'NetworkTopologyStrategy', 'eu': 3, 'it''s': 1}"), "{text}");
+    }
+
+    #[test]
+    fn a_schema_that_keeps_nothing_is_refused() {
+        let bad = [
+            SchemaOptions { replication: Replication::EveryDatacenter(0), ..SchemaOptions::default() },
+            SchemaOptions { replication: Replication::Datacenters(BTreeMap::new()), ..SchemaOptions::default() },
+            SchemaOptions { lease_ms: 0, ..SchemaOptions::default() },
+            SchemaOptions { lease_ms: 60_001, ..SchemaOptions::default() },
+            SchemaOptions { buckets: 0, ..SchemaOptions::default() },
+        ];
+        for options in bad {
+            assert!(matches!(options.check(), Err(StoreError::BadConfig { .. })), "{options:?}");
+        }
+        assert!(SchemaOptions::default().check().is_ok());
+    }
+}

@@ -182,9 +182,25 @@ impl Load {
     }
 }
 
+/// The store once a majority of the nodes know that they are there: they answer clients before they have found each other.
+async fn reachable(config: &ScyllaConfig) -> ScyllaStore {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let opened = match ScyllaStore::open(config.clone()).await {
+            Ok(store) => store.status(table()).await.map(|_| store),
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(store) => return store,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 /// Those of these rows that the store does not find.
 async fn lost(config: &ScyllaConfig, acknowledged: &[i64]) -> Vec<i64> {
-    let store = ScyllaStore::open(config.clone()).await.unwrap();
+    let store = reachable(config).await;
     let rows: Vec<Row> = acknowledged.iter().map(|number| row(*number)).collect();
     let mut lost = Vec::new();
     for part in rows.chunks(500) {
@@ -248,6 +264,6 @@ async fn on_three_nodes() {
         server.wait_for_node();
     }
     assert_eq!(lost(&config, &acknowledged).await, Vec::<i64>::new(), "lost when all nodes ended");
-    let rows = ScyllaStore::open(config).await.unwrap().status(table()).await.unwrap().rows;
+    let rows = reachable(&config).await.status(table()).await.unwrap().rows;
     assert!(rows >= acknowledged.len() as u64, "{rows} rows of {}", acknowledged.len());
 }
