@@ -195,7 +195,8 @@ pub(super) async fn winners(db: &Db, meta: &Meta, reads: &[PointRead<'_>]) -> Re
     run_all(work, db.concurrency()).await
 }
 
-type RowColumns = (i64, i64, Vec<u8>, Bytes, Option<Vec<i64>>);
+/// Event time, known-at, tie digest, body, and the erasures of the entity.
+pub(super) type RowColumns = (i64, i64, Vec<u8>, Bytes, Option<Vec<i64>>);
 
 /// Reads the newest row with event time ≤ T. Where it is not known by K yet, goes on with the times of those below.
 async fn winner(db: &Db, incarnation: Uuid, key: &KeyBytes, at: ReadAt) -> Result<Option<Winner>, StoreError> {

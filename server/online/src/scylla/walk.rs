@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::{BufMut, Bytes};
+use bytes::BufMut;
 use eadem_semantics::{RowOrder, erased, trim_mask};
 use eadem_values::TieDigest;
 use scylla::response::PagingState;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::epochs::{Epochs, Meta, read_meta};
 use super::erasures::Visited;
-use super::rows::{damaged, greatest, order_of};
+use super::rows::{RowColumns, damaged, greatest, order_of};
 use super::session::{Db, Page, run_all};
 use crate::{KeyBytes, Row, RowBody, ScanCursor, ScanPage, StoreError, TableId, Trim};
 
@@ -275,8 +275,7 @@ impl Filling<'_> {
             oldest.known_at_us,
             *oldest.tie.as_bytes(),
         );
-        let rows: Vec<(i64, i64, Vec<u8>, Bytes, Option<Vec<i64>>)> =
-            self.db.all("scanning", &self.db.statements.bodies_between, values).await?;
+        let rows: Vec<RowColumns> = self.db.all("scanning", &self.db.statements.bodies_between, values).await?;
         for (event_time_us, known_at_us, tie, body, erasures) in rows {
             if erased(event_time_us, greatest(erasures)) {
                 continue;
