@@ -240,6 +240,15 @@ wait_for() { # N
   done
 }
 
+# A node answers before the user that tests log in as is there.
+wait_for_superuser() {
+  local deadline=$((SECONDS + START_S))
+  until grep -qs 'Created default superuser role' node*/log; do
+    [[ $SECONDS -lt $deadline ]] || fail 'the first user was not made in time'
+    sleep 0.2
+  done
+}
+
 # Nothing of what the nodes hold is worth the time of an orderly end.
 stop() {
   local n
@@ -280,6 +289,7 @@ run() { # DIR PORT NODES
     launch "$n"
   done
   for n in $(seq 1 "$nodes"); do wait_for "$n"; done
+  [[ $SECURED != 1 ]] || wait_for_superuser
   echo ready
   while read -r verb argument; do
     [[ $verb == start ]] || fail "$verb: only \`start N\` is understood"

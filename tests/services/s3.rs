@@ -48,7 +48,7 @@ impl S3Server {
     }
 
     /// Where it keeps its objects.
-    #[allow(dead_code)]
+    #[allow(dead_code)] // This file is part of two crates of tests, and one of them does not ask.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }

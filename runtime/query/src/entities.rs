@@ -2,13 +2,18 @@
 //!
 //! A history is far longer than a spine, so what counts is the look-up: a key of up to twelve bytes (most are) is compared
 //! as one 128-bit number that lies in the hash table itself, so that a look-up costs one cache miss and no pointer.
+//!
+//! Histories mostly lie by key, so entities are numbered by key as well: then the entity of the next row is one of the next
+//! few, which costs no look-up at all, and all that is kept for entities is walked through from one end to the other. Only
+//! speed depends on it.
 
 use std::hash::BuildHasher;
 
 use arrow_array::builder::make_view;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
-use arrow_array::{Array, ArrayRef, Int64Array, StringArray, StringViewArray};
+use arrow_array::{Array, ArrayRef, Int64Array, StringArray, StringViewArray, UInt32Array};
+use arrow_ord::sort::{SortColumn, lexsort_to_indices};
 use arrow_schema::DataType as ArrowType;
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -21,10 +26,18 @@ pub(crate) const NO_ENTITY: u32 = u32::MAX;
 /// Keys of at most this many bytes are kept as one number.
 const INLINE_BYTES_MAX: usize = 12;
 
-/// Numbers of entities, in the order in which their keys were first seen.
+/// In place of a key that is longer. No inline key is this number: its lowest bytes are its length.
+const NOT_INLINE: u128 = u128::MAX;
+
+/// How many of the next entities are tried before a key is looked up.
+const NEXT_ENTITIES: usize = 4;
+
+/// Numbers of entities: in the order in which their keys were first seen, until they are numbered by key.
 #[derive(Debug, Default)]
 pub(crate) struct Entities {
     inline: HashTable<(u128, u32)>,
+    /// The inline keys by number, once entities are numbered by key.
+    ordered: Vec<u128>,
     long: HashTable<LongKey>,
     long_bytes: Vec<u8>,
     hasher: DefaultHashBuilder,
@@ -66,13 +79,66 @@ impl Entities {
     pub(crate) fn look_up(&self, keys: &JoinKeys<'_>, rows: usize, entities: &mut Vec<u32>) {
         entities.clear();
         entities.reserve(rows);
+        let mut previous = (NOT_INLINE, NO_ENTITY);
+        let mut next = 0;
         keys.each(rows, |key| {
             entities.push(match key {
                 Key::Null => NO_ENTITY,
-                Key::Inline(key) => self.find_inline(key),
+                Key::Inline(key) if key == previous.0 => previous.1,
+                Key::Inline(key) => {
+                    let entity = self.find_near(key, next).unwrap_or_else(|| self.find_inline(key));
+                    if entity != NO_ENTITY {
+                        next = entity as usize + 1;
+                    }
+                    previous = (key, entity);
+                    entity
+                }
                 Key::Long(bytes) => self.find_long(bytes),
             });
         });
+    }
+
+    /// The entity of the key if it is one of those from `next` on.
+    fn find_near(&self, key: u128, next: usize) -> Option<u32> {
+        let near = self.ordered.get(next..)?.iter().take(NEXT_ENTITIES);
+        near.zip(next..).find(|(known, _)| **known == key).map(|(_, entity)| entity as u32)
+    }
+
+    /// Numbers the entities anew, by key: texts by their bytes, numbers by their size. `keys` are those of the rows that have
+    /// been added, `entity_of_row` what [`Entities::add`] gave for them, which is changed likewise.
+    ///
+    /// # Errors
+    /// Keys that cannot be sorted.
+    pub(crate) fn number_by_key(&mut self, keys: &[ArrayRef], entity_of_row: &mut [u32]) -> Result<(), QueryError> {
+        let mut first_rows = vec![u32::MAX; self.len()];
+        for (row, entity) in entity_of_row.iter().enumerate().rev().filter(|(_, entity)| **entity != NO_ENTITY) {
+            first_rows[*entity as usize] = row as u32;
+        }
+        let first_rows = UInt32Array::from(first_rows);
+        let columns = keys
+            .iter()
+            .map(|key| {
+                let values = arrow_select::take::take(key.as_ref(), &first_rows, None)?;
+                Ok(SortColumn { values, options: None })
+            })
+            .collect::<Result<Vec<_>, QueryError>>()?;
+        let by_key = lexsort_to_indices(&columns, None)?;
+        let mut number_of = vec![NO_ENTITY; self.len()];
+        for (number, entity) in by_key.values().iter().enumerate() {
+            number_of[*entity as usize] = number as u32;
+        }
+        self.ordered = vec![NOT_INLINE; self.len()];
+        for (key, entity) in self.inline.iter_mut() {
+            *entity = number_of[*entity as usize];
+            self.ordered[*entity as usize] = *key;
+        }
+        for key in self.long.iter_mut() {
+            key.entity = number_of[key.entity as usize];
+        }
+        for entity in entity_of_row.iter_mut().filter(|entity| **entity != NO_ENTITY) {
+            *entity = number_of[*entity as usize];
+        }
+        Ok(())
     }
 
     fn find_inline(&self, key: u128) -> u32 {
@@ -252,6 +318,35 @@ mod tests {
         let expected = [4, NO_ENTITY, 1, NO_ENTITY, 0, NO_ENTITY];
         assert_eq!(numbers(&entities, &[Arc::new(StringArray::from(asked.to_vec()))], 6), expected);
         assert_eq!(numbers(&entities, &[Arc::new(StringViewArray::from(asked.to_vec()))], 6), expected);
+    }
+
+    #[test]
+    fn numbered_by_key_they_are_found_whatever_the_order() {
+        let names = ["m", "thirteen bytes and more", "", "c", "zz", "a", "c", "another long one, too"];
+        let counts = [7_i64, -1, 7, 3, i64::MIN, 0, 3, 9];
+        let texts: ArrayRef = Arc::new(StringArray::from(names.to_vec()));
+        let numbers_of: ArrayRef = Arc::new(Int64Array::from(counts.to_vec()));
+        for keys in [vec![texts.clone()], vec![numbers_of.clone()], vec![texts, numbers_of]] {
+            let mut entities = Entities::default();
+            let mut added = entities.add(&JoinKeys::try_new(&keys, 8).unwrap(), 8).unwrap();
+            entities.number_by_key(&keys, &mut added).unwrap();
+            // In the order of the spine, by key, and the other way round.
+            let mut by_key: Vec<u32> = (0..8).collect();
+            by_key.sort_by_key(|row| added[*row as usize]);
+            let backwards: Vec<u32> = by_key.iter().rev().copied().collect();
+            for order in [(0..8).collect(), by_key, backwards] {
+                let rows = UInt32Array::from(order.clone());
+                let asked: Vec<ArrayRef> =
+                    keys.iter().map(|key| arrow_select::take::take(key.as_ref(), &rows, None).unwrap()).collect();
+                let expected: Vec<u32> = order.iter().map(|row| added[*row as usize]).collect();
+                assert_eq!(numbers(&entities, &asked, 8), expected);
+            }
+        }
+        let keys: [ArrayRef; 1] = [Arc::new(Int64Array::from(vec![Some(5), None, Some(-5)]))];
+        let mut entities = Entities::default();
+        let mut added = entities.add(&JoinKeys::try_new(&keys, 3).unwrap(), 3).unwrap();
+        entities.number_by_key(&keys, &mut added).unwrap();
+        assert_eq!(added, [1, NO_ENTITY, 0], "numbers by their size; a null is nobody");
     }
 
     #[test]

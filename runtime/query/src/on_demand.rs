@@ -1,5 +1,7 @@
 //! On-demand views: a transform over request fields and other views' features, with their statuses.
 
+use std::sync::Arc;
+
 use arrow_array::{Array, ArrayRef, UInt32Array};
 use eadem_semantics::Status;
 
@@ -12,7 +14,7 @@ pub struct OnDemandInput {
     /// The values, in canonical form and of the declared type. Not with a view's default: that is for readers only.
     pub values: ArrayRef,
     /// The statuses of another view's feature; `None` for request fields and literals, whose null is status `null`.
-    pub statuses: Option<Vec<Status>>,
+    pub statuses: Option<Arc<[Status]>>,
 }
 
 /// What an on-demand view gives, one entry per request row in every column.
@@ -21,7 +23,7 @@ pub struct OnDemandOutput {
     /// The declared outputs, in declared order; null wherever the status is not `present`.
     pub columns: Vec<ArrayRef>,
     /// For each output, the status of every row.
-    pub statuses: Vec<Vec<Status>>,
+    pub statuses: Vec<Arc<[Status]>>,
     /// Rows that failed, with the reason.
     pub errors: Vec<(usize, String)>,
 }
@@ -121,10 +123,6 @@ fn errors_of(result: &crate::TransformedRows, computed: &[u32]) -> Vec<(usize, S
     errors
 }
 
-fn output_statuses(column: &ArrayRef, row_status: &[Status]) -> Vec<Status> {
-    let status = |(row, status): (usize, &Status)| match status {
-        Status::Present if column.is_null(row) => Status::Null,
-        other => *other,
-    };
-    row_status.iter().enumerate().map(status).collect()
+fn output_statuses(column: &ArrayRef, of_rows: &[Status]) -> Arc<[Status]> {
+    of_rows.iter().enumerate().map(|(row, of_row)| of_row.of_value(column.is_null(row))).collect()
 }

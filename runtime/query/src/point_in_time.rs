@@ -8,7 +8,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, UInt32Array, new_null_array};
+use arrow_array::{Array, ArrayRef, BinaryViewArray, RecordBatch, UInt32Array, new_null_array};
 use arrow_schema::SchemaRef;
 use eadem_semantics::{KnownAtCut, Lifetime, RowOrder};
 use eadem_values::TieDigest;
@@ -46,8 +46,8 @@ pub struct HistoryRows<'a> {
     pub event_times_us: &'a [i64],
     /// Known-at times, in microseconds.
     pub known_at_us: &'a [i64],
-    /// Tie digests, 16 bytes each.
-    pub ties: &'a BinaryArray,
+    /// Tie digests, 16 bytes each. Views, because a reader of files makes them without copying the bytes, and few are looked at.
+    pub ties: &'a BinaryViewArray,
     /// What is kept of a winning row. All rows of one join hand on the same kind.
     pub handed_on: HandedOn<'a>,
 }
@@ -143,7 +143,8 @@ impl SpineIndex {
     pub fn try_new(keys: &[ArrayRef], times_us: &[i64]) -> Result<Self, QueryError> {
         let rows = times_us.len();
         let mut entities = Entities::default();
-        let entity_of_row = entities.add(&JoinKeys::try_new(keys, rows)?, rows)?;
+        let mut entity_of_row = entities.add(&JoinKeys::try_new(keys, rows)?, rows)?;
+        entities.number_by_key(keys, &mut entity_of_row)?;
 
         // Rows by entity (counting sort), then by time within each.
         let mut rows_from = vec![0_u32; entities.len() + 1];
@@ -242,16 +243,13 @@ impl Prober {
             if *entity == NO_ENTITY {
                 continue;
             }
-            let order = RowOrder {
-                event_time_us: history.event_times_us[row],
-                known_at_us: history.known_at_us[row],
-                tie: NOTHING.order.tie,
-            };
-            let slot = self.cut.visible_from_us(&order).and_then(|from_us| index.first_slot(*entity, from_us));
+            let event_time_us = history.event_times_us[row];
+            let from_us = self.cut.visible_from_times_us(event_time_us, history.known_at_us[row]);
+            let slot = from_us.and_then(|from_us| index.first_slot(*entity, from_us));
             let Some(slot) = slot else { continue };
             // What is gone at the first slot that may see it is gone at every later one, and whatever it would hide is
             // older still.
-            if order.event_time_us >= self.lifetime.oldest_readable_us(index.slot_times_us[slot]) {
+            if event_time_us >= self.lifetime.oldest_readable_us(index.slot_times_us[slot]) {
                 self.found.push(Probe { row: row as u32, slot: slot as u32 });
             }
         }
@@ -398,7 +396,7 @@ fn interleave(
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
 }
 
-fn tie_at(ties: &BinaryArray, row: usize) -> Result<TieDigest, QueryError> {
+fn tie_at(ties: &BinaryViewArray, row: usize) -> Result<TieDigest, QueryError> {
     <[u8; 16]>::try_from(ties.value(row)).map(TieDigest::from_bytes).map_err(|_| {
         QueryError::Shape(format!("row {row}: a tie digest has 16 bytes, found {}", ties.value(row).len()))
     })

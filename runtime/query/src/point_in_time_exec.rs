@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::cast::AsArray;
@@ -168,8 +169,8 @@ fn check_columns(spine: &Schema, history: &Schema, join: &PointInTimeJoin) -> Re
     if let Some(field) = times.into_iter().find(|field| !is_time(field.data_type())) {
         return plan_error(format!("`{}` is {}, not a timestamp in microseconds", field.name(), field.data_type()));
     }
-    if history.field(history_columns.tie).data_type() != &ArrowType::Binary {
-        return plan_error("tie digests must be binary".to_owned());
+    if history.field(history_columns.tie).data_type() != &ArrowType::BinaryView {
+        return plan_error("tie digests must be views of binaries".to_owned());
     }
     if let WinnerColumns::Placed(place) = history_columns.winner {
         let field = history.field(place);
@@ -303,11 +304,13 @@ impl PointInTimeJoinExec {
         drop((spine, keys, times));
 
         let winners = Arc::new(Mutex::new(index.start()));
+        let given_up = GivenUp::default();
         let mut tasks = tokio::task::JoinSet::new();
         for partition in 0..self.history.output_partitioning().partition_count() {
             let stream = self.history.execute(partition, context.clone())?;
+            let (index, winners) = (index.clone(), winners.clone());
             let part =
-                absorb_stream(stream, index.clone(), winners.clone(), self.join.clone(), self.winner_schema.clone());
+                absorb_stream(stream, index, winners, self.join.clone(), self.winner_schema.clone(), given_up.watch());
             // Decoding and comparing take whole seconds of processor time, which the runtime's own threads do not have.
             let runtime = tokio::runtime::Handle::current();
             tasks.spawn_blocking(move || runtime.block_on(part));
@@ -324,6 +327,22 @@ impl PointInTimeJoinExec {
     }
 }
 
+/// Tells the threads at work on a join when nobody waits for it any more: they cannot be stopped from outside.
+#[derive(Default)]
+struct GivenUp(Arc<AtomicBool>);
+
+impl GivenUp {
+    fn watch(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Takes one partition of the history in. What costs time, decoding and finding each row's place in the index, happens
 /// beside the other partitions; only the comparison with the winners so far, a few milliseconds for a batch, takes turns.
 async fn absorb_stream(
@@ -332,11 +351,15 @@ async fn absorb_stream(
     winners: Arc<Mutex<PartialWinners>>,
     join: PointInTimeJoin,
     winner_schema: SchemaRef,
+    is_given_up: Arc<AtomicBool>,
 ) -> Result<()> {
     let mut prober = Prober::new(join.cut, join.lifetime);
     let columns = &join.history;
     while let Some(batch) = stream.next().await {
         let batch = batch?;
+        if is_given_up.load(Ordering::Relaxed) {
+            return Err(DataFusionError::Execution("the join was given up".to_owned()));
+        }
         let keys: Vec<ArrayRef> = columns.keys.iter().map(|key| batch.column(*key).clone()).collect();
         let copied = match &columns.winner {
             WinnerColumns::Copied(copied) => Some(RecordBatch::try_new_with_options(
@@ -359,7 +382,7 @@ async fn absorb_stream(
             keys: &keys,
             event_times_us: &times_us(batch.column(columns.event_time), "an event time of the history")?,
             known_at_us: &times_us(batch.column(columns.known_at), "a known-at of the history")?,
-            ties: batch.column(columns.tie).as_binary::<i32>(),
+            ties: batch.column(columns.tie).as_binary_view(),
             handed_on,
         };
         let probes = prober.probe(&index, &rows).map_err(external)?;

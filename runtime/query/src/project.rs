@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_array::types::Int8Type;
 use arrow_array::{Array, ArrayRef, DictionaryArray, Int8Array, StringArray, UInt32Array};
 use arrow_buffer::BooleanBuffer;
-use eadem_semantics::{Lifetime, Status, status_by_event_time};
+use eadem_semantics::{Lifetime, Status, row_status};
 use eadem_values::{DataType, Value, array_from_values};
 
 use crate::{QueryError, RowTransform, Validation, gather, run_transform};
@@ -34,34 +34,40 @@ impl ReadRows {
 
     /// Whether the row of read `read` is served: it exists, is fresh, and its transform did not fail.
     pub fn is_served(&self, read: usize, lifetime: Lifetime) -> bool {
-        let event_time_us = self.event_times_us[read];
-        let status = status_by_event_time(event_time_us, self.failed[read], false, lifetime, self.at_us[read]);
-        status == Status::Present
+        self.status(read, lifetime) == Status::Present
+    }
+
+    /// The status of every read as far as its row decides it: that of each of its values which is not null.
+    pub fn statuses(&self, lifetime: Lifetime) -> Vec<Status> {
+        (0..self.len()).map(|read| self.status(read, lifetime)).collect()
+    }
+
+    fn status(&self, read: usize, lifetime: Lifetime) -> Status {
+        row_status(self.event_times_us[read], self.failed[read], lifetime, self.at_us[read])
     }
 }
 
 /// The value and the status of one feature at every read. `values` holds the winners' stored values, one entry per read
-/// (anything where there is no winner); in the answer, every value that is not `present` is null.
+/// (anything where there is no winner), `of_rows` the statuses of the winners ([`ReadRows::statuses`]); in the answer, every
+/// value that is not `present` is null. Features without a null share the statuses of their rows.
 ///
 /// # Errors
 /// `values` of another length than the reads.
-pub fn project_feature(
-    values: &ArrayRef,
-    reads: &ReadRows,
-    lifetime: Lifetime,
-) -> Result<(ArrayRef, Vec<Status>), QueryError> {
-    if values.len() != reads.len() {
-        return Err(QueryError::Shape(format!("{} values for {} reads", values.len(), reads.len())));
+pub fn project_feature(values: &ArrayRef, of_rows: &Arc<[Status]>) -> Result<(ArrayRef, Arc<[Status]>), QueryError> {
+    if values.len() != of_rows.len() {
+        return Err(QueryError::Shape(format!("{} values for {} reads", values.len(), of_rows.len())));
     }
-    let statuses: Vec<Status> = (0..reads.len())
-        .map(|read| {
-            let event_time_us = reads.event_times_us[read];
-            let is_null = values.is_null(read);
-            status_by_event_time(event_time_us, reads.failed[read], is_null, lifetime, reads.at_us[read])
-        })
-        .collect();
-    let present = BooleanBuffer::collect_bool(statuses.len(), |read| statuses[read] == Status::Present);
-    Ok((gather::null_rows(values, &present)?, statuses))
+    let is_present = BooleanBuffer::collect_bool(of_rows.len(), |read| of_rows[read] == Status::Present);
+    let all = BooleanBuffer::new_set(values.len());
+    let is_valid = values.nulls().map_or(&all, |nulls| nulls.inner());
+    let says_null = (&is_present & &!is_valid).count_set_bits() > 0;
+    let statuses = match says_null {
+        false => Arc::clone(of_rows),
+        true => of_rows.iter().enumerate().map(|(read, of_row)| of_row.of_value(values.is_null(read))).collect(),
+    };
+    let has_more = (&!&is_present & is_valid).count_set_bits() > 0;
+    let values = if has_more { gather::null_rows(values, &is_present)? } else { values.clone() };
+    Ok((values, statuses))
 }
 
 /// The values with `default` wherever the status is not `present`. Statuses stay as they are.

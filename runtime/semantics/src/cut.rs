@@ -35,10 +35,15 @@ impl KnownAtCut {
 
     /// The least T whose read may see the row; `None` if no read may.
     pub fn visible_from_us(self, row: &RowOrder) -> Option<i64> {
+        self.visible_from_times_us(row.event_time_us, row.known_at_us)
+    }
+
+    /// The same by a row's times alone: its tie digest has no part in it.
+    pub fn visible_from_times_us(self, event_time_us: i64, known_at_us: i64) -> Option<i64> {
         match self {
-            Self::Spine => Some(row.event_time_us.max(row.known_at_us)),
-            Self::Fixed(known_by_us) if row.known_at_us > known_by_us => None,
-            Self::Fixed(_) | Self::None => Some(row.event_time_us),
+            Self::Spine => Some(event_time_us.max(known_at_us)),
+            Self::Fixed(known_by_us) if known_at_us > known_by_us => None,
+            Self::Fixed(_) | Self::None => Some(event_time_us),
         }
     }
 }

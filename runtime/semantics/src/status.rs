@@ -41,6 +41,14 @@ impl Status {
         statuses.into_iter().max().unwrap_or(Self::Present)
     }
 
+    /// The status of a value, given that of its row: a row that counts may say null.
+    pub const fn of_value(self, value_is_null: bool) -> Self {
+        match self {
+            Self::Present if value_is_null => Self::Null,
+            of_row => of_row,
+        }
+    }
+
     /// As in JSON and datasets.
     pub const fn name(self) -> &'static str {
         match self {
@@ -88,12 +96,16 @@ pub fn status_by_event_time(
     lifetime: Lifetime,
     at_us: i64,
 ) -> Status {
+    row_status(winner_us, row_failed, lifetime, at_us).of_value(value_is_null)
+}
+
+/// The status of the winner itself: that of all its values which are not null.
+pub fn row_status(winner_us: Option<i64>, row_failed: bool, lifetime: Lifetime, at_us: i64) -> Status {
     let Some(event_time_us) = winner_us else { return Status::Missing };
     match lifetime.age(event_time_us, at_us) {
         Age::Gone => Status::Missing,
         Age::Expired => Status::Expired,
         Age::Fresh if row_failed => Status::Error,
-        Age::Fresh if value_is_null => Status::Null,
         Age::Fresh => Status::Present,
     }
 }

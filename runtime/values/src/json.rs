@@ -1,6 +1,10 @@
 //! Values as JSON: numbers shortest round-trip (float32 as float32), NaN and infinities as the strings of proto3 JSON,
 //! binary as base64, timestamps as RFC 3339 in UTC.
 
+use arrow_array::Array;
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int64Type};
+use arrow_schema::DataType as ArrowType;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Number, Value as Json};
@@ -28,6 +32,31 @@ pub fn value_to_json(value: &Value) -> Json {
         Value::ListFloat64(values) => values.iter().map(|value| f64_to_json(*value)).collect(),
         Value::ListUtf8(values) => values.iter().map(|value| Json::from(value.as_str())).collect(),
     }
+}
+
+/// Appends the value of a row as JSON text: what [`value_to_json`] gives, without a value and a tree of JSON in between.
+///
+/// # Errors
+/// A column of no type of the contract; a null inside a vector or list.
+pub fn write_json(column: &dyn Array, row: usize, text: &mut Vec<u8>) -> Result<(), ValueError> {
+    if column.is_null(row) {
+        text.extend_from_slice(b"null");
+        return Ok(());
+    }
+    match column.data_type() {
+        ArrowType::Boolean => write_text(text, &column.as_boolean().value(row)),
+        ArrowType::Int64 => write_text(text, &column.as_primitive::<Int64Type>().value(row)),
+        ArrowType::Utf8 => write_text(text, column.as_string::<i32>().value(row)),
+        ArrowType::Float64 if column.as_primitive::<Float64Type>().value(row).is_finite() => {
+            write_text(text, &column.as_primitive::<Float64Type>().value(row))
+        }
+        _ => write_text(text, &value_to_json(&crate::value_at(column, row)?)),
+    }
+}
+
+/// Appends what JSON makes of it.
+fn write_text<T: serde::Serialize + ?Sized>(text: &mut Vec<u8>, value: &T) -> Result<(), ValueError> {
+    serde_json::to_writer(text, value).map_err(|error| ValueError::Malformed(error.to_string()))
 }
 
 fn f64_to_json(value: f64) -> Json {

@@ -58,6 +58,16 @@ impl Value {
         matches!(self, Self::Null)
     }
 
+    /// Whether this is the greater of two numbers or two times of one type; false of all else, NaN included.
+    pub fn is_greater_than(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Int64(a), Self::Int64(b)) | (Self::Timestamp(a), Self::Timestamp(b)) => a > b,
+            (Self::Float32(a), Self::Float32(b)) => a > b,
+            (Self::Float64(a), Self::Float64(b)) => a > b,
+            _ => false,
+        }
+    }
+
     /// Whether both are the same bits: `0.0` and `-0.0` differ, a NaN equals itself.
     pub fn bits_eq(&self, other: &Self) -> bool {
         match (self, other) {
@@ -235,23 +245,46 @@ pub fn array_from_values<'a>(
     data_type: DataType,
     values: impl IntoIterator<Item = &'a Value>,
 ) -> Result<ArrayRef, ValueError> {
+    let values = values.into_iter();
+    // By themselves builders make room for a thousand values, and a request mostly has one.
+    let room = values.size_hint().0;
     match data_type {
         DataType::Boolean => {
-            build_simple!(data_type, values, BooleanBuilder::new(), Boolean, append_number!(BooleanBuilder))
+            build_simple!(
+                data_type,
+                values,
+                BooleanBuilder::with_capacity(room),
+                Boolean,
+                append_number!(BooleanBuilder)
+            )
         }
         DataType::Int64 => {
-            build_simple!(data_type, values, Int64Builder::new(), Int64, append_number!(Int64Builder))
+            build_simple!(data_type, values, Int64Builder::with_capacity(room), Int64, append_number!(Int64Builder))
         }
         DataType::Float32 => {
-            build_simple!(data_type, values, Float32Builder::new(), Float32, append_number!(Float32Builder))
+            build_simple!(
+                data_type,
+                values,
+                Float32Builder::with_capacity(room),
+                Float32,
+                append_number!(Float32Builder)
+            )
         }
         DataType::Float64 => {
-            build_simple!(data_type, values, Float64Builder::new(), Float64, append_number!(Float64Builder))
+            build_simple!(
+                data_type,
+                values,
+                Float64Builder::with_capacity(room),
+                Float64,
+                append_number!(Float64Builder)
+            )
         }
-        DataType::Utf8 => build_simple!(data_type, values, StringBuilder::new(), Utf8, append_text),
-        DataType::Binary => build_simple!(data_type, values, BinaryBuilder::new(), Binary, append_bytes),
+        DataType::Utf8 => build_simple!(data_type, values, StringBuilder::with_capacity(room, 0), Utf8, append_text),
+        DataType::Binary => {
+            build_simple!(data_type, values, BinaryBuilder::with_capacity(room, 0), Binary, append_bytes)
+        }
         DataType::Timestamp => {
-            let instants = values.into_iter().map(|value| match value {
+            let instants = values.map(|value| match value {
                 Value::Null => Ok(None),
                 Value::Timestamp(us) => Ok(Some(*us)),
                 other => Err(wrong_type(data_type, other)),
@@ -261,13 +294,27 @@ pub fn array_from_values<'a>(
         }
         DataType::Vector(dimensions) => vector_array(data_type, dimensions, values),
         DataType::List(element @ ElementType::Int64) => {
-            build_list!(data_type, values, element, Int64Builder::new(), ListInt64, append_number!(Int64Builder))
+            build_list!(
+                data_type,
+                values,
+                element,
+                Int64Builder::with_capacity(room),
+                ListInt64,
+                append_number!(Int64Builder)
+            )
         }
         DataType::List(element @ ElementType::Float64) => {
-            build_list!(data_type, values, element, Float64Builder::new(), ListFloat64, append_number!(Float64Builder))
+            build_list!(
+                data_type,
+                values,
+                element,
+                Float64Builder::with_capacity(room),
+                ListFloat64,
+                append_number!(Float64Builder)
+            )
         }
         DataType::List(element @ ElementType::Utf8) => {
-            build_list!(data_type, values, element, StringBuilder::new(), ListUtf8, append_text)
+            build_list!(data_type, values, element, StringBuilder::with_capacity(room, 0), ListUtf8, append_text)
         }
     }
 }
@@ -282,7 +329,10 @@ fn vector_array<'a>(
         data_type: "the number of dimensions".to_owned(),
     })?;
     let item = Arc::new(ArrowField::new("item", ArrowType::Float32, false));
-    let mut builder = FixedSizeListBuilder::new(Float32Builder::new(), length).with_field(item);
+    let values = values.into_iter();
+    let room = values.size_hint().0;
+    let elements = Float32Builder::with_capacity(room * dimensions as usize);
+    let mut builder = FixedSizeListBuilder::with_capacity(elements, length, room).with_field(item);
     for value in values {
         match value {
             Value::Null => {

@@ -7,6 +7,7 @@
 mod clock;
 mod jobs;
 mod limits;
+mod metrics;
 mod problem;
 mod quarantine;
 mod routes;
@@ -16,6 +17,7 @@ mod state;
 pub use clock::{Clock, FixedClock, SystemClock};
 pub use jobs::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs};
 pub use limits::Limits;
+pub use metrics::{Metrics, StoredTable};
 pub use problem::Problem;
 pub use quarantine::{Quarantine, QuarantineQuery};
 pub use routes::{openapi, router};

@@ -14,6 +14,7 @@ use tokio::sync::{Mutex, RwLock, Semaphore};
 use crate::clock::Clock;
 use crate::jobs::Jobs;
 use crate::limits::Limits;
+use crate::metrics::{Metrics, StoredTable};
 use crate::problem::Problem;
 use crate::quarantine::Quarantine;
 use crate::serving::{History, RowSource, ServingPlan, Transforms};
@@ -32,6 +33,12 @@ pub trait StoreStatus: Send + Sync {
     /// # Errors
     /// A store that cannot be read.
     async fn online(&self) -> Result<Json, Problem>;
+
+    /// The tables of the online store.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    async fn tables(&self) -> Result<Vec<StoredTable>, Problem>;
 
     /// What does not work at the moment; empty when ready.
     async fn not_ready(&self) -> Vec<String>;
@@ -65,6 +72,8 @@ pub struct ApiState {
     pub configuration_tables: &'static [&'static str],
     /// Compiled services.
     pub plans: PlanCache,
+    /// What was counted.
+    pub metrics: Arc<Metrics>,
     /// Places for requests that are served at once.
     pub in_flight: Arc<Semaphore>,
     /// Places for uploads that are checked at once: checking is heavy, and serving must not feel it.

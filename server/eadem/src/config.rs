@@ -10,6 +10,7 @@ use anyhow::{Context, anyhow, bail};
 use eadem_api::Limits;
 use eadem_engine::EngineConfig;
 use eadem_offline::{Location, StoreLimits};
+use eadem_online::scylla::{PASSWORD_VARIABLE, ScyllaConfig, USER_VARIABLE};
 use eadem_registry::definitions::{DEFINITION_KINDS, did_you_mean};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
@@ -26,6 +27,8 @@ const OTHER_VARIABLES: &[&str] = &[
     "EADEM_GUEST_RUSTC",
     "EADEM_HOME",
     "EADEM_LOG",
+    "EADEM_SCYLLA_PASSWORD",
+    "EADEM_SCYLLA_USER",
     "EADEM_SDK",
     "EADEM_SEED",
     "EADEM_SOAK",
@@ -58,6 +61,8 @@ pub(crate) struct StoreConfig {
     pub(crate) data_dir: PathBuf,
     /// The offline store: a folder, relative to the project's, or `s3://bucket/prefix`. Default: `offline` in `data_dir`.
     pub(crate) offline: Option<String>,
+    /// The online store: `scylla://host,host2/keyspace`. Default: the embedded one, in `online` in `data_dir`.
+    pub(crate) online: Option<String>,
     /// Seconds that one request to an object store may take, its body included.
     pub(crate) request_timeout_s: u64,
     /// Seconds that making a connection to an object store may take.
@@ -91,6 +96,7 @@ impl Default for StoreConfig {
         Self {
             data_dir: PathBuf::from(".eadem"),
             offline: None,
+            online: None,
             request_timeout_s: limits.request_timeout.as_secs(),
             connect_timeout_s: limits.connect_timeout.as_secs(),
             retries_max: limits.retries_max,
@@ -106,6 +112,21 @@ impl StoreConfig {
             Some(folder) => project.join(folder).display().to_string(),
             None => project.join(&self.data_dir).join("offline").display().to_string(),
         }
+    }
+
+    /// How the database of the online store is reached; `None`: the store is the embedded one.
+    ///
+    /// # Errors
+    /// A URL that is none, or that holds a password: settings are shown, and files of a project are shared.
+    pub(crate) fn online_database(&self) -> anyhow::Result<Option<ScyllaConfig>> {
+        let Some(url) = &self.online else { return Ok(None) };
+        let config = ScyllaConfig::parse(url).context("store.online")?;
+        if config.credentials.is_some() {
+            bail!(
+                "store.online holds a password; take it out and set {USER_VARIABLE} and {PASSWORD_VARIABLE} in the environment"
+            );
+        }
+        Ok(Some(config.with_credentials_of_environment()?))
     }
 
     /// How long requests to object stores may take.

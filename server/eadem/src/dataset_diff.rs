@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use eadem_offline::{
-    ColumnChanges, DatasetDiff, DatasetStatistics, DiffSide, MatchedBy, diff_datasets, file_digest_of,
+    ColumnChanges, DatasetDiff, DatasetStatistics, DatasetWatch, DiffSide, MatchedBy, diff_datasets, file_digest_of,
 };
 use eadem_registry::DatasetRecord;
 use serde_json::{Value as Json, json};
@@ -58,7 +58,9 @@ async fn side(
     step(&format!("making dataset {} again", record.id));
     let ending = record.output.rsplit_once('.').map_or("parquet", |(_, ending)| ending);
     let file = scratch.join(format!("{name}.{ending}")).display().to_string();
-    rebuild_to(stores, record, &file).await.with_context(|| format!("dataset {} cannot be made again", record.id))?;
+    rebuild_to(stores, record, &file, DatasetWatch::default())
+        .await
+        .with_context(|| format!("dataset {} cannot be made again", record.id))?;
     let note = format!("{} is gone or has changed: dataset {} was made again to compare it", record.output, record.id);
     Ok(Side { diff: DiffSide { file, recipe, statistics }, note: Some(note) })
 }

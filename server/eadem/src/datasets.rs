@@ -9,9 +9,9 @@ use eadem_api::Problem;
 use eadem_api::serving::validation;
 use eadem_engine::CallClass;
 use eadem_offline::{
-    DatasetFeature, DatasetOptions, DatasetReport, DatasetSpec, KeptSpine, Location, OfflineError, OnDemandBinding,
-    OnDemandView, OutputFormat, ReadVersion, Recipe, SpineColumns, SpineQuery, StoredView, ViewOfService,
-    create_dataset, keep_entities_spine, rebuild_dataset, tables_of_query,
+    DatasetFeature, DatasetOptions, DatasetReport, DatasetSpec, DatasetWatch, KeptSpine, Location, OfflineError,
+    OnDemandBinding, OnDemandView, OutputFormat, ReadVersion, Recipe, SpineColumns, SpineQuery, StoredView,
+    ViewOfService, create_dataset, keep_entities_spine, rebuild_dataset, tables_of_query,
 };
 use eadem_registry::model::{BoundTo, ResolvedService, ViewRef, ViewVersion, required_key_name};
 use eadem_registry::{DatasetColumn, DatasetRecord, RegistryError};
@@ -219,10 +219,10 @@ pub(crate) async fn run(
         handle.report(eadem_api::JobProgress { total: 1, message: message.to_owned(), ..Default::default() });
     };
     let (made, message) = match request {
-        DatasetRequest::Create(request) => (create(stores, id, *request, &step).await?, "written"),
+        DatasetRequest::Create(request) => (create(stores, id, *request, handle, &step).await?, "written"),
         DatasetRequest::Rebuild(request) => {
             step("joining");
-            (rebuild(stores, request).await?, "written")
+            (rebuild(stores, request, watch(handle)).await?, "written")
         }
         DatasetRequest::Diff(request) => (dataset_diff::run(stores, id, &request, &step).await?, "compared"),
     };
@@ -274,12 +274,34 @@ async fn spine_of_job(
     Ok(made)
 }
 
-async fn create(stores: &Stores, id: &str, request: CreateRequest, step: &dyn Fn(&str)) -> anyhow::Result<Json> {
+/// The job as whoever makes its training set sees it.
+fn watch(handle: &Arc<Handle>) -> DatasetWatch {
+    let told = Arc::clone(handle);
+    let progress = move |done: u64, total: u64| {
+        told.report(eadem_api::JobProgress {
+            done,
+            total,
+            rows: done,
+            message: "joining and writing".to_owned(),
+            ..Default::default()
+        });
+    };
+    DatasetWatch { cancel: handle.cancel.clone(), progress: Some(Arc::new(progress)) }
+}
+
+async fn create(
+    stores: &Stores,
+    id: &str,
+    request: CreateRequest,
+    handle: &Arc<Handle>,
+    step: &dyn Fn(&str),
+) -> anyhow::Result<Json> {
     let service = stores.registry.resolve_service(&request.service).await?;
     let cut: KnownAtCut = request.known_at_cut.parse().context("known_at_cut is `spine`, `none` or an instant")?;
     let mut spec = dataset_spec(stores, &service, cut, &request).await?;
     let spine = spine_of_job(stores, id, &request, &spec, step).await?;
     spec.kept_spine = spine.kept;
+    spec.watch = watch(handle);
     step("joining");
     let mut report = create_dataset(&stores.offline, &spec, &request.output).await?;
     report.notes.extend(spine.notes);
@@ -308,20 +330,26 @@ async fn create(stores: &Stores, id: &str, request: CreateRequest, step: &dyn Fn
     Ok(report_json(id, &request.output, &report))
 }
 
-async fn rebuild(stores: &Stores, request: RebuildRequest) -> anyhow::Result<Json> {
+async fn rebuild(stores: &Stores, request: RebuildRequest, watch: DatasetWatch) -> anyhow::Result<Json> {
     let record = stores.registry.dataset(&request.rebuild).await?;
-    let report = rebuild_to(stores, &record, &request.output).await?;
+    let report = rebuild_to(stores, &record, &request.output, watch).await?;
     Ok(report_json(&record.id, &request.output, &report))
 }
 
 /// Makes a dataset again from its recipe.
-pub(crate) async fn rebuild_to(stores: &Stores, record: &DatasetRecord, output: &str) -> anyhow::Result<DatasetReport> {
+pub(crate) async fn rebuild_to(
+    stores: &Stores,
+    record: &DatasetRecord,
+    output: &str,
+    watch: DatasetWatch,
+) -> anyhow::Result<DatasetReport> {
     let recipe = recipe_of(record)?;
     let service = stores.registry.resolve_service(&recipe.service).await?;
     let spec = DatasetSpec {
         columns: recipe.columns.clone(),
         with_status: recipe.with_status,
         options: recipe.options.clone(),
+        watch,
         ..service_spec(stores, &service, recipe.cut, None).await?
     };
     Ok(rebuild_dataset(&stores.offline, &recipe, &spec, output).await?)
@@ -391,6 +419,7 @@ async fn service_spec(
         workers: WORKERS,
         options: DatasetOptions::default(),
         memory_bytes_max: stores.job_memory_bytes_max,
+        watch: DatasetWatch::default(),
     })
 }
 

@@ -9,10 +9,11 @@ use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use axum::Router;
 use eadem_api::serving::{History, OnlineThenHistory, ReadRow, RowSource, RowSourceError};
-use eadem_api::{ApiState, Clock, PlanCache, Problem, StoreStatus, SystemClock};
+use eadem_api::{ApiState, Clock, Metrics, PlanCache, Problem, StoreStatus, StoredTable, SystemClock};
 use eadem_engine::{CompilerCommand, Engine, EngineConfig};
 use eadem_offline::{OfflineStore, limit_object_stores};
-use eadem_online::{EmbeddedOptions, EmbeddedStore, OnlineStore, StoreError, TableId};
+use eadem_online::scylla::ScyllaStore;
+use eadem_online::{DirectoryLock, EmbeddedOptions, EmbeddedStore, OnlineStore, StoreError, TableId};
 use eadem_registry::model::ViewVersion;
 use eadem_registry::{EpochState, Registry};
 use eadem_semantics::ReadAt;
@@ -33,7 +34,24 @@ const UPLOADS_AT_ONCE: usize = 1;
 /// Everything that one process needs to answer for a project.
 pub(crate) struct Home {
     state: Arc<ApiState>,
-    online: Arc<EmbeddedStore>,
+    owner: Owner,
+}
+
+/// What makes the directory this process's, and tells others where it listens.
+enum Owner {
+    /// The online store in it.
+    Store(Arc<EmbeddedStore>),
+    /// The lock alone: the online store is elsewhere.
+    Lock(DirectoryLock),
+}
+
+impl Owner {
+    fn announce(&self, address: &str) -> Result<(), StoreError> {
+        match self {
+            Self::Store(store) => store.announce(address),
+            Self::Lock(lock) => lock.announce(address),
+        }
+    }
 }
 
 /// A project's directory while another process holds it: its registry and offline store, which several may use.
@@ -82,23 +100,29 @@ impl Home {
         std::fs::create_dir_all(&data_dir)
             .with_context(|| format!("cannot make {}", data_dir.display()))
             .map_err(OpenError::Other)?;
-        let online = match EmbeddedStore::open(data_dir.join("online"), EmbeddedOptions::default()) {
-            Ok(online) => Arc::new(online),
-            Err(StoreError::InUse { address: Some(address), .. }) => return Err(OpenError::Serving { address }),
-            Err(error @ StoreError::InUse { .. }) => return Err(OpenError::Busy(error)),
-            Err(error) => return Err(OpenError::Other(error.into())),
+        let database = config.store.online_database().map_err(OpenError::Other)?;
+        let folder = data_dir.join("online");
+        let (owner, online): (Owner, Arc<dyn OnlineStore>) = match database {
+            None => {
+                let store = Arc::new(EmbeddedStore::open(folder, EmbeddedOptions::default()).map_err(not_ours)?);
+                (Owner::Store(Arc::clone(&store)), store)
+            }
+            Some(database) => {
+                let lock = DirectoryLock::acquire(folder).map_err(not_ours)?;
+                let store = ScyllaStore::open(database).await.map_err(|error| OpenError::Other(error.into()))?;
+                (Owner::Lock(lock), Arc::new(store))
+            }
         };
-        let state = Self::assemble(project, &data_dir, config, Arc::clone(&online)).await.map_err(OpenError::Other)?;
-        Ok(Self { state, online })
+        let state = Self::assemble(project, &data_dir, config, online).await.map_err(OpenError::Other)?;
+        Ok(Self { state, owner })
     }
 
     async fn assemble(
         project: &Path,
         data_dir: &Path,
         config: &Config,
-        online: Arc<EmbeddedStore>,
+        online: Arc<dyn OnlineStore>,
     ) -> anyhow::Result<Arc<ApiState>> {
-        let online = online as Arc<dyn OnlineStore>;
         let stores = Stores::open(project, data_dir, config, Some(Arc::clone(&online))).await?;
         // Whoever held the directory before is gone: its lock is ours.
         stores.registry.forget_home_workers().await?;
@@ -106,7 +130,7 @@ impl Home {
         let reads_max = config.limits.history_reads_max;
         let rows = OnlineThenHistory::new(stores.registry.clone(), online, Arc::clone(&history), reads_max);
         let jobs = JobRunner::new(stores.clone(), &config.jobs);
-        Ok(Arc::new(api_state(stores, config, Arc::new(rows), history, jobs)))
+        Ok(Arc::new(api_state(stores, config, Arc::new(rows), history, jobs)?))
     }
 
     /// The routes over this directory.
@@ -131,7 +155,7 @@ impl Home {
             .await
             .with_context(|| format!("cannot listen on {listen}"))?;
         let address = listener.local_addr()?;
-        self.online.announce(&address.to_string())?;
+        self.owner.announce(&address.to_string())?;
         printer.note(&format!("serving on http://{address}"));
         let drain = Duration::from_secs(config.server.drain_s);
         let (drained, shutdown) = tokio::sync::oneshot::channel::<()>();
@@ -147,6 +171,15 @@ impl Home {
             } => tracing::warn!("requests in flight did not finish within {} s", drain.as_secs()),
         }
         Ok(())
+    }
+}
+
+/// Why a directory could not be taken into possession.
+fn not_ours(error: StoreError) -> OpenError {
+    match error {
+        StoreError::InUse { address: Some(address), .. } => OpenError::Serving { address },
+        error @ StoreError::InUse { .. } => OpenError::Busy(error),
+        error => OpenError::Other(error.into()),
     }
 }
 
@@ -229,10 +262,11 @@ fn api_state(
     rows: Arc<dyn RowSource>,
     history: Arc<dyn History>,
     jobs: JobRunner,
-) -> ApiState {
+) -> anyhow::Result<ApiState> {
     let status = Arc::new(Status { stores: stores.clone() });
+    let metrics = Arc::new(Metrics::new().context("metrics")?);
     let quarantine = Arc::new(RefusedRows::new(stores.clone()));
-    ApiState {
+    Ok(ApiState {
         registry: stores.registry,
         engine: stores.engine,
         transforms: stores.transforms,
@@ -246,9 +280,10 @@ fn api_state(
         limits: config.limits.clone(),
         configuration_tables: CONFIGURATION_TABLES,
         plans: PlanCache::default(),
+        metrics,
         in_flight: Arc::new(Semaphore::new(config.limits.requests_in_flight_max.min(Semaphore::MAX_PERMITS))),
         uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
-    }
+    })
 }
 
 impl Beside {
@@ -271,11 +306,14 @@ impl Beside {
     }
 
     /// The routes, of which those about jobs and definitions work.
-    pub(crate) fn router(&self) -> Router {
+    ///
+    /// # Errors
+    /// Metrics that cannot be made, which is a fault of ours.
+    pub(crate) fn router(&self) -> anyhow::Result<Router> {
         let rows = Arc::new(NoOnlineStore { stores: self.stores.clone() });
         let history = history_of(&self.stores, &self.config);
-        let state = api_state(self.stores.clone(), &self.config, rows, history, self.jobs());
-        eadem_api::router(Arc::new(state))
+        let state = api_state(self.stores.clone(), &self.config, rows, history, self.jobs())?;
+        Ok(eadem_api::router(Arc::new(state)))
     }
 }
 
@@ -337,6 +375,28 @@ impl StoreStatus for Status {
             }));
         }
         Ok(json!({ "store": online.kind(), "views": views }))
+    }
+
+    async fn tables(&self) -> Result<Vec<StoredTable>, Problem> {
+        let failed = |what: &str, error: &dyn std::fmt::Display| Problem::internal(what, error);
+        let online = self.stores.online().map_err(|error| failed("the online store cannot be shown", &error))?;
+        let epochs = self.stores.registry.epochs(None).await;
+        let mut tables = Vec::new();
+        for epoch in epochs.map_err(|error| failed("the registry could not be read", &error))? {
+            let view = self.stores.registry.view(&epoch.view.name, Some(epoch.view.version)).await;
+            let view = view.map_err(|error| failed("the registry could not be read", &error))?;
+            let table = TableId { view: view.digest, epoch: u64::from(epoch.epoch) };
+            // It may have been dropped meanwhile.
+            let Ok(status) = online.status(table).await else { continue };
+            tables.push(StoredTable {
+                view: epoch.view.to_string(),
+                epoch: table.epoch,
+                is_current: epoch.state == EpochState::Current,
+                rows: status.rows,
+                bytes: status.bytes,
+            });
+        }
+        Ok(tables)
     }
 
     async fn not_ready(&self) -> Vec<String> {

@@ -119,13 +119,12 @@ struct Shared {
     stores: Stores,
     workers: usize,
     chunk_rows: u64,
-    memory_bytes_max: usize,
     lease: Lease,
     running: Mutex<HashMap<String, Arc<Handle>>>,
     /// One job writes to the stores at a time in a process: it gets all threads and all memory that jobs may have, and two
     /// that load the same files would each load them.
     writers: Semaphore,
-    /// Training sets that are made at once: each holds a spine and its features in memory.
+    /// Training sets that are made at once: each may take all the memory of a job.
     datasets: Semaphore,
 }
 
@@ -139,7 +138,6 @@ impl JobRunner {
             stores,
             workers: config.workers.max(1),
             chunk_rows: config.chunk_rows.max(1) as u64,
-            memory_bytes_max: config.memory_bytes_max,
             lease: Lease::of_ms(config.lease_ms),
             running: Mutex::default(),
             writers: Semaphore::new(1),
@@ -394,7 +392,7 @@ impl Shared {
                 workers: self.workers,
                 chunk_rows: self.chunk_rows,
                 stop: request.stop.get(&view.id.to_string()).copied(),
-                memory_bytes_max: self.memory_bytes_max,
+                memory_bytes_max: self.stores.job_memory_bytes_max,
                 ..BackfillOptions::created_at(created_at_us)
             };
             backfills.push(Backfill {
@@ -408,7 +406,7 @@ impl Shared {
             });
         }
         // All are planned before the first is computed: a mistake in any of them shows now, and how much there is to do.
-        let mut planned = Planned { rows: 0, chunks: 0, memory_bytes_max: self.memory_bytes_max as u64 };
+        let mut planned = Planned { rows: 0, chunks: 0, memory_bytes_max: self.stores.job_memory_bytes_max as u64 };
         for (view, backfill) in views.iter().zip(&backfills) {
             handle.report(JobProgress { message: format!("{}: planning", view.id), ..handle.progress() });
             let plan = plan_backfill(backfill).await.with_context(|| view.id.to_string())?;

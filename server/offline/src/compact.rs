@@ -199,7 +199,7 @@ impl Compaction {
             }
             if file.rows.is_some_and(|said| said != rows) {
                 let reason = format!("holds {rows} rows, the log says {:?}", file.rows);
-                return Err(OfflineError::File { file: format!("{}/{}", table.location.url, file.file.path), reason });
+                return Err(OfflineError::File { file: table.file_url(&file.file), reason });
             }
             group.rows += rows;
         }

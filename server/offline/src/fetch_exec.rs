@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
-use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
+use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array, new_null_array};
 use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
@@ -26,11 +26,15 @@ use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
 use crate::error::OfflineError;
 use crate::history_exec::Place;
+use crate::read::typed_column;
 use crate::schema::{COLUMN_ERROR, ValueColumn, from_storage};
 use crate::table::{DataFile, ViewTable};
 
 /// Rows of one batch of a read.
 const BATCH_ROWS: usize = 65_536;
+
+/// Rows that are decoded together: runs so long that leaving some out costs less than decoding them.
+const BLOCK_ROWS: u32 = 64;
 
 /// Puts `_error` and some stored values of a place's row where its input has [`PLACE_COLUMN`]; null where that is null. Each
 /// file is read once, and of it only the rows asked for, whatever order they are asked in.
@@ -113,10 +117,11 @@ impl FetchExec {
         futures::stream::iter(reads.into_iter().map(read)).buffered(self.readers).try_collect().await
     }
 
-    /// `_error` and the values of these rows of a file, in canonical form.
+    /// `_error` and the values of these rows of a file, ascending, in canonical form.
     async fn read_rows(&self, file: &DataFile, rows: &[u32]) -> std::result::Result<RecordBatch, OfflineError> {
         let (reader, damaged) = self.table.open_file::<String>(file);
-        let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(|error| damaged(error.to_string()))?;
+        let index = self.table.file_index(file).await?;
+        let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, index.reader.clone());
         let schema = self.fetched.clone();
         let roots: Vec<usize> = schema
             .fields()
@@ -124,28 +129,73 @@ impl FetchExec {
             .map(|field| Ok(builder.schema().index_of(field.name())?))
             .collect::<std::result::Result<_, OfflineError>>()?;
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-        let stream = builder
+        let Blocks { selection, positions } = Blocks::of(rows, index.rows());
+        let mut batches = builder
             .with_projection(mask)
-            .with_row_selection(selection(rows))
+            .with_row_selection(selection)
             .with_batch_size(BATCH_ROWS)
             .build()
             .map_err(|error| damaged(error.to_string()))?;
-        let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(|error| damaged(error.to_string()))?;
-        let Some(file_schema) = batches.first().map(RecordBatch::schema) else {
-            return Err(damaged(format!("it has none of {} rows", rows.len())));
-        };
-        let whole = arrow_select::concat::concat_batches(&file_schema, &batches)?;
+        let mut taken = Vec::new();
+        let mut positions = positions.as_slice();
+        let mut first = 0_u32;
+        while let Some(batch) = batches.try_next().await.map_err(|error| damaged(error.to_string()))? {
+            let end = first + batch.num_rows() as u32;
+            let (here, later) = positions.split_at(positions.partition_point(|position| *position < end));
+            let picks = UInt32Array::from_iter_values(here.iter().map(|position| position - first));
+            taken.push(self.canonical(&arrow_select::take::take_record_batch(&batch, &picks)?)?);
+            (first, positions) = (end, later);
+        }
+        let whole = arrow_select::concat::concat_batches(&schema, &taken)?;
         if whole.num_rows() != rows.len() {
             return Err(damaged(format!("{} rows were asked for, {} found", rows.len(), whole.num_rows())));
         }
-        let column = |name: &str| -> std::result::Result<ArrayRef, OfflineError> {
-            Ok(whole.column(file_schema.index_of(name)?).clone())
-        };
-        let mut columns: Vec<ArrayRef> = vec![arrow_cast::cast(&column(COLUMN_ERROR)?, &ArrowType::Utf8)?];
+        Ok(whole)
+    }
+
+    fn canonical(&self, stored: &RecordBatch) -> std::result::Result<RecordBatch, OfflineError> {
+        let mut columns: Vec<ArrayRef> = vec![typed_column(stored, COLUMN_ERROR, &ArrowType::Utf8)?];
         for value in &self.values {
-            columns.push(from_storage(&column(&value.column)?, value.data_type)?);
+            let column = stored.column(stored.schema().index_of(&value.column)?);
+            columns.push(from_storage(column, value.data_type)?);
         }
-        Ok(RecordBatch::try_new(schema, columns)?)
+        Ok(RecordBatch::try_new(self.fetched.clone(), columns)?)
+    }
+}
+
+/// What is decoded for some rows of a file: whole blocks, of which the rows are then taken.
+///
+/// Decoding a run of values costs less than the bookkeeping of single rows: every fifth of 5 M rows × 10 columns took 0.6 s
+/// of processor time as a selection of its own, and 0.32 s so; every five-hundredth 0.17 s either way.
+struct Blocks {
+    selection: RowSelection,
+    /// Where each row stands among the decoded ones.
+    positions: Vec<u32>,
+}
+
+impl Blocks {
+    /// Of `rows`, ascending and distinct, in a file of `rows_in_file`. Rows behind its end have no position.
+    fn of(rows: &[u32], rows_in_file: u64) -> Self {
+        let rows_in_file = u32::try_from(rows_in_file).unwrap_or(u32::MAX);
+        let mut selectors: Vec<RowSelector> = Vec::new();
+        let mut positions = Vec::with_capacity(rows.len());
+        // Rows of the file that the selectors speak of, and those among them that are not decoded.
+        let (mut covered, mut skipped) = (0_u32, 0_u32);
+        for row in rows.iter().copied().take_while(|row| *row < rows_in_file) {
+            if row >= covered {
+                let from = row - row % BLOCK_ROWS;
+                let to = from.saturating_add(BLOCK_ROWS).min(rows_in_file);
+                if from > covered {
+                    selectors.push(RowSelector::skip((from - covered) as usize));
+                    skipped += from - covered;
+                }
+                selectors.push(RowSelector::select((to - from) as usize));
+                covered = to;
+            }
+            positions.push(row - skipped);
+        }
+        // Neighbouring blocks become one run.
+        Self { selection: selectors.into(), positions }
     }
 }
 
@@ -195,26 +245,29 @@ struct Wanted {
 
 impl Wanted {
     fn of(places: &arrow_array::UInt64Array, files: usize) -> Result<Self> {
-        let mut by_place: Vec<(u64, u32)> =
-            (0..places.len()).filter(|row| places.is_valid(*row)).map(|row| (places.value(row), row as u32)).collect();
-        by_place.sort_unstable();
+        // For each file its rows, each before the number of the output row that asks for it.
+        let mut by_file: Vec<Vec<u64>> = vec![Vec::new(); files];
+        for (output_row, number) in places.iter().enumerate() {
+            let Some(place) = number.map(Place::from_number) else { continue };
+            let Some(rows) = by_file.get_mut(place.file) else {
+                return Err(DataFusionError::Internal(format!("there is no file {}", place.file)));
+            };
+            rows.push((u64::from(place.row) << 32) | output_row as u64);
+        }
         let mut reads: Vec<FileRead> = Vec::new();
         // Until the number of reads is known, what finds nothing points nowhere.
         let mut picks = vec![Pick { read: u32::MAX, row: 0 }; places.len()];
-        for (number, output_row) in by_place {
-            let place = Place::from_number(number);
-            if place.file >= files {
-                return Err(DataFusionError::Internal(format!("there is no file {}", place.file)));
+        for (file, mut asked) in by_file.into_iter().enumerate().filter(|(_, asked)| !asked.is_empty()) {
+            asked.sort_unstable();
+            let mut rows: Vec<u32> = Vec::with_capacity(asked.len());
+            for row_and_output in asked {
+                let (row, output_row) = ((row_and_output >> 32) as u32, row_and_output as u32);
+                if rows.last() != Some(&row) {
+                    rows.push(row);
+                }
+                picks[output_row as usize] = Pick { read: reads.len() as u32, row: rows.len() as u32 - 1 };
             }
-            if reads.last().is_none_or(|read| read.file != place.file) {
-                reads.push(FileRead { file: place.file, rows: Vec::new() });
-            }
-            let read = reads.len() - 1;
-            let rows = &mut reads[read].rows;
-            if rows.last() != Some(&place.row) {
-                rows.push(place.row);
-            }
-            picks[output_row as usize] = Pick { read: read as u32, row: rows.len() as u32 - 1 };
+            reads.push(FileRead { file, rows });
         }
         let nothing = Pick { read: reads.len() as u32, row: 0 };
         picks.iter_mut().filter(|pick| pick.read == u32::MAX).for_each(|pick| *pick = nothing);
@@ -226,25 +279,6 @@ fn fetched_schema(values: &[ValueColumn]) -> SchemaRef {
     let mut fields = vec![Field::new(COLUMN_ERROR, ArrowType::Utf8, true)];
     fields.extend(values.iter().map(|value| Field::new(&value.column, value.data_type.to_arrow(), true)));
     Arc::new(Schema::new(fields))
-}
-
-/// These rows, ascending and distinct, and no other.
-fn selection(rows: &[u32]) -> RowSelection {
-    let mut selectors = Vec::new();
-    let mut next = 0_u32;
-    let mut rows = rows.iter().copied().peekable();
-    while let Some(first) = rows.next() {
-        let mut end = first + 1;
-        while rows.next_if_eq(&end).is_some() {
-            end += 1;
-        }
-        if first > next {
-            selectors.push(RowSelector::skip((first - next) as usize));
-        }
-        selectors.push(RowSelector::select((end - first) as usize));
-        next = end;
-    }
-    selectors.into()
 }
 
 impl DisplayAs for FetchExec {

@@ -37,8 +37,13 @@ pub(crate) struct FileIndex {
 }
 
 impl FileIndex {
-    fn metadata(&self) -> &ParquetMetaData {
+    pub(crate) fn metadata(&self) -> &Arc<ParquetMetaData> {
         self.reader.metadata()
+    }
+
+    /// Rows of the file.
+    pub(crate) fn rows(&self) -> u64 {
+        unsigned(self.metadata().file_metadata().num_rows())
     }
 
     /// The place of a flat column among the file's columns.

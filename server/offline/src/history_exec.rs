@@ -5,15 +5,9 @@ use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, RecordBatch, UInt64Array};
 use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, ReplaceChildrenOptions,
-};
 use eadem_query::{HistoryColumns, PLACE_COLUMN, WinnerColumns};
 use eadem_values::{DataType, KeyType};
 use futures::{StreamExt, TryStreamExt};
@@ -22,6 +16,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
 use crate::error::OfflineError;
+use crate::leaf_exec::Leaf;
 use crate::read::ScanRange;
 use crate::schema::{COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_TIE, TableSchema};
 use crate::table::{DataFile, TableState, ViewTable};
@@ -48,27 +43,19 @@ impl Place {
 
 /// Reads what decides of some files of one version of a table.
 #[derive(Debug, Clone)]
-pub(crate) struct HistoryExec {
+pub(crate) struct History {
     table: ViewTable,
     version: u64,
     files: Arc<[DataFile]>,
     partitions: usize,
-    properties: Arc<PlanProperties>,
 }
 
-impl HistoryExec {
+impl History {
     /// Reads the files that `range` may find in the table's `state`, in `partitions` parts. Rows of such a file that lie
     /// outside the range are given too: the join passes them over more cheaply than a filter would.
     pub(crate) fn new(table: ViewTable, state: &TableState, range: ScanRange, partitions: usize) -> Self {
         let files: Arc<[DataFile]> = state.files.iter().filter(|file| range.meets(file)).cloned().collect();
-        let partitions = partitions.max(1);
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(schema(&table.schema)),
-            Partitioning::UnknownPartitioning(partitions),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        );
-        Self { table, version: state.version, files, partitions, properties: Arc::new(properties) }
+        Self { table, version: state.version, files, partitions: partitions.max(1) }
     }
 
     /// The files, in the order that places count them.
@@ -77,7 +64,7 @@ impl HistoryExec {
     }
 }
 
-/// The columns that come out. Texts are views: they are compared, not kept.
+/// The columns that come out. Texts and digests are views: they are compared, not kept.
 fn schema(table: &TableSchema) -> SchemaRef {
     let time = DataType::Timestamp.to_arrow();
     let key_type = |key_type: &KeyType| match key_type {
@@ -87,7 +74,7 @@ fn schema(table: &TableSchema) -> SchemaRef {
     let mut fields: Vec<Field> = table.keys.iter().map(|(name, key)| Field::new(name, key_type(key), false)).collect();
     fields.push(Field::new(COLUMN_EVENT_TIME, time.clone(), false));
     fields.push(Field::new(COLUMN_KNOWN_AT, time, false));
-    fields.push(Field::new(COLUMN_TIE, ArrowType::Binary, false));
+    fields.push(Field::new(COLUMN_TIE, ArrowType::BinaryView, false));
     fields.push(Field::new(PLACE_COLUMN, ArrowType::UInt64, false));
     Arc::new(Schema::new(fields))
 }
@@ -111,22 +98,26 @@ async fn read_file(
     number: usize,
     schema: SchemaRef,
 ) -> std::result::Result<impl futures::Stream<Item = std::result::Result<RecordBatch, OfflineError>>, OfflineError> {
-    let (mut reader, damaged) = table.open_file(&file);
-    let metadata = ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await.map_err(&damaged)?;
+    let (reader, damaged) = table.open_file(&file);
+    let index = table.file_index(&file).await?;
     let names: Vec<String> =
         schema.fields().iter().map(|field| field.name().clone()).filter(|name| name != PLACE_COLUMN).collect();
-    let as_views: Vec<Field> = metadata
+    let as_views: Vec<Field> = index
+        .reader
         .schema()
         .fields()
         .iter()
         .map(|field| {
             let field = field.as_ref().clone();
-            let is_text_key = names.contains(field.name()) && field.data_type() == &ArrowType::Utf8;
-            if is_text_key { field.with_data_type(ArrowType::Utf8View) } else { field }
+            match field.data_type() {
+                ArrowType::Utf8 if names.contains(field.name()) => field.with_data_type(ArrowType::Utf8View),
+                ArrowType::Binary if names.contains(field.name()) => field.with_data_type(ArrowType::BinaryView),
+                _ => field,
+            }
         })
         .collect();
     let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(as_views)));
-    let metadata = ArrowReaderMetadata::try_new(metadata.metadata().clone(), options).map_err(&damaged)?;
+    let metadata = ArrowReaderMetadata::try_new(index.metadata().clone(), options).map_err(&damaged)?;
     let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata);
     let roots: Vec<usize> = names
         .iter()
@@ -167,54 +158,22 @@ fn ordered(
     Ok(RecordBatch::try_new(schema.clone(), columns)?)
 }
 
-impl DisplayAs for HistoryExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "HistoryExec: table={}, version={}, files={}",
-            self.table.location.url,
-            self.version,
-            self.files.len()
-        )
-    }
-}
+impl Leaf for History {
+    const NAME: &'static str = "HistoryExec";
 
-impl ExecutionPlan for HistoryExec {
-    fn name(&self) -> &str {
-        "HistoryExec"
+    fn schema(&self) -> SchemaRef {
+        schema(&self.table.schema)
     }
 
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
+    fn partitions(&self) -> usize {
+        self.partitions
     }
 
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
+    fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "table={}, version={}, files={}", self.table.location.url, self.version, self.files.len())
     }
 
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        _: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        if partition >= self.partitions {
-            return Err(DataFusionError::Internal(format!("the history has no partition {partition}")));
-        }
+    fn read(&self, partition: usize) -> Result<SendableRecordBatchStream> {
         let own_files: Vec<(usize, DataFile)> =
             self.files.iter().cloned().enumerate().skip(partition).step_by(self.partitions).collect();
         let schema = self.schema();

@@ -14,9 +14,11 @@ mod entity_read;
 mod error;
 mod expression;
 mod fetch_exec;
+mod file_bytes;
 mod file_index;
 mod history_exec;
 mod lanes;
+mod leaf_exec;
 mod ledger;
 mod location;
 mod object_file;
@@ -26,6 +28,7 @@ mod quarantine;
 mod read;
 mod replace;
 mod schema;
+mod shrink;
 mod sort;
 mod source;
 mod spec;
@@ -42,10 +45,10 @@ pub use backfill::{
 pub use compact::{CompactOptions, CompactProgress, CompactReport, Compaction, compact};
 pub use dataset::{
     ChangedValue, ColumnChanges, DatasetDiff, DatasetFeature, DatasetOptions, DatasetReport, DatasetRows, DatasetSpec,
-    DatasetStatistics, DiffSide, FeatureStatistics, LengthStatistics, MatchedBy, OnDemandBinding, OnDemandView,
-    OutputFormat, Pair, Recipe, RecipeFile, RecipeView, SAMPLE_ROWS_MAX, SpineColumns, SpineOrigin, SpineReport, Split,
-    SplitBy, SplitRule, SplitShare, StatisticsBuilder, StoredView, TimeRange, TopValue, ViewOfService, create_dataset,
-    diff_datasets, file_digest_of, open_rows, rebuild_dataset,
+    DatasetStatistics, DatasetWatch, DiffSide, FeatureStatistics, LengthStatistics, MatchedBy, OnDemandBinding,
+    OnDemandView, OutputFormat, Pair, Recipe, RecipeFile, RecipeView, SAMPLE_ROWS_MAX, SpineColumns, SpineOrigin,
+    SpineReport, Split, SplitBy, SplitRule, SplitShare, StatisticsBuilder, StoredView, TimeRange, TopValue,
+    ViewOfService, create_dataset, diff_datasets, file_digest_of, open_rows, rebuild_dataset,
 };
 pub use entity_read::EntityRead;
 pub use error::OfflineError;

@@ -25,6 +25,7 @@ use crate::backfill::Held;
 use crate::error::OfflineError;
 use crate::quarantine;
 use crate::schema::{COLUMN_EVENT_DATE, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_SEQUENCE, COLUMN_TIE};
+use crate::shrink::store_as_they_are;
 use crate::sort::sort_by_key;
 
 /// The tag of a data file that a compaction wrote.
@@ -267,7 +268,11 @@ fn properties(rows: &RecordBatch, keys: &[String]) -> Result<WriterProperties, O
         // Neighbours are near each other. Every training set reads all times of the history: they must be cheap to decode.
         properties = properties.set_column_encoding(ColumnPath::from(name), Encoding::DELTA_BINARY_PACKED);
     }
-    properties = properties.set_column_statistics_enabled(ColumnPath::from(COLUMN_TIE), EnabledStatistics::None);
+    properties = properties
+        .set_column_statistics_enabled(ColumnPath::from(COLUMN_TIE), EnabledStatistics::None)
+        // Digests do not shrink. Every training set reads them, and takes them from the file's pages as they are.
+        .set_column_compression(ColumnPath::from(COLUMN_TIE), Compression::UNCOMPRESSED);
+    properties = store_as_they_are(properties, rows);
     if keys.is_empty() {
         return Ok(properties.build());
     }

@@ -11,7 +11,7 @@ use eadem_values::{DataType, EntityKey, KeyType, KeyValue, TieDigest};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowPredicateFn, ArrowReaderMetadata, ArrowReaderOptions, RowFilter};
+use parquet::arrow::arrow_reader::{ArrowPredicateFn, RowFilter};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use parquet::errors::ParquetError;
 
@@ -180,10 +180,8 @@ impl ViewTable {
     /// For each column of texts, binaries or lists of a data file, how many bytes a row has on average, as far as the file
     /// says.
     pub(crate) async fn mean_bytes(&self, file: &DataFile) -> Result<HashMap<String, u64>, OfflineError> {
-        let (mut reader, damaged) = self.open_file(file);
-        let metadata =
-            ArrowReaderMetadata::load_async(&mut reader, ArrowReaderOptions::new()).await.map_err(damaged)?;
-        let groups = metadata.metadata().row_groups();
+        let index = self.file_index(file).await?;
+        let groups = index.reader.metadata().row_groups();
         let rows: u64 = groups.iter().map(|group| u64::try_from(group.num_rows()).unwrap_or_default()).sum();
         let mut bytes: HashMap<String, u64> = HashMap::new();
         for column in groups.iter().flat_map(|group| group.columns()) {

@@ -1,5 +1,6 @@
 //! A file that is written part by part and appears whole.
 
+use bytes::Bytes;
 use eadem_values::Digest;
 use object_store::{ObjectStoreExt, WriteMultipart};
 use sha2::{Digest as _, Sha256};
@@ -30,9 +31,10 @@ impl Upload {
     }
 
     /// The next bytes.
-    pub(crate) async fn send(&mut self, bytes: Vec<u8>) -> Result<(), OfflineError> {
+    pub(crate) async fn send(&mut self, bytes: impl Into<Bytes>) -> Result<(), OfflineError> {
+        let bytes = bytes.into();
         self.hasher.update(&bytes);
-        self.parts.put(bytes.into());
+        self.parts.put(bytes);
         let sent = self.parts.wait_for_capacity(PARTS_IN_FLIGHT_MAX).await;
         sent.map_err(|error| cannot_write(&self.place, &error))
     }

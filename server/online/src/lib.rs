@@ -13,7 +13,7 @@ mod row;
 pub mod scylla;
 mod store;
 
-pub use embedded::{EmbeddedOptions, EmbeddedStore, LockInfo};
+pub use embedded::{DirectoryLock, EmbeddedOptions, EmbeddedStore, LockInfo};
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use row::{KEY_BYTES_MAX, KeyBytes, Origin, Row, RowBody, VALUE_BYTES_MAX};

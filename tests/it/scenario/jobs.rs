@@ -93,14 +93,16 @@ fn rows_added_by_version(table: &Path) -> Vec<u64> {
 #[allow(clippy::zombie_processes)] // Whoever gets it waits for it.
 fn backfill_at_work(project: &Project) -> (Child, Json) {
     let mut verb = project.command(&["backfill", "airport_weather"]);
-    let verb = verb.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut verb = verb.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     loop {
+        let has_ended = verb.try_wait().unwrap().is_some();
         // Beside the process that holds the directory, where there is something to look at by now.
         let output = project.run(&["jobs", "list", "--output", "json"]);
         let jobs: Json = serde_json::from_slice(&output.stdout).unwrap_or_default();
         if jobs["jobs"][0]["progress"]["chunks_done"].as_u64().unwrap_or(0) > 0 {
             return (verb, jobs["jobs"][0].clone());
         }
+        assert!(!has_ended, "the backfill has ended and did nothing: {jobs}");
     }
 }
 

@@ -24,7 +24,7 @@ fn evaluate(
     ];
     let output = evaluate_on_demand(adder().as_ref(), &ValidationPolicy::RefuseRow.into(), a.len(), &inputs)?;
     let sums = output.columns[0].as_primitive::<Int64Type>().iter().collect();
-    Ok((sums, output.statuses[0].clone(), output.errors))
+    Ok((sums, output.statuses[0].to_vec(), output.errors))
 }
 
 #[test]
@@ -80,8 +80,8 @@ fn reads() -> ReadRows {
 #[test]
 fn values_that_are_not_present_are_null_and_defaults_come_last() {
     let values = int64(&[Some(1), None, Some(3), Some(4), Some(5), Some(6)]);
-    let (projected, statuses) = project_feature(&values, &reads(), Lifetime::with_ttl(10)).unwrap();
-    assert_eq!(statuses, [Present, Null, Missing, Error, Expired, Missing]);
+    let (projected, statuses) = project_feature(&values, &reads().statuses(Lifetime::with_ttl(10)).into()).unwrap();
+    assert_eq!(*statuses, [Present, Null, Missing, Error, Expired, Missing]);
     let seen: Vec<_> = projected.as_primitive::<Int64Type>().iter().collect();
     assert_eq!(seen, [Some(1), None, None, None, None, None]);
     let served = apply_default(&projected, &statuses, &Value::Int64(-1)).unwrap();
@@ -108,8 +108,8 @@ fn on_read_runs_only_on_rows_that_are_served() {
     let lifetime = Lifetime::with_ttl(10);
     let columns =
         compute_on_read(adder().as_ref(), &ValidationPolicy::NullValue.into(), &inputs, &mut reads, lifetime).unwrap();
-    let (values, statuses) = project_feature(&columns[0], &reads, lifetime).unwrap();
-    assert_eq!(statuses, [Present, Error, Missing, Error, Expired, Missing]);
+    let (values, statuses) = project_feature(&columns[0], &reads.statuses(lifetime).into()).unwrap();
+    assert_eq!(*statuses, [Present, Error, Missing, Error, Expired, Missing]);
     assert_eq!(values.as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [Some(3), None, None, None, None, None]);
 }
 

@@ -1,6 +1,8 @@
 //! JSON: writing to text and reading back keeps the bits; what is not the declared type is refused.
 
-use eadem_values::{DataType, ElementType, Value, ValueError, value_from_json, value_to_json};
+use eadem_values::{
+    DataType, ElementType, Value, ValueError, array_from_values, value_from_json, value_to_json, write_json,
+};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -8,6 +10,12 @@ use crate::strategies::{any_f32, any_f64, any_type, any_value, cases};
 
 fn through_text(data_type: DataType, value: &Value) -> Value {
     let text = serde_json::to_string(&value_to_json(value)).unwrap();
+    let column = array_from_values(data_type, [value, &Value::Null]).unwrap();
+    let mut written = Vec::new();
+    for row in 0..2 {
+        write_json(column.as_ref(), row, &mut written).unwrap();
+    }
+    assert_eq!(String::from_utf8(written).unwrap(), format!("{text}null"), "the same text without a value in between");
     value_from_json(data_type, &serde_json::from_str(&text).unwrap()).unwrap()
 }
 

@@ -1,6 +1,7 @@
 //! `/features`: one entity by GET, many by POST.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
@@ -13,6 +14,7 @@ use serde_json::{Map, Value as Json};
 
 use super::body::read_body;
 use super::query::RawQuery;
+use crate::metrics::{MeteredRows, MeteredTransforms, Stage};
 use crate::problem::Problem;
 use crate::serving::{self, EntityRows, RowSource, RowSourceError, ServeError, ServingPlan, StoredThen};
 use crate::serving::{reply, request};
@@ -68,6 +70,7 @@ async fn answer_one(
     segment: &str,
     query: &RawQuery,
 ) -> Result<Response, Problem> {
+    let began = Instant::now();
     let with_metadata = include_metadata(query)?;
     let wanted = wanted_by_query(query)?;
     check_wanted(&wanted, state)?;
@@ -89,17 +92,23 @@ async fn answer_one(
         keys: keys_in_service_order(service, &entity_id),
         request: request::request_columns(service, &[fields], 1)?,
     };
+    state.metrics.stage(Stage::Parse, began);
     let stored = stored_then(state, &plan, query).await?;
     let answer = serve(state, &plan, &rows, stored.as_ref()).await?;
+    let began = Instant::now();
     if wants_arrow(headers) {
         refuse_metadata_as_arrow(with_metadata)?;
-        return Ok(arrow_response(reply::arrow_stream(&plan, &rows, &answer)?));
+        let stream = reply::arrow_stream(&plan, &rows, &answer)?;
+        state.metrics.stage(Stage::Encode, began);
+        return Ok(arrow_response(stream));
     }
-    let mut body = Map::new();
-    body.insert("entity_id".to_owned(), entity_id_json(&entity_id));
-    body.extend(reply::row_reply(&plan, &answer, 0, with_metadata)?);
-    body.extend(stored.map(|stored| ("as_stored".to_owned(), reply::commits(&stored))));
-    Ok(axum::Json(body).into_response())
+    let mut text = b"{\"entity_id\":".to_vec();
+    reply::write_value(&mut text, &entity_id_json(&entity_id))?;
+    text.push(b',');
+    reply::write_row(&mut text, &plan, &answer, 0, with_metadata)?;
+    end_with_commits(&mut text, stored.as_ref())?;
+    state.metrics.stage(Stage::Encode, began);
+    Ok(json_response(text))
 }
 
 fn wanted_by_query(query: &RawQuery) -> Result<Wanted, Problem> {
@@ -180,6 +189,8 @@ pub(super) async fn batch(
     query.check(&["include", "as_stored"], None)?;
     let with_metadata = include_metadata(&query)?;
     let body = read_body(request, &state).await?;
+    // Without the time that the client takes to send it.
+    let began = Instant::now();
     let asked: BatchRequest = serde_json::from_slice(&body).map_err(|error| {
         Problem::bad_request("malformed_json", format!("the body is not what this route takes: {error}"))
     })?;
@@ -198,23 +209,42 @@ pub(super) async fn batch(
         state.clock.now_us(),
     )?;
     let rows = request::entity_rows(&plan.service, &asked.entities, &asked.request, times, &state.limits)?;
+    state.metrics.stage(Stage::Parse, began);
     let stored = stored_then(&state, &plan, &query).await?;
     let answer = serve(&state, &plan, &rows, stored.as_ref()).await?;
+    let began = Instant::now();
     if wants_arrow(&headers) {
         refuse_metadata_as_arrow(with_metadata)?;
-        return Ok(arrow_response(reply::arrow_stream(&plan, &rows, &answer)?));
+        let stream = reply::arrow_stream(&plan, &rows, &answer)?;
+        state.metrics.stage(Stage::Encode, began);
+        return Ok(arrow_response(stream));
     }
-    let mut results = Vec::with_capacity(rows.at_us.len());
+    let mut text = b"{\"results\":[".to_vec();
     for row in 0..rows.at_us.len() {
-        let mut result = Map::new();
-        result.insert("entity".to_owned(), reply::entity_json(&plan.service, &rows, row));
-        result.extend(reply::row_reply(&plan, &answer, row, with_metadata)?);
-        results.push(Json::Object(result));
+        text.extend_from_slice(if row == 0 { b"{\"entity\":" } else { b",{\"entity\":" });
+        reply::write_value(&mut text, &reply::entity_json(&plan.service, &rows, row))?;
+        text.push(b',');
+        reply::write_row(&mut text, &plan, &answer, row, with_metadata)?;
+        text.push(b'}');
     }
-    let mut body = Map::new();
-    body.insert("results".to_owned(), Json::Array(results));
-    body.extend(stored.map(|stored| ("as_stored".to_owned(), reply::commits(&stored))));
-    Ok(axum::Json(body).into_response())
+    text.push(b']');
+    end_with_commits(&mut text, stored.as_ref())?;
+    state.metrics.stage(Stage::Encode, began);
+    Ok(json_response(text))
+}
+
+/// Ends the object of an answer, with the commits that it rests on where the request named a state.
+fn end_with_commits(text: &mut Vec<u8>, stored: Option<&StoredThen>) -> Result<(), Problem> {
+    if let Some(stored) = stored {
+        text.extend_from_slice(b",\"as_stored\":");
+        reply::write_value(text, &reply::commits(stored))?;
+    }
+    text.push(b'}');
+    Ok(())
+}
+
+fn json_response(text: Vec<u8>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
 /// The state of the offline store that the request names, if it does.
@@ -236,10 +266,14 @@ async fn serve(
         Some(stored) => stored,
         None => state.rows.as_ref(),
     };
-    serving::serve(plan, rows, source, state.transforms.as_ref()).await.map_err(|error| match error {
+    let source = MeteredRows { source, metrics: &state.metrics };
+    let transforms = MeteredTransforms { transforms: state.transforms.as_ref(), metrics: &state.metrics };
+    let answer = serving::serve(plan, rows, &source, &transforms).await.map_err(|error| match error {
         ServeError::Rows(error) => rows_problem(&error),
         error => Problem::internal("the request could not be answered", error),
-    })
+    })?;
+    state.metrics.served(plan, &answer);
+    Ok(answer)
 }
 
 fn rows_problem(error: &RowSourceError) -> Problem {

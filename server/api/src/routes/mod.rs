@@ -11,9 +11,10 @@ mod registry;
 mod transforms;
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::StatusCode;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -141,6 +142,7 @@ const ROUTES: &[Route] = &[
         handler: |_| get(quarantine::row),
     },
     Route { path: "/online", methods: &[("get", "What the online store holds")], handler: |_| get(online) },
+    Route { path: "/metrics", methods: &[("get", "Counters, in Prometheus' text format")], handler: |_| get(metrics) },
     Route { path: "/healthz", methods: &[("get", "The process lives")], handler: |_| get(healthz) },
     Route { path: "/readyz", methods: &[("get", "The stores answer")], handler: |_| get(readyz) },
     Route { path: "/openapi.json", methods: &[("get", "This interface")], handler: |_| get(openapi::serve) },
@@ -163,16 +165,41 @@ pub fn router(state: Arc<ApiState>) -> Router {
             Problem::internal("the request met a fault of ours", "panic").into_response()
         }))
         .layer(TraceLayer::new_for_http())
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), observe))
         .with_state(state)
 }
 
-/// 503 with Retry-After once too many requests are in flight, before memory grows. Health checks always pass.
+/// Counts and times every request, whatever becomes of it.
+async fn observe(
+    State(state): State<Arc<ApiState>>,
+    route: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let began = Instant::now();
+    let _in_flight = state.metrics.begin();
+    // A path that is no route could be anything; counters for each would be without end.
+    let method = known_method(request.method());
+    let response = next.run(request).await;
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    state.metrics.answered(method, route, response.status(), began.elapsed());
+    response
+}
+
+fn known_method(method: &Method) -> &'static str {
+    const KNOWN: [Method; 5] = [Method::GET, Method::POST, Method::DELETE, Method::HEAD, Method::OPTIONS];
+    const NAMES: [&str; 5] = ["GET", "POST", "DELETE", "HEAD", "OPTIONS"];
+    KNOWN.iter().position(|known| known == method).map_or("other", |at| NAMES[at])
+}
+
+/// 503 with Retry-After once too many requests are in flight, before memory grows. Health checks and metrics always pass.
 async fn shed_load(State(state): State<Arc<ApiState>>, request: Request, next: Next) -> Response {
-    let is_health_check = matches!(request.uri().path(), "/healthz" | "/readyz");
-    if is_health_check {
+    let is_about_the_server = matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics");
+    if is_about_the_server {
         return next.run(request).await;
     }
     let Ok(_place) = Arc::clone(&state.in_flight).try_acquire_owned() else {
+        state.metrics.shed();
         let mut problem = Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "overloaded",
@@ -207,6 +234,14 @@ async fn wrong_method(request: Request) -> Problem {
 
 async fn online(State(state): State<Arc<ApiState>>) -> Result<Json<Value>, Problem> {
     state.status.online().await.map(Json)
+}
+
+async fn metrics(State(state): State<Arc<ApiState>>) -> Result<Response, Problem> {
+    // A store that does not answer is a reason to look at metrics, not to give none.
+    let tables = state.status.tables().await.unwrap_or_default();
+    let revision = *state.registry.changes().borrow();
+    let text = state.metrics.text(revision, &tables)?;
+    Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
 }
 
 async fn healthz() -> Json<Value> {

@@ -160,6 +160,7 @@ fn reply_content(path: &str, method: &str) -> Value {
         })
     };
     match (path, method) {
+        ("/metrics", _) => json!({ "text/plain": { "schema": { "type": "string" } } }),
         ("/features/{entity_id}" | "/features", _) => features(reference("Features")),
         ("/features/batch", _) => features(json!({
             "type": "object",

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use eadem_registry::model::{BoundTo, ResolvedService, ViewRef, ViewVersion, required_key_name};
 use eadem_semantics::Lifetime;
 use eadem_values::{DataType, Value};
+use serde_json::Value as Json;
 
 use super::meaning::lifetime;
 
@@ -68,6 +69,8 @@ pub(crate) enum OnDemandSource {
 #[derive(Debug)]
 pub(crate) struct Output {
     pub(crate) name: String,
+    /// The name as the beginning of a member of JSON: `"name":`.
+    pub(crate) json_name: Vec<u8>,
     pub(crate) node: usize,
     pub(crate) feature: usize,
     pub(crate) default: Option<Value>,
@@ -91,6 +94,7 @@ impl ServingPlan {
             let view = compiler.nodes[node].view();
             outputs.push(Output {
                 name: entry.output_name.clone(),
+                json_name: format!("{}:", Json::from(entry.output_name.as_str())).into_bytes(),
                 node,
                 feature: feature_position(view, &entry.feature)?,
                 default: view.defaults.get(&entry.feature).cloned(),

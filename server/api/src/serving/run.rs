@@ -31,7 +31,7 @@ pub struct AnswerColumn {
     /// The values; the default, or null, where the status is not present.
     pub values: ArrayRef,
     /// The statuses.
-    pub statuses: Vec<Status>,
+    pub statuses: Arc<[Status]>,
     /// The event time of the row that was chosen; `None` for on-demand views and where no row was found.
     pub event_time_us: Vec<Option<i64>>,
     /// Which store proved the value; an on-demand value is online when all its inputs were.
@@ -66,7 +66,7 @@ pub enum ServeError {
 
 struct NodeAnswer {
     /// Per feature: values without defaults, and statuses.
-    features: Vec<(ArrayRef, Vec<Status>)>,
+    features: Vec<(ArrayRef, Arc<[Status]>)>,
     event_time_us: Vec<Option<i64>>,
     stores: Vec<Store>,
 }
@@ -122,7 +122,7 @@ pub async fn serve(
         };
         columns.push(AnswerColumn {
             values,
-            statuses: statuses.clone(),
+            statuses: Arc::clone(statuses),
             event_time_us: answer.event_time_us.clone(),
             stores: answer.stores.clone(),
         });
@@ -178,14 +178,12 @@ async fn stored_answer(
     };
     let stored = decode_columns(node, read, &mut reads)?;
     let columns = if node.runs_on_read { run_on_read(node, &stored, &mut reads, transforms).await? } else { stored };
-    let mut features =
-        columns.iter().map(|column| project_feature(column, &reads, node.lifetime)).collect::<Result<Vec<_>, _>>()?;
-    for (_, statuses) in &mut features {
-        // There is no row here, so the value is null already.
-        for row in (0..read.len()).filter(|row| read[*row].unavailable) {
-            statuses[row] = Status::Error;
-        }
+    let mut of_rows = reads.statuses(node.lifetime);
+    for row in (0..read.len()).filter(|row| read[*row].unavailable) {
+        of_rows[row] = Status::Error;
     }
+    let of_rows = of_rows.into();
+    let features = columns.iter().map(|column| project_feature(column, &of_rows)).collect::<Result<Vec<_>, _>>()?;
     Ok(NodeAnswer {
         features,
         event_time_us: reads.event_times_us,
@@ -253,7 +251,7 @@ async fn on_demand_answer(
         inputs.push(match source {
             OnDemandSource::Node { node, feature } => {
                 let (values, statuses) = &answers[*node].features[*feature];
-                OnDemandInput { values: Arc::clone(values), statuses: Some(statuses.clone()) }
+                OnDemandInput { values: Arc::clone(values), statuses: Some(Arc::clone(statuses)) }
             }
             OnDemandSource::Request(position) => {
                 OnDemandInput { values: Arc::clone(&rows.request[*position]), statuses: None }
@@ -280,7 +278,9 @@ fn error_answer(view: &ViewVersion, stores: Vec<Store>) -> NodeAnswer {
     let rows = stores.len();
     let outputs = view.description.outputs.iter();
     NodeAnswer {
-        features: outputs.map(|output| (null_array(output.data_type, rows), vec![Status::Error; rows])).collect(),
+        features: outputs
+            .map(|output| (null_array(output.data_type, rows), vec![Status::Error; rows].into()))
+            .collect(),
         event_time_us: vec![None; rows],
         stores,
     }

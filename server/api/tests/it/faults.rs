@@ -137,8 +137,8 @@ async fn a_fault_stays_with_its_entity_and_view_and_names_the_store_that_was_ask
         EntityRows { at_us: vec![2; 3], keys: vec![(0..3).map(KeyValue::Int64).collect()], request: Vec::new() };
     let answer = serve(&plan(), &asked, &Rows, &NoTransforms).await.unwrap();
     let [stored, on_demand] = answer.columns.as_slice() else { panic!("two features were asked for") };
-    assert_eq!(stored.statuses, [Status::Present, Status::Error, Status::Present]);
-    assert_eq!(on_demand.statuses, [Status::Error; 3]);
+    assert_eq!(*stored.statuses, [Status::Present, Status::Error, Status::Present]);
+    assert_eq!(*on_demand.statuses, [Status::Error; 3]);
     // Its inputs all came from the online store, whatever became of it.
     assert_eq!([&stored.stores, &on_demand.stores], [&[Store::Online; 3]; 2]);
 }

@@ -194,7 +194,7 @@ impl Context {
         match Home::open(&project, &config).await {
             Ok(home) => Ok(Client::InProcess(home.router())),
             Err(OpenError::Serving { address }) => Ok(Client::http(&address)),
-            Err(OpenError::Busy(_)) => Ok(Client::InProcess(Beside::open(&project, &config).await?.router())),
+            Err(OpenError::Busy(_)) => Ok(Client::InProcess(Beside::open(&project, &config).await?.router()?)),
             Err(OpenError::Other(error)) => Err(error),
         }
     }

@@ -1,6 +1,8 @@
 //! `backfill`, `materialize`, `serve`, `offline`, `online`, `config`: running the store.
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use eadem_online::scylla::{self, Replication, SchemaOptions};
 use serde_json::{Value as Json, json};
 
 use super::Context;
@@ -78,6 +80,63 @@ pub(crate) enum Offline {
 pub(crate) enum Online {
     /// Epochs, rows and bytes of every view, and from when on it is complete.
     Status,
+    /// Show the schema of the database that `store.online` names, and with --apply make it.
+    Init(OnlineInit),
+}
+
+/// What is decided once, when the keyspace is made.
+#[derive(Debug, Args)]
+pub(crate) struct OnlineInit {
+    /// Make it. Without, it is only shown.
+    #[arg(long)]
+    apply: bool,
+    /// Copies of the data: a number for every data center, or `dc1=3,dc2=2`.
+    #[arg(long, value_name = "COPIES", default_value = "3", value_parser = parse_replication)]
+    replication: Replication,
+    /// For how long a process may believe what it has read about a table, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = SchemaOptions::default().lease_ms)]
+    lease_ms: u32,
+    /// Into how many partitions the directory of a table's entities is divided.
+    #[arg(long, value_name = "NUMBER", default_value_t = SchemaOptions::default().buckets)]
+    buckets: u32,
+}
+
+fn parse_replication(text: &str) -> Result<Replication, String> {
+    let copies = |text: &str| text.trim().parse::<u32>().map_err(|_| format!("`{text}` is no number of copies"));
+    if !text.contains('=') {
+        return copies(text).map(Replication::EveryDatacenter);
+    }
+    let datacenter = |part: &str| {
+        let (name, number) = part.split_once('=').ok_or_else(|| format!("`{part}` is not `data center=copies`"))?;
+        Ok((name.trim().to_owned(), copies(number)?))
+    };
+    text.split(',').map(datacenter).collect::<Result<_, String>>().map(Replication::Datacenters)
+}
+
+impl OnlineInit {
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let database = context.layered()?.config.store.online_database()?.context(
+            "the online store is the embedded one, which needs no schema; `store.online` in eadem.toml names a database",
+        )?;
+        let options = SchemaOptions { replication: self.replication, lease_ms: self.lease_ms, buckets: self.buckets };
+        let statements = options.statements(&database.keyspace);
+        if self.apply {
+            scylla::init(&database, &options).await?;
+        }
+        let shown: Vec<Json> =
+            statements.iter().map(|statement| json!({ "why": statement.why, "statement": statement.text })).collect();
+        let document = json!({ "database": database.to_string(), "applied": self.apply, "statements": shown });
+        context.printer.result(&document, |_| {
+            let mut text = String::new();
+            for statement in &statements {
+                text += &format!("-- {}\n{};\n\n", statement.why, statement.text);
+            }
+            text + &match self.apply {
+                true => format!("{database} has this schema.\n"),
+                false => format!("Nothing was changed; with --apply, {database} gets this schema.\n"),
+            }
+        })
+    }
 }
 
 impl Backfill {
@@ -130,8 +189,10 @@ impl Offline {
 
 impl Online {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        if let Self::Init(init) = self {
+            return init.run(context).await;
+        }
         let client = context.client().await?;
-        let Self::Status = self;
         let status: Json = client.get("/online").await?;
         context.printer.result(&status, |status| {
             let headings = ["view", "epoch", "rows", "bytes", "complete since", "offline commit", "taken out in"];

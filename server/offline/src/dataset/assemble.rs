@@ -23,6 +23,7 @@ pub(super) fn assemble(
     made: &[ViewColumns],
     counts: &mut StatusCounts,
 ) -> Result<RecordBatch, OfflineError> {
+    let mut seen: Vec<SeenStatuses> = Vec::new();
     let mut fields: Vec<Field> = spine.rows.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
     let mut columns: Vec<ArrayRef> = spine.rows.columns().to_vec();
     for feature in &spec.features {
@@ -45,24 +46,37 @@ pub(super) fn assemble(
         }
         fields.push(Field::new(&feature.name, values.data_type().clone(), true));
         columns.push(values);
+        let known = seen.iter().position(|known| Arc::ptr_eq(&known.statuses, statuses));
+        let known = known.unwrap_or_else(|| {
+            seen.push(SeenStatuses::of(statuses));
+            seen.len() - 1
+        });
+        let of_feature = &seen[known];
         if spec.with_status {
-            let column = status_dictionary(statuses);
-            fields.push(Field::new(status_name, column.data_type().clone(), false));
-            columns.push(column);
+            fields.push(Field::new(status_name, of_feature.column.data_type().clone(), false));
+            columns.push(Arc::clone(&of_feature.column));
         }
-        count_statuses(statuses, counts.entry(feature.name.clone()).or_default());
+        let counts = counts.entry(feature.name.clone()).or_default();
+        for (status, count) in &of_feature.counts {
+            *counts.entry(status.to_string()).or_default() += count;
+        }
     }
     let options = RecordBatchOptions::new().with_row_count(Some(spine.rows.num_rows()));
     Ok(RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?)
 }
 
-/// Adds how often each status occurs, of those that do.
-fn count_statuses(statuses: &[Status], counts: &mut BTreeMap<String, u64>) {
-    let all = [Status::Present, Status::Missing, Status::Expired, Status::Null, Status::Error];
-    for wanted in all {
-        let count = statuses.iter().filter(|status| **status == wanted).count() as u64;
-        if count > 0 {
-            *counts.entry(wanted.to_string()).or_default() += count;
-        }
+/// Statuses that several features of a view may share: counted and laid out once.
+struct SeenStatuses {
+    statuses: Arc<[Status]>,
+    column: ArrayRef,
+    /// How often each occurs, of those that do.
+    counts: Vec<(Status, u64)>,
+}
+
+impl SeenStatuses {
+    fn of(statuses: &Arc<[Status]>) -> Self {
+        let count = |wanted| statuses.iter().filter(|status| **status == wanted).count() as u64;
+        let counts = Status::ALL.into_iter().map(|status| (status, count(status))).filter(|(_, count)| *count > 0);
+        Self { statuses: Arc::clone(statuses), column: status_dictionary(statuses), counts: counts.collect() }
     }
 }

@@ -1,5 +1,7 @@
 //! The digest of a training set's content: over names, types by names of our own, and the canonical encoding of every row.
 
+use std::sync::Arc;
+
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType as ArrowType, Schema, TimeUnit};
@@ -12,9 +14,9 @@ use crate::source::to_canonical;
 /// Rows that are hashed at a time.
 const DIGEST_ROWS: usize = 8_192;
 
-/// SHA-256 over the names and types of the columns and the canonical encoding of every value: for each 131,072
-/// rows in turn, column after column. (Row after row would be the plainer order, but the type of each value would be looked up
-/// anew.)
+/// SHA-256 over the names and types of the columns, then for each 131,072 rows in turn the BLAKE3 digest of every
+/// column: over the canonical encoding of its values. (One digest over row after row would be plainer, but the type of each value would be
+/// looked up anew, and statuses that features share would be digested for each of them. SHA-256 over all of it takes four times as long.)
 pub(super) struct ContentDigest {
     hasher: Sha256,
     encoded: Vec<u8>,
@@ -31,18 +33,31 @@ impl ContentDigest {
 
     /// The next 131,072 rows, or all that are left. Their columns are those of the schema.
     pub(super) fn update(&mut self, rows: &RecordBatch) -> Result<(), OfflineError> {
+        let mut digested: Vec<(&ArrayRef, [u8; 32])> = Vec::with_capacity(rows.num_columns());
         for column in rows.columns() {
-            for start in (0..rows.num_rows()).step_by(DIGEST_ROWS) {
-                let part = column.slice(start, DIGEST_ROWS.min(rows.num_rows() - start));
-                self.encoded.clear();
-                if !encode_dictionary(&part, &mut self.encoded)? {
-                    let part = [encodable(&part)?];
-                    BatchEncoder::try_new(&part)?.encode_column(0, 0..part[0].len(), &mut self.encoded);
-                }
-                self.hasher.update(&self.encoded);
-            }
+            let known = digested.iter().find(|(known, _)| Arc::ptr_eq(known, column));
+            let digest = match known {
+                Some((_, digest)) => *digest,
+                None => self.column_digest(column)?,
+            };
+            digested.push((column, digest));
+            self.hasher.update(digest);
         }
         Ok(())
+    }
+
+    fn column_digest(&mut self, column: &ArrayRef) -> Result<[u8; 32], OfflineError> {
+        let mut hasher = blake3::Hasher::new();
+        for start in (0..column.len()).step_by(DIGEST_ROWS) {
+            let part = column.slice(start, DIGEST_ROWS.min(column.len() - start));
+            self.encoded.clear();
+            if !encode_dictionary(&part, &mut self.encoded)? {
+                let part = [encodable(&part)?];
+                BatchEncoder::try_new(&part)?.encode_column(0, 0..part[0].len(), &mut self.encoded);
+            }
+            hasher.update(&self.encoded);
+        }
+        Ok(*hasher.finalize().as_bytes())
     }
 
     pub(super) fn finish(self) -> Digest {

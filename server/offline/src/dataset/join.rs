@@ -27,12 +27,13 @@ use super::recipe::{RecipeView, recipe_file};
 use super::spec::{DatasetSpec, StoredView, features_asked};
 use crate::error::OfflineError;
 use crate::fetch_exec::FetchExec;
-use crate::history_exec::{HistoryExec, history_columns};
+use crate::history_exec::{History, history_columns};
+use crate::leaf_exec::LeafExec;
 use crate::read::ScanRange;
 use crate::schema::ValueColumn;
 use crate::spec::Placement;
-use crate::spine::exec::{SpineExec, SpineKeys, partitions_of};
-use crate::spine::reader::{SharedSpine, SpineBlock, SpineReader};
+use crate::spine::exec::{SpineKeys, SpineParts, partitions_of};
+use crate::spine::reader::{SpineBlock, SpineReader};
 use crate::table::{TableState, ViewTable};
 
 /// Rows of one batch of a temporary file. Small, because one batch of every part is in memory at once.
@@ -139,13 +140,13 @@ impl<'a> PlannedJoin<'a> {
     pub(super) async fn start(
         self,
         spec: &DatasetSpec,
-        spine: &SharedSpine,
+        spine: &Arc<SpineReader>,
         partitions: usize,
         must_spill: bool,
     ) -> Result<StartedJoin<'a>, OfflineError> {
         let view = &self.stored.view;
-        let spine_plan = SpineExec::new(spine.clone(), self.keys.clone(), partitions);
-        let history = HistoryExec::new(self.table.clone(), &self.state, self.range, spec.workers);
+        let spine_parts = SpineParts::new(spine.clone(), self.keys.clone(), partitions);
+        let history = History::new(self.table.clone(), &self.state, self.range, spec.workers);
         let join = PointInTimeJoin {
             spine_keys: (0..view.keys.len()).collect(),
             spine_time: view.keys.len(),
@@ -155,7 +156,8 @@ impl<'a> PlannedJoin<'a> {
             lifetime: view.lifetime,
         };
         let files = history.files();
-        let winners = Arc::new(PointInTimeJoinExec::try_new(Arc::new(spine_plan), Arc::new(history), join)?);
+        let (spine, history) = (LeafExec::new(spine_parts), LeafExec::new(history));
+        let winners = Arc::new(PointInTimeJoinExec::try_new(Arc::new(spine), Arc::new(history), join)?);
         let is_spilled = must_spill || partitions > 1;
         let batch_rows = if is_spilled { SPILLED_ROWS } else { ROW_GROUP_ROWS };
         let fetch =
@@ -231,8 +233,9 @@ impl StartedJoin<'_> {
         };
         let mut columns = ViewColumns { names: Vec::new(), values: Vec::new(), statuses: Vec::new() };
         let outputs = view.description().outputs.iter().filter(|field| self.asked.contains(field.name.as_str()));
+        let of_rows = reads.statuses(view.lifetime).into();
         for (field, value) in outputs.zip(&values) {
-            let (value, statuses) = project_feature(value, &reads, view.lifetime)?;
+            let (value, statuses) = project_feature(value, &of_rows)?;
             columns.names.push(field.name.clone());
             columns.values.push(value);
             columns.statuses.push(statuses);

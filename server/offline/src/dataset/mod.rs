@@ -7,6 +7,7 @@ mod join;
 mod observe;
 mod on_demand;
 mod output;
+mod parquet_file;
 mod recipe;
 mod rows;
 mod sink;
@@ -31,7 +32,7 @@ use self::sink::{DatasetSink, FinishedRows};
 use self::spec::wanted_types;
 use crate::error::OfflineError;
 use crate::location::{Location, OfflineStore};
-use crate::spine::reader::{SharedSpine, SpineBlock, SpineReader};
+use crate::spine::reader::{SpineBlock, SpineReader};
 use crate::table::{ReadVersion, TableState, ViewTable};
 
 pub use self::diff::{ChangedValue, ColumnChanges, DatasetDiff, DiffSide, MatchedBy, Pair, diff_datasets};
@@ -40,8 +41,8 @@ pub use self::output::OutputFormat;
 pub use self::recipe::{Recipe, RecipeFile, RecipeView, file_digest_of, rebuild_dataset};
 pub use self::rows::{DatasetRows, open_rows};
 pub use self::spec::{
-    DatasetFeature, DatasetOptions, DatasetSpec, OnDemandBinding, OnDemandView, SpineColumns, SpineOrigin, StoredView,
-    ViewOfService,
+    DatasetFeature, DatasetOptions, DatasetSpec, DatasetWatch, OnDemandBinding, OnDemandView, SpineColumns,
+    SpineOrigin, StoredView, ViewOfService,
 };
 pub use self::split::{Split, SplitBy, SplitRule, SplitShare, TimeRange};
 pub use self::statistics::{
@@ -80,7 +81,8 @@ pub struct DatasetReport {
 struct ViewColumns {
     names: Vec<String>,
     values: Vec<ArrayRef>,
-    statuses: Vec<Vec<Status>>,
+    /// Those of features without a null are one and the same.
+    statuses: Vec<Arc<[Status]>>,
 }
 
 impl ViewColumns {
@@ -121,7 +123,12 @@ async fn make(store: &OfflineStore, spec: &DatasetSpec, place: Location) -> Resu
     let spine = Arc::new(spine);
     let span = spine.time_span(&spec.columns.timestamp).await?;
     let (planned, recipe_views) = plan_views(store, spec, &spine, span).await?;
-    let mut views = start_joins(spec, &spine, planned).await?;
+    let cancelled = || spec.watch.cancel.cancelled();
+    let mut views = tokio::select! {
+        biased;
+        () = cancelled() => return Err(OfflineError::Cancelled),
+        started = start_joins(spec, &spine, planned) => started?,
+    };
     let plans = views.iter().filter_map(|view| view.as_ref().map(|join| join.shown.clone())).collect();
 
     let mut statuses = StatusCounts::new();
@@ -134,13 +141,30 @@ async fn make(store: &OfflineStore, spec: &DatasetSpec, place: Location) -> Resu
     }
     while let Some(block) = blocks.try_next().await? {
         let times = block.times(&spec.columns.timestamp)?;
-        let made = features_at(spec, &mut views, &block, &times, &mut errors).await?;
+        // What a join is at is dropped, and stops at its next batch.
+        let made = tokio::select! {
+            biased;
+            () = cancelled() => Err(OfflineError::Cancelled),
+            made = features_at(spec, &mut views, &block, &times, &mut errors) => made,
+        };
+        let made = match made {
+            Err(OfflineError::Cancelled) if sink.is_some() => {
+                if let Some(sink) = sink {
+                    sink.discard().await?;
+                }
+                return Err(OfflineError::Cancelled);
+            }
+            made => made?,
+        };
         let rows = assemble(spec, &block, &made, &mut statuses)?;
         if sink.is_none() {
             sink = Some(DatasetSink::begin(place.clone(), &rows.schema(), spec).await?);
         }
         if let Some(sink) = &mut sink {
             sink.write(&rows).await?;
+        }
+        if let Some(progress) = &spec.watch.progress {
+            progress((block.first_row + rows.num_rows()) as u64, spine.rows() as u64);
         }
     }
     let sink = sink.ok_or_else(|| OfflineError::Dataset("the spine gave no rows".to_owned()))?;
@@ -216,7 +240,7 @@ async fn plan_views<'a>(
 /// through temporary files, each in as many parts as it takes. The other half is for what is read and written meanwhile.
 async fn start_joins<'a>(
     spec: &'a DatasetSpec,
-    spine: &SharedSpine,
+    spine: &Arc<SpineReader>,
     planned: Vec<Option<PlannedJoin<'a>>>,
 ) -> Result<Vec<Option<StartedJoin<'a>>>, OfflineError> {
     let memory_bytes = (spec.memory_bytes_max / 2).max(1) as u64;

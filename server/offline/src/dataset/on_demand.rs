@@ -1,5 +1,7 @@
 //! The features of an on-demand view, computed after the join.
 
+use std::sync::Arc;
+
 use arrow_array::ArrayRef;
 use eadem_query::{OnDemandInput, evaluate_on_demand};
 use eadem_values::array_from_values;
@@ -47,7 +49,10 @@ pub(super) fn compute_view(
                 let found = made.get(*upstream).and_then(|made| made.position(feature).map(|at| (made, at)));
                 let (upstream, at) =
                     found.ok_or_else(|| wrong(&field.name, format!("no earlier view has the feature `{feature}`")))?;
-                OnDemandInput { values: upstream.values[at].clone(), statuses: Some(upstream.statuses[at].clone()) }
+                OnDemandInput {
+                    values: upstream.values[at].clone(),
+                    statuses: Some(Arc::clone(&upstream.statuses[at])),
+                }
             }
         };
         if input.values.data_type() != &field.data_type.to_arrow() {

@@ -2,18 +2,15 @@
 
 use arrow::ipc::writer::FileWriter;
 use arrow_array::RecordBatch;
-use arrow_schema::{DataType as ArrowType, SchemaRef};
+use arrow_schema::SchemaRef;
 use eadem_values::Digest;
-use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
-use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::content::ContentDigest;
+use super::parquet_file::ParquetFile;
 use crate::error::OfflineError;
 use crate::location::Location;
 use crate::upload::Upload;
@@ -45,7 +42,10 @@ impl OutputFormat {
     /// Settings of the writer, as a recipe keeps them.
     pub(super) fn writer_settings(self) -> &'static str {
         match self {
-            Self::Parquet => "parquet 59, zstd 1, row groups of 131072 rows, no dictionaries of floats and times",
+            Self::Parquet => {
+                "parquet 59, zstd 1, row groups of 131072 rows, no dictionaries of floats and times, floats that do not shrink \
+                 as they are"
+            }
             Self::Arrow => "arrow ipc 59, batches of 131072 rows",
         }
     }
@@ -106,59 +106,59 @@ impl<T: Send + 'static> Stage<T> {
 
 /// A file as far as it is encoded.
 struct EncodedFile {
-    encoder: Encoder,
+    format: OutputFormat,
+    /// From the first row group on, which says how the columns are best written.
+    encoder: Option<Encoder>,
     upload: Upload,
     runtime: Handle,
 }
 
 impl EncodedFile {
     fn write(&mut self, rows: &RecordBatch) -> Result<(), OfflineError> {
-        self.encoder.write(rows)?;
-        let bytes = self.encoder.take();
+        let mut encoder = match self.encoder.take() {
+            Some(encoder) => encoder,
+            None => Encoder::new(rows, self.format)?,
+        };
+        encoder.write(rows)?;
+        let bytes = encoder.take();
+        self.encoder = Some(encoder);
         self.runtime.block_on(self.upload.send(bytes))
     }
 }
 
 enum Encoder {
-    Parquet(Box<ArrowWriter<Vec<u8>>>),
+    Parquet(Box<ParquetFile>),
     Arrow(Box<FileWriter<Vec<u8>>>),
 }
 
 impl Encoder {
-    fn new(schema: &SchemaRef, format: OutputFormat) -> Result<Self, OfflineError> {
+    /// For a file that begins with these rows, which are not written yet.
+    fn new(first: &RecordBatch, format: OutputFormat) -> Result<Self, OfflineError> {
         Ok(match format {
-            OutputFormat::Parquet => {
-                let writer = ArrowWriter::try_new(Vec::new(), schema.clone(), Some(properties(schema)?))?;
-                Self::Parquet(Box::new(writer))
-            }
-            OutputFormat::Arrow => Self::Arrow(Box::new(FileWriter::try_new(Vec::new(), schema)?)),
+            OutputFormat::Parquet => Self::Parquet(Box::new(ParquetFile::new(first)?)),
+            OutputFormat::Arrow => Self::Arrow(Box::new(FileWriter::try_new(Vec::new(), &first.schema())?)),
         })
     }
 
     /// One row group, whole.
     fn write(&mut self, rows: &RecordBatch) -> Result<(), OfflineError> {
         match self {
-            Self::Parquet(writer) => {
-                writer.write(rows)?;
-                writer.flush()?;
-            }
-            Self::Arrow(writer) => writer.write(rows)?,
+            Self::Parquet(file) => file.write(rows),
+            Self::Arrow(writer) => Ok(writer.write(rows)?),
         }
-        Ok(())
     }
 
     fn finish(&mut self) -> Result<(), OfflineError> {
         match self {
-            Self::Parquet(writer) => writer.finish().map(|_| ())?,
-            Self::Arrow(writer) => writer.finish()?,
+            Self::Parquet(file) => file.finish(),
+            Self::Arrow(writer) => Ok(writer.finish()?),
         }
-        Ok(())
     }
 
     /// The bytes so far.
     fn take(&mut self) -> Vec<u8> {
         match self {
-            Self::Parquet(writer) => std::mem::take(writer.inner_mut()),
+            Self::Parquet(file) => file.take(),
             Self::Arrow(writer) => std::mem::take(writer.get_mut()),
         }
     }
@@ -179,7 +179,7 @@ impl OutputWriter {
     /// Begins a file of rows with this schema.
     pub(super) async fn begin(place: Location, schema: SchemaRef, format: OutputFormat) -> Result<Self, OfflineError> {
         let upload = Upload::begin(place).await?;
-        let file = EncodedFile { encoder: Encoder::new(&schema, format)?, upload, runtime: Handle::current() };
+        let file = EncodedFile { format, encoder: None, upload, runtime: Handle::current() };
         let digest = Stage::start(ContentDigest::new(&schema), ContentDigest::update);
         let file = Stage::start(file, EncodedFile::write);
         Ok(Self { schema, pending: Vec::new(), pending_rows: 0, rows: 0, digest, file })
@@ -191,7 +191,9 @@ impl OutputWriter {
         let mut start = 0;
         while start < rows.num_rows() {
             let taken = (ROW_GROUP_ROWS - self.pending_rows).min(rows.num_rows() - start);
-            self.pending.push(rows.slice(start, taken));
+            // A whole batch is handed on as it is: columns that are one and the same stay so.
+            let is_whole = taken == rows.num_rows();
+            self.pending.push(if is_whole { rows.clone() } else { rows.slice(start, taken) });
             self.pending_rows += taken;
             start += taken;
             if self.pending_rows == ROW_GROUP_ROWS {
@@ -218,10 +220,21 @@ impl OutputWriter {
         Ok(())
     }
 
+    /// Takes back what was written.
+    pub(super) async fn discard(self) -> Result<(), OfflineError> {
+        drop(self.digest);
+        self.file.finish().await?.upload.discard().await
+    }
+
     /// Writes what is left. The file cannot be seen yet.
     pub(super) async fn finish(mut self) -> Result<WrittenOutput, OfflineError> {
         self.write_row_group().await?;
-        let EncodedFile { mut encoder, mut upload, .. } = self.file.finish().await?;
+        let EncodedFile { encoder, mut upload, format, .. } = self.file.finish().await?;
+        let mut encoder = match encoder {
+            Some(encoder) => encoder,
+            // A training set without rows still has columns.
+            None => Encoder::new(&RecordBatch::new_empty(self.schema.clone()), format)?,
+        };
         encoder.finish()?;
         upload.send(encoder.take()).await?;
         let content_digest = self.digest.finish().await?.finish();
@@ -239,18 +252,4 @@ impl WrittenOutput {
     pub(super) async fn discard(self) -> Result<(), OfflineError> {
         self.upload.discard().await
     }
-}
-
-fn properties(schema: &SchemaRef) -> Result<WriterProperties, OfflineError> {
-    let mut properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-        .set_created_by("eadem".to_owned());
-    for field in schema.fields() {
-        // Most of them differ: a dictionary would be built only to be thrown away, which takes half of the writer's time.
-        if matches!(field.data_type(), ArrowType::Float32 | ArrowType::Float64 | ArrowType::Timestamp(..)) {
-            properties = properties.set_column_dictionary_enabled(ColumnPath::from(field.name().as_str()), false);
-        }
-    }
-    Ok(properties.build())
 }

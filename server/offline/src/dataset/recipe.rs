@@ -5,16 +5,15 @@ use std::sync::Arc;
 
 use eadem_semantics::KnownAtCut;
 use eadem_values::Digest;
-use futures::TryStreamExt;
 use object_store::{ObjectStoreExt, PutPayload};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::spec::{DatasetOptions, DatasetSpec, SpineColumns, StoredView, ViewOfService};
 use super::statistics::DatasetStatistics;
 use super::{DatasetReport, Made, make};
 use crate::error::OfflineError;
+use crate::file_bytes;
 use crate::location::{Location, OfflineStore};
 use crate::spine::{KeptSpine, SpineFormat};
 use crate::table::{DataFile, ReadVersion};
@@ -154,27 +153,17 @@ pub async fn rebuild_dataset(
 pub async fn file_digest_of(file: &str) -> Result<Digest, OfflineError> {
     let place = Location::parse(file)?;
     let failed = |error: object_store::Error| OfflineError::File { file: file.to_owned(), reason: error.to_string() };
-    let mut bytes = place.store.get(&place.path).await.map_err(failed)?.into_stream();
-    let mut hasher = Sha256::new();
-    while let Some(bytes) = bytes.try_next().await.map_err(failed)? {
-        hasher.update(&bytes);
-    }
-    Ok(Digest::from_bytes(hasher.finalize().into()))
+    file_bytes::digest_of(place.store.as_ref(), &place.path).await.map_err(failed)
 }
 
 async fn check_files(store: &OfflineStore, stored: &StoredView, known: &RecipeView) -> Result<(), OfflineError> {
     let table = store.table(&stored.view)?;
     for file in &known.files {
         let path = object_store::path::Path::from(file.path.as_str());
-        let object = table.store.get(&path).await.map_err(|error| {
+        let pieces = file_bytes::pieces(table.store.as_ref(), &path).await.map_err(|error| {
             OfflineError::Recipe(format!("data file {} of {} is gone: {error}", file.path, known.view))
         })?;
-        let mut hasher = Sha256::new();
-        let mut stream = object.into_stream();
-        while let Some(bytes) = stream.try_next().await? {
-            hasher.update(&bytes);
-        }
-        if hex::encode(hasher.finalize()) != file.digest.hex() {
+        if file_bytes::digest(pieces).await? != file.digest {
             return Err(OfflineError::Recipe(format!("data file {} of {} has changed", file.path, known.view)));
         }
     }
@@ -190,10 +179,7 @@ pub(super) async fn recipe_file(
     let digest = match digest {
         Some(digest) => digest,
         // Not named by us: it was made by another writer of the table.
-        None => {
-            let object = store.get(&object_store::path::Path::from(file.path.as_str())).await?;
-            Digest::of(&object.bytes().await?)
-        }
+        None => file_bytes::digest_of(store.as_ref(), &object_store::path::Path::from(file.path.as_str())).await?,
     };
     Ok(RecipeFile { path: file.path.clone(), bytes: file.bytes, digest })
 }

@@ -108,6 +108,11 @@ impl DatasetSink {
         self.output.write(&rows).await
     }
 
+    /// Takes back what was written.
+    pub(super) async fn discard(self) -> Result<(), OfflineError> {
+        self.output.discard().await
+    }
+
     /// `statuses` are, for each feature, the rows by status.
     pub(super) async fn finish(
         self,

@@ -1,6 +1,7 @@
 //! What a training set is made of, as the owner of the definitions says it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use eadem_query::{RowTransform, Validation};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::output::OutputFormat;
 use super::split::Split;
+use crate::backfill::Cancel;
 use crate::error::OfflineError;
 use crate::location::{Location, OfflineStore};
 use crate::schema::key_arrow_type;
@@ -47,6 +49,23 @@ pub struct DatasetSpec {
     /// Bytes of memory that the job may take, about: half of it for the joins, which are split and go through temporary
     /// files where they do not fit, the rest for what is read and written meanwhile.
     pub memory_bytes_max: usize,
+    /// Who watches.
+    pub watch: DatasetWatch,
+}
+
+/// Who is told how far a training set is, and may call it off.
+#[derive(Clone, Default)]
+pub struct DatasetWatch {
+    /// Calls it off: nothing is left of it.
+    pub cancel: Cancel,
+    /// Is told rows made and rows in all, after every row group.
+    pub progress: Option<Arc<dyn Fn(u64, u64) + Send + Sync>>,
+}
+
+impl fmt::Debug for DatasetWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatasetWatch").field("cancel", &self.cancel).finish_non_exhaustive()
+    }
 }
 
 /// What a training set's file looks like, and what is kept beside it.

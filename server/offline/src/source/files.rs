@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use eadem_values::Digest;
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
 use percent_encoding::percent_decode_str;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::OfflineError;
+use crate::file_bytes;
 use crate::ledger::PlannedFile;
 use crate::location::Location;
 
@@ -115,19 +117,14 @@ pub(crate) fn file_error(file: &SourceFile, reason: impl std::fmt::Display) -> O
 /// What names the file's lane: SHA-256 of its bytes, and of what its folders say where they say anything. The same bytes
 /// in two partitions are different rows.
 pub(crate) async fn lane_digest(file: &SourceFile) -> Result<String, OfflineError> {
-    let object = file.location.store.get(&file.location.path).await.map_err(|error| file_error(file, error))?;
-    let mut stream = object.into_stream();
-    let mut hasher = Sha256::new();
-    while let Some(bytes) = stream.try_next().await.map_err(|error| file_error(file, error))? {
-        hasher.update(&bytes);
-    }
-    let mut digest = hasher.finalize();
+    let of_bytes = file_bytes::digest_of(file.location.store.as_ref(), &file.location.path).await;
+    let mut digest = of_bytes.map_err(|error| file_error(file, error))?;
     if !file.partition.is_empty() {
-        let mut hasher = Sha256::new_with_prefix(digest);
+        let mut hasher = Sha256::new_with_prefix(digest.as_bytes());
         hasher.update(serde_json::json!(file.partition).to_string());
-        digest = hasher.finalize();
+        digest = Digest::from_bytes(hasher.finalize().into());
     }
-    Ok(format!("sha256:{}", hex::encode(digest)))
+    Ok(format!("sha256:{}", digest.hex()))
 }
 
 /// The planned file as it is now, if it is still the same.

@@ -7,9 +7,6 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use arrow_schema::{Field, Schema};
-use datafusion::execution::TaskContext;
-use datafusion::physical_plan::ExecutionPlan;
-use eadem_semantics::KnownAtCut;
 use eadem_values::{BatchEncoder, DataType, decode_rows};
 use futures::TryStreamExt;
 
@@ -17,7 +14,8 @@ use super::KeptSpine;
 use super::writer::SpineWriter;
 use crate::dataset::{DatasetSpec, StoredView, ViewOfService};
 use crate::error::OfflineError;
-use crate::history_exec::HistoryExec;
+use crate::history_exec::History;
+use crate::leaf_exec::Leaf;
 use crate::location::OfflineStore;
 use crate::read::ScanRange;
 use crate::schema::key_arrow_type;
@@ -151,8 +149,7 @@ async fn known_from(
         let range = ScanRange { from_us: i64::MIN, to_us: latest_us };
         let keys = stored.view.keys.len();
         // One part after the other: what is kept of them is one map.
-        let history = HistoryExec::new(table, &state, range, 1);
-        let mut batches = history.execute(0, Arc::new(TaskContext::default()))?;
+        let mut batches = History::new(table, &state, range, 1).read(0)?;
         let mut encoded = Vec::new();
         while let Some(batch) = batches.try_next().await? {
             let columns = order.iter().map(|at| to_canonical(batch.column(*at)).map_err(OfflineError::Dataset));
@@ -161,12 +158,7 @@ async fn known_from(
             let event_times = batch.column(keys).as_primitive::<TimestampMicrosecondType>().values();
             let known_ats = batch.column(keys + 1).as_primitive::<TimestampMicrosecondType>().values();
             for row in 0..batch.num_rows() {
-                let (event_time_us, known_at_us) = (event_times[row], known_ats[row]);
-                let from_us = match spec.cut {
-                    KnownAtCut::Spine => event_time_us.max(known_at_us),
-                    KnownAtCut::Fixed(known_by_us) if known_at_us > known_by_us => continue,
-                    KnownAtCut::Fixed(_) | KnownAtCut::None => event_time_us,
-                };
+                let Some(from_us) = spec.cut.visible_from_times_us(event_times[row], known_ats[row]) else { continue };
                 encoded.clear();
                 encoder.encode_row(row, &mut encoded);
                 if let Some(known) = known.get_mut(encoded.as_slice()) {

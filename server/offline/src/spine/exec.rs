@@ -6,20 +6,15 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::common::hash_utils::{RandomState, create_hashes};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, ReplaceChildrenOptions,
-};
 use eadem_values::DataType;
 use futures::TryStreamExt;
 
-use super::reader::{SharedSpine, SpineBlock};
+use super::reader::{SpineBlock, SpineReader};
 use crate::error::OfflineError;
+use crate::leaf_exec::Leaf;
 use crate::schema::key_arrow_type;
 use crate::spec::JoinKey;
 
@@ -88,70 +83,36 @@ pub(crate) fn partitions_of(keys: &[ArrayRef], partitions: usize) -> std::result
 }
 
 /// Gives the keys and times of a spine in as many partitions as asked for, each in the order of the spine.
-#[derive(Debug, Clone)]
-pub(crate) struct SpineExec {
-    spine: SharedSpine,
+#[derive(Debug)]
+pub(crate) struct SpineParts {
+    spine: Arc<SpineReader>,
     keys: SpineKeys,
     partitions: usize,
-    properties: Arc<PlanProperties>,
 }
 
-impl SpineExec {
-    pub(crate) fn new(spine: SharedSpine, keys: SpineKeys, partitions: usize) -> Self {
-        let partitions = partitions.clamp(1, usize::from(u16::MAX));
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(keys.schema.clone()),
-            Partitioning::UnknownPartitioning(partitions),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        );
-        Self { spine, keys, partitions, properties: Arc::new(properties) }
+impl SpineParts {
+    pub(crate) fn new(spine: Arc<SpineReader>, keys: SpineKeys, partitions: usize) -> Self {
+        Self { spine, keys, partitions: partitions.clamp(1, usize::from(u16::MAX)) }
     }
 }
 
-impl DisplayAs for SpineExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SpineExec: rows={}, partitions={}", self.spine.rows(), self.partitions)
-    }
-}
+impl Leaf for SpineParts {
+    const NAME: &'static str = "SpineExec";
 
-impl ExecutionPlan for SpineExec {
-    fn name(&self) -> &str {
-        "SpineExec"
+    fn schema(&self) -> SchemaRef {
+        self.keys.schema.clone()
     }
 
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
+    fn partitions(&self) -> usize {
+        self.partitions
     }
 
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
+    fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rows={}, partitions={}", self.spine.rows(), self.partitions)
     }
 
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        _: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn read(&self, partition: usize) -> Result<SendableRecordBatchStream> {
         let partitions = self.partitions;
-        if partition >= partitions {
-            return Err(DataFusionError::Internal(format!("the spine has no partition {partition}")));
-        }
         let blocks = self.spine.blocks(Some(&self.keys.names()), BATCH_ROWS).map_err(external)?;
         let keys = self.keys.clone();
         let part = move |block: SpineBlock| {

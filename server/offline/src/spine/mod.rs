@@ -18,23 +18,18 @@ use arrow_csv::reader::Format;
 use arrow_schema::{DataType as ArrowType, Field, Schema};
 use bytes::Bytes;
 use eadem_values::{DataType, Digest, parse_timestamp};
-use futures::stream::{BoxStream, StreamExt, TryStreamExt};
-use object_store::{GetOptions, ObjectStore, ObjectStoreExt, WriteMultipart};
+use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 pub use self::entities::{ENTITIES_MAX, SPINE_ROWS_MAX, TIMES_MAX, keep_entities_spine};
 pub use self::query::{QueriedSpine, SpineQuery, tables_of_query};
 use crate::error::OfflineError;
+use crate::file_bytes;
 use crate::location::{Location, OfflineStore};
 use crate::source::to_canonical;
-
-/// Parts of a copy that are on their way to the store at once.
-const COPY_PARTS_IN_FLIGHT_MAX: usize = 4;
-
-/// Bytes of a file that are read at a time.
-const PIECE_BYTES: u64 = 4 << 20;
+use crate::upload::Upload;
 
 /// A spine in memory, in the order of its file.
 #[derive(Debug)]
@@ -96,42 +91,11 @@ async fn read_bytes(place: &Location) -> Result<Bytes, OfflineError> {
     object.bytes().await.map_err(|error| file_failed(place, error))
 }
 
-/// A file piece by piece, in order. (A plain read of a local file comes in pieces of a few kilobytes, which costs more than
-/// what is done with them.)
-fn pieces(place: &Location) -> BoxStream<'static, Result<Bytes, OfflineError>> {
-    let from_the_start = (place.clone(), 0_u64, None::<u64>);
-    futures::stream::try_unfold(from_the_start, |(place, from, size)| async move {
-        if size.is_some_and(|size| from >= size) {
-            return Ok(None);
-        }
-        // What comes with the first piece says how many there are.
-        let options = GetOptions { range: Some((from..from + PIECE_BYTES).into()), ..GetOptions::default() };
-        let failed = |error: object_store::Error| file_failed(&place, error);
-        let piece = place.store.get_opts(&place.path, options).await.map_err(failed)?;
-        let size = piece.meta.size;
-        let bytes = piece.bytes().await.map_err(failed)?;
-        if bytes.is_empty() {
-            return Err(file_failed(&place, "it ends before its end; it changed while it was read"));
-        }
-        let next = from + bytes.len() as u64;
-        Ok(Some((bytes, (place, next, Some(size)))))
-    })
-    .boxed()
-}
-
-/// The digest of a file.
-async fn digest_of(place: &Location) -> Result<Digest, OfflineError> {
-    let mut pieces = pieces(place);
-    let mut hasher = Sha256::new();
-    while let Some(piece) = pieces.try_next().await? {
-        hasher.update(&piece);
-    }
-    Ok(Digest::from_bytes(hasher.finalize().into()))
-}
-
 /// Refuses a kept copy that is not what it was. Messages name the spine's own `location`.
 pub(crate) async fn check_kept(store: &OfflineStore, kept: &KeptSpine, location: &str) -> Result<(), OfflineError> {
-    if digest_of(&store.kept_spine_location(kept)?).await? != kept.digest {
+    let copy = store.kept_spine_location(kept)?;
+    let found = file_bytes::digest_of(copy.store.as_ref(), &copy.path).await;
+    if found.map_err(|error| file_failed(&copy, error))? != kept.digest {
         let reason = format!("the copy that the store keeps is not {} any more", kept.digest);
         return Err(OfflineError::File { file: location.to_owned(), reason });
     }
@@ -147,25 +111,23 @@ impl OfflineStore {
     pub async fn keep_spine(&self, location: &str) -> Result<KeptSpine, OfflineError> {
         let place = Location::parse(location)?;
         let format = SpineFormat::of(&place)?;
-        let digest = digest_of(&place).await?;
+        let failed = |error: object_store::Error| file_failed(&place, error);
+        let digest = file_bytes::digest_of(place.store.as_ref(), &place.path).await.map_err(failed)?;
         let kept = KeptSpine { digest, format };
         let copy = self.kept_spine_location(&kept)?;
-        if digest_of(&copy).await.is_ok_and(|known| known == digest) {
+        if file_bytes::digest_of(copy.store.as_ref(), &copy.path).await.is_ok_and(|known| known == digest) {
             return Ok(kept);
         }
-        let mut pieces = pieces(&place);
-        let mut hasher = Sha256::new();
-        let mut upload = WriteMultipart::new(copy.store.put_multipart(&copy.path).await?);
-        while let Some(piece) = pieces.try_next().await? {
-            hasher.update(&piece);
-            upload.wait_for_capacity(COPY_PARTS_IN_FLIGHT_MAX).await?;
-            upload.put(piece);
+        let mut pieces = file_bytes::pieces(place.store.as_ref(), &place.path).await.map_err(failed)?;
+        let mut upload = Upload::begin(copy).await?;
+        while let Some(piece) = pieces.try_next().await.map_err(failed)? {
+            upload.send(piece).await?;
         }
-        if Digest::from_bytes(hasher.finalize().into()) != digest {
-            upload.abort().await?;
+        if upload.digest() != digest {
+            upload.discard().await?;
             return Err(file_failed(&place, "it changed while it was copied; run this again"));
         }
-        upload.finish().await?;
+        upload.publish().await?;
         Ok(kept)
     }
 

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
@@ -261,6 +260,3 @@ impl Gathered {
         Ok(Some(block))
     }
 }
-
-/// A spine as several readers of one job see it.
-pub(crate) type SharedSpine = Arc<SpineReader>;

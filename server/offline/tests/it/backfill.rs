@@ -364,7 +364,7 @@ async fn the_rows_of_a_job_stay_below_its_ceiling() {
     let rows_of = |file: usize, note: &str| {
         let texts: Vec<(String, String)> = (0..1_000)
             .map(|row| {
-                let time = at("2020-01-01T00:00:00Z") + row as i64 * 86_400_000_000 / 3;
+                let time = at("2020-01-01T00:00:00Z") + row as i64 * 86_400_000_000 / 7;
                 // Texts that do not shrink when they are compressed.
                 let note = format!("{note}{:016x}", (file * 1_000 + row).wrapping_mul(0x9e37_79b9_7f4a_7c15));
                 (eadem_values::format_timestamp(time), note)

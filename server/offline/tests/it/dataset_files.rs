@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow::ipc::writer::FileWriter;
 use arrow_array::cast::AsArray;
@@ -11,15 +11,20 @@ use arrow_array::types::Int8Type;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::DataType as ArrowType;
 use eadem_offline::{
-    DatasetOptions, DatasetSpec, DiffSide, MatchedBy, OutputFormat, Split, SplitBy, SplitRule, SplitShare, TimeRange,
-    create_dataset, diff_datasets, file_digest_of, open_rows, rebuild_dataset,
+    Cancel, DatasetOptions, DatasetSpec, DatasetWatch, DiffSide, MatchedBy, OfflineError, OutputFormat, Split, SplitBy,
+    SplitRule, SplitShare, TimeRange, create_dataset, diff_datasets, file_digest_of, open_rows, rebuild_dataset,
 };
 use eadem_values::Value;
 use futures::TryStreamExt;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use serde_json::json;
 
-use crate::dataset::{SECOND_US, keys, load_later, plain_of, read_back, roles_example, times, value};
-use crate::support::{at, write_parquet};
+use crate::dataset::{
+    SECOND_US, dataset, doubler, history, keys, load_later, loaded, plain_of, read_back, roles_example, stored, times,
+    value,
+};
+use crate::support::{at, source, view, write_parquet};
 
 async fn rows_of(file: &Path) -> RecordBatch {
     let rows = open_rows(file.to_str().unwrap()).await.unwrap();
@@ -275,4 +280,47 @@ async fn a_comparison_says_what_has_changed_and_where() {
     let diff = diff_datasets(&after, &fewer).await.unwrap();
     assert_eq!((&diff.columns["payer"].a, &diff.columns["payer"].b), (&Some("utf8".to_owned()), &None));
     assert!(matches!(&diff.matched_by, MatchedBy::Nothing(why) if why.contains("`payer`")), "{:?}", diff.matched_by);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_training_set_that_is_called_off_half_way_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let start = at("2023-01-01T00:00:00Z");
+    let rows = history(&mut StdRng::seed_from_u64(3), start, 20);
+    let (store, plain) = loaded(folder, view("plain", source("h", folder), doubler()), &rows).await;
+    // A row group and a bit.
+    let rows = 140_000;
+    let spine = RecordBatch::try_from_iter([("card", keys(&vec![1; rows])), ("seen_at", times(&vec![start; rows]))]);
+    write_parquet(&folder.join("spine.parquet"), &spine.unwrap(), 100_000);
+    let views = vec![stored(&plain, "card")];
+    let mut spec = dataset(&folder.join("spine.parquet"), views, &[("doubled", 0, "doubled")]);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    spec.watch.progress = Some(Arc::new(move |done, all| tell.lock().unwrap().push((done, all))));
+    let out = folder.join("sets/set.parquet");
+    let made = create_dataset(&store, &spec, out.to_str().unwrap()).await.unwrap();
+    assert_eq!(made.rows, rows);
+    assert_eq!(std::mem::take(&mut *told.lock().unwrap()), [(131_072, 140_000), (140_000, 140_000)]);
+    std::fs::remove_dir_all(folder.join("sets")).unwrap();
+
+    for memory_bytes_max in [spec.memory_bytes_max, 1 << 20] {
+        let (tell, cancel) = (Arc::clone(&told), Cancel::default());
+        let switch = cancel.clone();
+        let progress = move |done, all| {
+            tell.lock().unwrap().push((done, all));
+            switch.cancel();
+        };
+        let watch = DatasetWatch { cancel, progress: Some(Arc::new(progress)) };
+        let called_off = DatasetSpec { watch, memory_bytes_max, ..spec.clone() };
+        let error = create_dataset(&store, &called_off, out.to_str().unwrap()).await.unwrap_err();
+        assert!(matches!(error, OfflineError::Cancelled), "{error}");
+        assert_eq!(std::mem::take(&mut *told.lock().unwrap()), [(131_072, 140_000)]);
+        let left: Vec<_> = std::fs::read_dir(folder.join("sets")).into_iter().flatten().collect();
+        assert!(left.is_empty(), "{left:?}");
+        // And what was called off does not begin.
+        let error = create_dataset(&store, &called_off, out.to_str().unwrap()).await.unwrap_err();
+        assert!(matches!(error, OfflineError::Cancelled), "{error}");
+        assert_eq!(*told.lock().unwrap(), []);
+    }
 }

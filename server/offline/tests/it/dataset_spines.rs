@@ -23,9 +23,10 @@ async fn without_a_spine_there_is_every_entity_that_is_known_at_each_time() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let mut random = StdRng::seed_from_u64(7);
-    let (store, plain) = loaded(folder, view("plain", source("h", folder), doubler()), &history(&mut random, 12)).await;
-    let rows = stored_rows(&store, &plain).await;
     let start = at("2023-01-01T00:00:00Z");
+    let rows = history(&mut random, start, 12);
+    let (store, plain) = loaded(folder, view("plain", source("h", folder), doubler()), &rows).await;
+    let rows = stored_rows(&store, &plain).await;
     let times_us: Vec<i64> = [40, -1, 10, 20, 10].map(|second| start + second * SECOND_US).to_vec();
     let mut seen = 0;
     for cut in [KnownAtCut::Spine, KnownAtCut::None, KnownAtCut::Fixed(start + 15 * SECOND_US)] {

@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use eadem_offline::{
-    Cancel, CompactOptions, Compaction, DatasetFeature, DatasetOptions, DatasetSpec, MemoryLedger, OfflineError,
-    OfflineStore, ReadVersion, SpineColumns, StoredView, ViewOfService, ViewSpec, compact, create_dataset,
-    run_backfill,
+    Cancel, CompactOptions, Compaction, DatasetSpec, MemoryLedger, OfflineError, OfflineStore, SpineColumns, ViewSpec,
+    compact, create_dataset, run_backfill,
 };
-use eadem_semantics::KnownAtCut;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
+use crate::dataset::{dataset, stored};
 use crate::delta_log;
 use crate::faulty_store::{FAULTS, FaultyStore};
 use crate::support::{Row, at, backfill, double_amount, source, stored_rows, view, write_parquet};
@@ -220,22 +219,9 @@ async fn a_training_set_survives_a_fault_at_any_request() {
 }
 
 pub fn dataset_of(view: &ViewSpec, spine: &FilePath) -> DatasetSpec {
-    let stored = StoredView { view: view.clone(), keys: vec!["card".to_owned()], version: ReadVersion::Current };
-    let feature =
-        |name: &str| DatasetFeature { name: name.to_owned(), view: 0, feature: name.to_owned(), default: None };
     DatasetSpec {
-        service: "service@1".to_owned(),
-        service_digest: "digest of the service".to_owned(),
-        spine: spine.to_str().unwrap().to_owned(),
-        kept_spine: None,
         columns: SpineColumns { timestamp: "at".to_owned(), renamed: BTreeMap::new() },
-        views: vec![ViewOfService::Stored(Box::new(stored))],
-        features: vec![feature("doubled"), feature("note_out")],
-        cut: KnownAtCut::Spine,
-        with_status: true,
-        engine_fingerprint: "native".to_owned(),
         workers: 1,
-        memory_bytes_max: 1 << 30,
-        options: DatasetOptions::default(),
+        ..dataset(spine, vec![stored(view, "card")], &[("doubled", 0, "doubled"), ("note_out", 0, "note_out")])
     }
 }

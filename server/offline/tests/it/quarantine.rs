@@ -16,15 +16,12 @@ use object_store::local::LocalFileSystem;
 
 use crate::backfill::{DyingLedger, payments};
 use crate::support::{
-    FullDisk, NativeTransform, Outcome, Row, at, backfill, double_amount, source, stored_rows, view, write_parquet,
+    FullDisk, NativeTransform, Outcome, Row, at, backfill, double_amount, source, store_in, stored_rows, view,
+    write_parquet,
 };
 
 /// Event times of the rows that a job of [`crate::support::NOW`] finds too far ahead lie before this.
 const LATER: &str = "2024-06-01T00:00:00Z";
-
-fn store_in(folder: &Path) -> OfflineStore {
-    OfflineStore::open(folder.join("out").to_str().unwrap()).unwrap()
-}
 
 /// `rows` payments of May 2023, of which those in `ahead` are of March 2024.
 fn payments_with(rows: usize, ahead: impl Fn(usize) -> bool) -> RecordBatch {

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, TimestampNanosecondArray};
 use eadem_offline::{
-    BackfillReport, EventTime, MemoryLedger, OfflineError, OfflineStore, Origin, SourceSpec, ViewSpec, inspect,
-    run_backfill,
+    BackfillReport, EventTime, MemoryLedger, OfflineError, Origin, SourceSpec, ViewSpec, inspect, run_backfill,
 };
-use eadem_values::{DataType, Field, Value};
+use eadem_values::{DataType, Value};
 use serde_json::{Value as Json, json};
 
-use crate::support::{NativeTransform, Outcome, at, backfill, source, stored_rows, view, write_parquet};
+use crate::support::{at, backfill, echo, source, store_in, stored_rows, write_parquet};
 
 /// A table of somebody else, commit by commit.
 struct Theirs {
@@ -76,17 +75,6 @@ fn spec(folder: &Path) -> SourceSpec {
     spec
 }
 
-fn echo(spec: &SourceSpec, columns: &[(&str, DataType)]) -> ViewSpec {
-    let inputs = columns.iter().map(|(name, data_type)| Field::new(*name, *data_type, true)).collect();
-    let outputs = columns.iter().map(|(name, data_type)| Field::new(format!("{name}_out"), *data_type, true)).collect();
-    let transform = NativeTransform::shared("echo", true, inputs, outputs, |input| Outcome::Row(input.to_vec()));
-    view("v", spec.clone(), transform)
-}
-
-fn store_in(folder: &Path) -> OfflineStore {
-    OfflineStore::open(folder.join("out").to_str().unwrap()).unwrap()
-}
-
 async fn load(job: &str, folder: &Path, view: &ViewSpec) -> Result<BackfillReport, OfflineError> {
     run_backfill(backfill(job, view, &store_in(folder), Arc::new(MemoryLedger::default()))).await
 }
@@ -104,7 +92,7 @@ async fn later_jobs_load_what_was_added_and_not_what_was_compacted() {
     let folder = tempfile::tempdir().unwrap();
     let mut theirs = Theirs::make(folder.path(), &[("card", "string")], &[], json!({}));
     theirs.commit("WRITE", &[theirs.cards("1.parquet", true, &["a"]), theirs.cards("2.parquet", true, &["b"])]);
-    let view = echo(&spec(folder.path()), &CARD);
+    let view = echo("v", &spec(folder.path()), &CARD);
     assert_eq!(load("first", folder.path(), &view).await.unwrap().rows_stored, 2);
     let added = theirs.cards("3.parquet", true, &["c"]);
     theirs.commit("WRITE", &[added]);
@@ -131,7 +119,7 @@ async fn deletions_of_loaded_rows_are_refused_and_others_are_not() {
     let folder = tempfile::tempdir().unwrap();
     let mut theirs = Theirs::make(folder.path(), &[("card", "string")], &[], json!({}));
     theirs.commit("WRITE", &[theirs.cards("1.parquet", true, &["a"])]);
-    let view = echo(&spec(folder.path()), &CARD);
+    let view = echo("v", &spec(folder.path()), &CARD);
     load("first", folder.path(), &view).await.unwrap();
     let new = theirs.cards("2.parquet", true, &["wrong"]);
     theirs.commit("WRITE", &[new]);
@@ -161,7 +149,7 @@ async fn deletion_vectors_and_column_mapping_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut theirs = Theirs::make(folder.path(), &[("card", "string")], &[], json!({}));
     theirs.commit("WRITE", &[theirs.cards("1.parquet", true, &["a", "b"])]);
-    let view = echo(&spec(folder.path()), &CARD);
+    let view = echo("v", &spec(folder.path()), &CARD);
     load("first", folder.path(), &view).await.unwrap();
     let mut marked = theirs.cards("2.parquet", true, &["c", "d"]);
     marked["add"]["deletionVector"] = json!({ "storageType": "u", "pathOrInlineDv": "vBn[lx{q8@P<9BNH/isA", "offset": 1, "sizeInBytes": 36, "cardinality": 1 });
@@ -228,7 +216,7 @@ async fn partitions_and_columns_have_the_types_of_the_table() {
         ("region", DataType::Int64),
         ("late", DataType::Utf8),
     ];
-    let view = echo(&spec, &wanted);
+    let view = echo("v", &spec, &wanted);
     load("job", folder.path(), &view).await.unwrap();
     let mut rows: Vec<Vec<Value>> =
         stored_rows(&store_in(folder.path()), &view).await.into_iter().map(|row| row.values).collect();

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use eadem_offline::{EventTime, MemoryLedger, OfflineStore, SourceSpec, ViewSpec, inspect, run_backfill};
-use eadem_values::{DataType, Field, Value};
+use eadem_values::{DataType, Value};
 
-use crate::support::{NativeTransform, Outcome, at, backfill, source, stored_rows, view, write_parquet};
+use crate::support::{at, backfill, echo, source, store_in, stored_rows, write_parquet};
 
 /// A source of these files of columns, with one event time for all rows.
 fn files(folder: &Path, files: &[(&str, Vec<(&str, ArrayRef)>)]) -> SourceSpec {
@@ -20,17 +20,6 @@ fn files(folder: &Path, files: &[(&str, Vec<(&str, ArrayRef)>)]) -> SourceSpec {
     let mut spec = source("files", &folder.join("in"));
     spec.event_time = EventTime::Literal(at("2000-01-01T00:00:00Z"));
     spec
-}
-
-/// A view that stores columns as they are.
-fn echo(name: &str, spec: &SourceSpec, columns: &[(&str, DataType)]) -> ViewSpec {
-    let inputs = columns.iter().map(|(name, data_type)| Field::new(*name, *data_type, true)).collect();
-    let outputs = columns.iter().map(|(name, data_type)| Field::new(format!("{name}_out"), *data_type, true)).collect();
-    view(name, spec.clone(), NativeTransform::shared(name, true, inputs, outputs, |input| Outcome::Row(input.to_vec())))
-}
-
-fn store_in(folder: &Path) -> OfflineStore {
-    OfflineStore::open(folder.join("out").to_str().unwrap()).unwrap()
 }
 
 /// (key, values) of all rows, in the order of keys.

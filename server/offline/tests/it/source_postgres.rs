@@ -10,13 +10,13 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use eadem_offline::{
-    BackfillReport, EventTime, MemoryLedger, OfflineError, OfflineStore, Origin, PostgresQuery, SourceSpec, ViewSpec,
-    inspect, run_backfill,
+    BackfillReport, EventTime, MemoryLedger, OfflineError, Origin, PostgresQuery, SourceSpec, ViewSpec, inspect,
+    run_backfill,
 };
-use eadem_values::{DataType, ElementType, Field, Value};
+use eadem_values::{DataType, ElementType, Value};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use crate::support::{NativeTransform, Outcome, at, backfill, source, stored_rows, view};
+use crate::support::{at, backfill, echo, source, store_in, stored_rows};
 
 const URL: &str = "EADEM_TEST_POSTGRES";
 const WRONG_PASSWORD: &str = "EADEM_TEST_POSTGRES_WRONG";
@@ -76,16 +76,6 @@ fn query(url_env: &str, text: &str, cursor: Option<&str>) -> SourceSpec {
     });
     spec.event_time = EventTime::Literal(at("2000-01-01T00:00:00Z"));
     spec
-}
-
-fn echo(name: &str, spec: &SourceSpec, columns: &[(&str, DataType)]) -> ViewSpec {
-    let inputs = columns.iter().map(|(name, data_type)| Field::new(*name, *data_type, true)).collect();
-    let outputs = columns.iter().map(|(name, data_type)| Field::new(format!("{name}_out"), *data_type, true)).collect();
-    view(name, spec.clone(), NativeTransform::shared(name, true, inputs, outputs, |input| Outcome::Row(input.to_vec())))
-}
-
-fn store_in(folder: &Path) -> OfflineStore {
-    OfflineStore::open(folder.join("out").to_str().unwrap()).unwrap()
 }
 
 async fn load(job: &str, folder: &Path, view: &ViewSpec) -> Result<BackfillReport, OfflineError> {

@@ -11,11 +11,11 @@ use eadem_offline::{
     BackfillReport, CsvFormat, EventTime, MemoryLedger, OfflineError, OfflineStore, Origin, SourceSpec, ViewSpec,
     inspect, run_backfill,
 };
-use eadem_values::{DataType, ElementType, Field, Value};
+use eadem_values::{DataType, ElementType, Value};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use crate::support::{NativeTransform, Outcome, at, backfill, source, stored_rows, view};
+use crate::support::{at, backfill, echo, source, stored_rows};
 
 fn write(path: &Path, text: impl AsRef<[u8]>) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -45,12 +45,6 @@ fn json(folder: &Path, declared: &[(&str, DataType)]) -> SourceSpec {
     let mut spec = csv(folder, CsvFormat::default(), declared);
     spec.origin = Origin::Json { locations: vec![folder.join("in").to_str().unwrap().to_owned()] };
     spec
-}
-
-fn echo(name: &str, spec: &SourceSpec, columns: &[(&str, DataType)]) -> ViewSpec {
-    let inputs = columns.iter().map(|(name, data_type)| Field::new(*name, *data_type, true)).collect();
-    let outputs = columns.iter().map(|(name, data_type)| Field::new(format!("{name}_out"), *data_type, true)).collect();
-    view(name, spec.clone(), NativeTransform::shared(name, true, inputs, outputs, |input| Outcome::Row(input.to_vec())))
 }
 
 async fn load(

@@ -161,6 +161,17 @@ pub fn view(name: &str, source: SourceSpec, transform: Arc<dyn RowTransform>) ->
     }
 }
 
+/// A view that stores columns as they are.
+pub fn echo(name: &str, spec: &SourceSpec, columns: &[(&str, DataType)]) -> ViewSpec {
+    let inputs = columns.iter().map(|(name, data_type)| Field::new(*name, *data_type, true)).collect();
+    let outputs = columns.iter().map(|(name, data_type)| Field::new(format!("{name}_out"), *data_type, true)).collect();
+    view(name, spec.clone(), NativeTransform::shared(name, true, inputs, outputs, |input| Outcome::Row(input.to_vec())))
+}
+
+pub fn store_in(folder: &FilePath) -> OfflineStore {
+    OfflineStore::open(folder.join("out").to_str().unwrap()).unwrap()
+}
+
 pub fn backfill(job: &str, view: &ViewSpec, store: &OfflineStore, ledger: Arc<dyn JobLedger>) -> Backfill {
     Backfill {
         job: job.to_owned(),

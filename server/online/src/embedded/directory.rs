@@ -180,6 +180,29 @@ impl OwnedDirectory {
     }
 }
 
+/// Possession of a directory in which no store is: for a project whose online store is a server elsewhere, and which is still
+/// one process's at a time.
+#[derive(Debug)]
+pub struct DirectoryLock(OwnedDirectory);
+
+impl DirectoryLock {
+    /// Takes a directory into possession until this is dropped, and makes it if needed.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`], [`StoreError::Failed`].
+    pub fn acquire(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        OwnedDirectory::acquire(path.as_ref()).map(Self)
+    }
+
+    /// Says to whoever asks ([`EmbeddedStore::owner`](crate::EmbeddedStore::owner)) where this process listens.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    pub fn announce(&self, address: &str) -> Result<(), StoreError> {
+        self.0.announce(Some(address))
+    }
+}
+
 impl Drop for OwnedDirectory {
     fn drop(&mut self) {
         // So that nobody reads a stale address; the lock itself goes with the file handle.

@@ -46,7 +46,7 @@ use crate::{
     TableId, TableStatus, Trim,
 };
 use catalogue::Catalogue;
-pub use directory::LockInfo;
+pub use directory::{DirectoryLock, LockInfo};
 use directory::{OwnedDirectory, failed, sync_folder};
 use table::{MetaChange, Table, encode_rows, run_blocking};
 

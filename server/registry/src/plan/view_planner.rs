@@ -669,28 +669,23 @@ fn typed_bound(field: &Field, written: &BoundDefinition) -> Result<OutlierBound,
         })
     };
     if let (Some(min), Some(max)) = (&bound.min, &bound.max)
-        && is_greater(min, max)
+        && min.is_greater_than(max)
     {
         return Err("`min` is greater than `max`".to_owned());
     }
-    let above =
-        bound.min.iter().find_map(|min| of_component(true).find(|max| is_greater(min, max)).map(|max| ("max", max)));
-    let below =
-        bound.max.iter().find_map(|max| of_component(false).find(|min| is_greater(min, max)).map(|min| ("min", min)));
+    let above = bound
+        .min
+        .iter()
+        .find_map(|min| of_component(true).find(|max| min.is_greater_than(max)).map(|max| ("max", max)));
+    let below = bound
+        .max
+        .iter()
+        .find_map(|max| of_component(false).find(|min| min.is_greater_than(max)).map(|min| ("min", min)));
     if let Some((name, limit)) = above.or(below) {
         let limit = eadem_values::value_to_json(&limit);
         return Err(format!("no value is within them and within the component's own {name} = {limit}"));
     }
     Ok(bound)
-}
-
-fn is_greater(left: &Value, right: &Value) -> bool {
-    match (left, right) {
-        (Value::Int64(left), Value::Int64(right)) | (Value::Timestamp(left), Value::Timestamp(right)) => left > right,
-        (Value::Float32(left), Value::Float32(right)) => left > right,
-        (Value::Float64(left), Value::Float64(right)) => left > right,
-        _ => false,
-    }
 }
 
 /// A bound of the registry as a definition would write it.

@@ -190,12 +190,7 @@ impl Registry {
     pub async fn set_job_progress(&self, id: &str, progress: &Json, now_us: i64) -> Result<(), RegistryError> {
         let mut change = self.change().await?;
         require_open(&mut change, id).await?;
-        sqlx::query("UPDATE job SET progress = ?, changed_at_us = ? WHERE job_id = ?")
-            .bind(progress.to_string())
-            .bind(now_us)
-            .bind(id)
-            .execute(&mut *change)
-            .await?;
+        write_progress(&mut change, id, progress, now_us).await?;
         change.commit_quietly().await
     }
 
@@ -372,6 +367,22 @@ pub(super) async fn require_open(connection: &mut SqliteConnection, id: &str) ->
         JobState::Open => Ok(()),
         state => Err(closed(id, state)),
     }
+}
+
+/// How far a job is, as whoever works on it sees it.
+pub(super) async fn write_progress(
+    connection: &mut SqliteConnection,
+    id: &str,
+    progress: &Json,
+    now_us: i64,
+) -> Result<(), RegistryError> {
+    sqlx::query("UPDATE job SET progress = ?, changed_at_us = ? WHERE job_id = ?")
+        .bind(progress.to_string())
+        .bind(now_us)
+        .bind(id)
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 fn read_json(row: &SqliteRow, column: &str) -> Result<Json, RegistryError> {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use sqlx::{Row, SqliteConnection};
 
-use super::jobs::require_open;
+use super::jobs::{require_open, write_progress};
 use super::{Registry, signed, unsigned};
 use crate::error::RegistryError;
 
@@ -123,12 +123,7 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         let mut change = self.change().await?;
         require_open(&mut change, id).await?;
-        sqlx::query("UPDATE job SET progress = ?, changed_at_us = ? WHERE job_id = ?")
-            .bind(progress.to_string())
-            .bind(now_us)
-            .bind(id)
-            .execute(&mut *change)
-            .await?;
+        write_progress(&mut change, id, progress, now_us).await?;
         sqlx::query(
             "UPDATE job_worker SET expires_at_us = ?, rows = ?, refused = ?, rows_per_s = ?
              WHERE job_id = ? AND worker = ?",

@@ -1,0 +1,73 @@
+//! What `/metrics` says after a few requests: what was asked, what was served, from where.
+
+use serde_json::json;
+
+use super::project::Project;
+
+/// The value of the one sample with this name and these labels.
+fn sample(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let has_all = |line: &str| labels.iter().all(|(label, value)| line.contains(&format!("{label}=\"{value}\"")));
+    let is_sample = |line: &&str| {
+        let rest = line.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with([' ', '{'])) && has_all(line)
+    };
+    let lines: Vec<&str> = text.lines().filter(is_sample).collect();
+    let [line] = lines.as_slice() else { panic!("{} samples of {name} {labels:?} in\n{text}", lines.len()) };
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn metrics_count_what_was_asked_and_what_was_served() {
+    let project = Project::of_flights();
+    project.succeed(&["apply"]);
+    for verb in ["backfill", "materialize"] {
+        project.succeed(&[verb, "plane_profile", "airport_weather"]);
+    }
+    let server = project.serve();
+    let metrics = || {
+        let (status, text) = server.raw("GET", "/metrics", "Host: localhost\r\n", b"");
+        assert_eq!(status, 200, "{text}");
+        text
+    };
+    let before = metrics();
+    assert!(!before.contains("eadem_values_total{"), "nothing was served yet:\n{before}");
+    assert!(sample(&before, "eadem_online_rows", &[("view", "plane_profile@1"), ("current", "true")]) > 3_000.0);
+    assert!(sample(&before, "eadem_online_bytes", &[("view", "airport_weather@1"), ("current", "true")]) > 0.0);
+
+    assert_eq!(server.get("/features/N14228?features=seats,maker&entity=aircraft").0, 200);
+    let batch = json!({
+        "features": ["seats"],
+        "entities": [{ "tailnum": "N14228" }, { "tailnum": "nobody" }, { "tailnum": "N24211" }],
+    });
+    assert_eq!(server.post("/features/batch", &batch).0, 200);
+    // As it stood a day into the data: the online store keeps no history and cannot prove it.
+    assert_eq!(server.get("/features/EWR?features=temperature_c&timestamp=2013-01-02T00:00:00Z").0, 200);
+    assert_eq!(server.get("/nothing/of/the/sort").0, 404);
+    assert_eq!(server.get("/features/N14228?features=nothing&entity=aircraft").0, 404);
+
+    let after = metrics();
+    let requests = |route: &str, status: &str| {
+        sample(&after, "eadem_http_requests_total", &[("route", route), ("status", status)])
+    };
+    assert_eq!(requests("/features/{entity_id}", "200"), 2.0);
+    assert_eq!(requests("/features/{entity_id}", "404"), 1.0);
+    assert_eq!(requests("/features/batch", "200"), 1.0);
+    assert_eq!(requests("none", "404"), 1.0, "paths that are no routes are not told apart");
+    assert_eq!(sample(&after, "eadem_http_request_seconds_count", &[("route", "/features/batch")]), 1.0);
+    assert_eq!(sample(&after, "eadem_http_requests_in_flight", &[]), 1.0, "the one that asks");
+    assert_eq!(sample(&after, "eadem_http_requests_shed_total", &[]), 0.0);
+
+    let planes = ("view", "plane_profile@1");
+    assert_eq!(sample(&after, "eadem_values_total", &[planes, ("status", "present")]), 4.0);
+    assert_eq!(sample(&after, "eadem_values_total", &[planes, ("status", "missing")]), 1.0);
+    assert_eq!(sample(&after, "eadem_rows_read_total", &[planes, ("store", "online"), ("found", "true")]), 3.0);
+    assert_eq!(sample(&after, "eadem_rows_read_total", &[planes, ("store", "online"), ("found", "false")]), 1.0);
+    assert_eq!(sample(&after, "eadem_row_age_seconds_count", &[planes]), 3.0);
+    let weather = ("view", "airport_weather@1");
+    assert_eq!(sample(&after, "eadem_rows_read_total", &[weather, ("store", "offline"), ("found", "true")]), 1.0);
+    for stage in ["parse", "encode"] {
+        assert_eq!(sample(&after, "eadem_stage_seconds_count", &[("stage", stage)]), 3.0, "{stage}");
+    }
+    assert_eq!(sample(&after, "eadem_stage_seconds_count", &[("stage", "store")]), 3.0);
+    assert!(sample(&after, "eadem_registry_revision", &[]) >= 1.0);
+}
