@@ -2,7 +2,7 @@
 # Measures the bars of the project (all, or those named) and writes target/bench/results.json. A bar that cannot be
 # prepared, or fails, does not keep the others from being measured; the exit code is 1 in the end.
 #
-# F2 to F5 are the engine's. F1, F6, F7, H1 to H4, H6, H7 and H9 are of whole processes; each needs something of its own first.
+# F2 to F5 are the engine's. F1, F6, F7, H1 to H9 and S1 to S3 are of whole processes; each needs something of its own first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=packages.sh
@@ -11,8 +11,11 @@ source scripts/packages.sh
 cargo=${CARGO:-cargo}
 target_dir=${CARGO_TARGET_DIR:-target}
 readonly venv=target/bench/venv
+# Feast asks for older packages than the other peers.
+readonly feast_venv=target/bench/venv-feast
 readonly generator_packages=('numpy>=2' 'pyarrow>=16')
 readonly peer_packages=('duckdb>=1.4' 'polars>=1.35')
+readonly feast_packages=('feast[duckdb]==0.67.*')
 
 engine_bars=()
 system_bars=()
@@ -20,33 +23,34 @@ for bar in "$@"; do
   case "$bar" in
   --bar) ;;
   F[2-5] | F[2-5].*) engine_bars+=("$bar") ;;
-  F1 | F1.* | F6 | F6.* | F7 | H[1-4679] | H[1-4679].*) system_bars+=("${bar%%.*}") ;;
+  F1 | F1.* | F6 | F6.* | F7 | H[1-9] | H[1-9].* | S[1-3] | S[1-3].*) system_bars+=("${bar%%.*}") ;;
   *)
-    printf 'error: there is no bar %s; the bars are F1 to F7, H1 to H4, H6, H7 and H9\n' "$bar" >&2
+    printf 'error: there is no bar %s; the bars are F1 to F7, H1 to H9 and S1 to S3\n' "$bar" >&2
     exit 1
     ;;
   esac
 done
 if [[ ${#engine_bars[@]} -eq 0 && ${#system_bars[@]} -eq 0 ]]; then
   engine_bars=(F2 F3 F4 F5)
-  system_bars=(F1 F6 F7 H1 H2 H3 H4 H6 H7 H9)
+  system_bars=(F1 F6 F7 H1 H2 H3 H4 H5 H6 H7 H8 H9 S1 S2 S3)
 fi
 
-make_venv() {
-  python3 -m venv --clear "$venv" 2>/dev/null && return
+make_venv() { # folder
+  python3 -m venv --clear "$1" 2>/dev/null && return
   if can_install_packages; then
-    install_packages python3 python3-venv && python3 -m venv --clear "$venv" && return
+    install_packages python3 python3-venv && python3 -m venv --clear "$1" && return
   fi
   printf 'error: data and peers need Python; install python3 with venv (Debian, Ubuntu: apt-get install python3-venv)\n' >&2
   return 1
 }
 
 # Python packages, where these modules are not there yet.
-need_python() { # modules, then packages
-  local modules=$1
-  shift
-  [[ -x $venv/bin/python ]] && "$venv/bin/python" -c "import $modules" 2>/dev/null && return
-  { [[ -x $venv/bin/python ]] || make_venv; } && "$venv/bin/pip" install --quiet --disable-pip-version-check "$@"
+need_python() { # folder, modules, then packages
+  local folder=$1 modules=$2
+  shift 2
+  [[ -x $folder/bin/python ]] && "$folder/bin/python" -c "import $modules" 2>/dev/null && return
+  { [[ -x $folder/bin/python ]] || make_venv "$folder"; } &&
+    "$folder/bin/pip" install --quiet --disable-pip-version-check --only-binary=:all: "$@"
 }
 
 # `meta.json` is written last, so it marks a whole data set.
@@ -54,24 +58,25 @@ make_payments() { # name, arguments of the generator
   local folder=target/bench/$1
   shift
   [[ -e $folder/meta.json ]] && return
-  need_python numpy,pyarrow "${generator_packages[@]}" || return 1
+  need_python "$venv" numpy,pyarrow "${generator_packages[@]}" || return 1
   rm -rf -- "$folder"
   "$venv/bin/python" benches/peers/gen.py --out "$folder" "$@"
 }
 
 prepare() { # what one bar of whole processes needs
   case "$1" in
-  F6) make_payments payments ;;
-  H1) need_python duckdb,polars "${peer_packages[@]}" && make_payments payments &&
+  F6 | S[1-3]) make_payments payments ;;
+  H1) need_python "$venv" duckdb,polars "${peer_packages[@]}" && make_payments payments &&
     make_payments payments-skew --skew 3 && make_payments payments-seed --seed 7 ;;
-  H2) need_python duckdb,polars "${peer_packages[@]}" && make_payments payments ;;
+  H2) need_python "$venv" duckdb,polars "${peer_packages[@]}" && make_payments payments ;;
+  H5) need_python "$feast_venv" feast,duckdb "${feast_packages[@]}" && make_payments payments ;;
   # 50 M rows: 4 GB of Parquet, and a table of 3 GB that is filled once.
   H6) make_payments payments-50m --events 50000000 --spine 0 ;;
   H3 | H7) make_payments payments && make_payments payments-50m --events 50000000 --spine 0 ;;
   # Of this one only the spine is used.
   H4) make_payments payments && make_payments spine-20m --events 300000 --spine 20000000 ;;
   # The demonstration, and what the tests run or compile with: the product's own binary, as `make build` leaves it.
-  F1 | F7 | H9) "$cargo" build --locked --workspace ;;
+  F1 | F7 | H8 | H9) "$cargo" build --locked --workspace ;;
   esac
 }
 

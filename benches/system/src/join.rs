@@ -10,8 +10,8 @@ use arrow_array::{Array, ArrayRef};
 use eadem_benches::bars::Measured;
 use eadem_benches::results::{Figure, load_average};
 use eadem_offline::{
-    DatasetFeature, DatasetOptions, DatasetSpec, OfflineStore, ReadVersion, SpineColumns, StoredView, ViewOfService,
-    ViewSpec, create_dataset,
+    DatasetFeature, DatasetOptions, DatasetSpec, DatasetWatch, OfflineStore, ReadVersion, SpineColumns, StoredView,
+    ViewOfService, ViewSpec, create_dataset,
 };
 use eadem_query::{AppliedRows, RowTransform, TransformFailure};
 use eadem_semantics::KnownAtCut;
@@ -107,6 +107,7 @@ pub(crate) fn join(store: &str, spine: &str, out: &str, memory_bytes_max: usize)
         workers: THREADS,
         options: DatasetOptions { statistics: false, ..DatasetOptions::default() },
         memory_bytes_max,
+        watch: DatasetWatch::default(),
     };
     let report = backfill::runtime()?.block_on(create_dataset(&OfflineStore::open(store)?, &spec, out))?;
     println!("{} rows, {}", report.rows, report.content_digest);
@@ -162,6 +163,13 @@ impl Race {
         let cost = measured(command)?;
         println!("{side}: {:.2} s of processor, {:.2} s, {:.0} MiB", cost.cpu_s, cost.wall_s, cost.memory_mib);
         Ok(cost)
+    }
+
+    /// Feast's script with one of its verbs.
+    fn feast(&self, verb: &str) -> Command {
+        let mut command = Command::new(root().join("target/bench/venv-feast/bin/python"));
+        command.args(["-W", "ignore"]).arg(root().join("benches/peers/feast_history.py")).arg(verb).arg(&self.data);
+        command
     }
 
     /// Costs of ours and of the best peer, each figure for itself: (ours, theirs).
@@ -236,6 +244,53 @@ pub(crate) fn h2() -> Result<Measured> {
     let [cpu, ..] = Race::new("payments", "spine_10k.parquet")?.costs()?;
     let name = "training set of 10 k rows over 5 M, against the better of DuckDB and polars, processor time";
     Ok(vec![Figure::against("H2", name, "s", cpu.0, cpu.1, RUNS, load)].into())
+}
+
+/// Feast: rows of the spine for a second of processor time, ours over its own.
+pub(crate) fn h5() -> Result<Measured> {
+    let load = load_average();
+    let race = Race::new("payments", "spine_1m.parquet")?;
+    measured(&mut race.feast("prepare"))?;
+    let feast = || {
+        let mut command = race.feast("join");
+        command.arg(&race.spine).arg(&race.out);
+        race.run("feast", &mut command)
+    };
+    // The first run of ours fills the file cache, and shows what has to be found.
+    race.ours()?;
+    let found = matches(&race.out)?;
+    let (mut ours, mut theirs, mut of_the_call) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..LONG_RUNS {
+        ours.push(race.ours()?.cpu_s);
+        theirs.push(feast()?.cpu_s);
+        let found_by_feast = matches(&race.out)?;
+        ensure!(found_by_feast == found, "feast finds {found_by_feast:?}, we find {found:?}");
+        of_the_call.push(call_cpu_s(&race.out)?);
+    }
+    let rate = |cpu_s: Vec<f64>| found.0 as f64 / median(cpu_s);
+    let (ours, theirs, of_the_call) = (rate(ours), rate(theirs), rate(of_the_call));
+    let name = "training set of 1 M rows over 5 M against Feast on DuckDB, spine rows for a second of processor time";
+    Ok(vec![
+        Figure::against("H5", name, "rows/CPU s", ours, theirs, LONG_RUNS, load),
+        Figure::against(
+            "H5.call",
+            "the same without Feast's imports",
+            "rows/CPU s",
+            ours,
+            of_the_call,
+            LONG_RUNS,
+            load,
+        ),
+    ]
+    .into())
+}
+
+/// Processor seconds of the one call that matters, which Feast's script writes beside its rows.
+fn call_cpu_s(out: &Path) -> Result<f64> {
+    let file = out.with_extension("parquet.json");
+    let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    let said: serde_json::Value = serde_json::from_str(&text)?;
+    said["cpu_s"].as_f64().context("no cpu_s")
 }
 
 /// A history ten times as long, the same spine: against ourselves.

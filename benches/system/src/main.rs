@@ -1,18 +1,20 @@
-//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6, F7, H1 to H4, H6, H7 and H9, all of them or those named, and
-//! replaces their figures in `target/bench/results.json`.
+//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6, F7, H1 to H9 and S1 to S3, all of them or those named,
+//! and replaces their figures in `target/bench/results.json`.
 //!
 //! Verbs besides are processes that are measured or prepare for it: `accept`, `backfill` and `baseline` of F6, `fill` and
-//! `join` of H1; and `COMPILER_VERB`
-//! is the engine's compiling child.
+//! `join` of H1, `mirror` of S1; and `COMPILER_VERB` is the engine's compiling child.
 
 mod backfill;
 mod baseline;
 mod demo;
 mod identity;
 mod join;
-mod kills;
+mod load;
+mod mirror;
 mod process;
 mod race;
+mod serving;
+mod soak;
 mod table;
 mod travel;
 
@@ -29,9 +31,14 @@ const BARS: &[Bar] = &[
     ("H2", join::h2),
     ("H3", join::h3),
     ("H4", join::h4),
+    ("H5", join::h5),
     ("H6", travel::h6),
     ("H7", race::h7),
-    ("H9", kills::h9),
+    ("H8", soak::h8),
+    ("H9", soak::h9),
+    ("S1", serving::s1),
+    ("S2", serving::s2),
+    ("S3", serving::s3),
 ];
 
 fn main() -> ExitCode {
@@ -45,6 +52,7 @@ fn main() -> ExitCode {
         }
         ["baseline", events, out] => baseline::run(events, out),
         ["fill", events, store] => join::fill(events, store),
+        ["mirror", known] => mirror::run(known.as_ref()),
         ["join", store, spine, out, memory_bytes_max] => memory_bytes_max
             .parse()
             .context("bytes of memory")

@@ -1,0 +1,262 @@
+//! A load on an HTTP server, and what it answers: as fast as it can, or at a fixed rate.
+//!
+//! One thread for each connection, with plain blocking sockets: next to nothing is spent beside the server, and a thread
+//! sleeps to within some tens of microseconds, where timers of an event loop have a millisecond.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// No reply is larger.
+const REPLY_BYTES_MAX: usize = 64 << 20;
+
+/// For how long a reply may be waited for.
+const REPLY_WAIT: Duration = Duration::from_secs(30);
+
+/// When requests are sent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Pace {
+    /// Each connection asks again as soon as it is answered (closed loop).
+    Saturating,
+    /// So many requests a second over all connections, each at its time whether or not others are answered (open loop): the
+    /// time that one has to wait for its connection counts as the server's.
+    Rate(f64),
+}
+
+/// Requests for one server.
+#[derive(Debug)]
+pub(crate) struct Load<'a> {
+    /// `host:port`.
+    pub(crate) address: &'a str,
+    /// Whole requests, which take turns.
+    pub(crate) requests: &'a [Vec<u8>],
+    pub(crate) connections: usize,
+    pub(crate) pace: Pace,
+    /// Not measured.
+    pub(crate) warm_up: Duration,
+    pub(crate) measured: Duration,
+}
+
+/// What came of a load, without its warm-up.
+#[derive(Debug, Default)]
+pub(crate) struct Answered {
+    /// From when a request was due to the end of its reply, in microseconds, ascending.
+    pub(crate) latencies_us: Vec<u32>,
+    /// Requests answered in a second.
+    pub(crate) rate: f64,
+}
+
+impl Answered {
+    /// The latency that this share of the requests did not exceed, in milliseconds.
+    pub(crate) fn percentile_ms(&self, share: f64) -> f64 {
+        let rank = (share * self.latencies_us.len() as f64).ceil() as usize;
+        let latency_us = self.latencies_us.get(rank.clamp(1, self.latencies_us.len().max(1)) - 1);
+        latency_us.map_or(f64::NAN, |us| f64::from(*us) / 1e3)
+    }
+}
+
+impl Load<'_> {
+    /// Sends the requests and waits for every reply. `at_the_start` runs when the warm-up is over, `at_the_end` when what
+    /// is measured is.
+    ///
+    /// # Errors
+    /// A connection that fails; a reply other than 200.
+    pub(crate) fn run<T>(&self, at_the_start: impl FnOnce() -> T, at_the_end: impl FnOnce(T)) -> Result<Answered> {
+        ensure!(!self.requests.is_empty() && self.connections > 0, "nothing to ask");
+        let started = Barrier::new(self.connections + 1);
+        let clock = std::sync::OnceLock::new();
+        let parts: Vec<Result<Vec<u32>>> = std::thread::scope(|scope| {
+            let connections: Vec<_> = (0..self.connections)
+                .map(|number| {
+                    let (started, clock) = (&started, &clock);
+                    scope.spawn(move || {
+                        let connection = Connection::open(self.address);
+                        started.wait();
+                        let begin = *clock.get_or_init(Instant::now);
+                        self.ask(number, connection?, begin)
+                    })
+                })
+                .collect();
+            started.wait();
+            let begin = *clock.get_or_init(Instant::now);
+            sleep_until(begin + self.warm_up);
+            let state = at_the_start();
+            sleep_until(begin + self.warm_up + self.measured);
+            at_the_end(state);
+            let joined = connections.into_iter().map(|connection| {
+                connection.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a connection of the load panicked")))
+            });
+            joined.collect()
+        });
+        let mut latencies_us = Vec::new();
+        for part in parts {
+            latencies_us.extend(part?);
+        }
+        ensure!(!latencies_us.is_empty(), "no request was answered in {:?}", self.measured);
+        latencies_us.sort_unstable();
+        let rate = latencies_us.len() as f64 / self.measured.as_secs_f64();
+        Ok(Answered { latencies_us, rate })
+    }
+
+    /// The part of one connection: the latencies of what was due after the warm-up.
+    fn ask(&self, number: usize, mut connection: Connection, begin: Instant) -> Result<Vec<u32>> {
+        let (from, end) = (begin + self.warm_up, begin + self.warm_up + self.measured);
+        let mut latencies_us = Vec::new();
+        for turn in 0.. {
+            let place = turn * self.connections + number;
+            let due = match self.pace {
+                Pace::Saturating => Instant::now(),
+                Pace::Rate(rate) => begin + Duration::from_secs_f64(place as f64 / rate),
+            };
+            if due >= end {
+                break;
+            }
+            sleep_until(due);
+            connection.ask(&self.requests[place % self.requests.len()])?;
+            let answered = Instant::now();
+            let is_counted = match self.pace {
+                // What ends within the time that is measured.
+                Pace::Saturating => answered >= from && answered < end,
+                Pace::Rate(_) => due >= from,
+            };
+            if is_counted {
+                latencies_us.push(u32::try_from((answered - due).as_micros()).unwrap_or(u32::MAX));
+            }
+        }
+        Ok(latencies_us)
+    }
+}
+
+fn sleep_until(instant: Instant) {
+    let left = instant.saturating_duration_since(Instant::now());
+    if !left.is_zero() {
+        std::thread::sleep(left);
+    }
+}
+
+/// A connection that is kept alive.
+struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    fn open(address: &str) -> Result<Self> {
+        let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(REPLY_WAIT))?;
+        Ok(Self { stream, buffer: vec![0; 64 << 10] })
+    }
+
+    /// Sends a request and reads its reply, which has to be 200 and to say how long it is. Gives the reply's body.
+    fn ask(&mut self, request: &[u8]) -> Result<&[u8]> {
+        self.stream.write_all(request)?;
+        let mut filled = 0;
+        loop {
+            if filled == self.buffer.len() {
+                ensure!(filled < REPLY_BYTES_MAX, "a reply of more than {REPLY_BYTES_MAX} bytes");
+                self.buffer.resize(2 * filled, 0);
+            }
+            let read = self.stream.read(&mut self.buffer[filled..])?;
+            ensure!(read > 0, "the server closed the connection");
+            filled += read;
+            let Some(body) = body_of(&self.buffer[..filled])? else { continue };
+            if filled >= body.end {
+                ensure!(filled == body.end, "{} bytes follow a reply", filled - body.end);
+                return Ok(&self.buffer[body]);
+            }
+        }
+    }
+}
+
+/// Where the body of a reply stands; `None` while its head is not whole.
+fn body_of(reply: &[u8]) -> Result<Option<std::ops::Range<usize>>> {
+    let Some(end_of_head) = reply.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return Ok(None) };
+    let head = std::str::from_utf8(&reply[..end_of_head]).context("the head of a reply")?;
+    if !head.starts_with("HTTP/1.1 200 ") {
+        bail!("{head}\n{}", String::from_utf8_lossy(&reply[end_of_head + 4..]));
+    }
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    });
+    let start = end_of_head + 4;
+    let length = length.with_context(|| format!("a reply does not say how long it is:\n{head}"))?;
+    Ok(Some(start..start + length))
+}
+
+/// One request, and its reply's body.
+pub(crate) fn ask_once(address: &str, request: &[u8]) -> Result<Vec<u8>> {
+    Connection::open(address)?.ask(request).map(<[u8]>::to_vec)
+}
+
+/// A `POST` of JSON.
+pub(crate) fn post(address: &str, path: &str, body: &serde_json::Value) -> Vec<u8> {
+    let body = body.to_string();
+    let length = body.len();
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn percentiles_are_ranks() {
+        let answered = Answered { latencies_us: (1..=1000).map(|number| number * 1000).collect(), rate: 0.0 };
+        assert_eq!(answered.percentile_ms(0.5), 500.0);
+        assert_eq!(answered.percentile_ms(0.95), 950.0);
+        assert_eq!(answered.percentile_ms(0.999), 999.0);
+        assert!(Answered::default().percentile_ms(0.5).is_nan());
+    }
+
+    #[test]
+    fn the_body_follows_the_head() {
+        assert_eq!(body_of(b"HTTP/1.1 200 OK\r\ncontent-le").unwrap(), None);
+        let reply = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        assert_eq!(body_of(reply).unwrap(), Some(reply.len() - 2..reply.len()));
+        let refused = body_of(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy").unwrap_err();
+        assert!(refused.to_string().contains("503") && refused.to_string().ends_with("busy"), "{refused}");
+    }
+
+    /// A server that stalls once: with a fixed rate the requests that were due meanwhile have waited as well.
+    #[test]
+    fn a_stall_counts_for_every_request_that_was_due() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut served = 0;
+            let mut buffer = [0; 1024];
+            while stream.read(&mut buffer).is_ok_and(|read| read > 0) {
+                served += 1;
+                if served == 10 {
+                    std::thread::sleep(Duration::from_millis(300));
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+            }
+        });
+        let requests = [b"GET / HTTP/1.1\r\n\r\n".to_vec()];
+        let load = Load {
+            address: &address,
+            requests: &requests,
+            connections: 1,
+            pace: Pace::Rate(100.0),
+            warm_up: Duration::ZERO,
+            measured: Duration::from_secs(1),
+        };
+        let answered = load.run(|| (), |()| ()).unwrap();
+        server.join().unwrap();
+        assert_eq!(answered.latencies_us.len(), 100);
+        let late = answered.latencies_us.iter().filter(|us| **us > 50_000).count();
+        assert!(late >= 15, "{late} of 100 requests have waited through a stall of 30 of them");
+    }
+}

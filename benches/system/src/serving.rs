@@ -1,0 +1,309 @@
+//! S1 to S3: `eadem serve` with its embedded store, against the least that such a server has to do.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use eadem_benches::bars::Measured;
+use eadem_benches::results::{Figure, load_average};
+use serde_json::{Value as Json, json};
+
+use crate::load::{Answered, Load, Pace, ask_once, post};
+use crate::process::{median, root};
+
+const CONNECTIONS: usize = 16;
+const RUNS: u64 = 3;
+const WARM_UP: Duration = Duration::from_secs(2);
+const MEASURED: Duration = Duration::from_secs(8);
+
+/// Entities that are asked for, in turn.
+const ENTITIES: usize = 10_000;
+
+/// Views of ten features each of the wide service.
+const WIDE_VIEWS: usize = 5;
+const WIDE_ENTITIES: usize = 100;
+
+const FEATURES: [&str; 10] = ["amount", "merchant_category", "is_foreign", "lat", "lon", "f0", "f1", "f2", "f3", "f4"];
+
+/// The moment of every request.
+fn moment() -> Json {
+    json!({ "txn_lat": 40.7, "txn_lon": -74.0, "txn_amount": 12.5 })
+}
+
+/// A project over the payments, its online store loaded. It is made once.
+fn project() -> Result<PathBuf> {
+    let folder = root().join("target/bench/serving");
+    let ready = folder.join("ready");
+    if ready.exists() {
+        return Ok(folder.canonicalize()?);
+    }
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    std::fs::create_dir_all(folder.join("features"))?;
+    std::fs::create_dir_all(folder.join("transforms"))?;
+    let events = root().join("target/bench/payments/events");
+    let events = events.canonicalize().with_context(|| format!("scripts/bench.sh makes {}", events.display()))?;
+    for transform in ["payment_row", "payment_context"] {
+        let component = root().join(format!("target/components/{transform}.wasm"));
+        let copy = folder.join(format!("transforms/{transform}.wasm"));
+        std::fs::copy(&component, copy).with_context(|| component.display().to_string())?;
+    }
+    std::fs::write(folder.join("eadem.toml"), "")?;
+    std::fs::write(folder.join("features/payments.toml"), definitions(&events))?;
+    for verb in [&["apply"][..], &["backfill"], &["materialize"]] {
+        let ended = eadem(&folder).args(verb).stdout(Stdio::null()).status()?;
+        ensure!(ended.success(), "eadem {} ended with {ended}", verb.join(" "));
+    }
+    std::fs::write(ready, "")?;
+    Ok(folder.canonicalize()?)
+}
+
+fn definitions(events: &Path) -> String {
+    let mut text = format!(
+        "[entity.user]\nkeys = {{ entity_id = \"utf8\" }}\n\n\
+         [source.payments]\nparquet = \"{}\"\nevent_time = \"event_timestamp\"\n",
+        events.display()
+    );
+    for number in 1..=WIDE_VIEWS {
+        text += &format!(
+            "\n[view.payment_row_{number}]\nentity = \"user\"\nsource = \"payments\"\n\
+             transform = \"transforms/payment_row.wasm\"\n"
+        );
+    }
+    text +=
+        "\n[view.payment_context]\ntransform = \"transforms/payment_context.wasm\"\n\n[view.payment_context.bind]\n";
+    for input in ["amount", "lat", "lon"] {
+        text += &format!("{input} = \"payment_row_1.{input}\"\n");
+    }
+    for input in ["txn_lat", "txn_lon", "txn_amount"] {
+        text += &format!("{input} = \"request.{input}\"\n");
+    }
+    text += "\n[service.fraud]\nfeatures = [\"payment_row_1:*\", \"payment_context:*\"]\n";
+    text += "\n[service.wide]\nfeatures = [\n";
+    for number in 1..=WIDE_VIEWS {
+        for feature in FEATURES {
+            text += &format!("    \"payment_row_{number}:{feature} as {feature}_{number}\",\n");
+        }
+    }
+    text + "]\n"
+}
+
+fn eadem(folder: &Path) -> Command {
+    let mut command = Command::new(root().join("target/release/eadem"));
+    command.current_dir(folder).env_remove("EADEM_HOME").env("EADEM_LOG", "warn");
+    command
+}
+
+/// A server that ends with this.
+struct Server {
+    process: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(mut command: Command) -> Result<Self> {
+        let mut process = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn()?;
+        let output = process.stdout.take().context("the server has no output")?;
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        let Some(address) = line.trim().strip_prefix("serving on http://").map(str::to_owned) else {
+            let _ = process.kill();
+            bail!("the server did not start: {line}")
+        };
+        Ok(Self { process, address })
+    }
+
+    fn eadem(folder: &Path) -> Result<Self> {
+        let mut command = eadem(folder);
+        command.args(["serve", "--listen", "127.0.0.1:0"]);
+        Self::start(command)
+    }
+
+    fn mirror(known: &Path) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("mirror").arg(known);
+        Self::start(command)
+    }
+
+    /// Processor time so far, in microseconds: the server's own threads, and the kernel's work for them.
+    fn cpu_us(&self) -> Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
+        // Behind the name, which may hold anything, the 12th and 13th fields are user and system time in ticks of 10 ms.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks = |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).context("/proc/PID/stat");
+        Ok((ticks(11)? + ticks(12)?) * 1e4)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Both servers, and requests that they answer alike.
+struct Pair {
+    ours: Server,
+    mirror: Server,
+    bodies: Vec<Json>,
+}
+
+/// What a load cost a server.
+struct Loaded {
+    answered: Answered,
+    cpu_us_per_request: f64,
+}
+
+impl Pair {
+    /// Of the narrow service, one entity in a request.
+    fn start() -> Result<Self> {
+        let folder = project()?;
+        let ours = Server::eadem(&folder)?;
+        let body = |entity: &String| json!({ "service": "fraud@1", "entities": [{ "entity_id": entity }], "request": [moment()] });
+        let bodies: Vec<Json> = entities()?.iter().map(body).collect();
+        let mut known = BTreeMap::new();
+        for body in &bodies {
+            let reply = results(&ours.address, body)?;
+            let of_entity = reply.first().context("no result")?;
+            let entity = of_entity["entity"]["entity_id"].as_str().context("no entity")?.to_owned();
+            ensure!(of_entity.get("status").is_none(), "{entity} has no features: {of_entity}");
+            known.insert(entity, of_entity["features"].clone());
+        }
+        let file = folder.join("known.json");
+        std::fs::write(&file, serde_json::to_vec(&known)?)?;
+        let mirror = Server::mirror(&file)?;
+        for body in bodies.iter().step_by(97) {
+            let (ours, theirs) = (results(&ours.address, body)?, results(&mirror.address, body)?);
+            let same = |part: &str| ours[0][part] == theirs[0][part];
+            ensure!(same("entity") && same("features"), "replies differ: {} and {}", ours[0], theirs[0]);
+        }
+        Ok(Self { ours, mirror, bodies })
+    }
+
+    fn load(&self, server: &Server, pace: Pace) -> Result<Loaded> {
+        loaded(server, &self.bodies, pace)
+    }
+}
+
+fn loaded(server: &Server, bodies: &[Json], pace: Pace) -> Result<Loaded> {
+    let requests: Vec<Vec<u8>> = bodies.iter().map(|body| post(&server.address, "/features/batch", body)).collect();
+    let load = Load {
+        address: &server.address,
+        requests: &requests,
+        connections: CONNECTIONS,
+        pace,
+        warm_up: WARM_UP,
+        measured: MEASURED,
+    };
+    let mut cpu_us = f64::NAN;
+    let answered = load
+        .run(|| server.cpu_us().unwrap_or(f64::NAN), |before| cpu_us = server.cpu_us().unwrap_or(f64::NAN) - before)?;
+    let cpu_us_per_request = cpu_us / answered.latencies_us.len() as f64;
+    println!(
+        "{:.0} requests/s, p50 {:.3} ms, p95 {:.3} ms, p99 {:.3} ms, p99.9 {:.3} ms, {cpu_us_per_request:.1} µs of processor a request",
+        answered.rate,
+        answered.percentile_ms(0.5),
+        answered.percentile_ms(0.95),
+        answered.percentile_ms(0.99),
+        answered.percentile_ms(0.999),
+    );
+    Ok(Loaded { answered, cpu_us_per_request })
+}
+
+fn results(address: &str, body: &Json) -> Result<Vec<Json>> {
+    let reply = ask_once(address, &post(address, "/features/batch", body))?;
+    let mut reply: Json = serde_json::from_slice(&reply)?;
+    match reply["results"].take() {
+        Json::Array(results) => Ok(results),
+        other => bail!("no results: {other}"),
+    }
+}
+
+/// Users that have made payments, as the generator names them.
+fn entities() -> Result<Vec<String>> {
+    let meta = root().join("target/bench/payments/meta.json");
+    let meta: Json = serde_json::from_slice(&std::fs::read(&meta).with_context(|| meta.display().to_string())?)?;
+    let known = meta["entities"].as_u64().context("meta.json does not say how many entities there are")?;
+    let step = usize::try_from(known)? / ENTITIES;
+    Ok((0..ENTITIES).map(|number| format!("user_{:06}", number * step)).collect())
+}
+
+/// Requests a second of both sides, and what one costs.
+pub(crate) fn s1() -> Result<Measured> {
+    let load = load_average();
+    let pair = Pair::start()?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        ours.push(pair.load(&pair.ours, Pace::Saturating)?);
+        theirs.push(pair.load(&pair.mirror, Pace::Saturating)?);
+    }
+    let figure = |bar: &str, name: &str, unit: &str, part: fn(&Loaded) -> f64| {
+        let median_of = |sides: &[Loaded]| median(sides.iter().map(part).collect());
+        Figure::against(bar, name, unit, median_of(&ours), median_of(&theirs), RUNS, load)
+    };
+    let name =
+        "one entity, 10 stored features and an on-demand transform, 16 connections, against the least a server does";
+    Ok(vec![
+        figure("S1", name, "requests/s", |loaded| loaded.answered.rate),
+        figure("S1.cpu", "the same, processor time of a request", "µs", |loaded| loaded.cpu_us_per_request),
+    ]
+    .into())
+}
+
+/// Latencies at half of what our side can do.
+pub(crate) fn s2() -> Result<Measured> {
+    let load = load_average();
+    let pair = Pair::start()?;
+    let saturation = pair.load(&pair.ours, Pace::Saturating)?.answered.rate;
+    let pace = Pace::Rate(saturation / 2.0);
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        ours.push(pair.load(&pair.ours, pace)?.answered);
+        theirs.push(pair.load(&pair.mirror, pace)?.answered);
+    }
+    let of = |sides: &[Answered], share: f64| median(sides.iter().map(|side| side.percentile_ms(share)).collect());
+    let name =
+        format!("95th percentile of latency at {:.0} requests/s, half of our saturation, open loop", saturation / 2.0);
+    let alone = |bar: &str, name: &str, value: f64| Figure::alone(bar, name, "ms", value, RUNS, load);
+    Ok(vec![
+        Figure::against("S2", &name, "ms", of(&ours, 0.95), of(&theirs, 0.95), RUNS, load),
+        alone("S2.p95", "the same, ours", of(&ours, 0.95)),
+        alone("S2.p99", "99th percentile, ours", of(&ours, 0.99)),
+        alone("S2.p999", "99.9th percentile, ours", of(&ours, 0.999)),
+    ]
+    .into())
+}
+
+/// Many entities and features in a request.
+pub(crate) fn s3() -> Result<Measured> {
+    let load = load_average();
+    let server = Server::eadem(&project()?)?;
+    let entities = entities()?;
+    let body = |entities: &[String]| {
+        let entities: Vec<Json> = entities.iter().map(|entity| json!({ "entity_id": entity })).collect();
+        json!({ "service": "wide@1", "entities": entities })
+    };
+    let bodies: Vec<Json> = entities.chunks(WIDE_ENTITIES).map(body).collect();
+    let first = results(&server.address, &bodies[0])?;
+    let features = first.first().and_then(|result| result["features"].as_object()).map_or(0, serde_json::Map::len);
+    ensure!(first.len() == WIDE_ENTITIES && features == WIDE_VIEWS * FEATURES.len(), "{features} features came");
+    ensure!(first.iter().all(|result| result.get("status").is_none()), "features are missing: {}", first[0]);
+    let values = (WIDE_ENTITIES * features) as f64;
+    let mut runs = Vec::new();
+    for _ in 0..RUNS {
+        runs.push(loaded(&server, &bodies, Pace::Saturating)?);
+    }
+    let median_of = |part: fn(&Loaded) -> f64| median(runs.iter().map(part).collect());
+    let rate = median_of(|run| run.answered.rate) * values;
+    let p95 = median_of(|run| run.answered.percentile_ms(0.95));
+    Ok(vec![
+        Figure::alone("S3", "100 entities and 50 features in a request, JSON", "values/s", rate, RUNS, load),
+        Figure::alone("S3.p95", "the same with 16 connections, 95th percentile of latency", "ms", p95, RUNS, load),
+    ]
+    .into())
+}

@@ -1,0 +1,111 @@
+//! Bars that tests count: H8, training sets against an oracle, and H9, whatever is killed, refused or answered by nobody.
+
+use std::process::Command;
+
+use anyhow::Result;
+use eadem_benches::bars::Measured;
+use eadem_benches::results::{Figure, load_average};
+
+use crate::process::{output, root};
+
+/// With the features of `make test`: fewer packages would have their dependencies compiled a second time.
+const ARGUMENTS: [&str; 4] = ["test", "--locked", "--workspace", "--no-fail-fast"];
+
+/// Tests that say in lines of their own how many cases they tried and how many went wrong.
+struct Soak {
+    bar: &'static str,
+    /// The test targets that they are in.
+    targets: &'static [&'static str],
+    /// Modules and names that pick them.
+    tests: &'static [&'static str],
+    /// What a line begins with, up to the number of cases. With several threads the harness may have something else in front
+    /// of it on the line.
+    report: &'static str,
+    /// What stands between the two numbers.
+    between: &'static str,
+    /// Fewer prove nothing.
+    cases_min: u64,
+    name: &'static str,
+}
+
+const H8: Soak = Soak {
+    bar: "H8",
+    targets: &["query", "offline"],
+    tests: &["point_in_time::", "a_training_set_is_what_the_oracle_finds"],
+    report: "H8: cases=",
+    between: " differences=",
+    cases_min: 10_000,
+    name: "cases in which a join differs from a naive oracle, or from itself in other parts and order; runs: cases",
+};
+
+const H9: Soak = Soak {
+    bar: "H9",
+    targets: &["system", "offline"],
+    tests: &["scenario::kills::", "kill::", "every_request::", "s3::a_lost"],
+    report: "H9: kills=",
+    between: " faults=",
+    cases_min: 200,
+    name: "kills and faults after which a table differs or a reader saw a part; runs: kills and faults",
+};
+
+/// The point-in-time join against its oracle.
+pub(crate) fn h8() -> Result<Measured> {
+    H8.run()
+}
+
+/// Kills and faults.
+pub(crate) fn h9() -> Result<Measured> {
+    H9.run()
+}
+
+impl Soak {
+    /// Runs the tests with their full counts. A test that fails before it has counted is one case gone wrong.
+    fn run(&self) -> Result<Measured> {
+        let load = load_average();
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut command = Command::new(cargo);
+        command.current_dir(root()).args(ARGUMENTS);
+        for target in self.targets {
+            command.args(["--test", target]);
+        }
+        command.arg("--").args(self.tests).arg("--nocapture").env("EADEM_SOAK", "1");
+        let (text, status) = output(&mut command)?;
+        let (cases, wrong) = self.counted(&text);
+        let has_failed = !status.success() || cases < self.cases_min;
+        let value = wrong.max(u64::from(has_failed));
+        let figure = Figure::alone(self.bar, self.name, "cases", value as f64, cases, load);
+        let failure = (value > 0).then(|| {
+            let wanted = self.cases_min;
+            format!("{wrong} of {cases} cases went wrong (at least {wanted} are wanted); cargo test: {status}")
+        });
+        Ok(Measured { figures: vec![figure], failure })
+    }
+
+    /// The sums over all lines of tests: cases, and those gone wrong.
+    fn counted(&self, text: &str) -> (u64, u64) {
+        text.match_indices(self.report)
+            .filter_map(|(at, _)| self.numbers(&text[at + self.report.len()..]))
+            .fold((0, 0), |sum, line| (sum.0 + line.0, sum.1 + line.1))
+    }
+
+    /// The two numbers of a line, of which what comes before the first is cut off.
+    fn numbers(&self, rest: &str) -> Option<(u64, u64)> {
+        let line = rest.lines().next()?;
+        let (cases, wrong) = line.split_once(self.between)?;
+        let digits = wrong.split(|character: char| !character.is_ascii_digit()).next()?;
+        Some((cases.parse().ok()?, digits.parse().ok()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_of_all_tests_are_added_up() {
+        let text = "seed 1\nH9: kills=40 faults=0\ntest a ... H9: kills=12 faults=3 and more\nH9: kills=x faults=1\nH9: kills=5";
+        assert_eq!(H9.counted(text), (52, 3));
+        assert_eq!(H9.counted(""), (0, 0));
+        assert_eq!(H8.counted("H8: cases=7 differences=0\nH9: kills=1 faults=1\nH8: cases=5 differences=2"), (12, 2));
+    }
+}
