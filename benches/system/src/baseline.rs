@@ -63,18 +63,22 @@ fn writer_options() -> TableParquetOptions {
     let mut options = TableParquetOptions::default().with_skip_arrow_metadata(true);
     options.global.compression = Some("zstd(1)".to_owned());
     options.global.statistics_enabled = Some("chunk".to_owned());
+    // What does not shrink is stored as it is.
     let plain = ParquetColumnOptions {
         dictionary_enabled: Some(false),
-        statistics_enabled: Some("none".to_owned()),
+        compression: Some("uncompressed".to_owned()),
         ..ParquetColumnOptions::default()
     };
+    let digests = ParquetColumnOptions { statistics_enabled: Some("none".to_owned()), ..plain.clone() };
+    let plain = ["log_amount", "map_north", "map_east"].map(|name| (name.to_owned(), plain.clone()));
     let ascending = ParquetColumnOptions {
         dictionary_enabled: Some(false),
         encoding: Some("delta_binary_packed".to_owned()),
         ..ParquetColumnOptions::default()
     };
     let ascending = ["_seq", "event_time", "known_at"].map(|name| (name.to_owned(), ascending.clone()));
-    options.column_specific_options = ascending.into_iter().chain([("_tie".to_owned(), plain)]).collect();
+    let specific = ascending.into_iter().chain(plain).chain([("_tie".to_owned(), digests)]);
+    options.column_specific_options = specific.collect();
     options
 }
 

@@ -16,7 +16,7 @@ use parquet::schema::types::ColumnPath;
 const SAMPLE_ROWS: usize = 4_096;
 
 /// A sample that keeps more than this share of its bytes is not worth a decoder.
-const KEPT_MAX: (usize, usize) = (7, 8);
+const KEPT_MAX: (usize, usize) = (4, 5);
 
 const ZSTD_LEVEL: i32 = 1;
 
