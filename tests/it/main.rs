@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod architecture;
+#[path = "../services/cassandra.rs"]
+mod cassandra;
 mod contract;
 mod dependencies;
 mod docs;

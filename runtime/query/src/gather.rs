@@ -16,15 +16,20 @@ pub(crate) fn all_but(rows: usize, rows_out: impl Iterator<Item = u32>) -> Boole
     mask.finish()
 }
 
-/// The column with a null wherever `keep` is false, in canonical form.
+/// The column, which is in canonical form, with a null wherever `keep` is false.
 ///
 /// # Errors
 /// `keep` of another length than the column.
 pub(crate) fn null_rows(column: &ArrayRef, keep: &BooleanBuffer) -> Result<ArrayRef, QueryError> {
-    if keep.count_set_bits() == keep.len() {
+    let away = !keep;
+    let loses = match column.nulls() {
+        Some(nulls) => (&away & nulls.inner()).count_set_bits(),
+        None => away.count_set_bits(),
+    };
+    if loses == 0 {
         return Ok(column.clone());
     }
-    let away = BooleanArray::new(!keep, None);
+    let away = BooleanArray::new(away, None);
     let nulled = arrow_select::nullif::nullif(column, &away)?;
     Ok(eadem_values::canonicalize(&nulled)?)
 }

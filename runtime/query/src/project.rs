@@ -58,16 +58,12 @@ pub fn project_feature(values: &ArrayRef, of_rows: &Arc<[Status]>) -> Result<(Ar
         return Err(QueryError::Shape(format!("{} values for {} reads", values.len(), of_rows.len())));
     }
     let is_present = BooleanBuffer::collect_bool(of_rows.len(), |read| of_rows[read] == Status::Present);
-    let all = BooleanBuffer::new_set(values.len());
-    let is_valid = values.nulls().map_or(&all, |nulls| nulls.inner());
-    let says_null = (&is_present & &!is_valid).count_set_bits() > 0;
+    let says_null = values.nulls().is_some_and(|nulls| (&is_present & &!nulls.inner()).count_set_bits() > 0);
     let statuses = match says_null {
         false => Arc::clone(of_rows),
         true => of_rows.iter().enumerate().map(|(read, of_row)| of_row.of_value(values.is_null(read))).collect(),
     };
-    let has_more = (&!&is_present & is_valid).count_set_bits() > 0;
-    let values = if has_more { gather::null_rows(values, &is_present)? } else { values.clone() };
-    Ok((values, statuses))
+    Ok((gather::null_rows(values, &is_present)?, statuses))
 }
 
 /// The values with `default` wherever the status is not `present`. Statuses stay as they are.

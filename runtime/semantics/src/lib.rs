@@ -16,5 +16,5 @@ pub use as_stored::{AsStored, InvalidAsStored};
 pub use cut::KnownAtCut;
 pub use lifetime::{Age, Lifetime};
 pub use order::{ReadAt, RowOrder, erased, is_candidate, winner};
-pub use status::{Served, Status, UnknownStatus, resolve_status, row_status, serve, status_by_event_time};
+pub use status::{Served, Status, UnknownStatus, resolve_status, row_status, serve};
 pub use trim::{trim_keeps, trim_mask};

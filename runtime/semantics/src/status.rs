@@ -85,21 +85,11 @@ pub fn resolve_status(
     lifetime: Lifetime,
     at_us: i64,
 ) -> Status {
-    status_by_event_time(winner.map(|row| row.event_time_us), row_failed, value_is_null, lifetime, at_us)
+    row_status(winner.map(|row| row.event_time_us), row_failed, lifetime, at_us).of_value(value_is_null)
 }
 
-/// The same, where of the winner only the event time is left: it alone decides the age.
-pub fn status_by_event_time(
-    winner_us: Option<i64>,
-    row_failed: bool,
-    value_is_null: bool,
-    lifetime: Lifetime,
-    at_us: i64,
-) -> Status {
-    row_status(winner_us, row_failed, lifetime, at_us).of_value(value_is_null)
-}
-
-/// The status of the winner itself: that of all its values which are not null.
+/// The status of the winner itself, that of all its values which are not null. Of the winner its event time is enough: it
+/// alone decides the age.
 pub fn row_status(winner_us: Option<i64>, row_failed: bool, lifetime: Lifetime, at_us: i64) -> Status {
     let Some(event_time_us) = winner_us else { return Status::Missing };
     match lifetime.age(event_time_us, at_us) {

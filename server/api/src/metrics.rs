@@ -11,7 +11,7 @@ use eadem_registry::model::ViewVersion;
 use eadem_semantics::{ReadAt, Status};
 use eadem_values::{Description, Digest, EntityKey};
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
@@ -75,9 +75,6 @@ pub struct Metrics {
     transform_seconds: HistogramVec,
     transform_rows: IntCounterVec,
     transform_failures: IntCounterVec,
-    registry_revision: IntGauge,
-    online_rows: IntGaugeVec,
-    online_bytes: IntGaugeVec,
 }
 
 impl Metrics {
@@ -90,16 +87,6 @@ impl Metrics {
             registry.register(Box::new(counters.clone()))?;
             Ok(counters)
         };
-        let gauges = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
-            let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(gauges.clone()))?;
-            Ok(gauges)
-        };
-        let gauge = |name: &str, help: &str| -> Result<IntGauge, prometheus::Error> {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
-        };
         let histograms =
             |name: &str, help: &str, labels: &[&str], buckets: &[f64]| -> Result<HistogramVec, prometheus::Error> {
                 let histograms = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
@@ -109,6 +96,8 @@ impl Metrics {
         let shed =
             IntCounter::new("eadem_http_requests_shed_total", "Requests refused because too many were in flight")?;
         registry.register(Box::new(shed.clone()))?;
+        let in_flight = IntGauge::new("eadem_http_requests_in_flight", "Requests being served")?;
+        registry.register(Box::new(in_flight.clone()))?;
         let stages =
             histograms("eadem_stage_seconds", "Time of the stages of feature requests", &["stage"], &STAGE_BUCKETS_S)?;
         Ok(Self {
@@ -123,12 +112,12 @@ impl Metrics {
                 &["method", "route"],
                 &LATENCY_BUCKETS_S,
             )?,
-            in_flight: gauge("eadem_http_requests_in_flight", "Requests being served")?,
+            in_flight,
             shed,
             stages: ["parse", "store", "transform", "encode"].map(|stage| stages.with_label_values(&[stage])),
             rows: counters(
                 "eadem_rows_read_total",
-                "Reads of stored rows, by the store that proved them; `none`: there is no row",
+                "Reads of stored rows, by the store that proved them and whether there was a row",
                 &["view", "store", "found"],
             )?,
             row_age_seconds: histograms(
@@ -155,9 +144,6 @@ impl Metrics {
                 "Rows that a transform failed in requests, and calls that could not be made",
                 &["transform"],
             )?,
-            registry_revision: gauge("eadem_registry_revision", "Changes of the registry that this server has seen")?,
-            online_rows: gauges("eadem_online_rows", "Rows in the online store", &["view", "epoch", "current"])?,
-            online_bytes: gauges("eadem_online_bytes", "Bytes in the online store", &["view", "epoch", "current"])?,
             registry,
         })
     }
@@ -208,22 +194,31 @@ impl Metrics {
     /// # Errors
     /// Metrics that cannot be written, which is a fault of ours.
     pub(crate) fn text(&self, revision: u64, tables: &[StoredTable]) -> Result<String, Problem> {
-        self.registry_revision.set(i64::try_from(revision).unwrap_or(i64::MAX));
-        // Epochs come and go.
-        self.online_rows.reset();
-        self.online_bytes.reset();
-        for table in tables {
-            let (epoch, is_current) = (table.epoch.to_string(), table.is_current.to_string());
-            let labels = [table.view.as_str(), &epoch, &is_current];
-            self.online_rows.with_label_values(&labels).set(i64::try_from(table.rows).unwrap_or(i64::MAX));
-            self.online_bytes.with_label_values(&labels).set(i64::try_from(table.bytes).unwrap_or(i64::MAX));
-        }
-        let mut text = Vec::new();
-        let written = TextEncoder::new().encode(&self.registry.gather(), &mut text);
-        let failed = |error: &dyn std::fmt::Display| Problem::internal("the metrics could not be written", error);
-        written.map_err(|error| failed(&error))?;
-        String::from_utf8(text).map_err(|error| failed(&error))
+        let failed = |error| Problem::internal("the metrics could not be written", error);
+        let at_the_moment = gauges_of(revision, tables).map_err(failed)?;
+        let families = [self.registry.gather(), at_the_moment.gather()].concat();
+        TextEncoder::new().encode_to_string(&families).map_err(failed)
     }
+}
+
+/// What others know at the moment. Nothing of it is kept: epochs come and go.
+fn gauges_of(revision: u64, tables: &[StoredTable]) -> Result<Registry, prometheus::Error> {
+    let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let seen = IntGauge::new("eadem_registry_revision", "Changes of the registry that this server has seen")?;
+    seen.set(gauge(revision));
+    let labels = ["view", "epoch", "current"];
+    let rows = IntGaugeVec::new(Opts::new("eadem_online_rows", "Rows in the online store"), &labels)?;
+    let bytes = IntGaugeVec::new(Opts::new("eadem_online_bytes", "Bytes in the online store"), &labels)?;
+    for table in tables {
+        let labels = [table.view.clone(), table.epoch.to_string(), table.is_current.to_string()];
+        rows.with_label_values(&labels).set(gauge(table.rows));
+        bytes.with_label_values(&labels).set(gauge(table.bytes));
+    }
+    let registry = Registry::new();
+    registry.register(Box::new(seen))?;
+    registry.register(Box::new(rows))?;
+    registry.register(Box::new(bytes))?;
+    Ok(registry)
 }
 
 /// A request that is being served.

@@ -13,9 +13,9 @@ use eadem_api::{ApiState, Clock, Metrics, PlanCache, Problem, StoreStatus, Store
 use eadem_engine::{CompilerCommand, Engine, EngineConfig};
 use eadem_offline::{OfflineStore, limit_object_stores};
 use eadem_online::scylla::ScyllaStore;
-use eadem_online::{DirectoryLock, EmbeddedOptions, EmbeddedStore, OnlineStore, StoreError, TableId};
+use eadem_online::{DirectoryLock, EmbeddedOptions, EmbeddedStore, OnlineStore, StoreError, TableId, TableStatus};
 use eadem_registry::model::ViewVersion;
-use eadem_registry::{EpochState, Registry};
+use eadem_registry::{Epoch, EpochState, Registry};
 use eadem_semantics::ReadAt;
 use eadem_values::{EntityKey, format_timestamp};
 use serde_json::{Value as Json, json};
@@ -339,18 +339,32 @@ struct Status {
     stores: Stores,
 }
 
+impl Status {
+    fn online_store(&self) -> Result<&Arc<dyn OnlineStore>, Problem> {
+        self.stores.online().map_err(|error| Problem::internal("the online store cannot be shown", error))
+    }
+
+    /// Every epoch with its view, and how its table stands.
+    async fn epochs(&self) -> Result<Vec<(Epoch, Arc<ViewVersion>, TableStatus)>, Problem> {
+        let registry_failed = |error| Problem::internal("the registry could not be read", error);
+        let (registry, online) = (&self.stores.registry, self.online_store()?);
+        let mut epochs = Vec::new();
+        for epoch in registry.epochs(None).await.map_err(registry_failed)? {
+            let view = registry.view(&epoch.view.name, Some(epoch.view.version)).await.map_err(registry_failed)?;
+            let table = TableId { view: view.digest, epoch: u64::from(epoch.epoch) };
+            // It may have been dropped meanwhile.
+            let Ok(status) = online.status(table).await else { continue };
+            epochs.push((epoch, view, status));
+        }
+        Ok(epochs)
+    }
+}
+
 #[async_trait]
 impl StoreStatus for Status {
     async fn online(&self) -> Result<Json, Problem> {
-        let registry_failed = |error| Problem::internal("the registry could not be read", error);
-        let online =
-            self.stores.online().map_err(|error| Problem::internal("the online store cannot be shown", error))?;
         let mut views = Vec::new();
-        for epoch in self.stores.registry.epochs(None).await.map_err(registry_failed)? {
-            let view = self.stores.registry.view(&epoch.view.name, Some(epoch.view.version)).await;
-            let view = view.map_err(registry_failed)?;
-            let table = TableId { view: view.digest, epoch: u64::from(epoch.epoch) };
-            let Ok(status) = online.status(table).await else { continue };
+        for (epoch, view, status) in self.epochs().await? {
             let withdrawn = match epoch.state == EpochState::Current {
                 true => upkeep::withdrawn_online(&self.stores, &view).await,
                 false => Ok(None),
@@ -374,29 +388,18 @@ impl StoreStatus for Status {
                 "withdrawn_in": withdrawn.map(|withdrawn| withdrawn.commit),
             }));
         }
-        Ok(json!({ "store": online.kind(), "views": views }))
+        Ok(json!({ "store": self.online_store()?.kind(), "views": views }))
     }
 
     async fn tables(&self) -> Result<Vec<StoredTable>, Problem> {
-        let failed = |what: &str, error: &dyn std::fmt::Display| Problem::internal(what, error);
-        let online = self.stores.online().map_err(|error| failed("the online store cannot be shown", &error))?;
-        let epochs = self.stores.registry.epochs(None).await;
-        let mut tables = Vec::new();
-        for epoch in epochs.map_err(|error| failed("the registry could not be read", &error))? {
-            let view = self.stores.registry.view(&epoch.view.name, Some(epoch.view.version)).await;
-            let view = view.map_err(|error| failed("the registry could not be read", &error))?;
-            let table = TableId { view: view.digest, epoch: u64::from(epoch.epoch) };
-            // It may have been dropped meanwhile.
-            let Ok(status) = online.status(table).await else { continue };
-            tables.push(StoredTable {
-                view: epoch.view.to_string(),
-                epoch: table.epoch,
-                is_current: epoch.state == EpochState::Current,
-                rows: status.rows,
-                bytes: status.bytes,
-            });
-        }
-        Ok(tables)
+        let table = |(epoch, _, status): (Epoch, Arc<ViewVersion>, TableStatus)| StoredTable {
+            view: epoch.view.to_string(),
+            epoch: status.table.epoch,
+            is_current: epoch.state == EpochState::Current,
+            rows: status.rows,
+            bytes: status.bytes,
+        };
+        Ok(self.epochs().await?.into_iter().map(table).collect())
     }
 
     async fn not_ready(&self) -> Vec<String> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, RecordBatch, UInt64Array};
+use arrow_array::{ArrayRef, RecordBatch, UInt64Array};
 use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
@@ -17,7 +17,7 @@ use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
 use crate::error::OfflineError;
 use crate::leaf_exec::Leaf;
-use crate::read::ScanRange;
+use crate::read::{ScanRange, typed_column};
 use crate::schema::{COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_TIE, TableSchema};
 use crate::table::{DataFile, TableState, ViewTable};
 
@@ -148,11 +148,7 @@ fn ordered(
             if field.name() == PLACE_COLUMN {
                 return Ok(Arc::new(UInt64Array::from_iter_values(places.clone())) as ArrayRef);
             }
-            let column = batch.column(batch.schema().index_of(field.name())?);
-            match column.data_type() == field.data_type() {
-                true => Ok(column.clone()),
-                false => Ok(arrow_cast::cast(column, field.data_type())?),
-            }
+            typed_column(batch, field.name(), field.data_type())
         })
         .collect::<std::result::Result<Vec<_>, OfflineError>>()?;
     Ok(RecordBatch::try_new(schema.clone(), columns)?)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, BooleanArray, RecordBatch};
+use arrow_array::{BooleanArray, RecordBatch};
 use arrow_schema::DataType as ArrowType;
 use chrono::Utc;
 use deltalake_core::kernel::{Add, Remove};
@@ -18,6 +18,7 @@ use crate::commit::{LiveFile, adds_of};
 use crate::error::OfflineError;
 use crate::lanes::Withdrawn;
 use crate::partition::PartitionWriter;
+use crate::read::typed_column;
 use crate::schema::{COLUMN_EVENT_TIME, COLUMN_LANE};
 use crate::table::ViewTable;
 
@@ -215,13 +216,7 @@ impl ViewTable {
 /// The batch with exactly these columns and types. Another writer, or an older version of this one, may have stored them in
 /// another order.
 fn as_written(wanted: &arrow_schema::SchemaRef, batch: &RecordBatch) -> Result<RecordBatch, OfflineError> {
-    let column = |field: &Arc<arrow_schema::Field>| {
-        let column = batch.column(batch.schema_ref().index_of(field.name())?);
-        Ok(match column.data_type() == field.data_type() {
-            true => column.clone(),
-            false => arrow_cast::cast(column, field.data_type())?,
-        })
-    };
-    let columns = wanted.fields().iter().map(column).collect::<Result<Vec<_>, arrow_schema::ArrowError>>()?;
+    let column = |field: &Arc<arrow_schema::Field>| typed_column(batch, field.name(), field.data_type());
+    let columns = wanted.fields().iter().map(column).collect::<Result<Vec<_>, _>>()?;
     Ok(RecordBatch::try_new(wanted.clone(), columns)?)
 }

@@ -1,55 +1,9 @@
 //! The loop with the online store in a database: every answer is as with the embedded store.
 
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
-
 use serde_json::{Value as Json, json};
 
-use super::project::{Project, root};
-
-/// A real Cassandra of one node, which ends with this.
-struct Cassandra {
-    process: Child,
-    port: u16,
-    _folder: tempfile::TempDir,
-}
-
-impl Cassandra {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let port = free_port();
-        let mut process = Command::new(root().join("tests/services/cassandra.sh"))
-            .args(["run", folder.path().to_str().unwrap(), &port.to_string(), "1"])
-            .env("CASSANDRA_BRIEF", "1")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut said).unwrap();
-        assert_eq!(said.trim(), "ready", "the server did not start; what it said stands above");
-        Self { process, port, _folder: folder }
-    }
-}
-
-impl Drop for Cassandra {
-    fn drop(&mut self) {
-        // It ends when its standard input does.
-        drop(self.process.stdin.take());
-        let _ = self.process.wait();
-    }
-}
-
-/// A port that is free together with the one a thousand higher, which nodes use among themselves.
-fn free_port() -> u16 {
-    loop {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if port < 64_000 && TcpListener::bind(("127.0.0.1", port + 1_000)).is_ok() {
-            return port;
-        }
-    }
-}
+use super::project::Project;
+use crate::cassandra::Cassandra;
 
 const SERVICE: &str = "[service.weather]\nfeatures = [\"airport_weather:*\", \"airport_shape:*\"]\n";
 const SPINE: &str = "airport,timestamp\nEWR,2013-01-01T12:20:00Z\nJFK,2013-06-11T23:59:00Z\nXXX,2013-05-05T05:05:05Z\n";
@@ -82,7 +36,7 @@ fn the_loop_on_a_database_gives_what_the_embedded_store_gives() {
     let refused = embedded.fail(&["online", "init"]);
     assert!(refused.contains("the online store is the embedded one, which needs no schema"), "{refused}");
 
-    let cassandra = Cassandra::start();
+    let cassandra = Cassandra::start(1, false);
     let on_database = project_of_weather();
     let url = format!("scylla://127.0.0.1:{}/eadem_test?timeout_ms=20000", cassandra.port);
     on_database.write("eadem.toml", format!("[store]\nonline = \"{url}\"\n"));

@@ -14,9 +14,10 @@ use crate::source::to_canonical;
 /// Rows that are hashed at a time.
 const DIGEST_ROWS: usize = 8_192;
 
-/// SHA-256 over the names and types of the columns, then for each 131,072 rows in turn the BLAKE3 digest of every
-/// column: over the canonical encoding of its values. (One digest over row after row would be plainer, but the type of each value would be
-/// looked up anew, and statuses that features share would be digested for each of them. SHA-256 over all of it takes four times as long.)
+/// SHA-256 over the names and types of the columns, then for each 131,072 rows in turn the BLAKE3 digest of every column:
+/// over the canonical encoding of its values. (One digest over row after row would be plainer, but the type of each value
+/// would be looked up anew, and statuses that features share would be digested for each of them. SHA-256 over all of it
+/// takes four times as long.)
 pub(super) struct ContentDigest {
     hasher: Sha256,
     encoded: Vec<u8>,

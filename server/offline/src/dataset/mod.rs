@@ -147,16 +147,12 @@ async fn make(store: &OfflineStore, spec: &DatasetSpec, place: Location) -> Resu
             () = cancelled() => Err(OfflineError::Cancelled),
             made = features_at(spec, &mut views, &block, &times, &mut errors) => made,
         };
-        let made = match made {
-            Err(OfflineError::Cancelled) if sink.is_some() => {
-                if let Some(sink) = sink {
-                    sink.discard().await?;
-                }
-                return Err(OfflineError::Cancelled);
-            }
-            made => made?,
-        };
-        let rows = assemble(spec, &block, &made, &mut statuses)?;
+        if matches!(made, Err(OfflineError::Cancelled))
+            && let Some(sink) = sink.take()
+        {
+            sink.discard().await?;
+        }
+        let rows = assemble(spec, &block, &made?, &mut statuses)?;
         if sink.is_none() {
             sink = Some(DatasetSink::begin(place.clone(), &rows.schema(), spec).await?);
         }

@@ -10,7 +10,7 @@ use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::arrow::arrow_writer::{ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
@@ -29,14 +29,6 @@ pub(super) struct ParquetFile {
     columns: ArrowRowGroupWriterFactory,
     schema: SchemaRef,
     row_groups: usize,
-}
-
-/// A column of a row group, as it goes into the file.
-enum Encoded {
-    /// One chunk for each leaf.
-    Own(Vec<ArrowColumnChunk>),
-    /// Of the shared column of this number.
-    Shared(usize),
 }
 
 /// A column that stands in a row group more than once, encoded.
@@ -63,43 +55,28 @@ impl ParquetFile {
     /// # Errors
     /// Rows of another schema.
     pub(super) fn write(&mut self, rows: &RecordBatch) -> Result<(), OfflineError> {
-        let mut shared: Vec<SharedColumn> = Vec::new();
-        let mut encoded = Vec::with_capacity(rows.num_columns());
-        let mut writers = self.columns.create_column_writers(self.row_groups)?.into_iter();
-        for (field, column) in self.schema.fields().iter().zip(rows.columns()) {
-            let occurrences = rows.columns().iter().filter(|other| Arc::ptr_eq(other, column)).count();
-            let is_status = matches!(field.data_type(), ArrowType::Dictionary(..));
-            encoded.push(if is_status && occurrences > 1 {
-                // The one writer that this column would have had.
-                writers.next();
-                let known = shared.iter().position(|known| Arc::ptr_eq(&known.column, column));
-                Encoded::Shared(match known {
-                    Some(known) => known,
-                    None => {
-                        shared.push(SharedColumn::encode(column)?);
-                        shared.len() - 1
-                    }
-                })
-            } else {
-                Encoded::Own(encode(field, column, &mut writers)?)
-            });
-        }
+        let writers = self.columns.create_column_writers(self.row_groups)?;
         let descriptors: Vec<ColumnDescPtr> = self.writer.schema_descr().columns().to_vec();
-        let mut descriptors = descriptors.into_iter();
+        // What every leaf of the schema is written with.
+        let mut leaves = writers.into_iter().zip(descriptors);
+        let mut next_leaf = || leaves.next().ok_or_else(|| lost("a column of the schema"));
+        let mut shared: Vec<SharedColumn> = Vec::new();
         let mut row_group = self.writer.next_row_group()?;
-        for column in encoded {
-            match column {
-                Encoded::Own(chunks) => {
-                    for chunk in chunks {
-                        descriptors.next();
-                        chunk.append_to_row_group(&mut row_group)?;
-                    }
+        for (field, column) in self.schema.fields().iter().zip(rows.columns()) {
+            if is_shared(column, rows) {
+                let known = shared.iter().position(|known| Arc::ptr_eq(&known.column, column));
+                if known.is_none() {
+                    shared.push(SharedColumn::encode(column)?);
                 }
-                Encoded::Shared(number) => {
-                    let descriptor = descriptors.next().ok_or_else(|| lost("a column of the schema"))?;
-                    let column = shared.get(number).ok_or_else(|| lost("an encoded column"))?;
-                    row_group.append_column(&column.bytes, column.as_column_of(descriptor)?)?;
-                }
+                let column = &shared[known.unwrap_or(shared.len() - 1)];
+                let (_, descriptor) = next_leaf()?;
+                row_group.append_column(&column.bytes, column.as_column_of(descriptor)?)?;
+                continue;
+            }
+            for leaf in compute_leaves(field, column)? {
+                let (mut writer, _) = next_leaf()?;
+                writer.write(&leaf)?;
+                writer.close()?.append_to_row_group(&mut row_group)?;
             }
         }
         row_group.close()?;
@@ -126,18 +103,10 @@ fn lost(what: &str) -> OfflineError {
     ParquetError::General(format!("{what} is lost")).into()
 }
 
-fn encode(
-    field: &Arc<Field>,
-    column: &ArrayRef,
-    writers: &mut impl Iterator<Item = ArrowColumnWriter>,
-) -> Result<Vec<ArrowColumnChunk>, OfflineError> {
-    let mut chunks = Vec::new();
-    for leaf in compute_leaves(field, column)? {
-        let mut writer = writers.next().ok_or_else(|| lost("a column's writer"))?;
-        writer.write(&leaf)?;
-        chunks.push(writer.close()?);
-    }
-    Ok(chunks)
+/// Whether these statuses are those of several features.
+fn is_shared(column: &ArrayRef, rows: &RecordBatch) -> bool {
+    let is_status = matches!(column.data_type(), ArrowType::Dictionary(..));
+    is_status && rows.columns().iter().filter(|other| Arc::ptr_eq(other, column)).count() > 1
 }
 
 impl SharedColumn {

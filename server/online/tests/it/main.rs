@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../../../../tests/services/cassandra.rs"]
+mod cassandra;
 mod conformance;
 mod directory;
 mod full_disk;

@@ -108,21 +108,34 @@ impl Load {
         });
     }
 
-    fn read(&mut self, store: Arc<ScyllaStore>, task: i64) {
-        let (is_over, counts) = (Arc::clone(&self.is_over), Arc::clone(&self.reads));
+    /// Asks for one entity after the other, by `read`, which says whether there was an answer.
+    fn ask<F>(&mut self, counts: &Arc<Counts>, task: i64, read: impl Fn(KeyBytes) -> F + Send + 'static)
+    where
+        F: Future<Output = bool> + Send,
+    {
+        let (is_over, counts) = (Arc::clone(&self.is_over), Arc::clone(counts));
         self.tasks.spawn(async move {
             for entity in task.. {
                 if is_over.load(Ordering::Relaxed) {
                     break;
                 }
-                let key = key(entity % ENTITIES);
                 let begun = Instant::now();
-                let read = PointRead { key: &key, at: ReadAt::as_known_then(i64::MAX) };
-                let outcome = store.read(table(), &[read]).await;
-                counts.count(outcome.is_ok(), begun.elapsed());
+                let is_answered = read(key(entity % ENTITIES)).await;
+                counts.count(is_answered, begun.elapsed());
                 tokio::time::sleep(PAUSE).await;
             }
             Vec::new()
+        });
+    }
+
+    fn read(&mut self, store: Arc<ScyllaStore>, task: i64) {
+        let counts = Arc::clone(&self.reads);
+        self.ask(&counts, task, move |key| {
+            let store = Arc::clone(&store);
+            async move {
+                let read = PointRead { key: &key, at: ReadAt::as_known_then(i64::MAX) };
+                store.read(table(), &[read]).await.is_ok()
+            }
         });
     }
 
@@ -139,20 +152,14 @@ impl Load {
         let mut select = session.prepare(select).await.unwrap();
         select.set_is_idempotent(true);
         select.set_page_size(1);
-        let (is_over, counts) = (Arc::clone(&self.is_over), Arc::clone(&self.reads_of_driver));
-        self.tasks.spawn(async move {
-            for entity in task.. {
-                if is_over.load(Ordering::Relaxed) {
-                    break;
-                }
-                let key = key(entity % ENTITIES);
-                let begun = Instant::now();
+        let (counts, driver) = (Arc::clone(&self.reads_of_driver), Arc::new((session, select)));
+        self.ask(&counts, task, move |key| {
+            let driver = Arc::clone(&driver);
+            async move {
+                let (session, select) = driver.as_ref();
                 let values = (incarnation, key.as_slice(), i64::MAX);
-                let outcome = session.execute_single_page(&select, values, PagingState::start()).await;
-                counts.count(outcome.is_ok(), begun.elapsed());
-                tokio::time::sleep(PAUSE).await;
+                session.execute_single_page(select, values, PagingState::start()).await.is_ok()
             }
-            Vec::new()
         });
     }
 
@@ -237,11 +244,11 @@ async fn on_three_nodes() {
     // A majority of three has to do with one node away, whichever it is; the store was told of the first only.
     let mut load = Load::begin(&config, 1).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    server.signal_node(NODE_LOST, "KILL");
+    server.nodes.signal_node(NODE_LOST, "KILL");
     tokio::time::sleep(Duration::from_secs(20)).await;
-    server.begin_to_start_node(NODE_LOST);
+    server.nodes.begin_to_start_node(NODE_LOST);
     let mut server = tokio::task::spawn_blocking(move || {
-        server.wait_for_node();
+        server.nodes.wait_until_ready();
         server
     })
     .await
@@ -252,18 +259,18 @@ async fn on_three_nodes() {
     // A node that hangs is worse than one that is gone: its connections stay.
     let mut load = Load::begin(&config, 10_000_000).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    server.signal_node(NODE_LOST, "STOP");
+    server.nodes.signal_node(NODE_LOST, "STOP");
     tokio::time::sleep(Duration::from_secs(15)).await;
-    server.signal_node(NODE_LOST, "CONT");
+    server.nodes.signal_node(NODE_LOST, "CONT");
     tokio::time::sleep(Duration::from_secs(5)).await;
     let later = load.end().await;
     load.judge("a node that hangs", &config, &later).await;
     acknowledged.extend(later);
     // All of them at once, as after a loss of power: the database is there again, with everything.
-    (1..=3).for_each(|node| server.signal_node(node, "KILL"));
+    (1..=3).for_each(|node| server.nodes.signal_node(node, "KILL"));
     for node in 1..=3 {
-        server.begin_to_start_node(node);
-        server.wait_for_node();
+        server.nodes.begin_to_start_node(node);
+        server.nodes.wait_until_ready();
     }
     assert_eq!(lost(&config, &acknowledged).await, Vec::<i64>::new(), "lost when all nodes ended");
     let rows = reachable(&config).await.status(table()).await.unwrap().rows;

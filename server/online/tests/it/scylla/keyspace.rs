@@ -117,7 +117,7 @@ async fn who_asks_must_be_known_and_what_he_says_is_not_repeated() {
 async fn connections_are_encrypted_for_whom_the_certificate_convinces() {
     let server = shared();
     let mut config = server.keyspace(1).await;
-    config.tls = Tls::Authority(server.certificate());
+    config.tls = Tls::Authority(server.nodes.certificate());
     let store = open(&config).await;
     ready_table(&store, table(1)).await;
     store.merge(table(1), vec![row("a", 10)]).await.unwrap();
@@ -125,7 +125,7 @@ async fn connections_are_encrypted_for_whom_the_certificate_convinces() {
     config.tls = Tls::PublicAuthorities;
     let refused = ScyllaStore::open(config.clone()).await;
     assert!(refused.is_err(), "a certificate that nobody vouches for was believed");
-    config.tls = Tls::Authority(server.certificate().with_extension("missing"));
+    config.tls = Tls::Authority(server.nodes.certificate().with_extension("missing"));
     let refused = ScyllaStore::open(config).await.unwrap_err();
     assert!(matches!(refused, StoreError::BadConfig { .. }), "{refused:?}");
 }
