@@ -144,3 +144,29 @@ pub(super) fn encodable(column: &ArrayRef) -> Result<ArrayRef, OfflineError> {
         Err(_) => Ok(eadem_values::canonicalize(&arrow_cast::cast(column, &ArrowType::Utf8)?)?),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use eadem_query::status_dictionary;
+    use eadem_semantics::Status::{Missing, Null, Present};
+
+    use super::*;
+
+    #[test]
+    fn a_column_that_stands_there_twice_counts_like_two_that_are_equal() {
+        let statuses = || status_dictionary(&[Present, Missing, Present, Null]);
+        let digest = |columns: [ArrayRef; 3]| {
+            let named = ["a", "b", "c"].into_iter().zip(columns);
+            let rows = RecordBatch::try_from_iter(named).unwrap();
+            let mut content = ContentDigest::new(&rows.schema());
+            content.update(&rows).unwrap();
+            content.finish()
+        };
+        let (shared, other) = (statuses(), status_dictionary(&[Missing, Missing, Present, Null]));
+        let of_one = digest([shared.clone(), other.clone(), shared.clone()]);
+        assert_eq!(of_one, digest([statuses(), other.clone(), statuses()]));
+        assert_ne!(of_one, digest([shared.clone(), shared, other]));
+    }
+}

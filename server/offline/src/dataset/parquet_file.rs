@@ -169,3 +169,52 @@ fn properties(first: &RecordBatch) -> Result<WriterProperties, OfflineError> {
     }
     Ok(store_as_they_are(properties, first).build())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use arrow_array::Float64Array;
+    use eadem_query::status_dictionary;
+    use eadem_semantics::Status::{self, Expired, Missing, Null, Present};
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    use super::*;
+
+    /// Two features with the statuses of one view, two with those of another, and one with its own.
+    fn rows(of_views: [&[Status]; 3]) -> RecordBatch {
+        let [first, second, own] = of_views.map(status_dictionary);
+        let values: ArrayRef = Arc::new(Float64Array::from_iter_values((0..own.len()).map(|row| row as f64)));
+        let columns = [first.clone(), values, second.clone(), first, own, second];
+        let named = columns.into_iter().enumerate().map(|(number, column)| (format!("c{number}"), column));
+        RecordBatch::try_from_iter(named).unwrap()
+    }
+
+    #[test]
+    fn columns_that_stand_there_twice_are_read_as_they_were() {
+        let row_groups = [
+            rows([&[Present, Missing, Present], &[Expired, Expired, Null], &[Present, Null, Null]]),
+            rows([&[Missing, Missing], &[Present, Present], &[Expired, Missing]]),
+        ];
+        let mut file = ParquetFile::new(&row_groups[0]).unwrap();
+        let mut bytes = Vec::new();
+        for rows in &row_groups {
+            file.write(rows).unwrap();
+            bytes.extend(file.take());
+        }
+        file.finish().unwrap();
+        bytes.extend(file.take());
+
+        let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes)).unwrap();
+        assert_eq!(reader.metadata().num_row_groups(), 2);
+        let read: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+        let schema = read[0].schema();
+        let read = arrow_select::concat::concat_batches(&schema, &read).unwrap();
+        for (number, column) in read.columns().iter().enumerate() {
+            let written = row_groups.each_ref().map(|rows| rows.column(number).as_ref());
+            let written = arrow_select::concat::concat(&written).unwrap();
+            let as_texts = |column: &ArrayRef| arrow_cast::cast(column, &ArrowType::Utf8).unwrap();
+            assert_eq!(&as_texts(column), &as_texts(&written), "column {number}");
+        }
+    }
+}
