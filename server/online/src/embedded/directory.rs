@@ -144,6 +144,8 @@ impl OwnedDirectory {
             file.write_all(b"\n")?;
             file.sync_all()?;
             sync_folder(&self.tables_path())?;
+            // Names may get to the disk in any order: no format before the names of what it stands for.
+            sync_folder(&self.path)?;
             fs::rename(&unfinished, self.path.join(FORMAT_FILE))?;
             sync_folder(&self.path)
         };

@@ -8,4 +8,6 @@ mod conformance;
 mod directory;
 mod full_disk;
 mod kill;
+#[cfg(target_os = "linux")]
+mod power_cut;
 mod scylla;
