@@ -1,5 +1,6 @@
 //! Whole processes: what they cost and what they say.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -63,6 +64,30 @@ pub(crate) fn wait(pid: u32) -> Result<(libc::c_int, libc::rusage)> {
     }
 }
 
+/// Processor time so far, in microseconds: of a process, of those that descend from it, and of those among them that have ended
+/// and were waited for.
+///
+/// # Errors
+/// There is no such process.
+pub(crate) fn cpu_us_of_tree(root: u32) -> Result<f64> {
+    let mut processes = BTreeMap::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // One that ended just now is its parent's.
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        // Behind the name, which may hold anything, the 2nd field is the parent, and the 12th to 15th are times in ticks of
+        // 10 ms: user and system, its own and those of children.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let field = |at: usize| fields.get(at).and_then(|text| text.parse::<u32>().ok()).context("/proc/PID/stat");
+        processes.insert(pid, (field(1)?, (11..15).map(field).sum::<Result<u32>>()?));
+    }
+    ensure!(processes.contains_key(&root), "there is no process {root}");
+    let parent_of = |pid: &u32| processes.get(pid).map(|(parent, _)| *parent);
+    let is_of_tree = |pid: u32| std::iter::successors(Some(pid), parent_of).any(|pid| pid == root);
+    let ticks: u32 = processes.iter().filter(|(pid, _)| is_of_tree(**pid)).map(|(_, (_, ticks))| ticks).sum();
+    Ok(f64::from(ticks) * 1e4)
+}
+
 /// Runs a process to its end and gives its standard output, which is shown as it comes, and how it ended.
 ///
 /// # Errors
@@ -122,6 +147,24 @@ mod tests {
     fn a_median_is_in_the_middle() {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+
+    #[test]
+    fn the_time_of_a_tree_is_that_of_all_in_it() {
+        let before = cpu_us_of_tree(std::process::id()).unwrap();
+        let busy = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done";
+        // One that has ended, of one that still runs.
+        let script = format!("sh -c '{busy}'; echo done; read line");
+        let mut child =
+            Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let of_child = cpu_us_of_tree(child.id()).unwrap();
+        let of_all = cpu_us_of_tree(std::process::id()).unwrap() - before;
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(of_child > 0.0 && of_all >= of_child, "{of_child} µs of {of_all} µs");
+        assert!(cpu_us_of_tree(child.id()).is_err());
     }
 
     #[test]

@@ -12,10 +12,13 @@ use eadem_benches::results::{Figure, load_average};
 use serde_json::{Value as Json, json};
 
 use crate::load::{Answered, Load, Pace, ask_once, post};
-use crate::process::{median, root};
+use crate::process::{cpu_us_of_tree, median, root};
+
+/// Where our server answers.
+pub(crate) const PATH: &str = "/features/batch";
 
 const CONNECTIONS: usize = 16;
-const RUNS: u64 = 3;
+pub(crate) const RUNS: u64 = 3;
 const WARM_UP: Duration = Duration::from_secs(2);
 const MEASURED: Duration = Duration::from_secs(8);
 
@@ -26,15 +29,16 @@ const ENTITIES: usize = 10_000;
 const WIDE_VIEWS: usize = 5;
 const WIDE_ENTITIES: usize = 100;
 
-const FEATURES: [&str; 10] = ["amount", "merchant_category", "is_foreign", "lat", "lon", "f0", "f1", "f2", "f3", "f4"];
+pub(crate) const FEATURES: [&str; 10] =
+    ["amount", "merchant_category", "is_foreign", "lat", "lon", "f0", "f1", "f2", "f3", "f4"];
 
 /// The moment of every request.
-fn moment() -> Json {
+pub(crate) fn moment() -> Json {
     json!({ "txn_lat": 40.7, "txn_lon": -74.0, "txn_amount": 12.5 })
 }
 
 /// A project over the payments, its online store loaded. It is made once.
-fn project() -> Result<PathBuf> {
+pub(crate) fn project() -> Result<PathBuf> {
     let folder = root().join("target/bench/serving");
     let ready = folder.join("ready");
     if ready.exists() {
@@ -92,20 +96,21 @@ fn definitions(events: &Path) -> String {
     text + "]\n"
 }
 
-fn eadem(folder: &Path) -> Command {
+pub(crate) fn eadem(folder: &Path) -> Command {
     let mut command = Command::new(root().join("target/release/eadem"));
     command.current_dir(folder).env_remove("EADEM_HOME").env("EADEM_LOG", "warn");
     command
 }
 
 /// A server that ends with this.
-struct Server {
+pub(crate) struct Server {
     process: Child,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Server {
-    fn start(mut command: Command) -> Result<Self> {
+    /// Starts a server that says where it listens.
+    pub(crate) fn start(mut command: Command) -> Result<Self> {
         let mut process = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn()?;
         let output = process.stdout.take().context("the server has no output")?;
         let mut line = String::new();
@@ -117,7 +122,7 @@ impl Server {
         Ok(Self { process, address })
     }
 
-    fn eadem(folder: &Path) -> Result<Self> {
+    pub(crate) fn eadem(folder: &Path) -> Result<Self> {
         let mut command = eadem(folder);
         command.args(["serve", "--listen", "127.0.0.1:0"]);
         Self::start(command)
@@ -129,13 +134,18 @@ impl Server {
         Self::start(command)
     }
 
-    /// Processor time so far, in microseconds: the server's own threads, and the kernel's work for them.
+    /// One that is just starting, and where it will listen.
+    pub(crate) fn of(process: Child, address: String) -> Self {
+        Self { process, address }
+    }
+
+    pub(crate) fn process(&mut self) -> &mut Child {
+        &mut self.process
+    }
+
+    /// Processor time so far, in microseconds: of the server's threads and processes, and the kernel's work for them.
     fn cpu_us(&self) -> Result<f64> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()))?;
-        // Behind the name, which may hold anything, the 12th and 13th fields are user and system time in ticks of 10 ms.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |at: usize| fields.get(at).and_then(|ticks| ticks.parse::<f64>().ok()).context("/proc/PID/stat");
-        Ok((ticks(11)? + ticks(12)?) * 1e4)
+        cpu_us_of_tree(self.process.id())
     }
 }
 
@@ -154,9 +164,9 @@ struct Pair {
 }
 
 /// What a load cost a server.
-struct Loaded {
-    answered: Answered,
-    cpu_us_per_request: f64,
+pub(crate) struct Loaded {
+    pub(crate) answered: Answered,
+    pub(crate) cpu_us_per_request: f64,
 }
 
 impl Pair {
@@ -190,12 +200,13 @@ impl Pair {
     }
 
     fn load(&self, server: &Server, pace: Pace) -> Result<Loaded> {
-        loaded(server, &self.bodies, pace)
+        loaded(server, PATH, &self.bodies, pace)
     }
 }
 
-fn loaded(server: &Server, bodies: &[Json], pace: Pace) -> Result<Loaded> {
-    let requests: Vec<Vec<u8>> = bodies.iter().map(|body| post(&server.address, "/features/batch", body)).collect();
+/// Sends these bodies in turn.
+pub(crate) fn loaded(server: &Server, path: &str, bodies: &[Json], pace: Pace) -> Result<Loaded> {
+    let requests: Vec<Vec<u8>> = bodies.iter().map(|body| post(&server.address, path, body)).collect();
     let load = Load {
         address: &server.address,
         requests: &requests,
@@ -219,8 +230,9 @@ fn loaded(server: &Server, bodies: &[Json], pace: Pace) -> Result<Loaded> {
     Ok(Loaded { answered, cpu_us_per_request })
 }
 
-fn results(address: &str, body: &Json) -> Result<Vec<Json>> {
-    let reply = ask_once(address, &post(address, "/features/batch", body))?;
+/// The answers of our server, or of one that answers like it.
+pub(crate) fn results(address: &str, body: &Json) -> Result<Vec<Json>> {
+    let reply = ask_once(address, &post(address, PATH, body))?;
     let mut reply: Json = serde_json::from_slice(&reply)?;
     match reply["results"].take() {
         Json::Array(results) => Ok(results),
@@ -229,12 +241,31 @@ fn results(address: &str, body: &Json) -> Result<Vec<Json>> {
 }
 
 /// Users that have made payments, as the generator names them.
-fn entities() -> Result<Vec<String>> {
+pub(crate) fn entities() -> Result<Vec<String>> {
     let meta = root().join("target/bench/payments/meta.json");
     let meta: Json = serde_json::from_slice(&std::fs::read(&meta).with_context(|| meta.display().to_string())?)?;
     let known = meta["entities"].as_u64().context("meta.json does not say how many entities there are")?;
     let step = usize::try_from(known)? / ENTITIES;
     Ok((0..ENTITIES).map(|number| format!("user_{:06}", number * step)).collect())
+}
+
+/// Those of [`entities`] that all features of a service are there for. One row in a hundred has a null, of which others say
+/// something else than we, or nothing.
+pub(crate) fn complete_entities(ours: &Server, service: &str, moment: Option<&Json>) -> Result<Vec<String>> {
+    let mut complete = Vec::new();
+    for asked in entities()?.chunks(WIDE_ENTITIES) {
+        let keys: Vec<Json> = asked.iter().map(|entity| json!({ "entity_id": entity })).collect();
+        let mut body = json!({ "service": service, "entities": keys });
+        if let Some(moment) = moment {
+            body["request"] = json!(vec![moment; asked.len()]);
+        }
+        let answered = results(&ours.address, &body)?;
+        ensure!(answered.len() == asked.len(), "{} answers for {} entities", answered.len(), asked.len());
+        let with_all = asked.iter().zip(&answered).filter(|(_, result)| result.get("status").is_none());
+        complete.extend(with_all.map(|(entity, _)| entity.clone()));
+    }
+    ensure!(complete.len() > ENTITIES / 2, "only {} of {ENTITIES} entities have all features", complete.len());
+    Ok(complete)
 }
 
 /// Requests a second of both sides, and what one costs.
@@ -301,7 +332,7 @@ pub(crate) fn s3() -> Result<Measured> {
     let values = (WIDE_ENTITIES * features) as f64;
     let mut runs = Vec::new();
     for _ in 0..RUNS {
-        runs.push(loaded(&server, &bodies, Pace::Saturating)?);
+        runs.push(loaded(&server, PATH, &bodies, Pace::Saturating)?);
     }
     let median_of = |part: fn(&Loaded) -> f64| median(runs.iter().map(part).collect());
     let rate = median_of(|run| run.answered.rate) * values;
