@@ -2,7 +2,7 @@
 # Measures the bars of the project (all, or those named) and writes target/bench/results.json. A bar that cannot be
 # prepared, or fails, does not keep the others from being measured; the exit code is 1 in the end.
 #
-# F2 to F5 are the engine's. F1, F6, F7, H1 to H9 and S1 to S3 are of whole processes; each needs something of its own first.
+# F2 to F5 are the engine's. F1, F6, F7, H1 to H9 and S1 to S5 are of whole processes; each needs something of its own first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=packages.sh
@@ -15,7 +15,7 @@ readonly venv=target/bench/venv
 readonly feast_venv=target/bench/venv-feast
 readonly generator_packages=('numpy>=2' 'pyarrow>=16')
 readonly peer_packages=('duckdb>=1.4' 'polars>=1.35')
-readonly feast_packages=('feast[duckdb]==0.67.*')
+readonly feast_packages=('feast[duckdb,redis]==0.67.*')
 
 engine_bars=()
 system_bars=()
@@ -23,16 +23,16 @@ for bar in "$@"; do
   case "$bar" in
   --bar) ;;
   F[2-5] | F[2-5].*) engine_bars+=("$bar") ;;
-  F1 | F1.* | F6 | F6.* | F7 | H[1-9] | H[1-9].* | S[1-3] | S[1-3].*) system_bars+=("${bar%%.*}") ;;
+  F1 | F1.* | F6 | F6.* | F7 | H[1-9] | H[1-9].* | S[1-5] | S[1-5].*) system_bars+=("${bar%%.*}") ;;
   *)
-    printf 'error: there is no bar %s; the bars are F1 to F7, H1 to H9 and S1 to S3\n' "$bar" >&2
+    printf 'error: there is no bar %s; the bars are F1 to F7, H1 to H9 and S1 to S5\n' "$bar" >&2
     exit 1
     ;;
   esac
 done
 if [[ ${#engine_bars[@]} -eq 0 && ${#system_bars[@]} -eq 0 ]]; then
   engine_bars=(F2 F3 F4 F5)
-  system_bars=(F1 F6 F7 H1 H2 H3 H4 H5 H6 H7 H8 H9 S1 S2 S3)
+  system_bars=(F1 F6 F7 H1 H2 H3 H4 H5 H6 H7 H8 H9 S1 S2 S3 S4 S5)
 fi
 
 make_venv() { # folder
@@ -66,10 +66,12 @@ make_payments() { # name, arguments of the generator
 prepare() { # what one bar of whole processes needs
   case "$1" in
   F6 | S[1-3]) make_payments payments ;;
+  S4) tests/services/cassandra.sh fetch && make_payments payments ;;
+  S5) need_python "$feast_venv" feast,duckdb,redis "${feast_packages[@]}" && make_payments payments ;;
   H1) need_python "$venv" duckdb,polars "${peer_packages[@]}" && make_payments payments &&
     make_payments payments-skew --skew 3 && make_payments payments-seed --seed 7 ;;
   H2) need_python "$venv" duckdb,polars "${peer_packages[@]}" && make_payments payments ;;
-  H5) need_python "$feast_venv" feast,duckdb "${feast_packages[@]}" && make_payments payments ;;
+  H5) need_python "$feast_venv" feast,duckdb,redis "${feast_packages[@]}" && make_payments payments ;;
   # 50 M rows: 4 GB of Parquet, and a table of 3 GB that is filled once.
   H6) make_payments payments-50m --events 50000000 --spine 0 ;;
   H3 | H7) make_payments payments && make_payments payments-50m --events 50000000 --spine 0 ;;

@@ -1,18 +1,22 @@
-//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6, F7, H1 to H9 and S1 to S3, all of them or those named,
+//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6, F7, H1 to H9 and S1 to S5, all of them or those named,
 //! and replaces their figures in `target/bench/results.json`.
 //!
 //! Verbs besides are processes that are measured or prepare for it: `accept`, `backfill` and `baseline` of F6, `fill` and
-//! `join` of H1, `mirror` of S1; and `COMPILER_VERB` is the engine's compiling child.
+//! `join` of H1, `mirror` of S1, `bare` of S4; and `COMPILER_VERB` is the engine's compiling child.
 
 mod backfill;
+mod bare;
 mod baseline;
+mod database;
 mod demo;
+mod feast;
 mod identity;
 mod join;
 mod load;
 mod mirror;
 mod process;
 mod race;
+mod service;
 mod serving;
 mod soak;
 mod table;
@@ -39,6 +43,8 @@ const BARS: &[Bar] = &[
     ("S1", serving::s1),
     ("S2", serving::s2),
     ("S3", serving::s3),
+    ("S4", database::s4),
+    ("S5", feast::s5),
 ];
 
 fn main() -> ExitCode {
@@ -50,6 +56,7 @@ fn main() -> ExitCode {
         ["backfill", events, component, home, out] => {
             backfill::run(events, component.as_ref(), home.as_ref(), out.as_ref())
         }
+        ["bare", url] => bare::run(url),
         ["baseline", events, out] => baseline::run(events, out),
         ["fill", events, store] => join::fill(events, store),
         ["mirror", known] => mirror::run(known.as_ref()),
