@@ -31,6 +31,7 @@ components: build ## Compile the transforms to components, into target/component
 services: setup ## Build or fetch the servers that tests run against, into target/services (once)
 	@tests/services/s3.sh build
 	@tests/services/cassandra.sh fetch
+	@tests/services/schemathesis.sh fetch
 
 .PHONY: demo
 demo: build ## Show the whole loop on the 2013 New York flights; leaves eadem-demo/ (DEMO_DIR=…, DEMO_FLAGS=--plant)

@@ -4,6 +4,7 @@ mod authoring;
 mod bad_input;
 mod flights;
 mod fuzz;
+mod interface;
 mod jobs;
 mod kills;
 mod metrics;

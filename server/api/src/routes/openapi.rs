@@ -38,17 +38,13 @@ fn operation(path: &str, method: &str, summary: &str) -> Value {
     let mut parameters: Vec<Value> = path
         .split('/')
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
-        .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
+        .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": path_part(path, method, name) }))
         .collect();
     parameters.extend(query_parameters(path, method));
     let mut operation = json!({
         "summary": summary,
         "parameters": parameters,
-        "responses": {
-            "2XX": { "description": "success", "content": reply_content(path, method) },
-            "4XX": problem_response("the request is at fault"),
-            "5XX": problem_response("the server is at fault"),
-        },
+        "responses": responses(path, method),
     });
     if let Some(content) = request_content(path).filter(|_| method == "post") {
         operation["requestBody"] = json!({ "required": true, "content": content });
@@ -56,8 +52,96 @@ fn operation(path: &str, method: &str, summary: &str) -> Value {
     operation
 }
 
+/// What may stand in a path at `{name}`.
+fn path_part(path: &str, method: &str, name: &str) -> Value {
+    match (path, method, name) {
+        ("/registry/{kind}" | "/registry/{kind}/{name}", _, "kind") => {
+            json!({ "enum": ["entities", "sources", "views", "services"] })
+        }
+        ("/lineage/{kind}/{name}", _, "kind") => {
+            json!({ "enum": ["source", "entity", "transform", "view", "feature", "service", "dataset"] })
+        }
+        ("/jobs/{id}", "post", _) => json!({ "enum": JobKind::ALL.map(JobKind::name) }),
+        (_, _, "digest") => digest(),
+        _ => json!({ "type": "string", "minLength": 1 }),
+    }
+}
+
+/// Every status that the route answers with.
+fn responses(path: &str, method: &str) -> Value {
+    let mut responses = Map::new();
+    for (status, description) in successes(path, method) {
+        let response = json!({ "description": description, "content": reply_content(path, method) });
+        responses.insert((*status).to_owned(), response);
+    }
+    let of_route = problems(path, method).iter();
+    for (status, description) in of_route.chain(PROBLEMS_OF_EVERY_ROUTE) {
+        responses.insert((*status).to_owned(), problem_response(description));
+    }
+    responses.sort_keys();
+    Value::Object(responses)
+}
+
+fn successes(path: &str, method: &str) -> &'static [(&'static str, &'static str)] {
+    match (path, method) {
+        ("/transforms", "post") => &[("200", "it was there"), ("201", "it was accepted")],
+        ("/jobs/{id}" | "/jobs/{id}/resume", "post") => &[("202", "the job is at work")],
+        _ => &[("200", "success")],
+    }
+}
+
+const PROBLEMS_OF_EVERY_ROUTE: &[(&str, &str)] = &[
+    ("400", "the request is not what the route takes"),
+    ("403", "the request comes from a page of another origin"),
+    ("421", "the request is for another host"),
+    ("500", "the server is at fault"),
+    ("503", "too many requests are being served, or the stores do not answer; come back later"),
+];
+
+/// What else may be wrong with a request, by route.
+fn problems(path: &str, method: &str) -> &'static [(&'static str, &'static str)] {
+    match (path, method) {
+        ("/features/{entity_id}" | "/features", _) => &[
+            ("404", "a name that nothing has, or nothing was stored"),
+            ("410", "what was stored then is no longer there"),
+            ("413", "more features or reads than one request may have"),
+            ("414", "the entity id is too long"),
+            ("422", "a value that is none of its type"),
+        ],
+        ("/features/batch", _) => &[
+            ("404", "a name that nothing has, or nothing was stored"),
+            ("410", "what was stored then is no longer there"),
+            ("413", "a body, or more entities or values, than one request may have"),
+            ("422", "a key or a field that is none of its type, or missing"),
+        ],
+        ("/transforms", "post") => &[
+            ("409", "it was accepted before, and otherwise"),
+            ("413", "the component is too large"),
+            ("422", "the component is refused"),
+        ],
+        ("/registry/plan" | "/registry/apply", _) => &[
+            ("404", "a name that nothing has"),
+            ("409", "somebody applied meanwhile, or the definitions contradict what is there"),
+            ("413", "the body is too large"),
+            ("422", "the definitions have mistakes"),
+        ],
+        ("/jobs/{id}", "post") => &[
+            ("404", "a kind of job or a name that nothing has"),
+            ("409", "the job contradicts what is there or at work"),
+            ("413", "the body is too large"),
+            ("422", "the job cannot be done as it was asked for"),
+        ],
+        ("/jobs/{id}" | "/jobs/{id}/resume", _) => {
+            &[("404", "no such job"), ("409", "the job is at work, done, or being committed")]
+        }
+        ("/transforms" | "/datasets" | "/jobs" | "/quarantine" | "/online", _) => &[],
+        ("/metrics" | "/healthz" | "/readyz" | "/openapi.json", _) => &[],
+        _ => &[("404", "a name that nothing has")],
+    }
+}
+
 fn query_parameters(path: &str, method: &str) -> Vec<Value> {
-    let parameter = |name: &str, description: &str| json!({ "name": name, "in": "query", "description": description, "schema": { "type": "string" } });
+    let parameter = |name: &str, description: &str| json!({ "name": name, "in": "query", "description": description, "schema": query_value(name) });
     let choice = |name: &str, names: Vec<&str>| json!({ "name": name, "in": "query", "description": format!("only jobs of this {name}"), "schema": { "enum": names } });
     let one_entity = [
         ("features", "names, separated by commas: name, view:name or view@version:name"),
@@ -68,7 +152,14 @@ fn query_parameters(path: &str, method: &str) -> Vec<Value> {
             "as_stored",
             "the number of a commit of the one view that is read, or RFC 3339: answer from what the offline store held then",
         ),
-        ("include", "metadata: status, event time, view version, digest and store of each value"),
+        (
+            "include",
+            "metadata: status, event time, view version, digest and store of each value; explain: also where each comes from and how long it took",
+        ),
+        (
+            "deadline_ms",
+            "for how many milliseconds the request may be waited for, at most as long as the server allows",
+        ),
         ("request.<field>", "a field of the request, for on-demand features"),
     ];
     match (path, method) {
@@ -78,9 +169,7 @@ fn query_parameters(path: &str, method: &str) -> Vec<Value> {
                 .chain(one_entity.iter().map(|(name, text)| parameter(name, text)))
                 .collect()
         }
-        ("/features/batch", "post") => {
-            vec![parameter(one_entity[4].0, one_entity[4].1), parameter(one_entity[5].0, one_entity[5].1)]
-        }
+        ("/features/batch", "post") => one_entity[4..7].iter().map(|(name, text)| parameter(name, text)).collect(),
         ("/transforms", "post") => vec![
             parameter("strict_nan", "true: compile it so that there is only one NaN, whatever the check finds"),
             parameter(
@@ -115,19 +204,33 @@ fn query_parameters(path: &str, method: &str) -> Vec<Value> {
     }
 }
 
+/// What a parameter of this name may be, in whichever query.
+fn query_value(name: &str) -> Value {
+    match name {
+        "timestamp" => json!({ "type": "string", "format": "date-time" }),
+        "include" => json!({ "enum": ["metadata", "explain"] }),
+        "strict_nan" | "all" => json!({ "type": "boolean" }),
+        "seed" => json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX }),
+        "deadline_ms" => json!({ "type": "integer", "minimum": 1, "maximum": u64::MAX }),
+        "limit" => json!({ "type": "integer", "minimum": 1, "maximum": 1_000 }),
+        _ => json!({ "type": "string" }),
+    }
+}
+
 /// `None`: the route takes no body.
 fn request_content(path: &str) -> Option<Value> {
     let json_of = |schema: Value| Some(json!({ "application/json": { "schema": schema } }));
     match path {
         "/transforms" => Some(json!({ "application/wasm": { "schema": binary() } })),
         "/features/batch" => json_of(reference("BatchRequest")),
+        "/registry/plan" | "/registry/apply" => json_of(reference("Definitions")),
         "/jobs/{id}/resume" => None,
         "/jobs/{id}" => json_of(json!({
             "description":
                 "for backfill, materialize, dataset (a new one, one to make again, two to compare), compact, vacuum, replay",
             "anyOf": JOB_BODIES.map(reference),
         })),
-        _ => json_of(json!({ "type": "object" })),
+        _ => None,
     }
 }
 
@@ -145,6 +248,10 @@ const JOB_BODIES: [&str; 8] = [
 
 fn reference(schema: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{schema}") })
+}
+
+fn digest() -> Value {
+    json!({ "type": "string", "pattern": "^sha256:[0-9a-f]{64}$" })
 }
 
 fn binary() -> Value {
@@ -274,14 +381,57 @@ fn schemas() -> Value {
         },
         "BatchRequest": {
             "type": "object",
+            "additionalProperties": false,
             "required": ["entities"],
+            "oneOf": [{ "required": ["service"] }, { "required": ["features"] }],
             "properties": {
-                "service": { "type": "string" },
-                "features": { "type": "array", "items": { "type": "string" } },
-                "entities": { "type": "array", "items": { "type": "object" } },
-                "request": { "type": "array", "items": { "type": "object" } },
-                "timestamp": { "type": "string", "format": "date-time" },
-                "timestamps": { "type": "array", "items": { "type": "string", "format": "date-time" } },
+                "service": { "type": "string", "description": "name or name@version" },
+                "features": { "type": "array", "items": { "type": "string" }, "minItems": 1 },
+                "entities": {
+                    "type": "array",
+                    "description": "the keys of each entity",
+                    "items": { "type": "object", "additionalProperties": { "type": ["string", "integer"] } },
+                },
+                "request": {
+                    "type": "array",
+                    "description": "the fields of the request for each entity, for on-demand features",
+                    "items": { "type": "object" },
+                },
+                "timestamp": { "type": "string", "format": "date-time", "description": "of all entities; default: now" },
+                "timestamps": {
+                    "type": "array",
+                    "description": "one for each entity",
+                    "items": { "type": "string", "format": "date-time" },
+                },
+            },
+        },
+        "Definitions": {
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["files"],
+            "properties": {
+                "files": {
+                    "type": "array",
+                    "description": "every file of definitions; together they are the whole",
+                    "items": {
+                        "type": "object",
+                        "required": ["path", "text"],
+                        "properties": {
+                            "path": { "type": "string", "description": "for messages" },
+                            "text": { "type": "string", "description": "TOML" },
+                        },
+                    },
+                },
+                "transforms": {
+                    "type": "object",
+                    "description": "transform as the definitions name it: digest of its component",
+                    "additionalProperties": digest(),
+                },
+                "revision": {
+                    "type": ["integer", "null"],
+                    "minimum": 0,
+                    "description": "only if the definitions are still at this revision",
+                },
             },
         },
         "BackfillJob": {
@@ -485,15 +635,16 @@ fn schemas() -> Value {
         },
         "Problem": {
             "type": "object",
+            "additionalProperties": false,
             "required": ["type", "title", "status", "code", "detail"],
             "properties": {
-                "type": { "type": "string" },
+                "type": { "type": "string", "pattern": "^urn:eadem:problem:[a-z_]+$" },
                 "title": { "type": "string" },
-                "status": { "type": "integer" },
-                "code": { "type": "string" },
-                "detail": { "type": "string" },
-                "errors": { "type": "array", "items": { "type": "string" } },
-                "retry_after_s": { "type": "integer" },
+                "status": { "type": "integer", "minimum": 400, "maximum": 599 },
+                "code": { "type": "string", "pattern": "^[a-z_]+$", "description": "stable, for programs" },
+                "detail": { "type": "string", "description": "what was wrong, and what to do" },
+                "errors": { "type": "array", "items": { "type": "string" }, "description": "several mistakes" },
+                "retry_after_s": { "type": "integer", "minimum": 1 },
             },
         },
     })
