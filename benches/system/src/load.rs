@@ -13,6 +13,12 @@ use anyhow::{Context, Result, bail, ensure};
 /// No reply is larger.
 const REPLY_BYTES_MAX: usize = 64 << 20;
 
+/// For how long requests that were due are still sent when the time of an overload is over.
+const LATE_MAX: Duration = Duration::from_secs(5);
+
+/// Of a connection's thread: a load may have thousands of them.
+const STACK_BYTES: usize = 256 << 10;
+
 /// For how long a reply may be waited for.
 const REPLY_WAIT: Duration = Duration::from_secs(30);
 
@@ -38,6 +44,27 @@ pub(crate) struct Load<'a> {
     /// Not measured.
     pub(crate) warm_up: Duration,
     pub(crate) measured: Duration,
+}
+
+/// What came of a load that a server cannot carry.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Overloaded {
+    /// Requests that got what they asked for.
+    pub(crate) served: u64,
+    /// Requests that got a 503 that says when to come back.
+    pub(crate) refused: u64,
+    /// All others: answered otherwise, on a connection that broke, or not even sent because every connection waited.
+    pub(crate) lost: u64,
+}
+
+impl std::iter::Sum for Overloaded {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, part| Self {
+            served: sum.served + part.served,
+            refused: sum.refused + part.refused,
+            lost: sum.lost + part.lost,
+        })
+    }
 }
 
 /// What came of a load, without its warm-up.
@@ -101,6 +128,73 @@ impl Load<'_> {
         Ok(Answered { latencies_us, rate })
     }
 
+    /// Sends the requests although they are too many, and counts what comes of each. `is_served` looks into the body of a
+    /// reply with 200. There is no warm-up. `at_the_end` runs when the time is over, before the last replies.
+    ///
+    /// # Errors
+    /// A thread that cannot be started.
+    pub(crate) fn overload(
+        &self,
+        is_served: impl Fn(&[u8]) -> bool + Sync,
+        at_the_end: impl FnOnce(),
+    ) -> Result<Overloaded> {
+        let Pace::Rate(rate) = self.pace else { bail!("an overload has a fixed rate") };
+        ensure!(!self.requests.is_empty() && self.connections > 0, "nothing to ask");
+        let begin = Instant::now();
+        let is_served = &is_served;
+        std::thread::scope(|scope| {
+            let start = |number: usize| {
+                let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+                thread.spawn_scoped(scope, move || self.overload_one(number, rate, begin, is_served))
+            };
+            let connections = (0..self.connections).map(start).collect::<std::io::Result<Vec<_>>>()?;
+            sleep_until(begin + self.measured);
+            at_the_end();
+            let joined = connections
+                .into_iter()
+                .map(|connection| connection.join().map_err(|_| anyhow::anyhow!("a connection of the load panicked")));
+            joined.sum()
+        })
+    }
+
+    /// The part of one connection, which is opened again when it breaks.
+    fn overload_one(&self, number: usize, rate: f64, begin: Instant, is_served: &impl Fn(&[u8]) -> bool) -> Overloaded {
+        let end = begin + self.measured;
+        let mut connection = None;
+        let mut counts = Overloaded::default();
+        for turn in 0.. {
+            let place = turn * self.connections + number;
+            let due = begin + Duration::from_secs_f64(place as f64 / rate);
+            if due >= end {
+                break;
+            }
+            sleep_until(due);
+            if end + LATE_MAX < Instant::now() {
+                counts.lost += 1;
+                continue;
+            }
+            let open = match connection.take() {
+                Some(open) => Ok(open),
+                None => Connection::open(self.address),
+            };
+            let Ok(mut open) = open else {
+                counts.lost += 1;
+                continue;
+            };
+            let Ok((reply, body)) = open.ask_anything(&self.requests[place % self.requests.len()]) else {
+                counts.lost += 1;
+                continue;
+            };
+            match reply.status {
+                200 if is_served(body) => counts.served += 1,
+                503 if reply.says_when_to_come_back => counts.refused += 1,
+                _ => counts.lost += 1,
+            }
+            connection = Some(open);
+        }
+        counts
+    }
+
     /// The part of one connection: the latencies of what was due after the warm-up.
     fn ask(&self, number: usize, mut connection: Connection, begin: Instant) -> Result<Vec<u32>> {
         let (from, end) = (begin + self.warm_up, begin + self.warm_up + self.measured);
@@ -151,8 +245,15 @@ impl Connection {
         Ok(Self { stream, buffer: vec![0; 64 << 10] })
     }
 
-    /// Sends a request and reads its reply, which has to be 200 and to say how long it is. Gives the reply's body.
+    /// Sends a request and reads its reply, which has to be 200. Gives the reply's body.
     fn ask(&mut self, request: &[u8]) -> Result<&[u8]> {
+        let (reply, body) = self.ask_anything(request)?;
+        ensure!(reply.status == 200, "{}\n{}", reply.head, String::from_utf8_lossy(body));
+        Ok(body)
+    }
+
+    /// Sends a request and reads its reply, which has to say how long it is. Gives the reply and its body.
+    fn ask_anything(&mut self, request: &[u8]) -> Result<(Reply, &[u8])> {
         self.stream.write_all(request)?;
         let mut filled = 0;
         loop {
@@ -163,29 +264,46 @@ impl Connection {
             let read = self.stream.read(&mut self.buffer[filled..])?;
             ensure!(read > 0, "the server closed the connection");
             filled += read;
-            let Some(body) = body_of(&self.buffer[..filled])? else { continue };
-            if filled >= body.end {
-                ensure!(filled == body.end, "{} bytes follow a reply", filled - body.end);
-                return Ok(&self.buffer[body]);
+            let Some(reply) = Reply::read(&self.buffer[..filled])? else { continue };
+            if filled >= reply.body.end {
+                ensure!(filled == reply.body.end, "{} bytes follow a reply", filled - reply.body.end);
+                let body = reply.body.clone();
+                return Ok((reply, &self.buffer[body]));
             }
         }
     }
 }
 
-/// Where the body of a reply stands; `None` while its head is not whole.
-fn body_of(reply: &[u8]) -> Result<Option<std::ops::Range<usize>>> {
-    let Some(end_of_head) = reply.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return Ok(None) };
-    let head = std::str::from_utf8(&reply[..end_of_head]).context("the head of a reply")?;
-    if !head.starts_with("HTTP/1.1 200 ") {
-        bail!("{head}\n{}", String::from_utf8_lossy(&reply[end_of_head + 4..]));
+/// What the head of a reply says.
+#[derive(Debug, PartialEq, Eq)]
+struct Reply {
+    status: u16,
+    says_when_to_come_back: bool,
+    /// Where the body stands.
+    body: std::ops::Range<usize>,
+    /// Empty where the status is 200.
+    head: String,
+}
+
+impl Reply {
+    /// `None` while the head is not whole.
+    fn read(reply: &[u8]) -> Result<Option<Self>> {
+        let Some(end_of_head) = reply.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { return Ok(None) };
+        let head = std::str::from_utf8(&reply[..end_of_head]).context("the head of a reply")?;
+        let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
+        let status: u16 = status.with_context(|| format!("no status: {head}"))?;
+        let (mut length, mut says_when_to_come_back) = (None, false);
+        for (name, value) in head.lines().filter_map(|line| line.split_once(':')) {
+            if name.eq_ignore_ascii_case("content-length") {
+                length = value.trim().parse::<usize>().ok();
+            }
+            says_when_to_come_back |= name.eq_ignore_ascii_case("retry-after");
+        }
+        let start = end_of_head + 4;
+        let length = length.with_context(|| format!("a reply does not say how long it is:\n{head}"))?;
+        let head = if status == 200 { String::new() } else { head.to_owned() };
+        Ok(Some(Self { status, says_when_to_come_back, body: start..start + length, head }))
     }
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
-    });
-    let start = end_of_head + 4;
-    let length = length.with_context(|| format!("a reply does not say how long it is:\n{head}"))?;
-    Ok(Some(start..start + length))
 }
 
 /// One request, and its reply's body.
@@ -220,11 +338,64 @@ mod tests {
 
     #[test]
     fn the_body_follows_the_head() {
-        assert_eq!(body_of(b"HTTP/1.1 200 OK\r\ncontent-le").unwrap(), None);
-        let reply = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
-        assert_eq!(body_of(reply).unwrap(), Some(reply.len() - 2..reply.len()));
-        let refused = body_of(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy").unwrap_err();
+        assert_eq!(Reply::read(b"HTTP/1.1 200 OK\r\ncontent-le").unwrap(), None);
+        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+        let reply = Reply::read(whole).unwrap().unwrap();
+        assert_eq!((reply.status, reply.body), (200, whole.len() - 2..whole.len()));
+        assert!(Reply::read(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
+    }
+
+    /// A server on one connection after the other: each gets the next of these replies, however often it asks.
+    fn scripted(replies: Vec<&'static str>) -> (String, std::thread::JoinHandle<()>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = std::thread::spawn(move || {
+            for reply in replies {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut buffer = [0; 1024];
+                while stream.read(&mut buffer).is_ok_and(|read| read > 0) {
+                    stream.write_all(reply.as_bytes()).unwrap();
+                    if reply.is_empty() {
+                        break;
+                    }
+                }
+            }
+        });
+        (address, server)
+    }
+
+    #[test]
+    fn a_reply_other_than_200_is_an_error_with_what_it_says() {
+        let (address, server) = scripted(vec!["HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy"]);
+        let refused = ask_once(&address, b"GET / HTTP/1.1\r\n\r\n").unwrap_err();
         assert!(refused.to_string().contains("503") && refused.to_string().ends_with("busy"), "{refused}");
+        server.join().unwrap();
+    }
+
+    #[test]
+    fn an_overload_counts_what_becomes_of_every_request() {
+        let count = |replies: Vec<&'static str>| {
+            let (address, server) = scripted(replies);
+            let requests = [b"GET / HTTP/1.1\r\n\r\n".to_vec()];
+            let load = Load {
+                address: &address,
+                requests: &requests,
+                connections: 1,
+                pace: Pace::Rate(100.0),
+                warm_up: Duration::ZERO,
+                measured: Duration::from_millis(100),
+            };
+            let counts = load.overload(|body| body == b"{}", || ()).unwrap();
+            server.join().unwrap();
+            (counts.served, counts.refused, counts.lost)
+        };
+        assert_eq!(count(vec!["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"]), (10, 0, 0));
+        assert_eq!(count(vec!["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]"]), (0, 0, 10));
+        let busy = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(count(vec![busy]), (0, 10, 0));
+        assert_eq!(count(vec!["HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"]), (0, 0, 10));
+        // A connection that breaks costs its request, and the next one is tried on another.
+        assert_eq!(count(vec!["", busy]), (0, 9, 1));
     }
 
     /// A server that stalls once: with a fixed rate the requests that were due meanwhile have waited as well.

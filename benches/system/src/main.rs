@@ -1,4 +1,4 @@
-//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6, F7, H1 to H9 and S1 to S5, all of them or those named,
+//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6, F7, H1 to H9 and S1 to S10, all of them or those named,
 //! and replaces their figures in `target/bench/results.json`.
 //!
 //! Verbs besides are processes that are measured or prepare for it: `accept`, `backfill` and `baseline` of F6, `fill` and
@@ -14,6 +14,7 @@ mod identity;
 mod join;
 mod load;
 mod mirror;
+mod overload;
 mod process;
 mod race;
 mod service;
@@ -45,6 +46,9 @@ const BARS: &[Bar] = &[
     ("S3", serving::s3),
     ("S4", database::s4),
     ("S5", feast::s5),
+    ("S8", soak::s8),
+    ("S9", overload::s9),
+    ("S10", soak::s10),
 ];
 
 fn main() -> ExitCode {

@@ -1,4 +1,5 @@
-//! Bars that tests count: H8, training sets against an oracle, and H9, whatever is killed, refused or answered by nobody.
+//! Bars that tests count: H8, training sets against an oracle; H9, whatever is killed, refused or answered by nobody; S8, the
+//! embedded store when it is killed or its power is cut; S10, online stores and the interface against what they promise.
 
 use std::process::Command;
 
@@ -48,6 +49,27 @@ const H9: Soak = Soak {
     name: "kills and faults after which a table differs or a reader saw a part; runs: kills and faults",
 };
 
+const S8: Soak = Soak {
+    bar: "S8",
+    targets: &["online"],
+    tests: &["kill::killed", "power_cut::"],
+    report: "S8: kills=",
+    between: " faults=",
+    cases_min: 400,
+    name: "kills and power cuts under writes after which the embedded store has lost or made up something; runs: both",
+};
+
+const S10: Soak = Soak {
+    bar: "S10",
+    targets: &["online", "system"],
+    tests: &["conforms", "three_nodes", "in_the_whole_suite", "scenario::interface::"],
+    report: "S10: cases=",
+    between: " faults=",
+    cases_min: 20_000,
+    name: "cases of the online stores' suite, and requests made up from the interface's document, that went otherwise than \
+           declared; runs: cases and requests",
+};
+
 /// The point-in-time join against its oracle.
 pub(crate) fn h8() -> Result<Measured> {
     H8.run()
@@ -56,6 +78,16 @@ pub(crate) fn h8() -> Result<Measured> {
 /// Kills and faults.
 pub(crate) fn h9() -> Result<Measured> {
     H9.run()
+}
+
+/// The embedded store when it is killed, or its power is cut.
+pub(crate) fn s8() -> Result<Measured> {
+    S8.run()
+}
+
+/// Online stores against their suite, and the interface against its document.
+pub(crate) fn s10() -> Result<Measured> {
+    S10.run()
 }
 
 impl Soak {

@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 
 use super::project::{Project, root};
 
-/// What Schemathesis sends besides for each operation, so many that it suffices for the number of requests that is wanted.
+/// Requests for each operation. Few operations take so many different ones.
 const EXAMPLES: u32 = 15;
 const EXAMPLES_OF_SOAK: u32 = 1_500;
 const REQUESTS_OF_SOAK: u64 = 20_000;

@@ -63,11 +63,14 @@ impl Subject for Embedded {
 
 async fn conforms<S: Subject>(mut fresh: impl AsyncFnMut() -> Result<S, Violation>) {
     let mut violations = run_all(seed(), &mut fresh).await;
+    let mut cases = CASES.len();
     let random = CASES.iter().find(|case| case.name == RANDOM_CASE).unwrap();
     for seed in seeds_of_soak() {
         let mut subject = fresh().await.unwrap();
         violations.extend(random.run(&mut subject, seed).await.err());
+        cases += 1;
     }
+    println!("S10: cases={cases} faults={}", violations.len());
     let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
     assert!(lines.is_empty(), "{} violations, seed {}:\n{}", lines.len(), seed(), lines.join("\n"));
 }

@@ -74,6 +74,7 @@ pub(super) async fn conforms_on(server: &Server, copies: u32) {
         });
     }
     let violations: Vec<String> = workers.join_all().await.into_iter().flatten().map(|v| v.to_string()).collect();
+    println!("S10: cases={} faults={}", CASES.len(), violations.len());
     assert!(violations.is_empty(), "{} violations, seed {}:\n{}", violations.len(), seed(), violations.join("\n"));
 }
 
