@@ -17,4 +17,4 @@ pub use cut::KnownAtCut;
 pub use lifetime::{Age, Lifetime};
 pub use order::{ReadAt, RowOrder, erased, is_candidate, winner};
 pub use status::{Served, Status, UnknownStatus, resolve_status, row_status, serve};
-pub use trim::{trim_keeps, trim_mask};
+pub use trim::{TrimNewestFirst, trim_keeps, trim_mask};

@@ -30,3 +30,28 @@ pub fn trim_keeps(rows: &[RowOrder], complete_since_us: i64) -> Vec<RowOrder> {
     let keeps = trim_mask(rows, complete_since_us);
     rows.iter().zip(keeps).filter(|(_, keep)| *keep).map(|(row, _)| *row).collect()
 }
+
+/// [`trim_mask`] for the rows of one entity that come newest first, one at a time: it remembers no row.
+#[derive(Debug, Clone, Copy)]
+pub struct TrimNewestFirst {
+    complete_since_us: i64,
+    /// From when on a greater row than those to come is visible.
+    beaten_from_us: Option<i64>,
+}
+
+impl TrimNewestFirst {
+    /// Before the first row, for reads at T ≥ `complete_since_us`.
+    pub fn new(complete_since_us: i64) -> Self {
+        Self { complete_since_us, beaten_from_us: None }
+    }
+
+    /// Whether the trim keeps this row, which no row before it is less than. Of equal ones the first.
+    pub fn keeps(&mut self, row: &RowOrder) -> bool {
+        let visible_from_us = row.event_time_us.max(row.known_at_us).max(self.complete_since_us);
+        let wins = self.beaten_from_us.is_none_or(|beaten_from_us| visible_from_us < beaten_from_us);
+        if wins {
+            self.beaten_from_us = Some(visible_from_us);
+        }
+        wins
+    }
+}

@@ -23,6 +23,10 @@ pub enum JobKind {
     Vacuum,
     /// Try refused rows again.
     Replay,
+    /// Copy the online store into a file.
+    Backup,
+    /// Load the online store from such a file.
+    Restore,
 }
 
 /// How a job stands.
@@ -80,8 +84,16 @@ pub struct JobFilter {
 
 impl JobKind {
     /// Every kind.
-    pub const ALL: [Self; 6] =
-        [Self::Backfill, Self::Materialize, Self::Dataset, Self::Compact, Self::Vacuum, Self::Replay];
+    pub const ALL: [Self; 8] = [
+        Self::Backfill,
+        Self::Materialize,
+        Self::Dataset,
+        Self::Compact,
+        Self::Vacuum,
+        Self::Replay,
+        Self::Backup,
+        Self::Restore,
+    ];
 
     /// As in paths.
     pub fn name(self) -> &'static str {
@@ -92,6 +104,8 @@ impl JobKind {
             Self::Compact => "compact",
             Self::Vacuum => "vacuum",
             Self::Replay => "replay",
+            Self::Backup => "backup",
+            Self::Restore => "restore",
         }
     }
 

@@ -7,18 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
-use bytes::Bytes;
 use eadem_api::serving::lifetime;
 use eadem_api::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs, Problem};
-use eadem_offline::{
-    Backfill, BackfillOptions, BackfillReport, HistoryBatch, Progress, ScanRange, StopThreshold, plan_backfill,
-    run_backfill,
-};
-use eadem_online::{Coverage, KeyBytes, Origin, Retention, Row, RowBody, TableId};
+use eadem_offline::{Backfill, BackfillOptions, BackfillReport, Progress, StopThreshold, plan_backfill, run_backfill};
+use eadem_online::{Coverage, OnlineStore, Retention, TableId};
+use eadem_registry::JobRecord;
 use eadem_registry::model::{self as registry_model, Placement, ViewVersion};
-use eadem_registry::{EpochState, JobRecord};
-use eadem_values::{BatchEncoder, format_timestamp, parse_timestamp};
-use futures::TryStreamExt as _;
+use eadem_values::{format_timestamp, parse_timestamp};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -28,6 +23,8 @@ use crate::adapters::RegistryLedger;
 use crate::config::JobsConfig;
 use crate::datasets::{self, DatasetRequest};
 use crate::home::Stores;
+use crate::materialize;
+use crate::online_backup::{self, BackupRequest, RestoreRequest};
 use crate::quarantine::{self, ReplayRequest};
 use crate::upkeep::{self, CompactRequest, VacuumRequest};
 use crate::workers::{Handle, Lease, OwnWork, Planned};
@@ -35,8 +32,8 @@ use crate::workers::{Handle, Lease, OwnWork, Planned};
 /// Against clocks that differ and work that runs late: rows stay this much longer than needed.
 const RETENTION_SLACK_US: i64 = 3_600_000_000;
 
-/// Rows handed to the online store at once.
-const LOAD_ROWS: usize = 8_192;
+/// Loading a view is so many steps, whichever it is: what there is to do is known only when its turn comes.
+const STEPS_PER_VIEW: u64 = 1_000;
 
 /// What `POST /jobs/backfill` takes.
 #[derive(Debug, Deserialize)]
@@ -211,8 +208,16 @@ async fn turn<'a>(places: &'a Semaphore, handle: &Handle) -> anyhow::Result<Sema
 
 impl Shared {
     async fn run(self: &Arc<Self>, id: &str, kind: JobKind, spec: &Json, handle: &Arc<Handle>) -> anyhow::Result<Json> {
-        let places = if kind == JobKind::Dataset { &self.datasets } else { &self.writers };
-        let _place = turn(places, handle).await?;
+        let places = match kind {
+            JobKind::Dataset => Some(&self.datasets),
+            // It changes nothing, and takes next to no memory.
+            JobKind::Backup => None,
+            _ => Some(&self.writers),
+        };
+        let _place = match places {
+            Some(places) => Some(turn(places, handle).await?),
+            None => None,
+        };
         if kind == JobKind::Backfill {
             return self.backfill(id, serde_json::from_value(spec.clone())?, handle).await;
         }
@@ -239,6 +244,16 @@ impl Shared {
                         let progress = progress_of_replay(&handle, &request.view);
                         let (ledger, cancel) = (shared.ledger(&handle), handle.cancel.clone());
                         quarantine::run(&shared.stores, &id, request, ledger, cancel, progress).await
+                    }
+                    JobKind::Backup => {
+                        let request: BackupRequest = serde_json::from_value(spec)?;
+                        let views = shared.named_views(&request.views).await?;
+                        online_backup::run_backup(&shared.stores, &id, &views, &request, &handle).await
+                    }
+                    JobKind::Restore => {
+                        let request: RestoreRequest = serde_json::from_value(spec)?;
+                        let views = shared.named_views(&request.views).await?;
+                        online_backup::run_restore(&shared.stores, &views, &request, &handle).await
                     }
                     JobKind::Backfill | JobKind::Materialize => {
                         shared.materialize(serde_json::from_value(spec)?, &handle).await
@@ -372,6 +387,11 @@ impl Shared {
             views.push(view);
         }
         Ok(views)
+    }
+
+    /// The stored views of these names; none where no name is given.
+    async fn named_views(&self, names: &[String]) -> anyhow::Result<Vec<Arc<ViewVersion>>> {
+        if names.is_empty() { Ok(Vec::new()) } else { self.stored_views(names).await }
     }
 
     async fn backfill(
@@ -510,7 +530,12 @@ impl Shared {
             }
             rows_before += loaded.rows;
             let (done, total) = (done as u64 + 1, views.len() as u64);
-            handle.steps(done, total, rows_before, format!("{}: {} rows", view.id, loaded.rows));
+            handle.steps(
+                done * STEPS_PER_VIEW,
+                total * STEPS_PER_VIEW,
+                rows_before,
+                format!("{}: {} rows", view.id, loaded.rows),
+            );
             lines.push(loaded.line(view));
             loaded_views.push(json!({
                 "view": view.id.to_string(),
@@ -536,48 +561,46 @@ impl Shared {
         let stored = view.stored.as_ref().context("an on-demand view stores nothing")?;
         let now_us = self.stores.clock.now_us();
         let registry = &self.stores.registry;
-        let store = self.stores.online()?;
+        let store: Arc<dyn OnlineStore> = self.stores.online()?.clone();
         let table = self.stores.offline.table(&self.stores.view_spec(view).await?)?;
-        let scan = table.scan(ScanRange::ALL).await?;
-        let (commit, mut batches) = scan.context("it has no rows offline; backfill it first")?;
+        let scan = table.scan_in_parts(self.workers).await?.context("it has no rows offline; backfill it first")?;
+        let commit = scan.version;
         let epoch = registry.create_epoch(&view.id, stored.deployment.placement, now_us).await?.epoch;
         let online = TableId { view: view.digest, epoch: u64::from(epoch) };
         let load = async {
             store.create_epoch(online).await?;
-            let mut rows = 0;
-            while let Some(batch) = batches.try_next().await? {
-                if handle.cancel.is_cancelled() {
-                    bail!("cancelled");
-                }
-                for part in online_rows(&batch)?.chunks(LOAD_ROWS) {
-                    store.bulk_load(online, part.to_vec()).await?;
-                }
-                rows += batch.len() as u64;
-                handle.steps(done as u64, total as u64, rows_before + rows, format!("{}: {rows} rows", view.id));
-            }
-            let coverage = Coverage { offline_commit: Some(i64::try_from(commit)?), ..Coverage::whole() };
-            store.finish_load(online, coverage).await?;
             let retention = Retention {
                 lifetime: lifetime(stored),
                 history_us: stored.deployment.online_history_us.unwrap_or(0),
                 slack_us: RETENTION_SLACK_US,
             };
             let trim = retention.trim_at(as_of_us);
-            let trimmed = store.trim(online, trim).await?;
+            store.announce_trim(online, trim).await?;
+            let (follower, name, total_rows) = (Arc::clone(handle), view.id.to_string(), scan.rows);
+            let report = move |rows: u64| {
+                let within = total_rows.and_then(|total_rows| (rows * STEPS_PER_VIEW).checked_div(total_rows));
+                follower.steps(
+                    done as u64 * STEPS_PER_VIEW + within.unwrap_or(0),
+                    total as u64 * STEPS_PER_VIEW,
+                    rows_before + rows,
+                    format!("{name}: {rows} rows"),
+                );
+            };
+            let parts = scan.parts;
+            let rows = materialize::load_rows(&store, online, parts, &handle.cancel, Arc::new(report)).await?;
+            let coverage = Coverage { offline_commit: Some(i64::try_from(commit)?), ..Coverage::whole() };
+            let trimmed = store.finish_load_trimmed(online, coverage, trim).await?;
             Ok::<_, anyhow::Error>((rows, trimmed, trim.complete_since_us))
         };
         let loaded = load.await;
         let (rows, trimmed, complete_since_us) = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
-                self.give_epoch_up(view, epoch, online).await;
+                materialize::give_epoch_up(&self.stores, view, epoch, online).await;
                 return Err(error);
             }
         };
-        registry.make_epoch_current(&view.id, epoch, self.stores.clock.now_us()).await?;
-        if let Err(error) = self.drop_retired_epochs(view).await {
-            tracing::warn!(view = %view.id, %error, "an epoch that nobody reads is still there; the next load drops it");
-        }
+        materialize::switch(&self.stores, view, epoch).await?;
         Ok(Loaded {
             epoch,
             rows,
@@ -586,36 +609,6 @@ impl Shared {
             complete_since_us,
             placement: stored.deployment.placement,
         })
-    }
-
-    async fn give_epoch_up(&self, view: &ViewVersion, epoch: u32, table: TableId) {
-        let now_us = self.stores.clock.now_us();
-        if let Err(error) = self.stores.registry.retire_epoch(&view.id, epoch, now_us).await {
-            tracing::warn!(view = %view.id, epoch, %error, "an epoch that was not loaded could not be retired");
-        }
-        let Ok(store) = self.stores.online() else { return };
-        if let Err(error) = store.drop_epoch(table).await {
-            tracing::warn!(view = %view.id, epoch, %error, "an epoch that was not loaded could not be dropped");
-        }
-    }
-
-    /// Drops what no server reads any more: epochs before the current one, and those that a killed load left behind.
-    async fn drop_retired_epochs(&self, view: &ViewVersion) -> anyhow::Result<()> {
-        let epochs = self.stores.registry.epochs(Some(&view.id)).await?;
-        let current = epochs.iter().find(|epoch| epoch.state == EpochState::Current).map(|epoch| epoch.epoch);
-        for epoch in &epochs {
-            let is_over = epoch.state == EpochState::Retired
-                || (epoch.state == EpochState::Loading && current.is_some_and(|current| epoch.epoch < current));
-            if !is_over {
-                continue;
-            }
-            if epoch.state == EpochState::Loading {
-                self.stores.registry.retire_epoch(&view.id, epoch.epoch, self.stores.clock.now_us()).await?;
-            }
-            self.stores.online()?.drop_epoch(TableId { view: view.digest, epoch: u64::from(epoch.epoch) }).await?;
-            self.stores.registry.forget_epoch(&view.id, epoch.epoch).await?;
-        }
-        Ok(())
     }
 }
 
@@ -638,32 +631,13 @@ impl Loaded {
         format!(
             "{}: {} rows of {holds} in epoch {}, complete since {} ({} trimmed), from offline commit {}",
             view.id,
-            self.rows - self.trimmed,
+            self.rows.saturating_sub(self.trimmed),
             self.epoch,
             format_timestamp(self.complete_since_us),
             self.trimmed,
             self.offline_commit
         )
     }
-}
-
-/// Offline rows as the online store keeps them: values in the canonical row encoding.
-fn online_rows(batch: &HistoryBatch) -> anyhow::Result<Vec<Row>> {
-    let encoder = BatchEncoder::try_new(batch.values())?;
-    let row = |row: usize| {
-        let error = batch.error(row).map(str::to_owned);
-        let mut values = Vec::new();
-        if error.is_none() {
-            encoder.encode_row(row, &mut values);
-        }
-        let origin = Origin { lane: batch.lane(row).to_owned(), sequence: batch.sequence(row) };
-        Row {
-            key: KeyBytes::from(&batch.key(row)),
-            order: batch.order(row),
-            body: RowBody { values: Bytes::from(values), error, origin: Some(origin) },
-        }
-    };
-    Ok((0..batch.len()).map(row).collect())
 }
 
 /// Adds what a view's run does to what this process has done for the views before it.
@@ -835,6 +809,18 @@ impl Jobs for JobRunner {
                 let request: VacuumRequest =
                     serde_json::from_value(spec.clone()).map_err(|error| malformed(error.to_string()))?;
                 request.options(0).map_err(|error| malformed(format!("{error:#}")))?;
+            }
+            JobKind::Backup => {
+                let request: BackupRequest =
+                    serde_json::from_value(spec.clone()).map_err(|error| malformed(error.to_string()))?;
+                online_backup::check_file(&self.shared.stores, &request.out).map_err(malformed)?;
+                spec["views"] = json!(self.pinned_named_views(&request.views).await?);
+            }
+            JobKind::Restore => {
+                let request: RestoreRequest =
+                    serde_json::from_value(spec.clone()).map_err(|error| malformed(error.to_string()))?;
+                online_backup::check_file(&self.shared.stores, &request.from).map_err(malformed)?;
+                spec["views"] = json!(self.pinned_named_views(&request.views).await?);
             }
             JobKind::Replay => quarantine::check_and_pin(&self.shared.stores, &mut spec).await?,
             JobKind::Dataset => {
@@ -1063,6 +1049,11 @@ impl JobRunner {
 }
 
 impl JobRunner {
+    /// The views as `name@version`; none where none is named.
+    async fn pinned_named_views(&self, names: &[String]) -> Result<Vec<String>, Problem> {
+        if names.is_empty() { Ok(Vec::new()) } else { self.pinned_views(names).await }
+    }
+
     /// The views as `name@version`.
     async fn pinned_views(&self, names: &[String]) -> Result<Vec<String>, Problem> {
         let views = self.shared.stored_views(names).await;

@@ -12,6 +12,8 @@ mod dataset_request;
 mod datasets;
 mod home;
 mod jobs;
+mod materialize;
+mod online_backup;
 mod output;
 mod quarantine;
 mod upkeep;

@@ -1,10 +1,11 @@
 //! Reading a view's table: whole, or by time range.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
-use arrow_array::{Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
+use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, StringArray};
 use arrow_schema::DataType as ArrowType;
 use eadem_semantics::{Lifetime, RowOrder};
 use eadem_values::{DataType, EntityKey, KeyType, KeyValue, TieDigest};
@@ -15,12 +16,10 @@ use parquet::arrow::arrow_reader::{ArrowPredicateFn, RowFilter};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use parquet::errors::ParquetError;
 
+use crate::commit::live_files;
 use crate::error::OfflineError;
 use crate::object_file::ObjectFile;
-use crate::schema::{
-    COLUMN_ERROR, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_LANE, COLUMN_SEQUENCE, COLUMN_TIE, from_storage,
-    key_arrow_type,
-};
+use crate::schema::{COLUMN_ERROR, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_TIE, from_storage, key_arrow_type};
 use crate::table::{DataFile, ReadVersion, TableState, ViewTable};
 
 const SCAN_BATCH_ROWS: usize = 8_192;
@@ -61,15 +60,23 @@ pub struct HistoryBatch {
     event_time: ArrayRef,
     known_at: ArrayRef,
     tie: BinaryArray,
-    lane: StringArray,
-    sequence: Int64Array,
     error: StringArray,
+}
+
+/// All rows of a view's table in some version, to be read by several threads at once.
+pub struct TableScan {
+    /// The version.
+    pub version: u64,
+    /// How many rows these are, as far as their files say so.
+    pub rows: Option<u64>,
+    /// The rows, in no order. A part takes the next file whenever it is done with one.
+    pub parts: Vec<BoxStream<'static, Result<HistoryBatch, OfflineError>>>,
 }
 
 impl HistoryBatch {
     /// How many rows these are.
     pub fn len(&self) -> usize {
-        self.sequence.len()
+        self.tie.len()
     }
 
     /// Whether there is no row.
@@ -107,16 +114,6 @@ impl HistoryBatch {
         }
     }
 
-    /// The ordered input that a row came from.
-    pub fn lane(&self, row: usize) -> &str {
-        self.lane.value(row)
-    }
-
-    /// A row's position in its lane.
-    pub fn sequence(&self, row: usize) -> i64 {
-        self.sequence.value(row)
-    }
-
     /// Why the transform failed on a row, if it did.
     pub fn error(&self, row: usize) -> Option<&str> {
         self.error.is_valid(row).then(|| self.error.value(row))
@@ -134,15 +131,40 @@ impl ViewTable {
         range: ScanRange,
     ) -> Result<Option<(u64, BoxStream<'static, Result<HistoryBatch, OfflineError>>)>, OfflineError> {
         let Some(TableState { version, files }) = self.state(ReadVersion::Current).await? else { return Ok(None) };
+        let files = files.into_iter().filter(|file| range.meets(file)).collect();
+        Ok(Some((version, self.read_files(Arc::new(Mutex::new(files)), range))))
+    }
+
+    /// All rows of the current version, in so many parts; nothing if nothing was ever loaded.
+    ///
+    /// # Errors
+    /// A table that cannot be read.
+    pub async fn scan_in_parts(&self, parts: usize) -> Result<Option<TableScan>, OfflineError> {
+        let Some(table) = self.load_with_rows().await? else { return Ok(None) };
+        let version = table.version().unwrap_or_default();
+        let live = live_files(&table, &self.location)?;
+        let rows = live.iter().map(|live| live.rows).sum();
+        let files: Arc<Mutex<VecDeque<DataFile>>> =
+            Arc::new(Mutex::new(live.into_iter().map(|live| live.file).collect()));
+        let parts = (0..parts.max(1)).map(|_| self.read_files(Arc::clone(&files), ScanRange::ALL)).collect();
+        Ok(Some(TableScan { version, rows, parts }))
+    }
+
+    /// The rows of the files that this stream takes out of `files`.
+    fn read_files(
+        &self,
+        files: Arc<Mutex<VecDeque<DataFile>>>,
+        range: ScanRange,
+    ) -> BoxStream<'static, Result<HistoryBatch, OfflineError>> {
         let table = self.clone();
-        let batches = futures::stream::iter(files.into_iter().filter(move |file| range.meets(file)))
+        let next = move || files.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        futures::stream::iter(std::iter::from_fn(next))
             .then(move |file| {
                 let table = table.clone();
                 async move { table.read_file(file, range).await }
             })
             .try_flatten()
-            .boxed();
-        Ok(Some((version, batches)))
+            .boxed()
     }
 
     /// A data file as the Parquet reader wants it, and what makes an error of the file out of what is wrong with it.
@@ -211,7 +233,9 @@ impl ViewTable {
             });
             builder = builder.with_row_filter(RowFilter::new(vec![Box::new(is_in_range)]));
         }
-        let stream = builder.with_batch_size(SCAN_BATCH_ROWS).build().map_err(&damaged)?;
+        let mask =
+            ProjectionMask::roots(builder.parquet_schema(), roots(builder.schema(), &column_names(&self.schema))?);
+        let stream = builder.with_projection(mask).with_batch_size(SCAN_BATCH_ROWS).build().map_err(&damaged)?;
         let schema = self.schema.clone();
         Ok(stream
             .map_err(damaged)
@@ -233,6 +257,14 @@ pub(crate) fn typed_column(batch: &RecordBatch, name: &str, data_type: &ArrowTyp
     if column.data_type() == data_type { Ok(column.clone()) } else { Ok(arrow_cast::cast(column, data_type)?) }
 }
 
+/// The columns that a [`HistoryBatch`] is made of. Where rows came from is not among them.
+fn column_names(schema: &crate::schema::TableSchema) -> Vec<String> {
+    let keys = schema.keys.iter().map(|(name, _)| name.clone());
+    let values = schema.values.iter().map(|value| value.column.clone());
+    let own = [COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_TIE, COLUMN_ERROR].map(str::to_owned);
+    keys.chain(values).chain(own).collect()
+}
+
 fn decode(schema: &crate::schema::TableSchema, batch: &RecordBatch) -> Result<HistoryBatch, OfflineError> {
     let column = |name: &str| Ok::<_, OfflineError>(batch.column(batch.schema().index_of(name)?).clone());
     let typed = |name: &str, data_type: ArrowType| typed_column(batch, name, &data_type);
@@ -247,8 +279,6 @@ fn decode(schema: &crate::schema::TableSchema, batch: &RecordBatch) -> Result<Hi
         event_time: typed(COLUMN_EVENT_TIME, DataType::Timestamp.to_arrow())?,
         known_at: typed(COLUMN_KNOWN_AT, DataType::Timestamp.to_arrow())?,
         tie: tie_column(&typed(COLUMN_TIE, ArrowType::Binary)?)?,
-        lane: typed(COLUMN_LANE, ArrowType::Utf8)?.as_string::<i32>().clone(),
-        sequence: typed(COLUMN_SEQUENCE, ArrowType::Int64)?.as_primitive::<Int64Type>().clone(),
         error: typed(COLUMN_ERROR, ArrowType::Utf8)?.as_string::<i32>().clone(),
     })
 }

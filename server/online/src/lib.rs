@@ -5,6 +5,7 @@
 //! is other crates' business. [`EmbeddedStore`] is the default, in one directory and without a server; [`ScyllaStore`] is for
 //! several servers, on ScyllaDB or Cassandra; [`MemoryStore`] forgets everything. Every store passes the one suite in [`conformance`].
 
+mod backup;
 pub mod conformance;
 mod embedded;
 mod error;
@@ -13,12 +14,13 @@ mod row;
 pub mod scylla;
 mod store;
 
+pub use backup::{BackedUpTable, BackupError, BackupHeader, BackupPart, BackupReader, BackupWriter, Erasure};
 pub use embedded::{DirectoryLock, EmbeddedOptions, EmbeddedStore, LockInfo};
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use row::{KEY_BYTES_MAX, KeyBytes, Origin, Row, RowBody, VALUE_BYTES_MAX};
 pub use scylla::{ScyllaConfig, ScyllaStore};
 pub use store::{
-    Answer, Coverage, LoadState, Merged, OnlineStore, PointRead, Retention, ScanCursor, ScanPage, TableId, TableStatus,
-    Trim, Winner, scan_all,
+    Answer, Coverage, LoadState, Merged, OnlineStore, PointRead, Retention, ScanCursor, ScanPage, TableId,
+    TableSnapshot, TableStatus, Trim, Winner, scan_all,
 };

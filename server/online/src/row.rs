@@ -149,18 +149,23 @@ impl RowBody {
     /// Flags; error and origin where there are any, each length first, little-endian; then the values.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.encoded_bytes());
+        self.encode_into(&mut bytes);
+        bytes
+    }
+
+    /// Appends [`RowBody::encode`].
+    pub(crate) fn encode_into(&self, bytes: &mut Vec<u8>) {
         let error_flag = if self.error.is_some() { HAS_ERROR } else { 0 };
         let origin_flag = if self.origin.is_some() { HAS_ORIGIN } else { 0 };
         bytes.put_u8(error_flag | origin_flag);
         if let Some(message) = &self.error {
-            put_text(&mut bytes, message);
+            put_text(bytes, message);
         }
         if let Some(origin) = &self.origin {
-            put_text(&mut bytes, &origin.lane);
+            put_text(bytes, &origin.lane);
             bytes.put_i64_le(origin.sequence);
         }
         bytes.put_slice(&self.values);
-        bytes
     }
 
     /// What [`RowBody::encode`] wrote; `None` if it did not write these bytes.

@@ -204,6 +204,26 @@ pub struct ScanPage {
     pub next: Option<ScanCursor>,
 }
 
+/// A table as it stood at one moment, whatever is written or dropped since. The store keeps what it shows for as long as it
+/// lives. Its methods block on the disk.
+pub trait TableSnapshot: Send {
+    /// How the table stood.
+    fn status(&self) -> &TableStatus;
+
+    /// The next rows, of about `bytes_max` at most (one row at least), in the store's own order; none at the end. Rows that are
+    /// erased by now may be left out.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`], [`StoreError::NotAStore`].
+    fn next_rows(&mut self, bytes_max: usize) -> Result<Vec<Row>, StoreError>;
+
+    /// The erasures of the table's view, as they are now: every one by which this snapshot left rows out.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    fn erasures(&self) -> Result<Vec<(KeyBytes, i64)>, StoreError>;
+}
+
 /// A store of online rows.
 ///
 /// **Order-free.** A table's state is a function of the set of rows merged and erasures made, whatever their order,
@@ -266,6 +286,33 @@ pub trait OnlineStore: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`StoreError::UnknownTable`], [`StoreError::Failed`].
     async fn finish_load(&self, table: TableId, coverage: Coverage) -> Result<(), StoreError>;
+
+    /// Says by what the load under way will be trimmed in the end, so that a store may leave out at once what that trim would
+    /// remove among the rows that are loaded. Whoever has announced a trim ends the load with
+    /// [`OnlineStore::finish_load_trimmed`] and the same one.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownTable`], [`StoreError::Failed`].
+    async fn announce_trim(&self, table: TableId, trim: Trim) -> Result<(), StoreError> {
+        let _ = trim;
+        self.status(table).await.map(|_| ())
+    }
+
+    /// [`OnlineStore::finish_load`], then [`OnlineStore::trim`]. Says how many rows went, those included that were left out
+    /// since the trim was announced (a row that was handed in twice may count twice).
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownTable`], [`StoreError::Failed`].
+    async fn finish_load_trimmed(&self, table: TableId, coverage: Coverage, trim: Trim) -> Result<u64, StoreError> {
+        self.finish_load(table, coverage).await?;
+        self.trim(table, trim).await
+    }
+
+    /// A table as it is now, for a copy of it; `None` from a store whose database has tools of its own for that.
+    fn snapshot(&self, table: TableId) -> Option<Result<Box<dyn TableSnapshot>, StoreError>> {
+        let _ = table;
+        None
+    }
 
     /// Merges a claim about rows that were merged before, such as the lane positions of a stream's commit.
     ///

@@ -1,6 +1,7 @@
 //! The whole system from outside: the binary, its files, its server.
 
 mod authoring;
+mod backup;
 mod bad_input;
 mod flights;
 mod fuzz;

@@ -1,6 +1,6 @@
 //! What an online store may forget: nothing that a read at T ≥ `complete_since` with K = T could find, and all the rest.
 
-use eadem_semantics::{ReadAt, RowOrder, trim_keeps, trim_mask};
+use eadem_semantics::{ReadAt, RowOrder, TrimNewestFirst, trim_keeps, trim_mask};
 use proptest::prelude::*;
 
 use crate::oracle;
@@ -47,6 +47,15 @@ proptest! {
         prop_assert_eq!(mask.len(), rows.len());
         let named: Vec<_> = rows.iter().zip(mask).filter(|(_, keep)| *keep).map(|(row, _)| *row).collect();
         prop_assert_eq!(named, trim_keeps(&rows, complete_since_us));
+    }
+
+    #[test]
+    fn rows_that_come_newest_first_are_judged_one_by_one(rows in wild_history(), complete_since_us in anywhere()) {
+        let mut newest_first = rows.clone();
+        newest_first.sort_unstable_by(|a, b| b.cmp(a));
+        let mut trim = TrimNewestFirst::new(complete_since_us);
+        let one_by_one: Vec<_> = newest_first.iter().map(|row| trim.keeps(row)).collect();
+        prop_assert_eq!(one_by_one, trim_mask(&newest_first, complete_since_us));
     }
 
     #[test]

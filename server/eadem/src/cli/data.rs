@@ -320,7 +320,7 @@ pub(crate) fn file_or_url(file: &Path) -> anyhow::Result<String> {
 }
 
 /// The path as a server elsewhere in the file system finds it; the file itself need not exist yet.
-fn absolute_file(path: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn absolute_file(path: &Path) -> anyhow::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
     let (Some(folder), Some(name)) = (absolute.parent(), absolute.file_name()) else {
         bail!("{} is no file", path.display());

@@ -1,11 +1,14 @@
 //! `backfill`, `materialize`, `serve`, `offline`, `online`, `config`: running the store.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use eadem_online::scylla::{self, Replication, SchemaOptions};
 use serde_json::{Value as Json, json};
 
 use super::Context;
+use super::data::absolute_file;
 use super::jobs::{job_text, run_job};
 use crate::home::Home;
 use crate::output::table;
@@ -82,6 +85,58 @@ pub(crate) enum Online {
     Status,
     /// Show the schema of the database that `store.online` names, and with --apply make it.
     Init(OnlineInit),
+    /// Copy what is served into one file, also while a server runs and rows are written.
+    Backup(OnlineBackup),
+    /// Load what such a file holds beside what is served, and switch to it.
+    Restore(OnlineRestore),
+}
+
+/// Where a copy goes.
+#[derive(Debug, Args)]
+pub(crate) struct OnlineBackup {
+    /// Views (`name` or `name@version`); default: every view that is served.
+    views: Vec<String>,
+    /// The file to write.
+    #[arg(long)]
+    out: PathBuf,
+    /// Put it in the place of a file that is there.
+    #[arg(long)]
+    replace: bool,
+}
+
+/// Which copy is loaded.
+#[derive(Debug, Args)]
+pub(crate) struct OnlineRestore {
+    /// The file that `online backup` wrote.
+    file: PathBuf,
+    /// Views (`name` or `name@version`); default: every view in the file.
+    views: Vec<String>,
+    /// Also where the online store holds the view already, unless it holds newer rows.
+    #[arg(long)]
+    replace: bool,
+    /// Only check the file, and say what would be loaded.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl OnlineBackup {
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let client = context.client().await?;
+        let out = absolute_file(&self.out)?;
+        let spec = json!({ "views": self.views, "out": out, "replace": self.replace });
+        let job = run_job(context, &client, "backup", &spec).await?;
+        context.printer.result(&job, job_text)
+    }
+}
+
+impl OnlineRestore {
+    async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let client = context.client().await?;
+        let from = absolute_file(&self.file)?;
+        let spec = json!({ "views": self.views, "from": from, "replace": self.replace, "dry_run": self.dry_run });
+        let job = run_job(context, &client, "restore", &spec).await?;
+        context.printer.result(&job, job_text)
+    }
 }
 
 /// What is decided once, when the keyspace is made.
@@ -189,8 +244,11 @@ impl Offline {
 
 impl Online {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
-        if let Self::Init(init) = self {
-            return init.run(context).await;
+        match self {
+            Self::Status => {}
+            Self::Init(init) => return init.run(context).await,
+            Self::Backup(backup) => return backup.run(context).await,
+            Self::Restore(restore) => return restore.run(context).await,
         }
         let client = context.client().await?;
         let status: Json = client.get("/online").await?;

@@ -6,7 +6,7 @@ use super::{
     Dice, Outcome, Subject, Violation, all_rows, at, ensure, ensure_eq, key, order, read_one, ready_table, row,
     row_known, table, winner_of,
 };
-use crate::{Coverage, LoadState, Row, StoreError};
+use crate::{Coverage, LoadState, Row, StoreError, Trim};
 
 pub(super) async fn an_epoch_loads_beside_another(subject: &mut dyn Subject, _seed: u64) -> Outcome {
     let store = subject.store();
@@ -107,6 +107,71 @@ pub(super) async fn loads_and_writers_may_meet(subject: &mut dyn Subject, seed: 
     expected.sort_by(|a, b| (&a.key, a.order).cmp(&(&b.key, b.order)));
     expected.dedup();
     ensure_eq!(all_rows(&*store, loading).await?, expected, "seed {seed}: rows");
+    Ok(())
+}
+
+/// Whatever a store leaves out while it loads: the table is the same as if everything had been loaded, and then trimmed.
+pub(super) async fn a_trim_that_is_announced_changes_nothing_else(subject: &mut dyn Subject, seed: u64) -> Outcome {
+    let store = subject.store();
+    for round in 0..12 {
+        let context = format!("seed {seed}, round {round}");
+        let mut dice = Dice(seed ^ round);
+        let random_row = |dice: &mut Dice| {
+            let event_time_us = dice.between(0, 90);
+            let known_at_us = event_time_us + dice.between(-10, 30);
+            row_known(&format!("e{}", dice.below(40)), event_time_us, known_at_us, dice.below(3) as u8)
+        };
+        let mut rows: Vec<Row> = (0..dice.below(2_000)).map(|_| random_row(&mut dice)).collect();
+        // Of some entities all rows are too old, and some rows come from elsewhere while the load is under way.
+        let live: Vec<Row> = if dice.one_in(2) { (0..30).map(|_| random_row(&mut dice)).collect() } else { Vec::new() };
+        if live.is_empty() {
+            // Of rows that are handed in once it is known how many go.
+            rows.sort_by(|a, b| (&a.key, a.order).cmp(&(&b.key, b.order)));
+            rows.dedup_by(|a, b| (&a.key, a.order) == (&b.key, b.order));
+        }
+        let trim = Trim {
+            complete_since_us: dice.between(0, 100),
+            forget_up_to_us: dice.one_in(2).then(|| dice.between(0, 60)),
+        };
+        let (at_last, at_once) = (table(round as u8, 1), table(round as u8, 2));
+        store.create_epoch(at_last).await?;
+        store.bulk_load(at_last, [rows.clone(), live.clone()].concat()).await?;
+        store.finish_load(at_last, Coverage::whole()).await?;
+        let removed = store.trim(at_last, trim).await?;
+
+        dice.shuffle(&mut rows);
+        store.create_epoch(at_once).await?;
+        store.announce_trim(at_once, trim).await?;
+        for (number, part) in rows.chunks(300).enumerate() {
+            if number == 1 {
+                store.merge(at_once, live.clone()).await?;
+            }
+            store.bulk_load(at_once, part.to_vec()).await?;
+        }
+        if rows.len() <= 300 {
+            store.merge(at_once, live.clone()).await?;
+        }
+        let left_out = store.finish_load_trimmed(at_once, Coverage::whole(), trim).await?;
+
+        ensure_eq!(all_rows(&*store, at_once).await?, all_rows(&*store, at_last).await?, "{context}: rows");
+        let (found, expected) = (store.status(at_once).await?, store.status(at_last).await?);
+        ensure_eq!(
+            (found.state, found.coverage, found.rows),
+            (expected.state, expected.coverage, expected.rows),
+            "{context}: status"
+        );
+        if live.is_empty() {
+            ensure_eq!(left_out, removed, "{context}: rows that went");
+        }
+    }
+    let unknown = table(1, 99);
+    let trim = Trim { complete_since_us: 0, forget_up_to_us: None };
+    for refused in [
+        store.announce_trim(unknown, trim).await.map(|()| 0),
+        store.finish_load_trimmed(unknown, Coverage::whole(), trim).await,
+    ] {
+        ensure!(matches!(refused, Err(StoreError::UnknownTable(_))), "an unknown table gave {refused:?}");
+    }
     Ok(())
 }
 

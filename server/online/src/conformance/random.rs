@@ -37,10 +37,20 @@ async fn one_history(subject: &mut dyn Subject, seed: u64, history: u64) -> Outc
             10..=12 => {
                 let rows = random_rows(&mut dice);
                 oracle.merge(&rows);
+                let trim = Trim { complete_since_us: dice.between(0, 50), forget_up_to_us: None };
+                let ends_trimmed = dice.one_in(4);
+                if ends_trimmed {
+                    store.announce_trim(table, trim).await?;
+                }
                 for part in rows.chunks(3) {
                     store.bulk_load(table, part.to_vec()).await?;
                 }
-                store.finish_load(table, Coverage::default()).await?;
+                if ends_trimmed {
+                    store.finish_load_trimmed(table, Coverage::default(), trim).await?;
+                    trimmed = true;
+                } else {
+                    store.finish_load(table, Coverage::default()).await?;
+                }
             }
             13..=14 => {
                 let (key, up_to_us) = (random_key(&mut dice), dice.between(0, 40));

@@ -147,6 +147,21 @@ impl Catalogue {
         Ok(())
     }
 
+    /// All erasures of a view.
+    pub(super) fn list_erasures(&self, view: Digest) -> Result<Vec<(KeyBytes, i64)>, StoreError> {
+        let list = |db: &Database| -> Result<Vec<(KeyBytes, i64)>, redb::Error> {
+            let erasures = db.begin_read()?.open_table(ERASURES)?;
+            let mut found = Vec::new();
+            for entry in erasures.range(view.as_bytes().as_slice()..)? {
+                let (key, up_to) = entry?;
+                let Some(entity) = key.value().strip_prefix(view.as_bytes().as_slice()) else { break };
+                found.push((KeyBytes::new(entity.to_vec()), up_to.value()));
+            }
+            Ok(found)
+        };
+        self.with_database(list).map_err(|error| failed("reading", &self.path, error))
+    }
+
     /// The erasures of a view to look into, if it has any at all.
     pub(super) fn erasures_of(&self, view: Digest) -> Option<ViewErasures<'_>> {
         let has_any = self.views_with_erasures.read().unwrap_or_else(PoisonError::into_inner).contains(&view);

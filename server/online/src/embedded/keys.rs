@@ -22,6 +22,11 @@ pub(super) fn row_key(key: &KeyBytes, order: &RowOrder) -> Vec<u8> {
 /// Replaces `bytes` by the key of one row.
 pub(super) fn put_row_key(bytes: &mut Vec<u8>, key: &KeyBytes, order: &RowOrder) {
     bytes.clear();
+    append_row_key(bytes, key, order);
+}
+
+/// Appends the key of one row.
+pub(super) fn append_row_key(bytes: &mut Vec<u8>, key: &KeyBytes, order: &RowOrder) {
     bytes.reserve(LENGTH_BYTES + key.as_slice().len() + ORDER_BYTES);
     // `Row::check_limits` keeps keys below `KEY_BYTES_MAX`, and a longer one asked for finds nothing.
     bytes.extend_from_slice(&u16::try_from(key.as_slice().len()).unwrap_or(u16::MAX).to_be_bytes());

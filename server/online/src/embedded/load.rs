@@ -1,31 +1,41 @@
 //! Bulk loads: rows gather in memory, are sorted, and go to the table in key order.
 //!
-//! A B-tree takes rows in key order several times faster than in any other, and packs its pages full. What does not fit
-//! into memory is spilled as sorted runs beside the table and merged at the end.
+//! A B-tree takes rows in key order many times faster than in any other, and packs its pages full. What does not fit into
+//! memory is spilled as sorted runs beside the table and merged at the end. Where the load says by what it will be trimmed,
+//! rows that lose are left out as soon as rows are in order: a table without history then never sees more than one row of
+//! an entity that is visible.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
+use eadem_semantics::TrimNewestFirst;
+use tokio::sync::oneshot;
+
 use super::directory::failed;
-use super::table::{EncodedRow, Table};
-use crate::StoreError;
+use super::keys;
+use super::packed::PackedRows;
+use super::table::{Table, beats};
+use crate::{Merged, Row, StoreError, Trim};
 
 /// How much goes to the table in one transaction: long enough to be cheap, short enough for other writers to wait.
 const CHUNK_BYTES: usize = 16 * 1024 * 1024;
-/// What a row takes in memory beside its bytes, about.
-const ROW_OVERHEAD_BYTES: usize = 64;
+
+/// What is read of a run at once; less where there are so many that together they would take the load's memory.
+const RUN_BUFFER_BYTES: std::ops::RangeInclusive<usize> = 16 * 1024..=256 * 1024;
 
 /// Rows that were handed to a load and are not in the table yet.
 pub(super) struct LoadBuffer {
     table_path: PathBuf,
-    rows: Vec<EncodedRow>,
-    bytes: usize,
-    bytes_max: usize,
+    rows: PackedRows,
+    /// One buffer fills while another is sorted and written out.
+    buffer_bytes_max: usize,
     runs: Vec<Run>,
     runs_started: u64,
+    trim: Option<Trim>,
+    left_out: u64,
+    /// Why rows were lost on their way to the disk.
+    failure: Option<StoreError>,
 }
 
 /// A sorted file, removed when dropped.
@@ -39,179 +49,413 @@ impl Drop for Run {
     }
 }
 
-/// Rows to spill, and where.
-pub(super) struct Spill {
-    rows: Vec<EncodedRow>,
+/// A full buffer, and where it may be spilled to.
+pub(super) struct FullBuffer {
+    rows: PackedRows,
     path: PathBuf,
+    trim: Option<Trim>,
+    keep_bytes_max: usize,
+}
+
+/// What became of a full buffer.
+pub(super) struct Settled {
+    left_out: u64,
+    kept: Kept,
+}
+
+enum Kept {
+    /// Little enough was left to stay in memory.
+    InMemory(PackedRows),
+    Spilled(Run),
 }
 
 /// All that a load has gathered.
 pub(super) struct Gathered {
-    rows: Vec<EncodedRow>,
+    rows: PackedRows,
     runs: Vec<Run>,
+    run_buffer_bytes: usize,
+    trim: Option<Trim>,
+    left_out: u64,
+}
+
+/// What a load did when it ended.
+pub(super) struct LoadEnd {
+    /// The trim that its rows have been through.
+    pub(super) trim: Option<Trim>,
+    /// Rows that the trim left out.
+    pub(super) left_out: u64,
 }
 
 impl LoadBuffer {
     /// Holds at most about `bytes_max` in memory.
     pub(super) fn new(table_path: &Path, bytes_max: usize) -> Self {
-        let table_path = table_path.to_owned();
-        Self { table_path, rows: Vec::new(), bytes: 0, bytes_max, runs: Vec::new(), runs_started: 0 }
+        Self {
+            table_path: table_path.to_owned(),
+            rows: PackedRows::default(),
+            buffer_bytes_max: bytes_max / 2,
+            runs: Vec::new(),
+            runs_started: 0,
+            trim: None,
+            left_out: 0,
+            failure: None,
+        }
     }
 
-    /// Takes rows in; gives back a full buffer to be spilled.
-    pub(super) fn push(&mut self, rows: Vec<EncodedRow>) -> Option<Spill> {
-        self.bytes += rows.iter().map(|row| row.bytes() + ROW_OVERHEAD_BYTES).sum::<usize>();
-        self.rows.extend(rows);
-        if self.bytes < self.bytes_max {
+    /// From here on rows that this trim would remove may be left out.
+    pub(super) fn announce_trim(&mut self, trim: Trim) {
+        self.trim = Some(trim);
+    }
+
+    /// Takes rows in; says whether the buffer is full.
+    pub(super) fn push(&mut self, rows: &[Row]) -> bool {
+        rows.iter().for_each(|row| self.rows.push_row(row));
+        self.is_full()
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows.memory_bytes() >= self.buffer_bytes_max && !self.rows.is_empty()
+    }
+
+    /// The buffer, if it is full (still: another caller may have taken it).
+    pub(super) fn take_full(&mut self) -> Option<FullBuffer> {
+        if !self.is_full() {
             return None;
         }
-        self.bytes = 0;
         self.runs_started += 1;
-        let path = self.table_path.with_extension(format!("{}.run", self.runs_started));
-        Some(Spill { rows: std::mem::take(&mut self.rows), path })
+        Some(FullBuffer {
+            rows: std::mem::take(&mut self.rows),
+            path: self.table_path.with_extension(format!("{}.run", self.runs_started)),
+            trim: self.trim,
+            keep_bytes_max: self.buffer_bytes_max / 2,
+        })
     }
 
-    pub(super) fn add_run(&mut self, run: SpilledRun) {
-        self.runs.push(run.0);
+    /// Takes back what a full buffer has become.
+    pub(super) fn settle(&mut self, settled: Result<Settled, StoreError>) -> Result<(), StoreError> {
+        match settled {
+            Ok(Settled { left_out, kept }) => {
+                self.left_out += left_out;
+                match kept {
+                    Kept::InMemory(rows) => self.rows.append(rows),
+                    Kept::Spilled(run) => self.runs.push(run),
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // Rows of calls that have returned are among those that are lost.
+                self.failure = Some(error.clone());
+                Err(error)
+            }
+        }
     }
 
-    pub(super) fn take(&mut self) -> Gathered {
-        self.bytes = 0;
-        Gathered { rows: std::mem::take(&mut self.rows), runs: std::mem::take(&mut self.runs) }
+    /// Everything since the last load ended.
+    ///
+    /// # Errors
+    /// Rows were lost meanwhile; they can be loaded again.
+    pub(super) fn take(&mut self) -> Result<Gathered, StoreError> {
+        let gathered = Gathered {
+            rows: std::mem::take(&mut self.rows),
+            runs: std::mem::take(&mut self.runs),
+            run_buffer_bytes: self.buffer_bytes_max,
+            trim: self.trim.take(),
+            left_out: std::mem::take(&mut self.left_out),
+        };
+        self.failure.take().map_or(Ok(gathered), Err)
     }
 }
 
-/// A run that was written.
-pub(super) struct SpilledRun(Run);
+impl FullBuffer {
+    /// Sorts the rows, and spills those that are left unless they are few; blocks.
+    pub(super) fn settle(mut self) -> Result<Settled, StoreError> {
+        self.rows.sort();
+        let mut survivors = Survivors::new(self.trim);
+        if self.trim.is_some() {
+            let mut kept = PackedRows::default();
+            survivors.of_sorted(&self.rows, |key, body| {
+                kept.push(key, body);
+                Ok(())
+            })?;
+            self.rows = kept;
+        }
+        let left_out = survivors.left_out;
+        if self.rows.memory_bytes() <= self.keep_bytes_max {
+            return Ok(Settled { left_out, kept: Kept::InMemory(self.rows) });
+        }
+        let run = self.write().map_err(|error| failed("spilling a bulk load to", &self.path, error))?;
+        Ok(Settled { left_out, kept: Kept::Spilled(run) })
+    }
 
-impl Spill {
-    /// Sorts the rows and writes them out; blocks.
-    pub(super) fn write(mut self) -> Result<SpilledRun, StoreError> {
-        sort(&mut self.rows);
-        let write = || -> std::io::Result<Run> {
-            let mut file = BufWriter::with_capacity(1024 * 1024, File::create(&self.path)?);
-            let run = Run(self.path.clone());
-            for row in &self.rows {
-                put_bytes(&mut file, &row.key)?;
-                put_bytes(&mut file, &row.body)?;
-            }
-            file.flush()?;
-            Ok(run)
-        };
-        write().map(SpilledRun).map_err(|error| failed("spilling a bulk load to", &self.path, error))
+    fn write(&self) -> std::io::Result<Run> {
+        let mut file = BufWriter::with_capacity(1024 * 1024, File::create(&self.path)?);
+        let run = Run(self.path.clone());
+        for (key, body) in self.rows.iter() {
+            // Lengths fit: keys and bodies are bounded when they come in.
+            file.write_all(&(key.len() as u32).to_le_bytes())?;
+            file.write_all(&(body.len() as u32).to_le_bytes())?;
+            file.write_all(key)?;
+            file.write_all(body)?;
+        }
+        file.flush()?;
+        Ok(run)
     }
 }
 
 impl Gathered {
     /// Hands everything to the table in key order; blocks.
-    pub(super) fn load_into(mut self, table: &Table) -> Result<(), StoreError> {
-        sort(&mut self.rows);
-        let mut sources: Vec<Source> = Vec::with_capacity(self.runs.len() + 1);
+    pub(super) fn load_into(mut self, table: &Table) -> Result<LoadEnd, StoreError> {
+        self.rows.sort();
+        let buffer_bytes = self.run_buffer_bytes / self.runs.len().max(1);
+        let buffer_bytes = buffer_bytes.clamp(*RUN_BUFFER_BYTES.start(), *RUN_BUFFER_BYTES.end());
+        let mut sources = Vec::with_capacity(self.runs.len() + 1);
         for run in &self.runs {
-            sources.push(Source::of_run(&run.0)?);
+            sources.push(Source::of_run(&run.0, buffer_bytes)?);
         }
-        sources.push(Source::Memory(self.rows.into_iter()));
-        let mut chunk = Vec::new();
-        let mut chunk_bytes = 0;
-        for row in MergedRows::new(sources)? {
-            let row = row?;
-            chunk_bytes += row.bytes();
-            chunk.push(row);
-            if chunk_bytes >= CHUNK_BYTES {
-                table.load_blocking(std::mem::take(&mut chunk))?;
-                chunk_bytes = 0;
-            }
-        }
-        if chunk.is_empty() { Ok(()) } else { table.load_blocking(chunk) }
+        sources.push(Source::of_memory(self.rows));
+        let mut survivors = Survivors::new(self.trim);
+        let mut chunks = Chunks { table, filling: PackedRows::default(), writing: None };
+        let mut merged = MergedRows::new(sources)?;
+        survivors.of_merged(&mut merged, |key, body| chunks.push(key, body))?;
+        chunks.finish()?;
+        Ok(LoadEnd { trim: self.trim, left_out: self.left_out + survivors.left_out })
     }
 }
 
-/// Each call's rows come sorted; the stable sort makes use of that.
-fn sort(rows: &mut [EncodedRow]) {
-    rows.sort_by(|a, b| a.key.cmp(&b.key));
+/// Rows on their way to the table, a chunk at a time: while one is written, the next one fills.
+struct Chunks<'a> {
+    table: &'a Table,
+    filling: PackedRows,
+    writing: Option<oneshot::Receiver<Result<Merged, StoreError>>>,
+}
+
+impl Chunks<'_> {
+    fn push(&mut self, key: &[u8], body: &[u8]) -> Result<(), StoreError> {
+        self.filling.push(key, body);
+        if self.filling.bytes() >= CHUNK_BYTES { self.send() } else { Ok(()) }
+    }
+
+    fn send(&mut self) -> Result<(), StoreError> {
+        let chunk = std::mem::take(&mut self.filling);
+        let writing = self.table.load_blocking(chunk)?;
+        // No more than two on their way.
+        match self.writing.replace(writing) {
+            Some(before) => wait_for(before),
+            None => Ok(()),
+        }
+    }
+
+    fn finish(mut self) -> Result<(), StoreError> {
+        if !self.filling.is_empty() {
+            self.send()?;
+        }
+        self.writing.map_or(Ok(()), wait_for)
+    }
+}
+
+fn wait_for(writing: oneshot::Receiver<Result<Merged, StoreError>>) -> Result<(), StoreError> {
+    writing.blocking_recv().map_err(|_| StoreError::Closed)?.map(|_| ())
+}
+
+/// Decides about rows that come in key order which of them stay.
+struct Survivors {
+    trim: Option<Trim>,
+    entity: Vec<u8>,
+    of_entity: TrimNewestFirst,
+    left_out: u64,
+}
+
+impl Survivors {
+    fn new(trim: Option<Trim>) -> Self {
+        Self { trim, entity: Vec::new(), of_entity: TrimNewestFirst::new(i64::MIN), left_out: 0 }
+    }
+
+    /// Whether the row of this key stays. Each key comes once.
+    fn keeps(&mut self, row_key: &[u8]) -> bool {
+        let Some(trim) = self.trim else { return true };
+        let Some((entity, order)) = keys::parse_row_key(row_key) else { return true };
+        if entity != self.entity {
+            self.entity.clear();
+            self.entity.extend_from_slice(entity);
+            self.of_entity = TrimNewestFirst::new(trim.complete_since_us);
+        }
+        let too_old = trim.forget_up_to_us.is_some_and(|up_to_us| order.event_time_us <= up_to_us);
+        let stays = self.of_entity.keeps(&order) && !too_old;
+        self.left_out += u64::from(!stays);
+        stays
+    }
+
+    /// Shows those that stay of sorted rows, each once.
+    fn of_sorted(
+        &mut self,
+        rows: &PackedRows,
+        mut show: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut next = 0;
+        while next < rows.len() {
+            let (key, mut body) = rows.get(next);
+            next += 1;
+            while next < rows.len() && rows.get(next).0 == key {
+                let other = rows.get(next).1;
+                if beats(other, body) {
+                    body = other;
+                }
+                next += 1;
+            }
+            if self.keeps(key) {
+                show(key, body)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same of rows that are being merged.
+    fn of_merged(
+        &mut self,
+        rows: &mut MergedRows,
+        mut show: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut row = Buffered::default();
+        let mut other = Buffered::default();
+        if !rows.take(&mut row)? {
+            return Ok(());
+        }
+        loop {
+            let has_other = rows.take(&mut other)?;
+            if has_other && other.key == row.key {
+                if beats(&other.body, &row.body) {
+                    std::mem::swap(&mut row.body, &mut other.body);
+                }
+                continue;
+            }
+            if self.keeps(&row.key) {
+                show(&row.key, &row.body)?;
+            }
+            if !has_other {
+                return Ok(());
+            }
+            std::mem::swap(&mut row, &mut other);
+        }
+    }
+}
+
+/// A row in memory that is used again and again.
+#[derive(Default)]
+struct Buffered {
+    key: Vec<u8>,
+    body: Vec<u8>,
 }
 
 /// Sorted rows, from a run or from memory.
-enum Source {
+struct Source {
+    from: From,
+    head: Buffered,
+}
+
+enum From {
     Run { file: BufReader<File>, path: PathBuf },
-    Memory(std::vec::IntoIter<EncodedRow>),
+    Memory { rows: PackedRows, next: usize },
 }
 
 impl Source {
-    fn of_run(path: &Path) -> Result<Self, StoreError> {
+    fn of_run(path: &Path, buffer_bytes: usize) -> Result<Self, StoreError> {
         let file = File::open(path).map_err(|error| failed("opening", path, error))?;
-        Ok(Self::Run { file: BufReader::with_capacity(256 * 1024, file), path: path.to_owned() })
+        let from = From::Run { file: BufReader::with_capacity(buffer_bytes, file), path: path.to_owned() };
+        Ok(Self { from, head: Buffered::default() })
     }
 
-    fn next(&mut self) -> Result<Option<EncodedRow>, StoreError> {
-        match self {
-            Self::Memory(rows) => Ok(rows.next()),
-            Self::Run { file, path } => read_row(file).map_err(|error| failed("reading", path, error)),
+    fn of_memory(rows: PackedRows) -> Self {
+        Self { from: From::Memory { rows, next: 0 }, head: Buffered::default() }
+    }
+
+    /// Reads the next row into the head; says whether there was one.
+    fn advance(&mut self) -> Result<bool, StoreError> {
+        match &mut self.from {
+            From::Memory { rows, next } => {
+                if *next == rows.len() {
+                    return Ok(false);
+                }
+                let (key, body) = rows.get(*next);
+                *next += 1;
+                fill(&mut self.head.key, key);
+                fill(&mut self.head.body, body);
+                Ok(true)
+            }
+            From::Run { file, path } => read_row(file, &mut self.head).map_err(|error| failed("reading", path, error)),
         }
     }
+}
+
+fn fill(buffer: &mut Vec<u8>, bytes: &[u8]) {
+    buffer.clear();
+    buffer.extend_from_slice(bytes);
+}
+
+fn read_row(file: &mut impl Read, row: &mut Buffered) -> std::io::Result<bool> {
+    let mut lengths = [0; 8];
+    match file.read_exact(&mut lengths) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    let [a, b, c, d, e, f, g, h] = lengths;
+    row.key.resize(u32::from_le_bytes([a, b, c, d]) as usize, 0);
+    row.body.resize(u32::from_le_bytes([e, f, g, h]) as usize, 0);
+    file.read_exact(&mut row.key)?;
+    file.read_exact(&mut row.body)?;
+    Ok(true)
 }
 
 /// Several sorted sources as one.
 struct MergedRows {
     sources: Vec<Source>,
-    heads: BinaryHeap<Reverse<Head>>,
-    body_of: Vec<Vec<u8>>,
-}
-
-/// The next key of a source.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Head {
-    key: Vec<u8>,
-    source: usize,
+    /// The sources that have rows, as a heap: none stands below one with a greater key.
+    heap: Vec<usize>,
 }
 
 impl MergedRows {
-    fn new(sources: Vec<Source>) -> Result<Self, StoreError> {
-        let heads = BinaryHeap::with_capacity(sources.len());
-        let body_of = sources.iter().map(|_| Vec::new()).collect();
-        let mut merged = Self { sources, heads, body_of };
-        for source in 0..merged.sources.len() {
-            merged.advance(source)?;
+    fn new(mut sources: Vec<Source>) -> Result<Self, StoreError> {
+        let mut heap = Vec::with_capacity(sources.len());
+        for (number, source) in sources.iter_mut().enumerate() {
+            if source.advance()? {
+                heap.push(number);
+            }
+        }
+        let mut merged = Self { sources, heap };
+        for place in (0..merged.heap.len() / 2).rev() {
+            merged.sink(place);
         }
         Ok(merged)
     }
 
-    fn advance(&mut self, source: usize) -> Result<(), StoreError> {
-        if let Some(EncodedRow { key, body }) = self.sources[source].next()? {
-            self.heads.push(Reverse(Head { key, source }));
-            self.body_of[source] = body;
+    /// Moves the least row into `row`; says whether there was one.
+    fn take(&mut self, row: &mut Buffered) -> Result<bool, StoreError> {
+        let Some(least) = self.heap.first().copied() else { return Ok(false) };
+        std::mem::swap(row, &mut self.sources[least].head);
+        if !self.sources[least].advance()? {
+            self.heap.swap_remove(0);
         }
-        Ok(())
+        self.sink(0);
+        Ok(true)
     }
-}
 
-impl Iterator for MergedRows {
-    type Item = Result<EncodedRow, StoreError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let Reverse(Head { key, source }) = self.heads.pop()?;
-        let body = std::mem::take(&mut self.body_of[source]);
-        Some(self.advance(source).map(|()| EncodedRow { key, body }))
+    /// Moves the source at a place down to where its key belongs.
+    fn sink(&mut self, mut place: usize) {
+        loop {
+            let mut least = place;
+            for below in [2 * place + 1, 2 * place + 2] {
+                if below < self.heap.len() && self.key_at(below) < self.key_at(least) {
+                    least = below;
+                }
+            }
+            if least == place {
+                return;
+            }
+            self.heap.swap(place, least);
+            place = least;
+        }
     }
-}
 
-// Lengths fit: keys and bodies are bounded when they come in.
-fn put_bytes(file: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
-    file.write_all(&(bytes.len() as u32).to_le_bytes())?;
-    file.write_all(bytes)
-}
-
-fn read_row(file: &mut impl Read) -> std::io::Result<Option<EncodedRow>> {
-    let mut length = [0; 4];
-    match file.read_exact(&mut length) {
-        Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error),
+    fn key_at(&self, place: usize) -> &[u8] {
+        &self.sources[self.heap[place]].head.key
     }
-    let mut key = vec![0; u32::from_le_bytes(length) as usize];
-    file.read_exact(&mut key)?;
-    file.read_exact(&mut length)?;
-    let mut body = vec![0; u32::from_le_bytes(length) as usize];
-    file.read_exact(&mut body)?;
-    Ok(Some(EncodedRow { key, body }))
 }

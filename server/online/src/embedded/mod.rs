@@ -31,6 +31,7 @@ mod catalogue;
 mod directory;
 mod keys;
 mod load;
+mod packed;
 mod table;
 
 use std::collections::BTreeMap;
@@ -42,12 +43,13 @@ use async_trait::async_trait;
 use eadem_values::Digest;
 
 use crate::{
-    Answer, Coverage, KEY_BYTES_MAX, KeyBytes, Merged, OnlineStore, PointRead, Row, ScanCursor, ScanPage, StoreError,
-    TableId, TableStatus, Trim,
+    Answer, Coverage, KEY_BYTES_MAX, KeyBytes, Merged, OnlineStore, PointRead, Row, ScanCursor, ScanPage,
+    StoreError, TableId, TableSnapshot, TableStatus, Trim,
 };
 use catalogue::Catalogue;
 pub use directory::{DirectoryLock, LockInfo};
 use directory::{OwnedDirectory, failed, sync_folder};
+use load::LoadEnd;
 use table::{MetaChange, Table, encode_rows, run_blocking};
 
 /// How an embedded store uses the machine.
@@ -221,20 +223,44 @@ impl OnlineStore for EmbeddedStore {
 
     async fn bulk_load(&self, table: TableId, rows: Vec<Row>) -> Result<(), StoreError> {
         let table = self.inner.table(table)?;
-        let rows = encode_rows(&rows)?;
-        let full = table.load.lock().unwrap_or_else(PoisonError::into_inner).push(rows);
-        let Some(spill) = full else { return Ok(()) };
-        let run = run_blocking(move || spill.write()).await?;
-        table.load.lock().unwrap_or_else(PoisonError::into_inner).add_run(run);
-        Ok(())
+        rows.iter().try_for_each(Row::check_limits)?;
+        if !table.load().push(&rows) {
+            return Ok(());
+        }
+        drop(rows);
+        // One buffer is written at a time; whoever fills the next meanwhile waits here, which bounds the memory.
+        let turn = Arc::clone(&table.settling).lock_owned().await;
+        run_blocking(move || {
+            // Whoever called may be gone before this is done; the rows are still those of calls that have returned.
+            let _turn = turn;
+            let Some(full) = table.load().take_full() else { return Ok(()) };
+            let settled = full.settle();
+            table.load().settle(settled)
+        })
+        .await
     }
 
     async fn finish_load(&self, table: TableId, coverage: Coverage) -> Result<(), StoreError> {
+        self.inner.table(table)?.finish_load(coverage).await.map(|_| ())
+    }
+
+    async fn announce_trim(&self, table: TableId, trim: Trim) -> Result<(), StoreError> {
+        self.inner.table(table)?.load().announce_trim(trim);
+        Ok(())
+    }
+
+    async fn finish_load_trimmed(&self, table: TableId, coverage: Coverage, trim: Trim) -> Result<u64, StoreError> {
         let table = self.inner.table(table)?;
-        let gathered = table.load.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let loading = Arc::clone(&table);
-        run_blocking(move || gathered.load_into(&loading)).await?;
-        table.change(MetaChange::FinishLoad(coverage)).await
+        let LoadEnd { trim: through, left_out } = table.finish_load(coverage).await?;
+        if through == Some(trim) && !table.has_untrimmed_rows() {
+            return Ok(left_out);
+        }
+        Ok(left_out + table.trim(trim).await?)
+    }
+
+    fn snapshot(&self, table: TableId) -> Option<Result<Box<dyn TableSnapshot>, StoreError>> {
+        let snapshot = self.inner.table(table).and_then(|table| table.kept_snapshot());
+        Some(snapshot.map(|snapshot| Box::new(snapshot) as Box<dyn TableSnapshot>))
     }
 
     async fn cover(&self, table: TableId, coverage: Coverage) -> Result<(), StoreError> {

@@ -4,13 +4,16 @@
 //! sync of the file (milliseconds), and while it lasts the next group gathers, so many writers share each sync. Readers
 //! never wait for it: they use the snapshot of the last commit.
 
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
 use eadem_semantics::{RowOrder, erased, is_candidate, trim_mask};
 use redb::{
-    Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+    CursorError, Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    TableDefinition,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -19,10 +22,11 @@ use super::EmbeddedOptions;
 use super::catalogue::{Catalogue, ViewErasures};
 use super::directory::failed;
 use super::keys;
-use super::load::LoadBuffer;
+use super::load::{LoadBuffer, LoadEnd};
+use super::packed::PackedRows;
 use crate::{
-    Answer, Coverage, KeyBytes, LoadState, Merged, PointRead, Row, RowBody, ScanCursor, ScanPage, StoreError, TableId,
-    TableStatus, Trim, Winner,
+    Answer, Coverage, KeyBytes, LoadState, Merged, PointRead, Row, RowBody, ScanCursor, ScanPage, StoreError,
+    TableId, TableSnapshot, TableStatus, Trim, Winner,
 };
 
 /// Row key → encoded body.
@@ -37,6 +41,8 @@ const QUEUED_WRITES_MAX: usize = 256;
 const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How many row keys a trim looks at between two removals.
 const TRIM_STEP_ROWS: usize = 64 * 1024;
+/// Where a load meets rows that are there, so many are inserted one by one before the next run is tried.
+const ROWS_AFTER_MEETING: usize = 64;
 
 type RowsSnapshot = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
@@ -79,16 +85,16 @@ pub(super) fn encode_rows(rows: &[Row]) -> Result<Vec<EncodedRow>, StoreError> {
 /// A change of the table's own record.
 pub(super) enum MetaChange {
     Claim(Coverage),
-    FinishLoad(Coverage),
+    /// Also up to when the rows of the load were trimmed, if they were.
+    FinishLoad(Coverage, Option<i64>),
     TrimTo(i64),
 }
 
 enum Write {
-    /// Rows; `durable` before the answer, or with the next commit that is.
-    Rows {
-        rows: Vec<EncodedRow>,
-        durable: bool,
-    },
+    /// Rows, durable before the answer.
+    Rows(Vec<EncodedRow>),
+    /// Rows of a load in key order, each once; durable with the next commit that is.
+    Load(PackedRows),
     Meta(MetaChange),
     Remove(Vec<Vec<u8>>),
     Erase {
@@ -118,6 +124,8 @@ struct Core {
     // Before `db`, so that it is dropped first: a snapshot is a reading transaction.
     published: RwLock<Arc<Snapshot>>,
     db: Database,
+    /// Whether it may hold rows that no trim has judged together with all others.
+    has_untrimmed_rows: AtomicBool,
 }
 
 struct Writer {
@@ -129,7 +137,9 @@ pub(super) struct Table {
     core: Arc<Core>,
     /// Started by the first write, because most tables of a server that only reads never have one.
     writer: Mutex<Option<Writer>>,
-    pub(super) load: Mutex<LoadBuffer>,
+    load: Mutex<LoadBuffer>,
+    /// Held while a full buffer of a load is sorted and written.
+    pub(super) settling: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Table {
@@ -176,10 +186,44 @@ impl Table {
         catalogue: Arc<Catalogue>,
     ) -> Result<Self, StoreError> {
         let snapshot = Snapshot::take(&db).map_err(|error| failed("reading", path, error))?;
+        let is_empty = snapshot.rows.is_empty().map_err(|error| failed("reading", path, redb::Error::from(error)))?;
         let published = RwLock::new(Arc::new(snapshot));
-        let core = Arc::new(Core { id, path: path.to_owned(), catalogue, published, db });
-        let load = LoadBuffer::new(path, options.load_memory_bytes);
-        Ok(Self { core, writer: Mutex::default(), load: Mutex::new(load) })
+        let has_untrimmed_rows = AtomicBool::new(!is_empty);
+        let core = Arc::new(Core { id, path: path.to_owned(), catalogue, published, db, has_untrimmed_rows });
+        let load = Mutex::new(LoadBuffer::new(path, options.load_memory_bytes));
+        Ok(Self { core, writer: Mutex::default(), load, settling: Arc::default() })
+    }
+
+    /// Rows that were handed to a load.
+    pub(super) fn load(&self) -> MutexGuard<'_, LoadBuffer> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it may hold rows that no trim has judged together with all others.
+    pub(super) fn has_untrimmed_rows(&self) -> bool {
+        self.core.has_untrimmed_rows.load(Ordering::Acquire)
+    }
+
+    /// Writes what was handed to the load, and makes the table ready.
+    pub(super) async fn finish_load(self: &Arc<Self>, coverage: Coverage) -> Result<LoadEnd, StoreError> {
+        let gathered = {
+            // A buffer on its way to the disk holds rows of calls that have returned.
+            let _turn = self.settling.lock().await;
+            self.load().take()?
+        };
+        let table = Arc::clone(self);
+        let end = run_blocking(move || {
+            let was_empty = table.core.snapshot().rows.is_empty().map_err(|error| table.core.reading_failed(error))?;
+            let end = gathered.load_into(&table)?;
+            if !was_empty || end.trim.is_none() {
+                table.core.has_untrimmed_rows.store(true, Ordering::Release);
+            }
+            Ok(end)
+        })
+        .await?;
+        let trimmed_to_us = end.trim.map(|trim| trim.complete_since_us);
+        self.change(MetaChange::FinishLoad(coverage, trimmed_to_us)).await?;
+        Ok(end)
     }
 
     pub(super) fn id(&self) -> TableId {
@@ -191,7 +235,7 @@ impl Table {
     }
 
     pub(super) async fn merge(&self, rows: Vec<EncodedRow>) -> Result<Merged, StoreError> {
-        self.write(Write::Rows { rows, durable: true }).await
+        self.write(Write::Rows(rows)).await
     }
 
     pub(super) async fn change(&self, change: MetaChange) -> Result<(), StoreError> {
@@ -202,12 +246,14 @@ impl Table {
         Ok(self.write(Write::Erase { key, up_to_us }).await?.erased)
     }
 
-    /// Rows of a load, from a thread that may block; durable with the next commit that is.
-    pub(super) fn load_blocking(&self, rows: Vec<EncodedRow>) -> Result<(), StoreError> {
+    /// Sends rows of a load on their way, from a thread that may block; gives where the answer will come.
+    pub(super) fn load_blocking(
+        &self,
+        rows: PackedRows,
+    ) -> Result<oneshot::Receiver<Result<Merged, StoreError>>, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request { write: Write::Rows { rows, durable: false }, reply };
-        self.requests()?.blocking_send(request).map_err(|_| StoreError::Closed)?;
-        answer.blocking_recv().map_err(|_| StoreError::Closed)?.map(|_| ())
+        self.requests()?.blocking_send(Request { write: Write::Load(rows), reply }).map_err(|_| StoreError::Closed)?;
+        Ok(answer)
     }
 
     async fn write(&self, write: Write) -> Result<Merged, StoreError> {
@@ -248,16 +294,18 @@ impl Table {
 
     /// A page of rows; blocks on the disk for as long as a page takes.
     pub(super) fn scan(&self, cursor: Option<&ScanCursor>, page_bytes_max: usize) -> Result<ScanPage, StoreError> {
-        self.core.scan(cursor, page_bytes_max)
+        self.core.scan(&self.core.snapshot(), cursor, page_bytes_max)
     }
 
     pub(super) fn status(&self) -> Result<TableStatus, StoreError> {
+        self.core.status(&self.core.snapshot())
+    }
+
+    /// The table as it is now, whatever becomes of it.
+    pub(super) fn kept_snapshot(&self) -> Result<KeptSnapshot, StoreError> {
         let snapshot = self.core.snapshot();
-        let path = &self.core.path;
-        let rows = snapshot.rows.len().map_err(|error| failed("reading", path, redb::Error::from(error)))?;
-        let file = std::fs::metadata(path).map_err(|error| failed("reading", path, error))?;
-        let bytes = bytes_on_disk(&file);
-        Ok(TableStatus { table: self.core.id, state: snapshot.state, coverage: snapshot.coverage.clone(), rows, bytes })
+        let status = self.core.status(&snapshot)?;
+        Ok(KeptSnapshot { core: Arc::clone(&self.core), snapshot, status, next: Some(None) })
     }
 
     /// Raises `complete_since` first, so that no read is proved by rows that are about to go; then removes, step by step,
@@ -293,6 +341,33 @@ impl Drop for Table {
         if thread.join().is_err() {
             tracing::error!(table = %self.core.id, "the writer of an online table panicked");
         }
+    }
+}
+
+/// A table as it stood at one moment.
+pub(super) struct KeptSnapshot {
+    // Before `core`, so that it is dropped first: a snapshot is a reading transaction of the database in there.
+    snapshot: Arc<Snapshot>,
+    core: Arc<Core>,
+    status: TableStatus,
+    /// Where to go on, from the beginning if it says nothing; `None` at the end.
+    next: Option<Option<ScanCursor>>,
+}
+
+impl TableSnapshot for KeptSnapshot {
+    fn status(&self) -> &TableStatus {
+        &self.status
+    }
+
+    fn next_rows(&mut self, bytes_max: usize) -> Result<Vec<Row>, StoreError> {
+        let Some(cursor) = &self.next else { return Ok(Vec::new()) };
+        let page = self.core.scan(&self.snapshot, cursor.as_ref(), bytes_max)?;
+        self.next = page.next.map(Some);
+        Ok(page.rows)
+    }
+
+    fn erasures(&self) -> Result<Vec<(KeyBytes, i64)>, StoreError> {
+        self.core.catalogue.list_erasures(self.core.id.view)
     }
 }
 
@@ -358,8 +433,19 @@ impl Core {
         Ok(None)
     }
 
-    fn scan(&self, cursor: Option<&ScanCursor>, page_bytes_max: usize) -> Result<ScanPage, StoreError> {
-        let snapshot = self.snapshot();
+    fn status(&self, snapshot: &Snapshot) -> Result<TableStatus, StoreError> {
+        let rows = snapshot.rows.len().map_err(|error| self.reading_failed(error))?;
+        let file = std::fs::metadata(&self.path).map_err(|error| failed("reading", &self.path, error))?;
+        let bytes = bytes_on_disk(&file);
+        Ok(TableStatus { table: self.id, state: snapshot.state, coverage: snapshot.coverage.clone(), rows, bytes })
+    }
+
+    fn scan(
+        &self,
+        snapshot: &Snapshot,
+        cursor: Option<&ScanCursor>,
+        page_bytes_max: usize,
+    ) -> Result<ScanPage, StoreError> {
         let mut erasures = ErasuresByEntity::new(self.catalogue.erasures_of(self.id.view));
         let mut page = ScanPage { rows: Vec::new(), next: None };
         let mut page_bytes = 0;
@@ -429,7 +515,7 @@ impl Core {
 
     /// Applies a group of writes as one transaction, and shows the result to readers.
     fn commit(&self, writes: Vec<Write>) -> Result<Vec<Merged>, redb::Error> {
-        let durable = writes.iter().any(|write| !matches!(write, Write::Rows { durable: false, .. }));
+        let durable = writes.iter().any(|write| !matches!(write, Write::Load(_)));
         let mut txn = self.db.begin_write()?;
         if !durable {
             txn.set_durability(Durability::None)?;
@@ -446,7 +532,8 @@ impl Core {
 
     fn apply(&self, txn: &redb::WriteTransaction, write: Write) -> Result<Merged, redb::Error> {
         match write {
-            Write::Rows { rows, .. } => self.insert(txn, rows),
+            Write::Rows(rows) => self.insert(txn, rows),
+            Write::Load(rows) => self.insert_sorted(txn, &rows),
             Write::Meta(change) => apply_meta_change(txn, change).map(|()| Merged::default()),
             Write::Remove(row_keys) => remove(txn, &row_keys),
             Write::Erase { key, up_to_us } => erase(txn, &key, up_to_us),
@@ -454,29 +541,89 @@ impl Core {
     }
 
     fn insert(&self, txn: &redb::WriteTransaction, rows: Vec<EncodedRow>) -> Result<Merged, redb::Error> {
+        self.has_untrimmed_rows.store(true, Ordering::Release);
         let mut erasures = ErasuresByEntity::new(self.catalogue.erasures_of(self.id.view));
         let mut table = txn.open_table(ROWS)?;
         let mut merged = Merged::default();
         for EncodedRow { key, body } in rows {
-            if is_erased(&key, &mut erasures)? {
-                merged.erased += 1;
-                continue;
+            insert_one(&mut table, &key, &body, &mut erasures, &mut merged)?;
+        }
+        Ok(merged)
+    }
+
+    /// Rows in key order, each once. Where none that is there stands between them they go in as whole pages.
+    fn insert_sorted(&self, txn: &redb::WriteTransaction, rows: &PackedRows) -> Result<Merged, redb::Error> {
+        let mut erasures = ErasuresByEntity::new(self.catalogue.erasures_of(self.id.view));
+        let mut table = txn.open_table(ROWS)?;
+        let mut merged = Merged::default();
+        let mut next = 0;
+        while next < rows.len() {
+            next = insert_run(&mut table, rows, next, &mut erasures, &mut merged)?;
+            let end = rows.len().min(next + ROWS_AFTER_MEETING);
+            for row in next..end {
+                let (key, body) = rows.get(row);
+                insert_one(&mut table, key, body, &mut erasures, &mut merged)?;
             }
-            let stored_beats_it = {
-                let stored = table.insert(key.as_slice(), body.as_slice())?;
-                stored.map(|stored| stored.value().to_vec()).filter(|stored| beats(stored, &body))
-            };
-            if let Some(stored) = stored_beats_it {
-                table.insert(key.as_slice(), stored.as_slice())?;
-            }
-            merged.kept += 1;
+            next = end;
         }
         Ok(merged)
     }
 }
 
+type RowsTable<'a> = redb::Table<'a, &'static [u8], &'static [u8]>;
+
+/// Inserts a row wherever it belongs, unless it is erased.
+fn insert_one(
+    table: &mut RowsTable<'_>,
+    key: &[u8],
+    body: &[u8],
+    erasures: &mut ErasuresByEntity<'_>,
+    merged: &mut Merged,
+) -> Result<(), redb::Error> {
+    if is_erased(key, erasures)? {
+        merged.erased += 1;
+        return Ok(());
+    }
+    let stored_beats_it = {
+        let stored = table.insert(key, body)?;
+        stored.map(|stored| stored.value().to_vec()).filter(|stored| beats(stored, body))
+    };
+    if let Some(stored) = stored_beats_it {
+        table.insert(key, stored.as_slice())?;
+    }
+    merged.kept += 1;
+    Ok(())
+}
+
+/// Inserts sorted rows from `first` on through one gap between rows that are there. Gives the first row that does not fit.
+fn insert_run(
+    table: &mut RowsTable<'_>,
+    rows: &PackedRows,
+    first: usize,
+    erasures: &mut ErasuresByEntity<'_>,
+    merged: &mut Merged,
+) -> Result<usize, redb::Error> {
+    let mut cursor = table.upper_bound_mut(Bound::Included(rows.get(first).0))?;
+    let mut next = first;
+    while next < rows.len() {
+        let (key, body) = rows.get(next);
+        if is_erased(key, erasures)? {
+            merged.erased += 1;
+        } else {
+            match cursor.insert_before(key, body) {
+                Ok(()) => merged.kept += 1,
+                Err(CursorError::UnorderedKey) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        next += 1;
+    }
+    cursor.close()?;
+    Ok(next)
+}
+
 /// Which of two bodies of one row stays; see [`RowBody::merge_order`].
-fn beats(stored: &[u8], arriving: &[u8]) -> bool {
+pub(super) fn beats(stored: &[u8], arriving: &[u8]) -> bool {
     if stored == arriving {
         return false;
     }
@@ -529,9 +676,10 @@ fn apply_meta_change(txn: &redb::WriteTransaction, change: MetaChange) -> Result
     };
     match change {
         MetaChange::Claim(claim) => meta.claims.merge(&claim),
-        MetaChange::FinishLoad(claim) => {
+        MetaChange::FinishLoad(claim, trimmed_to_us) => {
             meta.claims.merge(&claim);
             meta.state = LoadState::Ready;
+            meta.trimmed_to_us = meta.trimmed_to_us.max(trimmed_to_us);
         }
         MetaChange::TrimTo(complete_since_us) => {
             meta.trimmed_to_us = meta.trimmed_to_us.max(Some(complete_since_us));
@@ -637,7 +785,8 @@ fn write_until_closed(core: &Core, mut queue: mpsc::Receiver<Request>) {
 impl Write {
     fn bytes(&self) -> usize {
         match self {
-            Self::Rows { rows, .. } => rows.iter().map(EncodedRow::bytes).sum(),
+            Self::Rows(rows) => rows.iter().map(EncodedRow::bytes).sum(),
+            Self::Load(rows) => rows.bytes(),
             Self::Remove(row_keys) => row_keys.iter().map(Vec::len).sum(),
             Self::Meta(_) | Self::Erase { .. } => 0,
         }

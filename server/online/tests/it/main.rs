@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod backup;
 #[path = "../../../../tests/services/cassandra.rs"]
 mod cassandra;
 mod conformance;

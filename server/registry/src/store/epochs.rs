@@ -31,6 +31,8 @@ pub struct Epoch {
     pub placement: Placement,
     /// What it is for.
     pub state: EpochState,
+    /// When it was made, in microseconds. Epochs of two registries may have one number.
+    pub created_at_us: i64,
 }
 
 impl EpochState {
@@ -74,7 +76,13 @@ impl Registry {
         .execute(&mut *change)
         .await?;
         change.commit_and_announce().await?;
-        Ok(Epoch { view: view.clone(), epoch: unsigned(epoch)?, placement, state: EpochState::Loading })
+        Ok(Epoch {
+            view: view.clone(),
+            epoch: unsigned(epoch)?,
+            placement,
+            state: EpochState::Loading,
+            created_at_us: now_us,
+        })
     }
 
     /// Makes a loaded epoch the current one; the one before is retired. Servers follow. Idempotent.
@@ -166,7 +174,7 @@ impl Registry {
     /// The database failed.
     pub async fn epochs(&self, view: Option<&ViewRef>) -> Result<Vec<Epoch>, RegistryError> {
         let rows = sqlx::query(
-            "SELECT name, version, epoch, placement, state
+            "SELECT name, version, epoch, placement, state, view_epoch.created_at_us
              FROM view_epoch JOIN view_version USING (view_version_id) JOIN view USING (view_id)
              WHERE name = coalesce(?, name) AND version = coalesce(?, version) ORDER BY name, version, epoch",
         )
@@ -183,6 +191,7 @@ impl Registry {
                     epoch: unsigned(row.try_get("epoch")?)?,
                     placement: read_name(&placement, Placement::from_name)?,
                     state: read_name(&state, EpochState::from_name)?,
+                    created_at_us: row.try_get("created_at_us")?,
                 })
             })
             .collect()

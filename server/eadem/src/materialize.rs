@@ -1,0 +1,155 @@
+//! Loading: a view's offline rows into a table of the online store, by several threads; and switching to what was loaded.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use anyhow::bail;
+use arrow_array::ArrayRef;
+use bytes::Bytes;
+use eadem_offline::{Cancel, HistoryBatch, OfflineError};
+use eadem_online::{KeyBytes, OnlineStore, Row, RowBody, TableId};
+use eadem_registry::EpochState;
+use eadem_registry::model::ViewVersion;
+use eadem_values::BatchEncoder;
+use futures::TryStreamExt as _;
+use futures::stream::BoxStream;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+
+use crate::home::Stores;
+
+/// Rows on their way, as the offline store gives them.
+type Batches = BoxStream<'static, Result<HistoryBatch, OfflineError>>;
+
+/// Hands the rows of all parts to the store, each part from a thread of its own: reading and decoding takes most of the time,
+/// and is nothing for the threads of requests. Says how many rows it were. `report` is told after every batch.
+///
+/// # Errors
+/// What went wrong first, once all threads have ended; or that the job was called off.
+pub(crate) async fn load_rows(
+    store: &Arc<dyn OnlineStore>,
+    table: TableId,
+    parts: Vec<Batches>,
+    cancel: &Cancel,
+    report: Arc<dyn Fn(u64) + Send + Sync>,
+) -> anyhow::Result<u64> {
+    let shared = Arc::new(Loading {
+        store: Arc::clone(store),
+        table,
+        cancel: cancel.clone(),
+        has_failed: AtomicBool::new(false),
+        rows: AtomicU64::new(0),
+        report,
+    });
+    let mut threads = JoinSet::new();
+    for part in parts {
+        let (shared, runtime) = (Arc::clone(&shared), Handle::current());
+        threads.spawn_blocking(move || runtime.block_on(shared.load_part(part)));
+    }
+    let mut outcome = Ok(());
+    while let Some(ended) = threads.join_next().await {
+        let ended = ended.unwrap_or_else(|panic| Err(anyhow::anyhow!("a thread of the load broke off: {panic}")));
+        if ended.is_err() {
+            shared.has_failed.store(true, Ordering::Relaxed);
+        }
+        outcome = outcome.and(ended);
+    }
+    outcome.map(|()| shared.rows.load(Ordering::Relaxed))
+}
+
+/// What the threads of a load share.
+struct Loading {
+    store: Arc<dyn OnlineStore>,
+    table: TableId,
+    cancel: Cancel,
+    has_failed: AtomicBool,
+    rows: AtomicU64,
+    report: Arc<dyn Fn(u64) + Send + Sync>,
+}
+
+impl Loading {
+    async fn load_part(&self, mut batches: Batches) -> anyhow::Result<()> {
+        while let Some(batch) = batches.try_next().await? {
+            if self.cancel.is_cancelled() {
+                bail!("cancelled");
+            }
+            if self.has_failed.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            self.store.bulk_load(self.table, online_rows(&batch)?).await?;
+            let rows_before = self.rows.fetch_add(batch.len() as u64, Ordering::Relaxed);
+            (self.report)(rows_before + batch.len() as u64);
+        }
+        Ok(())
+    }
+}
+
+/// Offline rows as the online store keeps them: values in the canonical row encoding. Where a row came from stays offline.
+fn online_rows(batch: &HistoryBatch) -> anyhow::Result<Vec<Row>> {
+    let keys = encoded_rows(batch.keys(), batch.len(), |_| true)?;
+    let values = encoded_rows(batch.values(), batch.len(), |row| batch.error(row).is_none())?;
+    let rows = keys.into_iter().zip(values).enumerate().map(|(row, (key, values))| Row {
+        key: KeyBytes::new(key),
+        order: batch.order(row),
+        body: RowBody { values, error: batch.error(row).map(str::to_owned), origin: None },
+    });
+    Ok(rows.collect())
+}
+
+/// The canonical encoding of each row over these columns, empty for rows that are not wanted; all in one piece of memory.
+fn encoded_rows(columns: &[ArrayRef], rows: usize, is_wanted: impl Fn(usize) -> bool) -> anyhow::Result<Vec<Bytes>> {
+    let encoder = BatchEncoder::try_new(columns)?;
+    let mut bytes = Vec::new();
+    let mut ends = Vec::with_capacity(rows);
+    for row in 0..rows {
+        if is_wanted(row) {
+            encoder.encode_row(row, &mut bytes);
+        }
+        ends.push(bytes.len());
+    }
+    let bytes = Bytes::from(bytes);
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    Ok(starts.zip(&ends).map(|(start, end)| bytes.slice(start..*end)).collect())
+}
+
+/// Makes a loaded epoch the one that is read, and drops those that nobody reads any more.
+///
+/// # Errors
+/// A registry that cannot be written.
+pub(crate) async fn switch(stores: &Stores, view: &ViewVersion, epoch: u32) -> anyhow::Result<()> {
+    stores.registry.make_epoch_current(&view.id, epoch, stores.clock.now_us()).await?;
+    if let Err(error) = drop_retired_epochs(stores, view).await {
+        tracing::warn!(view = %view.id, %error, "an epoch that nobody reads is still there; the next load drops it");
+    }
+    Ok(())
+}
+
+/// Drops what no server reads any more: epochs before the current one, and those that a killed load left behind.
+async fn drop_retired_epochs(stores: &Stores, view: &ViewVersion) -> anyhow::Result<()> {
+    let epochs = stores.registry.epochs(Some(&view.id)).await?;
+    let current = epochs.iter().find(|epoch| epoch.state == EpochState::Current).map(|epoch| epoch.epoch);
+    for epoch in &epochs {
+        let is_over = epoch.state == EpochState::Retired
+            || (epoch.state == EpochState::Loading && current.is_some_and(|current| epoch.epoch < current));
+        if !is_over {
+            continue;
+        }
+        if epoch.state == EpochState::Loading {
+            stores.registry.retire_epoch(&view.id, epoch.epoch, stores.clock.now_us()).await?;
+        }
+        stores.online()?.drop_epoch(TableId { view: view.digest, epoch: u64::from(epoch.epoch) }).await?;
+        stores.registry.forget_epoch(&view.id, epoch.epoch).await?;
+    }
+    Ok(())
+}
+
+/// Takes back an epoch whose load broke off.
+pub(crate) async fn give_epoch_up(stores: &Stores, view: &ViewVersion, epoch: u32, table: TableId) {
+    if let Err(error) = stores.registry.retire_epoch(&view.id, epoch, stores.clock.now_us()).await {
+        tracing::warn!(view = %view.id, epoch, %error, "an epoch that was not loaded could not be retired");
+    }
+    let Ok(store) = stores.online() else { return };
+    if let Err(error) = store.drop_epoch(table).await {
+        tracing::warn!(view = %view.id, epoch, %error, "an epoch that was not loaded could not be dropped");
+    }
+}
