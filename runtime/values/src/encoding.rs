@@ -1,6 +1,7 @@
 //! The canonical row encoding, version 1: the same bytes for the same bits, specified in `docs/encoding.md`.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type, Int64Type, TimestampMicrosecondType};
@@ -8,6 +9,8 @@ use arrow_array::{
     Array, ArrayRef, BinaryArray, BooleanArray, FixedSizeListArray, Float32Array, Float64Array, Int64Array, ListArray,
     StringArray, TimestampMicrosecondArray,
 };
+use arrow_buffer::{BooleanBufferBuilder, NullBufferBuilder, OffsetBuffer};
+use arrow_schema::{DataType as ArrowType, Field as ArrowField};
 
 use crate::canonical::refuse_null_elements;
 use crate::{CANONICAL_NAN_F32, CANONICAL_NAN_F64, DataType, ElementType, Value, ValueError, array_from_values};
@@ -27,7 +30,7 @@ const TAG_VECTOR: u8 = 0x08;
 const TAG_LIST: u8 = 0x09;
 
 /// One column, seen as its type once and not again for every row.
-enum Column<'a> {
+pub(crate) enum Column<'a> {
     Boolean(&'a BooleanArray),
     Int64(&'a Int64Array),
     Float32(&'a Float32Array),
@@ -39,7 +42,7 @@ enum Column<'a> {
     List(&'a ListArray, Elements<'a>),
 }
 
-enum Elements<'a> {
+pub(crate) enum Elements<'a> {
     Int64(&'a [i64]),
     Float64(&'a [f64]),
     Utf8(&'a StringArray),
@@ -91,7 +94,7 @@ impl<'a> BatchEncoder<'a> {
 }
 
 impl<'a> Column<'a> {
-    fn of(array: &'a ArrayRef) -> Result<Self, ValueError> {
+    pub(crate) fn of(array: &'a ArrayRef) -> Result<Self, ValueError> {
         let data_type = DataType::from_arrow(array.data_type())
             .ok_or_else(|| ValueError::UnsupportedArrowType(array.data_type().to_string()))?;
         Ok(match data_type {
@@ -118,7 +121,7 @@ impl<'a> Column<'a> {
         })
     }
 
-    fn is_null(&self, row: usize) -> bool {
+    pub(crate) fn is_null(&self, row: usize) -> bool {
         match self {
             Self::Boolean(array) => array.is_null(row),
             Self::Int64(array) => array.is_null(row),
@@ -314,40 +317,64 @@ impl<'a> Reader<'a> {
         if is_foreign_nan { Err(self.damaged("a NaN is not canonical")) } else { Ok(value) }
     }
 
-    fn text(&mut self) -> Result<String, ValueError> {
+    fn boolean(&mut self) -> Result<bool, ValueError> {
+        match self.byte()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err(self.damaged("a boolean is neither 0 nor 1")),
+        }
+    }
+
+    fn int64(&mut self) -> Result<i64, ValueError> {
+        self.array().map(i64::from_le_bytes)
+    }
+
+    fn length_and_bytes(&mut self) -> Result<&'a [u8], ValueError> {
         let length = self.count(1)?;
-        let bytes = self.take(length)?;
+        self.take(length)
+    }
+
+    fn dimensions(&mut self, expected: usize) -> Result<usize, ValueError> {
+        let count = self.count(4)?;
+        if count == expected {
+            return Ok(count);
+        }
+        Err(self.damaged("a vector has another number of dimensions than its column"))
+    }
+
+    /// Reads a value's tag, which has to be null's or that of its column's type.
+    fn is_null(&mut self, data_type: DataType) -> Result<bool, ValueError> {
+        let tag = self.byte()?;
+        if tag != TAG_NULL && tag != tag_of(data_type) {
+            return Err(self.damaged("a value has another type than its column"));
+        }
+        Ok(tag == TAG_NULL)
+    }
+
+    /// Nothing may follow a row's last value.
+    fn end(&self) -> Result<(), ValueError> {
+        if self.at == self.bytes.len() { Ok(()) } else { Err(self.damaged("bytes follow the last value")) }
+    }
+
+    fn text(&mut self) -> Result<String, ValueError> {
+        let bytes = self.length_and_bytes()?;
         std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| self.damaged("text is not UTF-8"))
     }
 
     fn value(&mut self, data_type: DataType) -> Result<Value, ValueError> {
-        let tag = self.byte()?;
-        if tag == TAG_NULL {
+        if self.is_null(data_type)? {
             return Ok(Value::Null);
         }
-        if tag != tag_of(data_type) {
-            return Err(self.damaged("a value has another type than its column"));
-        }
         Ok(match data_type {
-            DataType::Boolean => match self.byte()? {
-                0 => Value::Boolean(false),
-                1 => Value::Boolean(true),
-                _ => return Err(self.damaged("a boolean is neither 0 nor 1")),
-            },
-            DataType::Int64 => Value::Int64(i64::from_le_bytes(self.array()?)),
+            DataType::Boolean => Value::Boolean(self.boolean()?),
+            DataType::Int64 => Value::Int64(self.int64()?),
             DataType::Float32 => Value::Float32(self.float32()?),
             DataType::Float64 => Value::Float64(self.float64()?),
             DataType::Utf8 => Value::Utf8(self.text()?),
-            DataType::Binary => {
-                let length = self.count(1)?;
-                Value::Binary(self.take(length)?.to_vec())
-            }
-            DataType::Timestamp => Value::Timestamp(i64::from_le_bytes(self.array()?)),
+            DataType::Binary => Value::Binary(self.length_and_bytes()?.to_vec()),
+            DataType::Timestamp => Value::Timestamp(self.int64()?),
             DataType::Vector(dimensions) => {
-                let count = self.count(4)?;
-                if count != dimensions as usize {
-                    return Err(self.damaged("a vector has another number of dimensions than its column"));
-                }
+                let count = self.dimensions(dimensions as usize)?;
                 Value::Vector((0..count).map(|_| self.float32()).collect::<Result<_, _>>()?)
             }
             DataType::List(element) => self.list(element)?,
@@ -366,9 +393,7 @@ impl<'a> Reader<'a> {
         }
         let count = self.count(bytes_each)?;
         Ok(match element {
-            ElementType::Int64 => {
-                Value::ListInt64((0..count).map(|_| self.array().map(i64::from_le_bytes)).collect::<Result<_, _>>()?)
-            }
+            ElementType::Int64 => Value::ListInt64((0..count).map(|_| self.int64()).collect::<Result<_, _>>()?),
             ElementType::Float64 => Value::ListFloat64((0..count).map(|_| self.float64()).collect::<Result<_, _>>()?),
             ElementType::Utf8 => Value::ListUtf8((0..count).map(|_| self.text()).collect::<Result<_, _>>()?),
         })
@@ -396,18 +421,149 @@ fn tag_of(data_type: DataType) -> u8 {
 pub fn decode_row(data_types: &[DataType], bytes: &[u8]) -> Result<Vec<Value>, ValueError> {
     let mut reader = Reader { bytes, at: 0 };
     let values = data_types.iter().map(|data_type| reader.value(*data_type)).collect::<Result<_, _>>()?;
-    if reader.at != bytes.len() {
-        return Err(reader.damaged("bytes follow the last value"));
-    }
+    reader.end()?;
     Ok(values)
 }
 
-/// The columns of many encoded rows.
+/// The columns of many encoded rows; a row that is `None` is null in every column.
 ///
 /// # Errors
 /// Bytes that no encoder wrote for these types.
-pub fn decode_rows(data_types: &[DataType], rows: &[&[u8]]) -> Result<Vec<ArrayRef>, ValueError> {
-    let rows = rows.iter().map(|row| decode_row(data_types, row)).collect::<Result<Vec<_>, _>>()?;
-    let column = |(at, data_type): (usize, &DataType)| array_from_values(*data_type, rows.iter().map(|row| &row[at]));
-    data_types.iter().enumerate().map(column).collect()
+pub fn decode_rows<'a>(
+    data_types: &[DataType],
+    rows: impl ExactSizeIterator<Item = Option<&'a [u8]>>,
+) -> Result<Vec<ArrayRef>, ValueError> {
+    let mut columns: Vec<Decoded> = data_types.iter().map(|data_type| Decoded::new(*data_type, rows.len())).collect();
+    for row in rows {
+        let Some(bytes) = row else {
+            columns.iter_mut().for_each(Decoded::push_null);
+            continue;
+        };
+        let mut reader = Reader { bytes, at: 0 };
+        for column in &mut columns {
+            column.push(&mut reader)?;
+        }
+        reader.end()?;
+    }
+    columns.into_iter().map(Decoded::finish).collect()
+}
+
+/// A column that grows by one encoded value after the other, without a [`Value`] in between where that saves something.
+struct Decoded {
+    data_type: DataType,
+    values: DecodedValues,
+    nulls: NullBufferBuilder,
+}
+
+enum DecodedValues {
+    Boolean(BooleanBufferBuilder),
+    Int64(Vec<i64>),
+    Float32(Vec<f32>),
+    Float64(Vec<f64>),
+    Bytes { ends: Vec<i32>, bytes: Vec<u8> },
+    Vector { elements: Vec<f32>, dimensions: usize },
+    Others(Vec<Value>),
+}
+
+impl Decoded {
+    fn new(data_type: DataType, rows: usize) -> Self {
+        let values = match data_type {
+            DataType::Boolean => DecodedValues::Boolean(BooleanBufferBuilder::new(rows)),
+            DataType::Int64 | DataType::Timestamp => DecodedValues::Int64(Vec::with_capacity(rows)),
+            DataType::Float32 => DecodedValues::Float32(Vec::with_capacity(rows)),
+            DataType::Float64 => DecodedValues::Float64(Vec::with_capacity(rows)),
+            DataType::Utf8 | DataType::Binary => {
+                let mut ends = Vec::with_capacity(rows + 1);
+                ends.push(0);
+                DecodedValues::Bytes { ends, bytes: Vec::new() }
+            }
+            DataType::Vector(dimensions) => {
+                let dimensions = dimensions as usize;
+                DecodedValues::Vector { elements: Vec::with_capacity(rows * dimensions), dimensions }
+            }
+            DataType::List(_) => DecodedValues::Others(Vec::with_capacity(rows)),
+        };
+        Self { data_type, values, nulls: NullBufferBuilder::new(rows) }
+    }
+
+    fn push(&mut self, reader: &mut Reader<'_>) -> Result<(), ValueError> {
+        if let DecodedValues::Others(values) = &mut self.values {
+            values.push(reader.value(self.data_type)?);
+            return Ok(());
+        }
+        if reader.is_null(self.data_type)? {
+            self.push_null();
+            return Ok(());
+        }
+        match &mut self.values {
+            DecodedValues::Boolean(values) => values.append(reader.boolean()?),
+            DecodedValues::Int64(values) => values.push(reader.int64()?),
+            DecodedValues::Float32(values) => values.push(reader.float32()?),
+            DecodedValues::Float64(values) => values.push(reader.float64()?),
+            DecodedValues::Bytes { ends, bytes } => {
+                let value = reader.length_and_bytes()?;
+                let end = bytes.len().saturating_add(value.len());
+                ends.push(i32::try_from(end).map_err(|_| ValueError::OutOfRange {
+                    value: format!("{end} bytes"),
+                    data_type: format!("one column of {}", self.data_type),
+                })?);
+                bytes.extend_from_slice(value);
+            }
+            DecodedValues::Vector { elements, dimensions } => {
+                for _ in 0..reader.dimensions(*dimensions)? {
+                    elements.push(reader.float32()?);
+                }
+            }
+            DecodedValues::Others(_) => {}
+        }
+        self.nulls.append_non_null();
+        Ok(())
+    }
+
+    /// Under a null stands zero, or nothing: the canonical form.
+    fn push_null(&mut self) {
+        match &mut self.values {
+            DecodedValues::Boolean(values) => values.append(false),
+            DecodedValues::Int64(values) => values.push(0),
+            DecodedValues::Float32(values) => values.push(0.0),
+            DecodedValues::Float64(values) => values.push(0.0),
+            DecodedValues::Bytes { ends, .. } => ends.push(ends.last().copied().unwrap_or_default()),
+            DecodedValues::Vector { elements, dimensions } => elements.resize(elements.len() + *dimensions, 0.0),
+            DecodedValues::Others(values) => {
+                values.push(Value::Null);
+                return;
+            }
+        }
+        self.nulls.append_null();
+    }
+
+    fn finish(mut self) -> Result<ArrayRef, ValueError> {
+        let nulls = self.nulls.finish();
+        let malformed = |error: arrow_schema::ArrowError| ValueError::Malformed(error.to_string());
+        Ok(match self.values {
+            DecodedValues::Boolean(mut values) => Arc::new(BooleanArray::new(values.finish(), nulls)),
+            DecodedValues::Int64(values) if self.data_type == DataType::Timestamp => {
+                let instants = TimestampMicrosecondArray::new(values.into(), nulls);
+                Arc::new(instants.with_data_type(self.data_type.to_arrow()))
+            }
+            DecodedValues::Int64(values) => Arc::new(Int64Array::new(values.into(), nulls)),
+            DecodedValues::Float32(values) => Arc::new(Float32Array::new(values.into(), nulls)),
+            DecodedValues::Float64(values) => Arc::new(Float64Array::new(values.into(), nulls)),
+            DecodedValues::Bytes { ends, bytes } => {
+                // Ends of what was appended never descend.
+                let offsets = OffsetBuffer::new(ends.into());
+                match self.data_type {
+                    DataType::Utf8 => Arc::new(StringArray::try_new(offsets, bytes.into(), nulls).map_err(malformed)?),
+                    _ => Arc::new(BinaryArray::try_new(offsets, bytes.into(), nulls).map_err(malformed)?),
+                }
+            }
+            DecodedValues::Vector { elements, dimensions } => {
+                let item = Arc::new(ArrowField::new("item", ArrowType::Float32, false));
+                let size = i32::try_from(dimensions).map_err(|error| ValueError::Malformed(error.to_string()))?;
+                let elements = Arc::new(Float32Array::new(elements.into(), None));
+                Arc::new(FixedSizeListArray::try_new(item, size, elements, nulls).map_err(malformed)?)
+            }
+            DecodedValues::Others(values) => array_from_values(self.data_type, &values)?,
+        })
+    }
 }

@@ -1,14 +1,12 @@
 //! Values as JSON: numbers shortest round-trip (float32 as float32), NaN and infinities as the strings of proto3 JSON,
 //! binary as base64, timestamps as RFC 3339 in UTC.
 
-use arrow_array::Array;
-use arrow_array::cast::AsArray;
-use arrow_array::types::{Float64Type, Int64Type};
-use arrow_schema::DataType as ArrowType;
+use arrow_array::ArrayRef;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Number, Value as Json};
 
+use crate::encoding::Column;
 use crate::time::rfc3339;
 use crate::{CANONICAL_NAN_F32, CANONICAL_NAN_F64, DataType, ElementType, Value, ValueError, parse_timestamp};
 
@@ -34,23 +32,39 @@ pub fn value_to_json(value: &Value) -> Json {
     }
 }
 
-/// Appends the value of a row as JSON text: what [`value_to_json`] gives, without a value and a tree of JSON in between.
-///
-/// # Errors
-/// A column of no type of the contract; a null inside a vector or list.
-pub fn write_json(column: &dyn Array, row: usize, text: &mut Vec<u8>) -> Result<(), ValueError> {
-    if column.is_null(row) {
-        text.extend_from_slice(b"null");
-        return Ok(());
+/// A column whose values are written as JSON text: what [`value_to_json`] gives, without a value and a tree of JSON in
+/// between.
+pub struct JsonColumn<'a> {
+    array: &'a ArrayRef,
+    column: Column<'a>,
+}
+
+impl<'a> JsonColumn<'a> {
+    /// # Errors
+    /// A column of no type of the contract.
+    pub fn try_new(array: &'a ArrayRef) -> Result<Self, ValueError> {
+        Column::of(array).map(|column| Self { array, column })
     }
-    match column.data_type() {
-        ArrowType::Boolean => write_text(text, &column.as_boolean().value(row)),
-        ArrowType::Int64 => write_text(text, &column.as_primitive::<Int64Type>().value(row)),
-        ArrowType::Utf8 => write_text(text, column.as_string::<i32>().value(row)),
-        ArrowType::Float64 if column.as_primitive::<Float64Type>().value(row).is_finite() => {
-            write_text(text, &column.as_primitive::<Float64Type>().value(row))
+
+    /// Appends the value of a row.
+    ///
+    /// # Errors
+    /// A null inside a vector or list.
+    ///
+    /// # Panics
+    /// If `row` is not below the column's length, as every Arrow accessor.
+    pub fn write(&self, row: usize, text: &mut Vec<u8>) -> Result<(), ValueError> {
+        if self.column.is_null(row) {
+            text.extend_from_slice(b"null");
+            return Ok(());
         }
-        _ => write_text(text, &value_to_json(&crate::value_at(column, row)?)),
+        match &self.column {
+            Column::Boolean(values) => write_text(text, &values.value(row)),
+            Column::Int64(values) => write_text(text, &values.value(row)),
+            Column::Utf8(values) => write_text(text, values.value(row)),
+            Column::Float64(values) if values.value(row).is_finite() => write_text(text, &values.value(row)),
+            _ => write_text(text, &value_to_json(&crate::value_at(self.array, row)?)),
+        }
     }
 }
 

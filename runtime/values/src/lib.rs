@@ -18,7 +18,7 @@ pub use data_type::{DataType, ElementType, UnknownDataType};
 pub use digest::{Digest, InvalidDigest, TieDigest};
 pub use encoding::{BatchEncoder, ENCODING_VERSION, decode_row, decode_rows, encode_value, encode_values};
 pub use field::{Constraint, Description, Field, Literal, arrow_schema};
-pub use json::{value_from_json, value_to_json, write_json};
+pub use json::{JsonColumn, value_from_json, value_to_json};
 pub use key::{EntityKey, KeyError, KeyType, KeyValue};
 pub use time::{
     InvalidTime, TIME_MAX_US, TIME_MIN_US, format_duration, format_timestamp, parse_duration, parse_timestamp,

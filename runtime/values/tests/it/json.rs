@@ -1,7 +1,7 @@
 //! JSON: writing to text and reading back keeps the bits; what is not the declared type is refused.
 
 use eadem_values::{
-    DataType, ElementType, Value, ValueError, array_from_values, value_from_json, value_to_json, write_json,
+    DataType, ElementType, JsonColumn, Value, ValueError, array_from_values, value_from_json, value_to_json,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -13,7 +13,7 @@ fn through_text(data_type: DataType, value: &Value) -> Value {
     let column = array_from_values(data_type, [value, &Value::Null]).unwrap();
     let mut written = Vec::new();
     for row in 0..2 {
-        write_json(column.as_ref(), row, &mut written).unwrap();
+        JsonColumn::try_new(&column).unwrap().write(row, &mut written).unwrap();
     }
     assert_eq!(String::from_utf8(written).unwrap(), format!("{text}null"), "the same text without a value in between");
     value_from_json(data_type, &serde_json::from_str(&text).unwrap()).unwrap()

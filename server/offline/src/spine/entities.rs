@@ -123,7 +123,7 @@ pub async fn keep_entities_spine(
                     "the spine would have more than {SPINE_ROWS_MAX} rows; ask for fewer times"
                 )));
             }
-            let mut columns: Vec<ArrayRef> = decode_rows(&data_types, part)?;
+            let mut columns: Vec<ArrayRef> = decode_rows(&data_types, part.iter().map(|key| Some(*key)))?;
             let times = TimestampMicrosecondArray::from(vec![at_us; part.len()]).with_timezone("UTC");
             columns.push(Arc::new(times));
             writer.write(&RecordBatch::try_new(schema.clone(), columns)?).await?;
