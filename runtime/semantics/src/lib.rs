@@ -15,6 +15,6 @@ pub use accept::{MAX_AHEAD_DEFAULT_US, RefusedTime, accept_event_time};
 pub use as_stored::{AsStored, InvalidAsStored};
 pub use cut::KnownAtCut;
 pub use lifetime::{Age, Lifetime};
-pub use order::{ReadAt, RowOrder, erased, is_candidate, winner};
+pub use order::{ReadAt, RowOrder, erased, is_candidate, visible_from_us, winner};
 pub use status::{Served, Status, UnknownStatus, resolve_status, row_status, serve};
 pub use trim::{TrimNewestFirst, trim_keeps, trim_mask};

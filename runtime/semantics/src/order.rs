@@ -41,6 +41,11 @@ pub fn is_candidate(row: &RowOrder, read: ReadAt) -> bool {
     row.event_time_us <= read.at_us && row.known_at_us <= read.known_by_us
 }
 
+/// The first T whose read as known then sees the row; every later one does too.
+pub const fn visible_from_us(row: &RowOrder) -> i64 {
+    if row.event_time_us > row.known_at_us { row.event_time_us } else { row.known_at_us }
+}
+
 /// The row that a read finds among the rows of one entity, in any order and with repetitions.
 pub fn winner(rows: impl IntoIterator<Item = RowOrder>, read: ReadAt) -> Option<RowOrder> {
     rows.into_iter().filter(|row| is_candidate(row, read)).max()

@@ -24,6 +24,10 @@ pub struct Limits {
     pub history_reads_max: usize,
     /// Milliseconds that the offline store has for the reads of one view; after them: status `error`.
     pub history_ms_max: u64,
+    /// Milliseconds that a request for features may take; what is not there by then has status `error`. 0: no limit.
+    pub request_ms_max: u64,
+    /// Milliseconds by which the clock of the online store may differ from ours; over it `/readyz` answers 503.
+    pub clock_skew_ms_max: u64,
     /// Requests served at once; over it: 503 with Retry-After.
     pub requests_in_flight_max: usize,
 }
@@ -40,6 +44,8 @@ impl Default for Limits {
             key_bytes_max_in_body: 8 << 10,
             history_reads_max: 10_000,
             history_ms_max: 30_000,
+            request_ms_max: 30_000,
+            clock_skew_ms_max: 1_000,
             requests_in_flight_max: 1_024,
         }
     }

@@ -1,15 +1,19 @@
 //! What the server counts, in the format of Prometheus.
 
-use std::sync::Arc;
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use arrow_array::ArrayRef;
 use async_trait::async_trait;
 use axum::http::StatusCode;
+use eadem_online::CacheUsage;
 use eadem_query::{AppliedRows, RowTransform, TransformFailure};
-use eadem_registry::model::ViewVersion;
+use eadem_registry::model::{ViewRef, ViewVersion};
 use eadem_semantics::{ReadAt, Status};
-use eadem_values::{Description, Digest, EntityKey};
+use eadem_values::{Description, Digest};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -17,7 +21,8 @@ use prometheus::{
 
 use crate::problem::Problem;
 use crate::serving::{
-    Answer, ReadRow, RowSource, RowSourceError, ServingPlan, Store, TransformUnavailable, Transforms,
+    Answer, EntityKeys, ReadOptions, ReadRow, RowSource, RowSourceError, ServingPlan, Store, TransformUnavailable,
+    Transforms,
 };
 
 /// From 50 µs, less than which no request takes, to 10 s.
@@ -72,9 +77,59 @@ pub struct Metrics {
     row_age_seconds: HistogramVec,
     values: IntCounterVec,
     store_errors: IntCounterVec,
+    cache_reads: IntCounterVec,
+    late: IntCounterVec,
     transform_seconds: HistogramVec,
     transform_rows: IntCounterVec,
     transform_failures: IntCounterVec,
+    served_of: RwLock<HashMap<ViewRef, Arc<ServedCounters>>>,
+    read_of: RwLock<HashMap<ViewRef, Arc<ReadCounters>>>,
+    calls_of: RwLock<HashMap<String, Arc<CallCounters>>>,
+}
+
+/// What is counted of the answers of one view. Looked up once for a request: to find each by its labels costs more than to count.
+#[derive(Debug)]
+struct ServedCounters {
+    /// By status.
+    values: [IntCounter; Status::ALL.len()],
+    late: IntCounter,
+}
+
+/// What is counted of the reads of one view.
+#[derive(Debug)]
+struct ReadCounters {
+    /// By store, then by whether there was a row.
+    rows: [[IntCounter; 2]; 2],
+    /// By whether the row was in memory.
+    cached: [IntCounter; 2],
+    /// By store.
+    errors: [IntCounter; 2],
+    ages_seconds: Histogram,
+}
+
+/// What is counted of the calls of one transform.
+#[derive(Debug)]
+struct CallCounters {
+    seconds: Histogram,
+    rows: IntCounter,
+    failures: IntCounter,
+}
+
+/// In the order of [`ReadCounters::rows`].
+const STORES: [&str; 2] = ["online", "offline"];
+const FALSE_AND_TRUE: [&str; 2] = ["false", "true"];
+
+/// What is counted under this name; made when it is first asked for.
+fn counters_of<K: Clone + Eq + Hash + Borrow<Q>, Q: Eq + Hash + ToOwned<Owned = K> + ?Sized, V>(
+    known: &RwLock<HashMap<K, Arc<V>>>,
+    name: &Q,
+    make: impl FnOnce() -> V,
+) -> Arc<V> {
+    if let Some(counters) = known.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+        return Arc::clone(counters);
+    }
+    let mut known = known.write().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(known.entry(name.to_owned()).or_insert_with(|| Arc::new(make())))
 }
 
 impl Metrics {
@@ -128,6 +183,16 @@ impl Metrics {
             )?,
             values: counters("eadem_values_total", "Values served, by status", &["view", "status"])?,
             store_errors: counters("eadem_store_errors_total", "Reads that a store failed", &["store", "view"])?,
+            cache_reads: counters(
+                "eadem_cache_reads_total",
+                "Reads of stored rows, by whether the row was in memory",
+                &["view", "hit"],
+            )?,
+            late: counters(
+                "eadem_deadline_exceeded_total",
+                "Requests in which a view was not ready by the deadline",
+                &["view"],
+            )?,
             transform_seconds: histograms(
                 "eadem_transform_seconds",
                 "Time of calls of a transform in requests",
@@ -145,6 +210,41 @@ impl Metrics {
                 &["transform"],
             )?,
             registry,
+            served_of: RwLock::default(),
+            read_of: RwLock::default(),
+            calls_of: RwLock::default(),
+        })
+    }
+
+    fn served_of(&self, view: &ViewRef) -> Arc<ServedCounters> {
+        counters_of(&self.served_of, view, || {
+            let name = view.to_string();
+            ServedCounters {
+                values: Status::ALL.map(|status| self.values.with_label_values(&[name.as_str(), status.name()])),
+                late: self.late.with_label_values(&[name.as_str()]),
+            }
+        })
+    }
+
+    fn read_of(&self, view: &ViewRef) -> Arc<ReadCounters> {
+        counters_of(&self.read_of, view, || {
+            let name = view.to_string();
+            let name = name.as_str();
+            ReadCounters {
+                rows: STORES
+                    .map(|store| FALSE_AND_TRUE.map(|found| self.rows.with_label_values(&[name, store, found]))),
+                cached: FALSE_AND_TRUE.map(|hit| self.cache_reads.with_label_values(&[name, hit])),
+                errors: STORES.map(|store| self.store_errors.with_label_values(&[store, name])),
+                ages_seconds: self.row_age_seconds.with_label_values(&[name]),
+            }
+        })
+    }
+
+    fn calls_of(&self, transform: &str) -> Arc<CallCounters> {
+        counters_of(&self.calls_of, transform, || CallCounters {
+            seconds: self.transform_seconds.with_label_values(&[transform]),
+            rows: self.transform_rows.with_label_values(&[transform]),
+            failures: self.transform_failures.with_label_values(&[transform]),
         })
     }
 
@@ -178,13 +278,11 @@ impl Metrics {
                 of_nodes[output.node][*status as usize] += 1;
             }
         }
-        for (node, counts) in plan.nodes.iter().zip(of_nodes) {
-            let view = node.view().id.to_string();
+        for ((node, answered), counts) in plan.nodes.iter().zip(&answer.nodes).zip(of_nodes) {
+            let counters = self.served_of(&node.view().id);
+            counters.late.inc_by(u64::from(answered.is_late));
             for status in Status::ALL {
-                let count = counts[status as usize];
-                if count > 0 {
-                    self.values.with_label_values(&[view.as_str(), status.name()]).inc_by(count);
-                }
+                counters.values[status as usize].inc_by(counts[status as usize]);
             }
         }
     }
@@ -193,16 +291,21 @@ impl Metrics {
     ///
     /// # Errors
     /// Metrics that cannot be written, which is a fault of ours.
-    pub(crate) fn text(&self, revision: u64, tables: &[StoredTable]) -> Result<String, Problem> {
+    pub(crate) fn text(
+        &self,
+        revision: u64,
+        tables: &[StoredTable],
+        cache: Option<CacheUsage>,
+    ) -> Result<String, Problem> {
         let failed = |error| Problem::internal("the metrics could not be written", error);
-        let at_the_moment = gauges_of(revision, tables).map_err(failed)?;
+        let at_the_moment = gauges_of(revision, tables, cache).map_err(failed)?;
         let families = [self.registry.gather(), at_the_moment.gather()].concat();
         TextEncoder::new().encode_to_string(&families).map_err(failed)
     }
 }
 
 /// What others know at the moment. Nothing of it is kept: epochs come and go.
-fn gauges_of(revision: u64, tables: &[StoredTable]) -> Result<Registry, prometheus::Error> {
+fn gauges_of(revision: u64, tables: &[StoredTable], cache: Option<CacheUsage>) -> Result<Registry, prometheus::Error> {
     let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let seen = IntGauge::new("eadem_registry_revision", "Changes of the registry that this server has seen")?;
     seen.set(gauge(revision));
@@ -215,6 +318,17 @@ fn gauges_of(revision: u64, tables: &[StoredTable]) -> Result<Registry, promethe
         bytes.with_label_values(&labels).set(gauge(table.bytes));
     }
     let registry = Registry::new();
+    if let Some(cache) = cache {
+        for (name, help, number) in [
+            ("eadem_cache_entries", "Answers of the online store that are kept in memory", cache.entries),
+            ("eadem_cache_bytes", "Bytes that they take", cache.bytes),
+            ("eadem_cache_bytes_max", "The most that they may take", cache.bytes_max),
+        ] {
+            let usage = IntGauge::new(name, help)?;
+            usage.set(gauge(number));
+            registry.register(Box::new(usage))?;
+        }
+    }
     registry.register(Box::new(seen))?;
     registry.register(Box::new(rows))?;
     registry.register(Box::new(bytes))?;
@@ -241,48 +355,47 @@ impl RowSource for MeteredRows<'_> {
     async fn read(
         &self,
         view: &ViewVersion,
-        keys: &[EntityKey],
+        keys: &EntityKeys,
         reads: &[ReadAt],
+        options: ReadOptions,
     ) -> Result<Vec<ReadRow>, RowSourceError> {
         let began = Instant::now();
-        let found = self.source.read(view, keys, reads).await;
+        let found = self.source.read(view, keys, reads, options).await;
         self.metrics.stage(Stage::Store, began);
-        let name = view.id.to_string();
+        let counters = self.metrics.read_of(&view.id);
         match &found {
-            Ok(rows) => self.count(&name, rows, reads),
+            Ok(rows) => counters.count(rows, reads),
             Err(RowSourceError::Unavailable { store, .. }) => {
-                self.metrics.store_errors.with_label_values(&[store, name.as_str()]).inc();
+                counters.errors[usize::from(*store != STORES[0])].inc();
             }
-            // The request is at fault.
+            // The request is at fault, or counted as late.
             Err(_) => {}
         }
         found
     }
 }
 
-impl MeteredRows<'_> {
-    fn count(&self, view: &str, rows: &[ReadRow], reads: &[ReadAt]) {
-        let ages = self.metrics.row_age_seconds.with_label_values(&[view]);
-        // By store, then by whether there is a row.
+impl ReadCounters {
+    fn count(&self, rows: &[ReadRow], reads: &[ReadAt]) {
         let mut counts = [[0_u64; 2]; 2];
-        let mut unavailable = 0;
+        let (mut unavailable, mut cached) = (0, [0_u64; 2]);
         for (row, read) in rows.iter().zip(reads) {
             unavailable += u64::from(row.unavailable);
+            cached[usize::from(row.cached)] += 1;
             counts[usize::from(row.store == Store::Offline)][usize::from(row.row.is_some())] += 1;
             if let Some(row) = &row.row {
-                ages.observe(read.at_us.saturating_sub(row.order.event_time_us) as f64 / 1e6);
+                self.ages_seconds.observe(read.at_us.saturating_sub(row.order.event_time_us) as f64 / 1e6);
             }
         }
-        for (store, counts) in ["online", "offline"].into_iter().zip(counts) {
-            for (found, count) in ["false", "true"].into_iter().zip(counts) {
-                if count > 0 {
-                    self.metrics.rows.with_label_values(&[view, store, found]).inc_by(count);
-                }
+        for (counters, counts) in self.rows.iter().zip(counts) {
+            for (counter, count) in counters.iter().zip(counts) {
+                counter.inc_by(count);
             }
         }
-        if unavailable > 0 {
-            self.metrics.store_errors.with_label_values(&["offline", view]).inc_by(unavailable);
+        for (counter, count) in self.cached.iter().zip(cached) {
+            counter.inc_by(count);
         }
+        self.errors[1].inc_by(unavailable);
     }
 }
 
@@ -296,7 +409,8 @@ pub(crate) struct MeteredTransforms<'a> {
 impl Transforms for MeteredTransforms<'_> {
     async fn load(&self, digest: &Digest) -> Result<Arc<dyn RowTransform>, TransformUnavailable> {
         let transform = self.transforms.load(digest).await?;
-        Ok(Arc::new(MeteredTransform { transform, metrics: Arc::clone(self.metrics) }))
+        let counters = self.metrics.calls_of(&transform.description().name);
+        Ok(Arc::new(MeteredTransform { transform, metrics: Arc::clone(self.metrics), counters }))
     }
 }
 
@@ -304,6 +418,7 @@ impl Transforms for MeteredTransforms<'_> {
 struct MeteredTransform {
     transform: Arc<dyn RowTransform>,
     metrics: Arc<Metrics>,
+    counters: Arc<CallCounters>,
 }
 
 impl RowTransform for MeteredTransform {
@@ -319,13 +434,9 @@ impl RowTransform for MeteredTransform {
         let began = Instant::now();
         let applied = self.transform.apply(rows, inputs);
         self.metrics.stage(Stage::Transform, began);
-        let name = [self.description().name.as_str()];
-        self.metrics.transform_seconds.with_label_values(&name).observe(began.elapsed().as_secs_f64());
-        self.metrics.transform_rows.with_label_values(&name).inc_by(rows as u64);
-        let failures = applied.as_ref().map_or(1, |applied| applied.failed.len() as u64);
-        if failures > 0 {
-            self.metrics.transform_failures.with_label_values(&name).inc_by(failures);
-        }
+        self.counters.seconds.observe(began.elapsed().as_secs_f64());
+        self.counters.rows.inc_by(rows as u64);
+        self.counters.failures.inc_by(applied.as_ref().map_or(1, |applied| applied.failed.len() as u64));
         applied
     }
 }

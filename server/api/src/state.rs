@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use eadem_engine::Engine;
+use eadem_online::CacheUsage;
 use eadem_registry::model::ResolvedService;
 use eadem_registry::{Registry, SourceInspector};
 use serde_json::Value as Json;
@@ -17,6 +18,7 @@ use crate::limits::Limits;
 use crate::metrics::{Metrics, StoredTable};
 use crate::problem::Problem;
 use crate::quarantine::Quarantine;
+use crate::request_log::RequestLog;
 use crate::serving::{History, RowSource, ServingPlan, Transforms};
 
 /// How often the registry is asked whether another process changed it.
@@ -42,6 +44,9 @@ pub trait StoreStatus: Send + Sync {
 
     /// What does not work at the moment; empty when ready.
     async fn not_ready(&self) -> Vec<String>;
+
+    /// What is kept of the online store in memory; `None` where there is none.
+    fn cache(&self) -> Option<CacheUsage>;
 }
 
 /// Everything that a route may need.
@@ -74,6 +79,8 @@ pub struct ApiState {
     pub plans: PlanCache,
     /// What was counted.
     pub metrics: Arc<Metrics>,
+    /// Which requests are logged.
+    pub request_log: RequestLog,
     /// Places for requests that are served at once.
     pub in_flight: Arc<Semaphore>,
     /// Places for uploads that are checked at once: checking is heavy, and serving must not feel it.

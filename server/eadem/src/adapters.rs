@@ -375,7 +375,7 @@ impl serving::History for OfflineHistory {
 fn stored_row(read: offline::EntityRead) -> StoredRow {
     let failed = read.error.is_some();
     let values = if failed { Vec::new() } else { encode_values(&read.values) };
-    StoredRow { order: read.order, values, failed }
+    StoredRow { order: read.order, values: values.into(), failed }
 }
 
 impl Stores {

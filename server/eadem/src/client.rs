@@ -12,9 +12,17 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use tower::ServiceExt;
 
+/// Who asks, and where.
+#[derive(Clone)]
+pub(crate) struct Client {
+    way: Way,
+    /// From the stores, and not from what is kept of them in memory.
+    fresh: bool,
+}
+
 /// Where requests go.
 #[derive(Clone)]
-pub(crate) enum Client {
+enum Way {
     /// To a running server.
     Http {
         /// `http://127.0.0.1:7878`
@@ -50,7 +58,17 @@ impl Client {
     pub(crate) fn http(address: &str) -> Self {
         // A proxy has no business between this machine and itself.
         let http = reqwest::Client::builder().no_proxy().build().unwrap_or_default();
-        Self::Http { base: format!("http://{address}"), http }
+        Self { way: Way::Http { base: format!("http://{address}"), http }, fresh: false }
+    }
+
+    /// A client of these routes, in this process.
+    pub(crate) fn in_process(router: Router) -> Self {
+        Self { way: Way::InProcess(router), fresh: false }
+    }
+
+    /// The same, whose answers may come from memory or not.
+    pub(crate) fn with_cache(&self, may_use_it: bool) -> Self {
+        Self { fresh: !may_use_it, ..self.clone() }
     }
 
     async fn send(
@@ -60,9 +78,13 @@ impl Client {
         content_type: Option<&'static str>,
         body: Bytes,
     ) -> anyhow::Result<(StatusCode, impl Stream<Item = anyhow::Result<Bytes>> + use<>)> {
-        match self {
-            Self::Http { base, http } => {
+        let cache_control = self.fresh.then_some("no-cache");
+        match &self.way {
+            Way::Http { base, http } => {
                 let mut request = http.request(method, format!("{base}{path}"));
+                if let Some(cache_control) = cache_control {
+                    request = request.header(header::CACHE_CONTROL, cache_control);
+                }
                 if let Some(content_type) = content_type {
                     request = request.header(header::CONTENT_TYPE, content_type);
                 }
@@ -71,8 +93,11 @@ impl Client {
                 let status = response.status();
                 Ok((status, response.bytes_stream().map(|part| Ok(part?)).boxed()))
             }
-            Self::InProcess(router) => {
+            Way::InProcess(router) => {
                 let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+                if let Some(cache_control) = cache_control {
+                    request = request.header(header::CACHE_CONTROL, cache_control);
+                }
                 if let Some(content_type) = content_type {
                     request = request.header(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
                 }

@@ -52,6 +52,8 @@ pub(crate) struct ServerConfig {
     pub(crate) listen: String,
     /// Seconds that requests in flight get after SIGTERM.
     pub(crate) drain_s: u64,
+    /// The share of requests for features that is logged: 0 none, 1 all.
+    pub(crate) request_log_share: f64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -63,6 +65,8 @@ pub(crate) struct StoreConfig {
     pub(crate) offline: Option<String>,
     /// The online store: `scylla://host,host2/keyspace`. Default: the embedded one, in `online` in `data_dir`.
     pub(crate) online: Option<String>,
+    /// Bytes of rows of the online store that are kept in memory; 0: none.
+    pub(crate) online_cache_bytes_max: u64,
     /// Seconds that one request to an object store may take, its body included.
     pub(crate) request_timeout_s: u64,
     /// Seconds that making a connection to an object store may take.
@@ -86,7 +90,7 @@ pub(crate) struct JobsConfig {
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:7878".to_owned(), drain_s: 20 }
+        Self { listen: "127.0.0.1:7878".to_owned(), drain_s: 20, request_log_share: 0.0 }
     }
 }
 
@@ -97,6 +101,7 @@ impl Default for StoreConfig {
             data_dir: PathBuf::from(".eadem"),
             offline: None,
             online: None,
+            online_cache_bytes_max: 256 << 20,
             request_timeout_s: limits.request_timeout.as_secs(),
             connect_timeout_s: limits.connect_timeout.as_secs(),
             retries_max: limits.retries_max,

@@ -8,16 +8,19 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use axum::Router;
-use eadem_api::serving::{History, OnlineThenHistory, ReadRow, RowSource, RowSourceError};
-use eadem_api::{ApiState, Clock, Metrics, PlanCache, Problem, StoreStatus, StoredTable, SystemClock};
+use eadem_api::serving::{EntityKeys, History, OnlineThenHistory, ReadOptions, ReadRow, RowSource, RowSourceError};
+use eadem_api::{ApiState, Clock, Metrics, PlanCache, Problem, RequestLog, StoreStatus, StoredTable, SystemClock};
 use eadem_engine::{CompilerCommand, Engine, EngineConfig};
 use eadem_offline::{OfflineStore, limit_object_stores};
 use eadem_online::scylla::ScyllaStore;
-use eadem_online::{DirectoryLock, EmbeddedOptions, EmbeddedStore, OnlineStore, StoreError, TableId, TableStatus};
+use eadem_online::{
+    CacheUsage, CachedStore, DirectoryLock, EmbeddedOptions, EmbeddedStore, OnlineStore, StoreError, TableId,
+    TableStatus,
+};
 use eadem_registry::model::ViewVersion;
 use eadem_registry::{Epoch, EpochState, Registry};
 use eadem_semantics::ReadAt;
-use eadem_values::{EntityKey, format_timestamp};
+use eadem_values::format_timestamp;
 use serde_json::{Value as Json, json};
 use tokio::sync::Semaphore;
 
@@ -86,6 +89,8 @@ pub(crate) struct Stores {
     pub(crate) engine: Engine,
     /// `None`: another process holds it.
     pub(crate) online: Option<Arc<dyn OnlineStore>>,
+    /// The same, as requests read it.
+    pub(crate) cached: Option<Arc<CachedStore>>,
     pub(crate) offline: Arc<OfflineStore>,
     pub(crate) transforms: Arc<EngineTransforms>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -102,18 +107,20 @@ impl Home {
             .map_err(OpenError::Other)?;
         let database = config.store.online_database().map_err(OpenError::Other)?;
         let folder = data_dir.join("online");
-        let (owner, online): (Owner, Arc<dyn OnlineStore>) = match database {
+        let cache_bytes_max = config.store.online_cache_bytes_max;
+        let (owner, online) = match database {
             None => {
                 let store = Arc::new(EmbeddedStore::open(folder, EmbeddedOptions::default()).map_err(not_ours)?);
-                (Owner::Store(Arc::clone(&store)), store)
+                // The directory is ours alone, and so is every write.
+                (Owner::Store(Arc::clone(&store)), CachedStore::new(store, cache_bytes_max, true))
             }
             Some(database) => {
                 let lock = DirectoryLock::acquire(folder).map_err(not_ours)?;
                 let store = ScyllaStore::open(database).await.map_err(|error| OpenError::Other(error.into()))?;
-                (Owner::Lock(lock), Arc::new(store))
+                (Owner::Lock(lock), CachedStore::new(Arc::new(store), cache_bytes_max, false))
             }
         };
-        let state = Self::assemble(project, &data_dir, config, online).await.map_err(OpenError::Other)?;
+        let state = Self::assemble(project, &data_dir, config, Arc::new(online)).await.map_err(OpenError::Other)?;
         Ok(Self { state, owner })
     }
 
@@ -121,7 +128,7 @@ impl Home {
         project: &Path,
         data_dir: &Path,
         config: &Config,
-        online: Arc<dyn OnlineStore>,
+        online: Arc<CachedStore>,
     ) -> anyhow::Result<Arc<ApiState>> {
         let stores = Stores::open(project, data_dir, config, Some(Arc::clone(&online))).await?;
         // Whoever held the directory before is gone: its lock is ours.
@@ -221,7 +228,7 @@ impl Stores {
         project: &Path,
         data_dir: &Path,
         config: &Config,
-        online: Option<Arc<dyn OnlineStore>>,
+        online: Option<Arc<CachedStore>>,
     ) -> anyhow::Result<Self> {
         let registry = Registry::open(&data_dir.join("registry.sqlite")).await?;
         let engine = Engine::new(engine_config(&config.engine, data_dir)?)?;
@@ -235,7 +242,8 @@ impl Stores {
             job_memory_bytes_max: config.jobs.memory_bytes_max,
             registry,
             engine,
-            online,
+            online: online.clone().map(|online| online as Arc<dyn OnlineStore>),
+            cached: online,
             offline,
             transforms,
             clock: Arc::new(SystemClock),
@@ -263,7 +271,8 @@ fn api_state(
     history: Arc<dyn History>,
     jobs: JobRunner,
 ) -> anyhow::Result<ApiState> {
-    let status = Arc::new(Status { stores: stores.clone() });
+    let clock_skew_max = Duration::from_millis(config.limits.clock_skew_ms_max);
+    let status = Arc::new(Status { stores: stores.clone(), clock_skew_max });
     let metrics = Arc::new(Metrics::new().context("metrics")?);
     let quarantine = Arc::new(RefusedRows::new(stores.clone()));
     Ok(ApiState {
@@ -281,6 +290,7 @@ fn api_state(
         configuration_tables: CONFIGURATION_TABLES,
         plans: PlanCache::default(),
         metrics,
+        request_log: RequestLog::of_share(config.server.request_log_share),
         in_flight: Arc::new(Semaphore::new(config.limits.requests_in_flight_max.min(Semaphore::MAX_PERMITS))),
         uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
     })
@@ -326,22 +336,53 @@ struct NoOnlineStore {
 impl RowSource for NoOnlineStore {
     async fn read(
         &self,
-        _view: &ViewVersion,
-        _keys: &[EntityKey],
-        _reads: &[ReadAt],
+        _: &ViewVersion,
+        _: &EntityKeys,
+        _: &[ReadAt],
+        _: ReadOptions,
     ) -> Result<Vec<ReadRow>, RowSourceError> {
         let held = self.stores.online().err().map(|error| error.to_string());
         Err(RowSourceError::Unavailable { store: "online", message: held.unwrap_or_default() })
     }
 }
 
+/// A store that has not said anything by then is not ready.
+const PING_WAIT: Duration = Duration::from_secs(2);
+
 struct Status {
     stores: Stores,
+    /// How far the clock of a store may be from ours.
+    clock_skew_max: Duration,
 }
 
 impl Status {
     fn online_store(&self) -> Result<&Arc<dyn OnlineStore>, Problem> {
         self.stores.online().map_err(|error| Problem::internal("the online store cannot be shown", error))
+    }
+
+    /// Why the online store cannot be relied on at the moment: it does not answer, or its clock and ours are too far apart for
+    /// what either calls now.
+    async fn online_hindrance(&self, online: &dyn OnlineStore) -> Option<String> {
+        let clock = &self.stores.clock;
+        let asked_at_us = clock.now_us();
+        let their_us = match tokio::time::timeout(PING_WAIT, online.ping()).await {
+            Ok(Ok(their_us)) => their_us?,
+            Ok(Err(error)) => return Some(format!("online store: {error}")),
+            Err(_) => return Some(format!("online store: no answer within {} s", PING_WAIT.as_secs())),
+        };
+        // Theirs was read at some time in between.
+        let ahead_us = (their_us - clock.now_us()).max(0);
+        let behind_us = (asked_at_us - their_us).max(0);
+        let skew = Duration::from_micros(ahead_us.max(behind_us).unsigned_abs());
+        (skew > self.clock_skew_max).then(|| {
+            let direction = if ahead_us > 0 { "ahead of" } else { "behind" };
+            format!(
+                "online store: its clock is {} ms {direction} this machine's, more than {} ms (limits.clock_skew_ms_max); \
+                 set both by NTP",
+                skew.as_millis(),
+                self.clock_skew_max.as_millis()
+            )
+        })
     }
 
     /// Every epoch with its view, and how its table stands.
@@ -408,11 +449,13 @@ impl StoreStatus for Status {
             reasons.push(format!("registry: {error}"));
         }
         match self.stores.online() {
-            Ok(online) => {
-                reasons.extend(online.tables().await.err().map(|error| format!("online store: {error}")));
-            }
+            Ok(online) => reasons.extend(self.online_hindrance(online.as_ref()).await),
             Err(error) => reasons.push(format!("{error:#}")),
         }
         reasons
+    }
+
+    fn cache(&self) -> Option<CacheUsage> {
+        self.stores.cached.as_ref().map(|cached| cached.usage())
     }
 }

@@ -19,10 +19,16 @@ mod quarantine;
 mod upkeep;
 mod workers;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use mimalloc::MiMalloc;
 use tracing_subscriber::EnvFilter;
+
+/// The system's allocator costs requests a tenth of their time and training sets more.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
@@ -30,7 +36,9 @@ fn main() -> ExitCode {
         return eadem_engine::compiler::child_main();
     }
     let filter = EnvFilter::try_from_env("EADEM_LOG").unwrap_or_else(|_| EnvFilter::new("warn,eadem=info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).compact().init();
+    let is_terminal = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal);
+    log.compact().init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

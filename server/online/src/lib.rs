@@ -6,6 +6,7 @@
 //! several servers, on ScyllaDB or Cassandra; [`MemoryStore`] forgets everything. Every store passes the one suite in [`conformance`].
 
 mod backup;
+mod cached;
 pub mod conformance;
 mod embedded;
 mod error;
@@ -15,12 +16,13 @@ pub mod scylla;
 mod store;
 
 pub use backup::{BackedUpTable, BackupError, BackupHeader, BackupPart, BackupReader, BackupWriter, Erasure};
+pub use cached::{CacheRule, CacheUsage, CachedStore, Found, FoundRow};
 pub use embedded::{DirectoryLock, EmbeddedOptions, EmbeddedStore, LockInfo};
 pub use error::StoreError;
 pub use memory::MemoryStore;
 pub use row::{KEY_BYTES_MAX, KeyBytes, Origin, Row, RowBody, VALUE_BYTES_MAX};
 pub use scylla::{ScyllaConfig, ScyllaStore};
 pub use store::{
-    Answer, Coverage, LoadState, Merged, OnlineStore, PointRead, Retention, ScanCursor, ScanPage, TableId,
+    Answer, Coverage, LoadState, Merged, OnlineStore, PointRead, Retention, ScanCursor, ScanPage, Span, TableId,
     TableSnapshot, TableStatus, Trim, Winner, scan_all,
 };

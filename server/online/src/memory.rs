@@ -185,6 +185,10 @@ impl OnlineStore for MemoryStore {
         Ok(reads.iter().map(answer).collect())
     }
 
+    async fn ping(&self) -> Result<Option<i64>, StoreError> {
+        Ok(None)
+    }
+
     async fn scan(
         &self,
         table: TableId,

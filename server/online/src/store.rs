@@ -143,6 +143,25 @@ pub struct Answer {
     pub proved: bool,
 }
 
+/// An answer to a read as known then, and for which other T it is the answer as well, as long as no row is written or erased.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// The answer.
+    pub answer: Answer,
+    /// The first T for which the table claims to know: an earlier one is not proved.
+    pub since_us: i64,
+    /// Between the two it is the answer for every T that already sees the winner, and for every one if there is no winner. At
+    /// least the microsecond after the T that was asked for.
+    pub until_us: i64,
+}
+
+impl Span {
+    /// Of a store that knows nothing beyond the T that was asked for.
+    pub(crate) fn of_instant(answer: Answer, read: &PointRead<'_>) -> Self {
+        Self { answer, since_us: read.at.at_us, until_us: read.at.at_us.saturating_add(1) }
+    }
+}
+
 /// What became of merged rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Merged {
@@ -331,6 +350,28 @@ pub trait OnlineStore: Send + Sync + fmt::Debug {
         let _ = (table, reads);
         None
     }
+
+    /// As [`OnlineStore::read`], for whoever keeps answers. All reads have the cut K = T.
+    ///
+    /// # Errors
+    /// As for [`OnlineStore::read`].
+    async fn read_spans(&self, table: TableId, reads: &[PointRead<'_>]) -> Result<Vec<Span>, StoreError> {
+        let answers = self.read(table, reads).await?;
+        Ok(answers.into_iter().zip(reads).map(|(answer, read)| Span::of_instant(answer, read)).collect())
+    }
+
+    /// The same at once; `None` from a store that cannot.
+    fn read_spans_now(&self, table: TableId, reads: &[PointRead<'_>]) -> Option<Result<Vec<Span>, StoreError>> {
+        let _ = (table, reads);
+        None
+    }
+
+    /// Whether the store answers at all, as cheaply as that can be found out, and the time of its clock in microseconds
+    /// since 1970, if it has one of its own.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    async fn ping(&self) -> Result<Option<i64>, StoreError>;
 
     /// A page of a table's rows, of about `page_bytes_max` at most (one row at least). A row that is there during the
     /// whole scan comes exactly once. Works in both states.

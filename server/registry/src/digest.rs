@@ -548,6 +548,7 @@ validation clamp
         moved.source.max_ahead_us = 77;
         moved.source.columns.insert("never".into(), "unseen + 1".into());
         moved.deployment.online_history_us = Some(5);
+        moved.deployment.cache_us = Some(6);
         moved.deployment.stop = Some(crate::model::StopThreshold { share_ppm: 1, rows_min: 1 });
         assert_eq!(text_of(&view(bindings(), Some(moved))), text);
         let mut changed = stored();

@@ -412,6 +412,8 @@ pub struct Deployment {
     pub placement: Placement,
     /// How much history the online store keeps, in µs.
     pub online_history_us: Option<i64>,
+    /// How long rows that were read from an online store with other writers may be served from memory, in µs.
+    pub cache_us: Option<i64>,
     /// How finely the offline table is partitioned.
     pub partition: Partition,
     /// When a backfill is stopped over the rows that it refuses; `None` is never.

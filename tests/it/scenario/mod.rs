@@ -12,6 +12,7 @@ mod metrics;
 mod object_store;
 mod online_database;
 mod project;
+mod serving;
 mod sources;
 mod travel;
 mod upkeep;

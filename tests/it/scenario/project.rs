@@ -145,7 +145,13 @@ impl Project {
 
     /// A server on a free port.
     pub(crate) fn serve(&self) -> Server {
-        Server::start(&mut self.command(SERVE))
+        Server::start(self.command(SERVE).stderr(Stdio::null()))
+    }
+
+    /// The same, whose log goes to the project's `server.log`.
+    pub(crate) fn serve_with_log(&self) -> Server {
+        let log = std::fs::File::create(self.path("server.log")).unwrap();
+        Server::start(self.command(SERVE).stderr(log))
     }
 
     /// A server for a value that is never dropped: it ends with this process, however that ends, and takes the project's
@@ -155,7 +161,7 @@ impl Project {
             cat >/dev/null; kill $server; wait $server; rm -rf -- \"$folder\"";
         let mut command = Command::new("sh");
         command.args(["-c", SCRIPT, "sh"]).arg(self.folder.path()).arg(eadem()).args(SERVE);
-        Server::start(self.in_this_folder(&mut command).stdin(Stdio::piped()))
+        Server::start(self.in_this_folder(&mut command).stdin(Stdio::piped()).stderr(Stdio::null()))
     }
 }
 
@@ -221,7 +227,7 @@ impl Reply {
 impl Server {
     /// Starts a server that says on its standard output where it listens.
     fn start(command: &mut Command) -> Self {
-        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address =

@@ -1,10 +1,11 @@
 //! `/features`: one entity by GET, many by POST.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use axum::Extension;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use eadem_registry::model::ResolvedService;
 use eadem_semantics::AsStored;
@@ -16,13 +17,17 @@ use super::body::read_body;
 use super::query::RawQuery;
 use crate::metrics::{MeteredRows, MeteredTransforms, Stage};
 use crate::problem::Problem;
-use crate::serving::{self, EntityRows, RowSource, RowSourceError, ServeError, ServingPlan, StoredThen};
-use crate::serving::{reply, request};
+use crate::request_log::RequestId;
+use crate::serving::reply::{self, Include, RowWriter, Took};
+use crate::serving::request;
+use crate::serving::{
+    self, EntityRows, ReadOptions, RowSource, RowSourceError, ServeError, ServeOptions, ServingPlan, StoredThen,
+};
 use crate::state::{ApiState, Wanted};
 
-const GET_PARAMETERS: &[&str] = &["features", "service", "entity", "timestamp", "as_stored", "include"];
+const GET_PARAMETERS: &[&str] = &["features", "service", "entity", "timestamp", "as_stored", "include", "deadline_ms"];
 const GET_PARAMETERS_WITH_ID: &[&str] =
-    &["entity_id", "features", "service", "entity", "timestamp", "as_stored", "include"];
+    &["entity_id", "features", "service", "entity", "timestamp", "as_stored", "include", "deadline_ms"];
 const REQUEST_PREFIX: &str = "request.";
 
 /// The body of `POST /features/batch`.
@@ -41,37 +46,37 @@ struct BatchRequest {
 /// `GET /features/{entity_id}`
 pub(super) async fn by_path(
     State(state): State<Arc<ApiState>>,
+    id: Extension<RequestId>,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
+    let began = Instant::now();
     // Not through the router's decoding: a composite id is split at its commas before it is decoded.
     let segment = uri.path().strip_prefix("/features/").unwrap_or_default();
     let query = RawQuery::parse(uri.query())?;
     query.check(GET_PARAMETERS, Some(REQUEST_PREFIX))?;
-    answer_one(&state, &headers, segment, &query).await
+    let asking = Asking::read(&state, &id, &headers, &query, began)?;
+    answer_one(asking, segment, &query).await
 }
 
 /// `GET /features?entity_id=`
 pub(super) async fn by_query(
     State(state): State<Arc<ApiState>>,
+    id: Extension<RequestId>,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
+    let began = Instant::now();
     let query = RawQuery::parse(uri.query())?;
     query.check(GET_PARAMETERS_WITH_ID, Some(REQUEST_PREFIX))?;
     let entity_id = query.raw("entity_id");
     let segment = entity_id.ok_or_else(|| Problem::bad_request("missing_key", "say which entity: entity_id=…"))?;
-    answer_one(&state, &headers, segment, &query).await
+    let asking = Asking::read(&state, &id, &headers, &query, began)?;
+    answer_one(asking, segment, &query).await
 }
 
-async fn answer_one(
-    state: &ApiState,
-    headers: &HeaderMap,
-    segment: &str,
-    query: &RawQuery,
-) -> Result<Response, Problem> {
-    let began = Instant::now();
-    let with_metadata = include_metadata(query)?;
+async fn answer_one(asking: Asking<'_>, segment: &str, query: &RawQuery) -> Result<Response, Problem> {
+    let state = asking.state;
     let wanted = wanted_by_query(query)?;
     check_wanted(&wanted, state)?;
     let plan = state.plans.plan(&state.registry, &wanted).await?;
@@ -88,27 +93,111 @@ async fn answer_one(
     }
     let timestamp = query.get("timestamp")?;
     let rows = EntityRows {
-        at_us: request::row_times(timestamp.as_deref(), None, 1, state.clock.now_us())?,
+        at_us: request::row_times(timestamp.as_deref(), None, 1, asking.now_us)?,
         keys: keys_in_service_order(service, &entity_id),
         request: request::request_columns(service, &[fields], 1)?,
     };
-    state.metrics.stage(Stage::Parse, began);
-    let stored = stored_then(state, &plan, query).await?;
-    let answer = serve(state, &plan, &rows, stored.as_ref()).await?;
-    let began = Instant::now();
-    if wants_arrow(headers) {
-        refuse_metadata_as_arrow(with_metadata)?;
-        let stream = reply::arrow_stream(&plan, &rows, &answer)?;
-        state.metrics.stage(Stage::Encode, began);
-        return Ok(arrow_response(stream));
+    state.metrics.stage(Stage::Parse, asking.began);
+    asking
+        .answer(&wanted, &plan, &rows, query, |text, writer| {
+            text.extend_from_slice(b"\"entity_id\":");
+            reply::write_value(text, &entity_id_json(&entity_id))?;
+            text.push(b',');
+            writer.write(text, 0)
+        })
+        .await
+}
+
+/// A request for features: who asks, for when, and how.
+struct Asking<'a> {
+    state: &'a ApiState,
+    id: &'a RequestId,
+    began: Instant,
+    /// The time of the request, in microseconds.
+    now_us: i64,
+    include: Include,
+    wants_arrow: bool,
+    options: ServeOptions,
+}
+
+impl<'a> Asking<'a> {
+    fn read(
+        state: &'a ApiState,
+        id: &'a RequestId,
+        headers: &HeaderMap,
+        query: &RawQuery,
+        began: Instant,
+    ) -> Result<Self, Problem> {
+        let now_us = state.clock.now_us();
+        let include = included(query)?;
+        let wants_arrow = wants_arrow(headers);
+        if wants_arrow && include != Include::Values {
+            let detail = "metadata come with JSON only; ask without `include`";
+            return Err(Problem::bad_request("malformed_request", detail));
+        }
+        let fresh = headers.get_all(header::CACHE_CONTROL).iter().any(names_no_cache);
+        let deadline = deadline_after(query, state)?.map(|after| began + after);
+        let options = ServeOptions { read: ReadOptions { now_us, fresh }, deadline };
+        Ok(Self { state, id, began, now_us, include, wants_arrow, options })
     }
-    let mut text = b"{\"entity_id\":".to_vec();
-    reply::write_value(&mut text, &entity_id_json(&entity_id))?;
-    text.push(b',');
-    reply::write_row(&mut text, &plan, &answer, 0, with_metadata)?;
-    end_with_commits(&mut text, stored.as_ref())?;
-    state.metrics.stage(Stage::Encode, began);
-    Ok(json_response(text))
+
+    /// Serves the rows and writes the reply. `write` puts the rows into an object of JSON that has been begun.
+    async fn answer(
+        self,
+        wanted: &Wanted,
+        plan: &ServingPlan,
+        rows: &EntityRows,
+        query: &RawQuery,
+        write: impl FnOnce(&mut Vec<u8>, &mut RowWriter<'_>) -> Result<(), Problem>,
+    ) -> Result<Response, Problem> {
+        let state = self.state;
+        let parse_us = as_us(self.began.elapsed());
+        let stored = stored_then(state, plan, query).await?;
+        let serving_began = Instant::now();
+        let answer = serve(state, plan, rows, stored.as_ref(), self.options).await?;
+        let encoding_began = Instant::now();
+        let took = Took { parse_us, serve_us: as_us(encoding_began - serving_began) };
+        let (content_type, body) = if self.wants_arrow {
+            (reply::ARROW_STREAM, reply::arrow_stream(plan, rows, &answer)?)
+        } else {
+            let mut text = b"{".to_vec();
+            write(&mut text, &mut RowWriter::new(plan, &answer, self.include)?)?;
+            if let Some(stored) = &stored {
+                text.extend_from_slice(b",\"as_stored\":");
+                reply::write_value(&mut text, &reply::commits(stored))?;
+            }
+            if self.include == Include::Explanation {
+                text.extend_from_slice(b",\"timing\":");
+                reply::write_value(&mut text, &reply::timing(plan, &answer, took))?;
+            }
+            text.push(b'}');
+            ("application/json", text)
+        };
+        state.metrics.stage(Stage::Encode, encoding_began);
+        state.request_log.answered(self.id, wanted, plan, rows, &answer, self.began);
+        Ok(([(header::CONTENT_TYPE, content_type)], body).into_response())
+    }
+}
+
+fn as_us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Whether a `Cache-Control` header asks for what the stores have, and not for what was kept of it.
+fn names_no_cache(value: &HeaderValue) -> bool {
+    let directives = value.to_str().unwrap_or_default().split(',');
+    directives.map(str::trim).any(|directive| directive.eq_ignore_ascii_case("no-cache"))
+}
+
+/// For how long the request may be waited for: as long as the server allows, or less where it says so.
+fn deadline_after(query: &RawQuery, state: &ApiState) -> Result<Option<Duration>, Problem> {
+    let allowed = Some(state.limits.request_ms_max).filter(|ms| *ms > 0).map(Duration::from_millis);
+    let Some(text) = query.get("deadline_ms")? else { return Ok(allowed) };
+    let asked = text.parse().ok().filter(|ms| *ms > 0).map(Duration::from_millis).ok_or_else(|| {
+        let detail = format!("deadline_ms={text}: it is a number of milliseconds, 1 at least");
+        Problem::bad_request("malformed_request", detail)
+    })?;
+    Ok(Some(allowed.map_or(asked, |allowed| asked.min(allowed))))
 }
 
 fn wanted_by_query(query: &RawQuery) -> Result<Wanted, Problem> {
@@ -181,16 +270,16 @@ fn entity_id_json(key: &EntityKey) -> Json {
 /// `POST /features/batch`
 pub(super) async fn batch(
     State(state): State<Arc<ApiState>>,
+    id: Extension<RequestId>,
     headers: HeaderMap,
     uri: Uri,
     request: Request,
 ) -> Result<Response, Problem> {
     let query = RawQuery::parse(uri.query())?;
-    query.check(&["include", "as_stored"], None)?;
-    let with_metadata = include_metadata(&query)?;
+    query.check(&["include", "as_stored", "deadline_ms"], None)?;
     let body = read_body(request, &state).await?;
     // Without the time that the client takes to send it.
-    let began = Instant::now();
+    let asking = Asking::read(&state, &id, &headers, &query, Instant::now())?;
     let asked: BatchRequest = serde_json::from_slice(&body).map_err(|error| {
         Problem::bad_request("malformed_json", format!("the body is not what this route takes: {error}"))
     })?;
@@ -206,45 +295,24 @@ pub(super) async fn batch(
         asked.timestamp.as_deref(),
         asked.timestamps.as_deref(),
         asked.entities.len(),
-        state.clock.now_us(),
+        asking.now_us,
     )?;
     let rows = request::entity_rows(&plan.service, &asked.entities, &asked.request, times, &state.limits)?;
-    state.metrics.stage(Stage::Parse, began);
-    let stored = stored_then(&state, &plan, &query).await?;
-    let answer = serve(&state, &plan, &rows, stored.as_ref()).await?;
-    let began = Instant::now();
-    if wants_arrow(&headers) {
-        refuse_metadata_as_arrow(with_metadata)?;
-        let stream = reply::arrow_stream(&plan, &rows, &answer)?;
-        state.metrics.stage(Stage::Encode, began);
-        return Ok(arrow_response(stream));
-    }
-    let mut text = b"{\"results\":[".to_vec();
-    for row in 0..rows.at_us.len() {
-        text.extend_from_slice(if row == 0 { b"{\"entity\":" } else { b",{\"entity\":" });
-        reply::write_value(&mut text, &reply::entity_json(&plan.service, &rows, row))?;
-        text.push(b',');
-        reply::write_row(&mut text, &plan, &answer, row, with_metadata)?;
-        text.push(b'}');
-    }
-    text.push(b']');
-    end_with_commits(&mut text, stored.as_ref())?;
-    state.metrics.stage(Stage::Encode, began);
-    Ok(json_response(text))
-}
-
-/// Ends the object of an answer, with the commits that it rests on where the request named a state.
-fn end_with_commits(text: &mut Vec<u8>, stored: Option<&StoredThen>) -> Result<(), Problem> {
-    if let Some(stored) = stored {
-        text.extend_from_slice(b",\"as_stored\":");
-        reply::write_value(text, &reply::commits(stored))?;
-    }
-    text.push(b'}');
-    Ok(())
-}
-
-fn json_response(text: Vec<u8>) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+    state.metrics.stage(Stage::Parse, asking.began);
+    asking
+        .answer(&wanted, &plan, &rows, &query, |text, writer| {
+            text.extend_from_slice(b"\"results\":[");
+            for row in 0..rows.at_us.len() {
+                text.extend_from_slice(if row == 0 { b"{\"entity\":" } else { b",{\"entity\":" });
+                reply::write_entity(text, &plan.service, &rows, row)?;
+                text.push(b',');
+                writer.write(text, row)?;
+                text.push(b'}');
+            }
+            text.push(b']');
+            Ok(())
+        })
+        .await
 }
 
 /// The state of the offline store that the request names, if it does.
@@ -261,6 +329,7 @@ async fn serve(
     plan: &ServingPlan,
     rows: &EntityRows,
     stored: Option<&StoredThen>,
+    options: ServeOptions,
 ) -> Result<serving::Answer, Problem> {
     let source: &dyn RowSource = match stored {
         Some(stored) => stored,
@@ -268,7 +337,7 @@ async fn serve(
     };
     let source = MeteredRows { source, metrics: &state.metrics };
     let transforms = MeteredTransforms { transforms: state.transforms.as_ref(), metrics: &state.metrics };
-    let answer = serving::serve(plan, rows, &source, &transforms).await.map_err(|error| match error {
+    let answer = serving::serve(plan, rows, &source, &transforms, options).await.map_err(|error| match error {
         ServeError::Rows(error) => rows_problem(&error),
         error => Problem::internal("the request could not be answered", error),
     })?;
@@ -282,7 +351,9 @@ fn rows_problem(error: &RowSourceError) -> Problem {
         RowSourceError::NotStored(_) => Problem::not_found("not_stored", detail),
         RowSourceError::Vacuumed(_) => Problem::new(StatusCode::GONE, "vacuumed", detail),
         RowSourceError::TooManyReads { .. } => Problem::too_large("too_many_history_reads", detail),
-        RowSourceError::Unavailable { .. } => Problem::internal("rows could not be read", detail),
+        RowSourceError::Unavailable { .. } | RowSourceError::Late => {
+            Problem::internal("rows could not be read", detail)
+        }
     }
 }
 
@@ -314,30 +385,18 @@ fn check_values(plan: &ServingPlan, entities: usize, state: &ApiState) -> Result
     Ok(())
 }
 
-fn refuse_metadata_as_arrow(with_metadata: bool) -> Result<(), Problem> {
-    match with_metadata {
-        true => Err(Problem::bad_request(
-            "malformed_request",
-            "metadata comes with JSON only; ask without include=metadata",
-        )),
-        false => Ok(()),
-    }
-}
-
-fn include_metadata(query: &RawQuery) -> Result<bool, Problem> {
+fn included(query: &RawQuery) -> Result<Include, Problem> {
     match query.get("include")?.as_deref() {
-        None => Ok(false),
-        Some("metadata") => Ok(true),
-        Some(other) => {
-            Err(Problem::bad_request("unknown_parameter", format!("include={other}: only `metadata` can be included")))
-        }
+        None => Ok(Include::Values),
+        Some("metadata") => Ok(Include::Metadata),
+        Some("explain") => Ok(Include::Explanation),
+        Some(other) => Err(Problem::bad_request(
+            "unknown_parameter",
+            format!("include={other}: only `metadata` or `explain` can be included"),
+        )),
     }
 }
 
 fn wants_arrow(headers: &HeaderMap) -> bool {
     reply::accepts_arrow(headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()))
-}
-
-fn arrow_response(stream: Vec<u8>) -> Response {
-    ([(header::CONTENT_TYPE, reply::ARROW_STREAM)], stream).into_response()
 }

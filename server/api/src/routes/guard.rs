@@ -2,19 +2,12 @@
 
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
-use axum::middleware::Next;
-use axum::response::Response;
 
 use crate::problem::Problem;
 
 /// Refuses requests whose `Host` is not this machine, so that a web page elsewhere cannot reach an open loopback server
 /// under a name of its own (DNS rebinding), and requests that a browser sends on behalf of another origin.
-pub(super) async fn loopback_only(request: Request, next: Next) -> Result<Response, Problem> {
-    check_loopback(&request)?;
-    Ok(next.run(request).await)
-}
-
-fn check_loopback(request: &Request) -> Result<(), Problem> {
+pub(super) fn check_loopback(request: &Request) -> Result<(), Problem> {
     let header_text = |name: header::HeaderName| request.headers().get(name).map(|value| value.to_str().unwrap_or(""));
     let host = header_text(header::HOST).or_else(|| request.uri().host()).unwrap_or("");
     if !is_loopback_authority(host) {

@@ -22,10 +22,12 @@ use axum::{Json, Router};
 use eadem_registry::RegistryError;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::trace::TraceLayer;
+use tracing::Instrument as _;
 
 use crate::problem::Problem;
+use crate::request_log::{REQUEST_ID, RequestId};
 use crate::state::ApiState;
 
 pub use openapi::openapi;
@@ -154,34 +156,42 @@ pub fn router(state: Arc<ApiState>) -> Router {
     for route in ROUTES {
         router = router.route(route.path, (route.handler)(&state));
     }
+    let admission = middleware::from_fn_with_state(Arc::clone(&state), admitted);
     router
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
-        .layer(middleware::from_fn(readable_path))
-        .layer(middleware::from_fn_with_state(Arc::clone(&state), shed_load))
         .layer(DefaultBodyLimit::max(state.limits.body_bytes_max))
-        .layer(middleware::from_fn(guard::loopback_only))
         .layer(CatchPanicLayer::custom(|_| {
             Problem::internal("the request met a fault of ours", "panic").into_response()
         }))
-        .layer(TraceLayer::new_for_http())
-        .layer(middleware::from_fn_with_state(Arc::clone(&state), observe))
+        .layer(admission)
         .with_state(state)
 }
 
-/// Counts and times every request, whatever becomes of it.
-async fn observe(
+/// Names, admits, counts and times every request, whatever becomes of it. One step for all of that: each layer that waits
+/// for the next one copies all that are below it, for every request.
+async fn admitted(
     State(state): State<Arc<ApiState>>,
     route: Option<MatchedPath>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let began = Instant::now();
     let _in_flight = state.metrics.begin();
     let method = known_method(request.method());
-    let response = next.run(request).await;
-    // A path that is no route could be anything; counters for each would be without end.
+    let id = RequestId::of(request.headers());
+    let name = id.header();
+    // A path that is no route could be anything; counters for each would be without end. In the log it could name an entity.
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    let span = tracing::info_span!("request", id = id.as_str(), method, route);
+    let mut response = match admit(&state, &request) {
+        Ok(_place) => {
+            request.extensions_mut().insert(id);
+            next.run(request).instrument(span).await
+        }
+        Err(problem) => problem.into_response(),
+    };
+    response.headers_mut().insert(REQUEST_ID, name);
     state.metrics.answered(method, route, response.status(), began.elapsed());
     response
 }
@@ -192,13 +202,21 @@ fn known_method(method: &Method) -> &'static str {
     known.into_iter().find(|known| *known == method.as_str()).unwrap_or("other")
 }
 
+/// A place among the requests that are served at once, for those that may ask.
+fn admit(state: &ApiState, request: &Request) -> Result<Option<OwnedSemaphorePermit>, Problem> {
+    guard::check_loopback(request)?;
+    let place = place_of(state, request)?;
+    check_path(request)?;
+    Ok(place)
+}
+
 /// 503 with Retry-After once too many requests are in flight, before memory grows. Health checks and metrics always pass.
-async fn shed_load(State(state): State<Arc<ApiState>>, request: Request, next: Next) -> Response {
+fn place_of(state: &ApiState, request: &Request) -> Result<Option<OwnedSemaphorePermit>, Problem> {
     let is_about_the_server = matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics");
     if is_about_the_server {
-        return next.run(request).await;
+        return Ok(None);
     }
-    let Ok(_place) = Arc::clone(&state.in_flight).try_acquire_owned() else {
+    Arc::clone(&state.in_flight).try_acquire_owned().map(Some).map_err(|_| {
         state.metrics.shed();
         let mut problem = Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -206,20 +224,19 @@ async fn shed_load(State(state): State<Arc<ApiState>>, request: Request, next: N
             "too many requests are being served; try again",
         );
         problem.retry_after_s = Some(1);
-        return problem.into_response();
-    };
-    next.run(request).await
+        problem
+    })
 }
 
 /// 400 for a path that is not UTF-8, before a route's own extractor answers it in plain text. An entity id is left to its
 /// route, which names the key.
-async fn readable_path(request: Request, next: Next) -> Result<Response, Problem> {
+fn check_path(request: &Request) -> Result<(), Problem> {
     let path = request.uri().path();
     if !path.starts_with("/features/") && percent_decode_str(path).decode_utf8().is_err() {
         let detail = format!("the path `{path}` is not UTF-8 after percent-decoding");
         return Err(Problem::bad_request("malformed_path", detail));
     }
-    Ok(next.run(request).await)
+    Ok(())
 }
 
 async fn unknown_route(request: Request) -> Problem {
@@ -240,7 +257,7 @@ async fn metrics(State(state): State<Arc<ApiState>>) -> Result<Response, Problem
     // A store that does not answer is a reason to look at metrics, not to give none.
     let tables = state.status.tables().await.unwrap_or_default();
     let revision = *state.registry.changes().borrow();
-    let text = state.metrics.text(revision, &tables)?;
+    let text = state.metrics.text(revision, &tables, state.status.cache())?;
     Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
 }
 

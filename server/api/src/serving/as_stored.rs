@@ -6,11 +6,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use eadem_registry::model::{ViewRef, ViewVersion};
 use eadem_semantics::{AsStored, ReadAt};
-use eadem_values::EntityKey;
 use futures::{StreamExt, TryStreamExt};
 
 use super::plan::{Node, ServingPlan};
-use super::rows::{History, HistoryState, ReadRow, RowSource, RowSourceError, Store, StoredCommit};
+use super::rows::{EntityKeys, History, HistoryState, ReadOptions, ReadRow, RowSource, RowSourceError, StoredCommit};
 
 /// Tables whose logs are looked into at once.
 const TABLES_AT_ONCE: usize = 8;
@@ -68,20 +67,21 @@ impl RowSource for StoredThen {
     async fn read(
         &self,
         view: &ViewVersion,
-        keys: &[EntityKey],
+        keys: &EntityKeys,
         reads: &[ReadAt],
+        _: ReadOptions,
     ) -> Result<Vec<ReadRow>, RowSourceError> {
-        if keys.len() > self.reads_max {
+        if reads.len() > self.reads_max {
             return Err(RowSourceError::TooManyReads {
                 view: view.id.to_string(),
-                reads: keys.len(),
+                reads: reads.len(),
                 reads_max: self.reads_max,
                 why: "which alone knows what was stored",
             });
         }
         let stored = self.commits.get(&view.id);
         let state = stored.map_or(HistoryState::Newest, |stored| HistoryState::Commit(stored.commit));
-        let rows = self.history.winners(view, keys, reads, state).await?;
-        Ok(rows.into_iter().map(|row| ReadRow { row, store: Store::Offline, unavailable: false }).collect())
+        let rows = self.history.winners(view, keys.keys(), reads, state).await?;
+        Ok(rows.into_iter().map(ReadRow::historic).collect())
     }
 }

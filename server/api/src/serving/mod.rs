@@ -18,7 +18,7 @@ pub use meaning::{lifetime, validation};
 pub use online::OnlineThenHistory;
 pub use plan::{PlanError, ServingPlan};
 pub use rows::{
-    History, HistoryState, ReadRow, RowSource, RowSourceError, Store, StoredCommit, StoredRow, TransformUnavailable,
-    Transforms,
+    EntityKeys, History, HistoryState, ReadOptions, ReadRow, RowSource, RowSourceError, Store, StoredCommit, StoredRow,
+    TransformUnavailable, Transforms,
 };
-pub use run::{Answer, AnswerColumn, EntityRows, ServeError, serve};
+pub use run::{Answer, AnswerColumn, EntityRows, ServeError, ServeOptions, ViewRows, serve};

@@ -1,24 +1,25 @@
 //! Rows from the online store, and from history what it cannot prove.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
-use eadem_online::{Answer, KeyBytes, OnlineStore, PointRead, StoreError, TableId};
+use eadem_online::{CacheRule, CachedStore, Found, KeyBytes, OnlineStore, PointRead, StoreError, TableId};
 use eadem_registry::Registry;
 use eadem_registry::model::{ViewRef, ViewVersion};
 use eadem_semantics::ReadAt;
 use eadem_values::EntityKey;
-use tokio::sync::RwLock;
 
-use super::rows::{History, HistoryState, ReadRow, RowSource, RowSourceError, Store, StoredRow};
+use super::rows::{
+    EntityKeys, History, HistoryState, ReadOptions, ReadRow, RowSource, RowSourceError, Store, StoredRow,
+};
 
 /// Reads the current epoch of the online store; where it cannot prove an answer, the answer is the maximum, in the order
 /// of rows, of what it found and what history has. Both speak of one state of the table: where rows were taken out of it
 /// since the epoch was loaded, history is read as it was then, until a new epoch takes over.
 pub struct OnlineThenHistory {
     registry: Registry,
-    online: Arc<dyn OnlineStore>,
+    online: Arc<CachedStore>,
     history: Arc<dyn History>,
     history_reads_max: usize,
     epochs: RwLock<Epochs>,
@@ -35,7 +36,7 @@ impl OnlineThenHistory {
     /// Over these stores. History is asked for at most `history_reads_max` entities of one view at once.
     pub fn new(
         registry: Registry,
-        online: Arc<dyn OnlineStore>,
+        online: Arc<CachedStore>,
         history: Arc<dyn History>,
         history_reads_max: usize,
     ) -> Self {
@@ -46,7 +47,7 @@ impl OnlineThenHistory {
     async fn current_epoch(&self, view: &ViewVersion, gone: Option<u64>) -> Result<Option<u64>, RowSourceError> {
         let revision = *self.registry.changes().borrow();
         {
-            let epochs = self.epochs.read().await;
+            let epochs = self.epochs.read().unwrap_or_else(PoisonError::into_inner);
             if epochs.revision == revision
                 && let Some(epoch) = epochs.current.get(&view.id)
                 && (gone.is_none() || *epoch != gone)
@@ -58,7 +59,7 @@ impl OnlineThenHistory {
         // An epoch of the other placement holds other columns: it proves nothing until a new one is loaded.
         let placement = view.stored.as_ref().map(|stored| stored.deployment.placement);
         let epoch = epoch.filter(|epoch| Some(epoch.placement) == placement).map(|epoch| u64::from(epoch.epoch));
-        let mut epochs = self.epochs.write().await;
+        let mut epochs = self.epochs.write().unwrap_or_else(PoisonError::into_inner);
         if epochs.revision != revision {
             *epochs = Epochs { revision, current: HashMap::new() };
         }
@@ -72,29 +73,28 @@ impl OnlineThenHistory {
         view: &ViewVersion,
         keys: &[KeyBytes],
         reads: &[ReadAt],
-    ) -> Result<(Vec<Answer>, Option<u64>), RowSourceError> {
+        options: ReadOptions,
+    ) -> Result<(Vec<Found>, Option<u64>), RowSourceError> {
         let points: Vec<PointRead<'_>> = keys.iter().zip(reads).map(|(key, at)| PointRead { key, at: *at }).collect();
+        let stale_us_max = view.stored.as_ref().and_then(|stored| stored.deployment.cache_us).unwrap_or_default();
+        let rule = CacheRule { now_us: options.now_us, stale_us_max, fresh: options.fresh };
         let mut known_epoch = None;
         loop {
             let Some(epoch) = self.current_epoch(view, known_epoch).await? else {
                 // Never materialized: nothing is proved.
-                return Ok((vec![Answer { winner: None, proved: false }; keys.len()], None));
+                return Ok((vec![Found { row: None, proved: false, kept: false }; keys.len()], None));
             };
             let table = TableId { view: view.digest, epoch };
-            let answers = match self.online.read_now(table, &points) {
-                Some(answers) => answers,
-                None => self.online.read(table, &points).await,
-            };
-            let answers = match answers {
-                Ok(answers) if answers.iter().any(|answer| !answer.proved) => {
-                    self.online.status(table).await.map(|status| (answers, status.coverage.offline_commit))
+            let found = match self.online.find(table, &points, rule).await {
+                Ok(found) if found.iter().any(|found| !found.proved) => {
+                    self.online.status(table).await.map(|status| (found, status.coverage.offline_commit))
                 }
-                answers => answers.map(|answers| (answers, None)),
+                found => found.map(|found| (found, None)),
             };
-            match answers {
+            match found {
                 // The epoch was switched and dropped between the two steps: the registry names the new one.
                 Err(StoreError::UnknownTable(_)) if known_epoch != Some(epoch) => known_epoch = Some(epoch),
-                Ok((answers, commit)) => return Ok((answers, commit.and_then(|commit| u64::try_from(commit).ok()))),
+                Ok((found, commit)) => return Ok((found, commit.and_then(|commit| u64::try_from(commit).ok()))),
                 Err(error) => return Err(online_error(&error)),
             }
         }
@@ -110,13 +110,13 @@ impl RowSource for OnlineThenHistory {
     async fn read(
         &self,
         view: &ViewVersion,
-        keys: &[EntityKey],
+        keys: &EntityKeys,
         reads: &[ReadAt],
+        options: ReadOptions,
     ) -> Result<Vec<ReadRow>, RowSourceError> {
-        let encoded: Vec<KeyBytes> = keys.iter().map(KeyBytes::from).collect();
-        let (answers, loaded_from) = self.read_online(view, &encoded, reads).await?;
-        let unproved: Vec<usize> = (0..answers.len()).filter(|at| !answers[*at].proved).collect();
-        let mut rows: Vec<ReadRow> = answers.into_iter().map(online_row).collect();
+        let (found, loaded_from) = self.read_online(view, keys.encoded(), reads, options).await?;
+        let unproved: Vec<usize> = (0..found.len()).filter(|at| !found[*at].proved).collect();
+        let mut rows: Vec<ReadRow> = found.into_iter().map(online_row).collect();
         if unproved.is_empty() {
             return Ok(rows);
         }
@@ -128,7 +128,7 @@ impl RowSource for OnlineThenHistory {
                 why: "because the online store does not reach back so far (online_history), or was not filled (materialize)",
             });
         }
-        let keys: Vec<EntityKey> = unproved.iter().map(|at| keys[*at].clone()).collect();
+        let keys: Vec<EntityKey> = unproved.iter().map(|at| keys.keys()[*at].clone()).collect();
         let reads: Vec<ReadAt> = unproved.iter().map(|at| reads[*at]).collect();
         let state = loaded_from.map_or(HistoryState::Newest, HistoryState::Beside);
         let historic = match self.history.winners(view, &keys, &reads, state).await {
@@ -137,7 +137,7 @@ impl RowSource for OnlineThenHistory {
                 // What the online store proved stands; the others have status error.
                 tracing::warn!(view = %view.id, %error, "history could not be read");
                 for at in unproved {
-                    rows[at] = ReadRow { row: None, store: Store::Offline, unavailable: true };
+                    rows[at] = ReadRow { unavailable: true, ..ReadRow::historic(None) };
                 }
                 return Ok(rows);
             }
@@ -153,11 +153,7 @@ impl RowSource for OnlineThenHistory {
     }
 }
 
-fn online_row(answer: Answer) -> ReadRow {
-    let row = answer.winner.map(|winner| StoredRow {
-        order: winner.order,
-        failed: winner.body.error.is_some(),
-        values: winner.body.values.to_vec(),
-    });
-    ReadRow { row, store: Store::Online, unavailable: false }
+fn online_row(found: Found) -> ReadRow {
+    let row = found.row.map(|row| StoredRow { order: row.order, values: row.values, failed: row.failed });
+    ReadRow { row, store: Store::Online, cached: found.kept, unavailable: false }
 }

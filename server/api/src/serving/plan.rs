@@ -16,8 +16,24 @@ pub struct ServingPlan {
     /// What it was compiled from.
     pub service: Arc<ResolvedService>,
     pub(crate) nodes: Vec<Node>,
+    /// The reads of rows, one per view.
+    pub(crate) reads: Vec<ViewRead>,
+    /// By which keys rows are read: views that are read by the same ones share them.
+    pub(crate) key_sets: Vec<KeySet>,
     pub(crate) outputs: Vec<Output>,
 }
+
+/// The rows of one view, for every role that it is wanted for.
+#[derive(Debug)]
+pub(crate) struct ViewRead {
+    /// Positions in `nodes`.
+    pub(crate) nodes: Vec<usize>,
+    /// A position in `key_sets`.
+    pub(crate) key_set: usize,
+}
+
+/// For each role, positions in `service.keys`, in the entity's order of join keys.
+pub(crate) type KeySet = Vec<Vec<usize>>;
 
 #[derive(Debug)]
 pub(crate) enum Node {
@@ -101,8 +117,34 @@ impl ServingPlan {
             });
         }
         let nodes = compiler.nodes;
-        Ok(Self { service, nodes, outputs })
+        let (reads, key_sets) = reads_of(&nodes);
+        Ok(Self { service, nodes, reads, key_sets, outputs })
     }
+}
+
+fn reads_of(nodes: &[Node]) -> (Vec<ViewRead>, Vec<KeySet>) {
+    let mut of_views: Vec<(&ViewRef, Vec<usize>, KeySet)> = Vec::new();
+    for (position, node) in nodes.iter().enumerate() {
+        let Node::Stored(stored) = node else { continue };
+        match of_views.iter_mut().find(|(view, ..)| **view == stored.view.id) {
+            Some((_, positions, keys)) => {
+                positions.push(position);
+                keys.push(stored.keys.clone());
+            }
+            None => of_views.push((&stored.view.id, vec![position], vec![stored.keys.clone()])),
+        }
+    }
+    let mut key_sets: Vec<KeySet> = Vec::new();
+    let reads = of_views.into_iter().map(|(_, nodes, keys)| {
+        let known = key_sets.iter().position(|known| *known == keys);
+        let key_set = known.unwrap_or_else(|| {
+            key_sets.push(keys);
+            key_sets.len() - 1
+        });
+        ViewRead { nodes, key_set }
+    });
+    let reads = reads.collect();
+    (reads, key_sets)
 }
 
 fn feature_position(view: &ViewVersion, feature: &str) -> Result<usize, PlanError> {

@@ -7,56 +7,88 @@ use arrow_schema::{Field, Schema};
 use eadem_query::status_dictionary;
 use eadem_registry::model::{ResolvedService, ViewRef};
 use eadem_semantics::Status;
-use eadem_values::{DataType, KeyType, KeyValue, Value, array_from_values, format_timestamp, write_json};
+use eadem_values::{DataType, JsonColumn, KeyType, KeyValue, Value, array_from_values, format_timestamp};
 use serde_json::{Map, Value as Json, json};
 
 use super::as_stored::StoredThen;
-use super::plan::ServingPlan;
+use super::plan::{Node, ServingPlan};
 use super::rows::StoredCommit;
-use super::run::{Answer, EntityRows};
+use super::run::{Answer, AnsweredNode, EntityRows};
 use crate::problem::Problem;
 
 /// The media type of the Arrow IPC stream format.
 pub(crate) const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
 
-/// Appends `features`, `timestamp`, and where there is something to say `status` and `metadata`, of one row: members of an
-/// object of JSON that others have begun, without a comma before the first.
+/// What a reply says beside values and statuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Include {
+    /// Nothing.
+    Values,
+    /// Where every value comes from.
+    Metadata,
+    /// That, every row that was read, and the time that it took.
+    Explanation,
+}
+
+/// Writes the rows of an answer as JSON.
 ///
 /// Text is written at once. Of a request for many features, trees of JSON would take most of the time.
-pub(crate) fn write_row(
-    text: &mut Vec<u8>,
-    plan: &ServingPlan,
-    answer: &Answer,
-    row: usize,
-    with_metadata: bool,
-) -> Result<(), Problem> {
-    text.extend_from_slice(b"\"features\":{");
-    let mut is_all_present = true;
-    for (number, (output, column)) in plan.outputs.iter().zip(&answer.columns).enumerate() {
-        if number > 0 {
-            text.push(b',');
+pub(crate) struct RowWriter<'a> {
+    plan: &'a ServingPlan,
+    answer: &'a Answer,
+    columns: Vec<JsonColumn<'a>>,
+    include: Include,
+    /// The time that was written last: mostly all rows have the same.
+    timestamp: (i64, String),
+}
+
+impl<'a> RowWriter<'a> {
+    pub(crate) fn new(plan: &'a ServingPlan, answer: &'a Answer, include: Include) -> Result<Self, Problem> {
+        let columns = answer.columns.iter().map(|column| JsonColumn::try_new(&column.values)).collect::<Result<_, _>>();
+        let columns = columns.map_err(|error| Problem::internal("a served column could not be read", error))?;
+        let at_us = answer.at_us.first().copied().unwrap_or_default();
+        Ok(Self { plan, answer, columns, include, timestamp: (at_us, format_timestamp(at_us)) })
+    }
+
+    /// Appends `features`, `timestamp`, and where there is something to say `status`, `metadata` and `explanation`, of one
+    /// row: members of an object of JSON that others have begun, without a comma before the first.
+    pub(crate) fn write(&mut self, text: &mut Vec<u8>, row: usize) -> Result<(), Problem> {
+        text.extend_from_slice(b"\"features\":{");
+        let mut is_all_present = true;
+        let answered = self.answer.columns.iter().zip(&self.columns);
+        for (number, (output, (column, json))) in self.plan.outputs.iter().zip(answered).enumerate() {
+            if number > 0 {
+                text.push(b',');
+            }
+            text.extend_from_slice(&output.json_name);
+            json.write(row, text).map_err(|error| Problem::internal("a served value could not be read", error))?;
+            is_all_present &= column.statuses[row] == Status::Present;
         }
-        text.extend_from_slice(&output.json_name);
-        write_json(column.values.as_ref(), row, text)
-            .map_err(|error| Problem::internal("a served value could not be read", error))?;
-        is_all_present &= column.statuses[row] == Status::Present;
+        let at_us = self.answer.at_us[row];
+        if self.timestamp.0 != at_us {
+            self.timestamp = (at_us, format_timestamp(at_us));
+        }
+        text.extend_from_slice(b"},\"timestamp\":\"");
+        text.extend_from_slice(self.timestamp.1.as_bytes());
+        text.push(b'"');
+        if !is_all_present {
+            text.extend_from_slice(b",\"status\":");
+            write_value(text, &not_present(self.plan, self.answer, row))?;
+        }
+        if self.include != Include::Values {
+            text.extend_from_slice(b",\"metadata\":");
+            write_value(text, &row_metadata(self.plan, self.answer, row))?;
+        }
+        if self.include == Include::Explanation {
+            text.extend_from_slice(b",\"rows\":");
+            write_value(text, &rows_read(self.plan, self.answer, row))?;
+        }
+        Ok(())
     }
-    text.extend_from_slice(b"},\"timestamp\":\"");
-    text.extend_from_slice(format_timestamp(answer.at_us[row]).as_bytes());
-    text.push(b'"');
-    if !is_all_present {
-        text.extend_from_slice(b",\"status\":");
-        write_value(text, &not_present(plan, answer, row))?;
-    }
-    if with_metadata {
-        text.extend_from_slice(b",\"metadata\":");
-        write_value(text, &row_metadata(plan, answer, row))?;
-    }
-    Ok(())
 }
 
 /// Appends a value as JSON.
-pub(crate) fn write_value(text: &mut Vec<u8>, value: &Json) -> Result<(), Problem> {
+pub(crate) fn write_value(text: &mut Vec<u8>, value: &impl serde::Serialize) -> Result<(), Problem> {
     serde_json::to_writer(text, value).map_err(|error| Problem::internal("the answer could not be written", error))
 }
 
@@ -84,14 +116,60 @@ fn row_metadata(plan: &ServingPlan, answer: &Answer, row: usize) -> Json {
             output.name.clone(),
             json!({
                 "status": column.statuses[row],
-                "event_time": column.event_time_us[row].map(format_timestamp),
+                "event_time": column.rows.event_time_us(row).map(format_timestamp),
                 "view": view.id.to_string(),
                 "transform": view.transform,
-                "store": column.stores[row],
+                "store": column.rows.stores[row],
             }),
         );
     }
     Json::Object(metadata)
+}
+
+/// Every row that one row of the request was answered from, view by view, and where it was.
+fn rows_read(plan: &ServingPlan, answer: &Answer, row: usize) -> Json {
+    let read = |(node, answered): (&Node, &AnsweredNode)| {
+        let Node::Stored(stored) = node else { return None };
+        let keys = stored.keys.iter().map(|key| plan.service.keys[*key].name.as_str()).collect::<Vec<_>>();
+        let order = answered.rows.orders[row];
+        Some(json!({
+            "view": stored.view.id.to_string(),
+            "view_digest": stored.view.digest,
+            "keys": keys,
+            "event_time": order.map(|order| format_timestamp(order.event_time_us)),
+            "known_at": order.map(|order| format_timestamp(order.known_at_us)),
+            "tie": order.map(|order| hex_of(order.tie.as_bytes())),
+            "store": answered.rows.stores[row],
+            "from": if answered.rows.cached[row] { "cache" } else { "store" },
+        }))
+    };
+    plan.nodes.iter().zip(&answer.nodes).filter_map(read).collect()
+}
+
+fn hex_of(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// How long the parts of a request took, in microseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Took {
+    pub(crate) parse_us: u64,
+    pub(crate) serve_us: u64,
+}
+
+/// Where the time of a request went.
+pub(crate) fn timing(plan: &ServingPlan, answer: &Answer, took: Took) -> Json {
+    let view = |(node, answered): (&Node, &AnsweredNode)| {
+        let read_us = matches!(node, Node::Stored(_)).then_some(answered.read_us);
+        json!({
+            "view": node.view().id.to_string(),
+            "read_us": read_us,
+            "compute_us": answered.compute_us,
+            "late": answered.is_late,
+        })
+    };
+    let views: Vec<Json> = plan.nodes.iter().zip(&answer.nodes).map(view).collect();
+    json!({ "parse_us": took.parse_us, "serve_us": took.serve_us, "views": views })
 }
 
 /// The whole answer as one Arrow IPC stream: the keys by the service's names, `timestamp`, then each feature and its
@@ -151,10 +229,27 @@ pub(crate) fn accepts_arrow(accept: Option<&str>) -> bool {
     })
 }
 
-/// The entity of a row as the caller named it.
-pub(crate) fn entity_json(service: &ResolvedService, rows: &EntityRows, row: usize) -> Json {
-    let entry = |(key, values): (&eadem_registry::model::RequiredKey, &Vec<KeyValue>)| {
-        (key.name.clone(), values[row].to_json())
-    };
-    Json::Object(service.keys.iter().zip(&rows.keys).map(entry).collect())
+/// Appends the entity of a row as the caller named it.
+pub(crate) fn write_entity(
+    text: &mut Vec<u8>,
+    service: &ResolvedService,
+    rows: &EntityRows,
+    row: usize,
+) -> Result<(), Problem> {
+    // Two keys of one name have one value.
+    let is_first = |at: &usize| !service.keys[..*at].iter().any(|earlier| earlier.name == service.keys[*at].name);
+    text.push(b'{');
+    for (number, at) in (0..service.keys.len()).filter(is_first).enumerate() {
+        if number > 0 {
+            text.push(b',');
+        }
+        write_value(text, &service.keys[at].name)?;
+        text.push(b':');
+        match &rows.keys[at][row] {
+            KeyValue::Utf8(key) => write_value(text, key)?,
+            KeyValue::Int64(key) => write_value(text, key)?,
+        }
+    }
+    text.push(b'}');
+    Ok(())
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use eadem_online::KeyBytes;
 use eadem_query::RowTransform;
 use eadem_registry::model::ViewVersion;
 use eadem_semantics::{AsStored, ReadAt, RowOrder};
@@ -33,7 +35,7 @@ pub struct StoredRow {
     /// Its place among the rows of its entity.
     pub order: RowOrder,
     /// The canonical encoding of its features, or of its bound inputs for an `on_read` view.
-    pub values: Vec<u8>,
+    pub values: Bytes,
     /// Whether its transform failed on it: its values mean nothing.
     pub failed: bool,
 }
@@ -45,8 +47,26 @@ pub struct ReadRow {
     pub row: Option<StoredRow>,
     /// Which store proved it.
     pub store: Store,
+    /// Whether it was in memory, and no store was asked.
+    pub cached: bool,
     /// No store could say: the features have status `error`.
     pub unavailable: bool,
+}
+
+impl ReadRow {
+    /// What the offline store found.
+    pub const fn historic(row: Option<StoredRow>) -> Self {
+        Self { row, store: Store::Offline, cached: false, unavailable: false }
+    }
+}
+
+/// How rows are read for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// The time of the request, in microseconds.
+    pub now_us: i64,
+    /// From the stores, and not from what was kept of them in memory.
+    pub fresh: bool,
 }
 
 /// Rows that could not be read.
@@ -60,6 +80,9 @@ pub enum RowSourceError {
         /// What went wrong.
         message: String,
     },
+    /// They were not there by the deadline of the request. The view fails alone.
+    #[error("its rows were not read before the deadline of the request (limits.request_ms_max, deadline_ms)")]
+    Late,
     /// Nothing was stored at the time or commit that was asked for. The request fails.
     #[error("{0}")]
     NotStored(String),
@@ -86,7 +109,34 @@ pub enum RowSourceError {
 impl RowSourceError {
     /// Whether the request is at fault, and fails as a whole.
     pub fn is_of_request(&self) -> bool {
-        !matches!(self, Self::Unavailable { .. })
+        !matches!(self, Self::Unavailable { .. } | Self::Late)
+    }
+}
+
+/// The entities of a request, as readers of rows need them.
+#[derive(Debug, Clone, Default)]
+pub struct EntityKeys {
+    keys: Vec<EntityKey>,
+    encoded: Vec<KeyBytes>,
+}
+
+impl EntityKeys {
+    /// The keys themselves.
+    pub fn keys(&self) -> &[EntityKey] {
+        &self.keys
+    }
+
+    /// The same, encoded.
+    pub fn encoded(&self) -> &[KeyBytes] {
+        &self.encoded
+    }
+}
+
+impl FromIterator<EntityKey> for EntityKeys {
+    fn from_iter<I: IntoIterator<Item = EntityKey>>(keys: I) -> Self {
+        let keys: Vec<EntityKey> = keys.into_iter().collect();
+        let encoded = keys.iter().map(KeyBytes::from).collect();
+        Self { keys, encoded }
     }
 }
 
@@ -100,8 +150,9 @@ pub trait RowSource: Send + Sync {
     async fn read(
         &self,
         view: &ViewVersion,
-        keys: &[EntityKey],
+        keys: &EntityKeys,
         reads: &[ReadAt],
+        options: ReadOptions,
     ) -> Result<Vec<ReadRow>, RowSourceError>;
 }
 

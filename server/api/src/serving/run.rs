@@ -1,18 +1,21 @@
 //! Runs a plan over the rows of a request.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow_array::{Array, ArrayRef};
 use eadem_query::{
     OnDemandInput, QueryError, ReadRows, apply_default, compute_on_read, evaluate_on_demand, project_feature,
 };
 use eadem_registry::model::ViewVersion;
-use eadem_semantics::{ReadAt, Status};
-use eadem_values::{DataType, EntityKey, KeyValue, Value, array_from_values, decode_row, null_array};
+use eadem_semantics::{ReadAt, RowOrder, Status};
+use eadem_values::{DataType, EntityKey, KeyValue, Value, array_from_values, decode_row, decode_rows, null_array};
 
 use super::meaning::validation;
-use super::plan::{Node, OnDemandNode, OnDemandSource, ServingPlan, StoredNode};
-use super::rows::{ReadRow, RowSource, RowSourceError, Store, TransformUnavailable, Transforms};
+use super::plan::{KeySet, Node, OnDemandNode, OnDemandSource, ServingPlan, StoredNode, ViewRead};
+use super::rows::{
+    EntityKeys, ReadOptions, ReadRow, RowSource, RowSourceError, Store, TransformUnavailable, Transforms,
+};
 
 /// What a request asks for, decoded: one entry per row in everything.
 #[derive(Debug, Clone)]
@@ -25,6 +28,45 @@ pub struct EntityRows {
     pub request: Vec<ArrayRef>,
 }
 
+/// How a request is answered.
+#[derive(Debug, Clone, Copy)]
+pub struct ServeOptions {
+    /// How its rows are read.
+    pub read: ReadOptions,
+    /// What is not there by then has status `error`; `None`: it is waited for.
+    pub deadline: Option<Instant>,
+}
+
+/// The rows that the answers of a view rest on, one entry per row of the request.
+#[derive(Debug, Clone, Default)]
+pub struct ViewRows {
+    /// The place of the row that was chosen among those of its entity; `None` for on-demand views and where no row was found.
+    pub orders: Vec<Option<RowOrder>>,
+    /// Which store proved the answer; an on-demand value is online when all its inputs were.
+    pub stores: Vec<Store>,
+    /// Whether the row was in memory.
+    pub cached: Vec<bool>,
+}
+
+impl ViewRows {
+    /// The event time of the row that was chosen, if there is one.
+    pub fn event_time_us(&self, row: usize) -> Option<i64> {
+        self.orders[row].map(|order| order.event_time_us)
+    }
+
+    fn of(read: &[ReadRow]) -> Self {
+        Self {
+            orders: read.iter().map(|read| read.row.as_ref().map(|row| row.order)).collect(),
+            stores: read.iter().map(|read| read.store).collect(),
+            cached: read.iter().map(|read| read.cached).collect(),
+        }
+    }
+
+    fn without_rows(stores: Vec<Store>) -> Self {
+        Self { orders: vec![None; stores.len()], cached: vec![false; stores.len()], stores }
+    }
+}
+
 /// One answered feature, one entry per row.
 #[derive(Debug, Clone)]
 pub struct AnswerColumn {
@@ -32,10 +74,19 @@ pub struct AnswerColumn {
     pub values: ArrayRef,
     /// The statuses.
     pub statuses: Arc<[Status]>,
-    /// The event time of the row that was chosen; `None` for on-demand views and where no row was found.
-    pub event_time_us: Vec<Option<i64>>,
-    /// Which store proved the value; an on-demand value is online when all its inputs were.
-    pub stores: Vec<Store>,
+    /// The rows that it rests on.
+    pub rows: Arc<ViewRows>,
+}
+
+/// What one view, for one role, has cost and found.
+#[derive(Debug, Clone)]
+pub(crate) struct AnsweredNode {
+    pub(crate) rows: Arc<ViewRows>,
+    /// From the beginning of the request's reads until its rows were there.
+    pub(crate) read_us: u64,
+    /// Of everything else: decoding, transforms, statuses.
+    pub(crate) compute_us: u64,
+    pub(crate) is_late: bool,
 }
 
 /// The answer to a request: a column per output of the plan, in its order.
@@ -45,6 +96,8 @@ pub struct Answer {
     pub at_us: Vec<i64>,
     /// One per output.
     pub columns: Vec<AnswerColumn>,
+    /// One per node of the plan.
+    pub(crate) nodes: Vec<AnsweredNode>,
 }
 
 /// Why nothing could be answered at all.
@@ -62,17 +115,25 @@ pub enum ServeError {
     /// A value that does not fit its column.
     #[error(transparent)]
     Value(#[from] eadem_values::ValueError),
+    /// Its turn came after the deadline.
+    #[error("it was not computed before the deadline of the request (limits.request_ms_max, deadline_ms)")]
+    Late,
+    /// A fault of ours: a view whose rows nobody read.
+    #[error("the rows of {0} were not read")]
+    NotRead(String),
 }
 
 struct NodeAnswer {
     /// Per feature: values without defaults, and statuses.
     features: Vec<(ArrayRef, Arc<[Status]>)>,
-    event_time_us: Vec<Option<i64>>,
-    stores: Vec<Store>,
+    rows: Arc<ViewRows>,
 }
 
-/// Answers a request. Rows of all views are read concurrently. A view whose rows cannot be read, or whose transform cannot
-/// run, gives its own features status `error` and leaves the others alone.
+/// What was read for one node, and how long that took.
+type NodeRead = (Result<Vec<ReadRow>, RowSourceError>, u64);
+
+/// Answers a request. Rows of all views are read concurrently. A view whose rows cannot be read in time, or whose transform
+/// cannot run, gives its own features status `error` and leaves the others alone.
 ///
 /// # Errors
 /// Rows of the past that are not there, or more reads of history than one request may cause; a default that does not fit its
@@ -82,81 +143,131 @@ pub async fn serve(
     rows: &EntityRows,
     source: &dyn RowSource,
     transforms: &dyn Transforms,
+    options: ServeOptions,
 ) -> Result<Answer, ServeError> {
-    let reads = plan.nodes.iter().map(|node| async move {
-        match node {
-            Node::Stored(stored) => read_rows(stored, rows, source).await,
-            Node::OnDemand(_) => Ok(Vec::new()),
+    let began = Instant::now();
+    let key_sets: Vec<EntityKeys> = plan.key_sets.iter().map(|keys| entity_keys(keys, rows)).collect();
+    let reads =
+        plan.reads.iter().map(|read| read_rows(plan, read, &key_sets[read.key_set], rows, source, options, began));
+    let mut read_of: Vec<Option<NodeRead>> = plan.nodes.iter().map(|_| None).collect();
+    for (read, of_nodes) in plan.reads.iter().zip(futures::future::join_all(reads).await) {
+        for (node, read) in read.nodes.iter().zip(of_nodes) {
+            read_of[*node] = Some(read);
         }
-    });
-    let reads = futures::future::join_all(reads).await;
+    }
 
     let mut answers: Vec<NodeAnswer> = Vec::with_capacity(plan.nodes.len());
-    for (node, read) in plan.nodes.iter().zip(reads) {
-        let stores = stores_asked(node, &read, &answers, rows.at_us.len());
-        if let Err(error) = &read
+    let mut answered: Vec<AnsweredNode> = Vec::with_capacity(plan.nodes.len());
+    for (node, read) in plan.nodes.iter().zip(read_of) {
+        let began = Instant::now();
+        let (read, read_us) = read.map_or((None, 0), |(read, read_us)| (Some(read), read_us));
+        if let Some(Err(error)) = &read
             && error.is_of_request()
         {
             return Err(error.clone().into());
         }
+        let stores = stores_asked(node, read.as_ref(), &answers, rows.at_us.len());
+        let is_over = options.deadline.is_some_and(|deadline| began >= deadline);
         let answer = match (node, read) {
-            (Node::Stored(stored), Ok(read)) => stored_answer(stored, rows, &read, transforms).await,
-            (Node::Stored(_), Err(error)) => Err(error.into()),
-            (Node::OnDemand(on_demand), _) => on_demand_answer(on_demand, rows, &answers, &stores, transforms).await,
+            (Node::Stored(stored), Some(Ok(read))) => {
+                let may_run = !(stored.runs_on_read && is_over);
+                if may_run { stored_answer(stored, rows, read, transforms).await } else { Err(ServeError::Late) }
+            }
+            (_, Some(Err(error))) => Err(error.into()),
+            (Node::OnDemand(_), _) if is_over => Err(ServeError::Late),
+            (Node::OnDemand(view), _) => on_demand_answer(view, rows, &answers, stores.clone(), transforms).await,
+            (Node::Stored(stored), None) => Err(ServeError::NotRead(stored.view.id.to_string())),
         };
+        let is_late = matches!(&answer, Err(ServeError::Late | ServeError::Rows(RowSourceError::Late)));
         // One failing view fails alone.
         let answer = answer.unwrap_or_else(|error| {
             tracing::warn!(view = %node.view().id, %error, "a view could not be answered; its features have status error");
             error_answer(node.view(), stores)
+        });
+        answered.push(AnsweredNode {
+            rows: Arc::clone(&answer.rows),
+            read_us,
+            compute_us: as_us(began.elapsed()),
+            is_late,
         });
         answers.push(answer);
     }
 
     let mut columns = Vec::with_capacity(plan.outputs.len());
     for output in &plan.outputs {
-        let answer = &answers[output.node];
-        let (values, statuses) = &answer.features[output.feature];
+        let (values, statuses) = &answers[output.node].features[output.feature];
         let values = match &output.default {
             Some(default) => apply_default(values, statuses, default)?,
             None => Arc::clone(values),
         };
-        columns.push(AnswerColumn {
-            values,
-            statuses: Arc::clone(statuses),
-            event_time_us: answer.event_time_us.clone(),
-            stores: answer.stores.clone(),
-        });
+        let rows = Arc::clone(&answered[output.node].rows);
+        columns.push(AnswerColumn { values, statuses: Arc::clone(statuses), rows });
     }
-    Ok(Answer { at_us: rows.at_us.clone(), columns })
+    Ok(Answer { at_us: rows.at_us.clone(), columns, nodes: answered })
 }
 
+fn as_us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The entities of all rows, role by role.
+fn entity_keys(roles: &KeySet, rows: &EntityRows) -> EntityKeys {
+    let of_role = |keys: &Vec<usize>| {
+        let key_of = |row: usize| EntityKey(keys.iter().map(|key| rows.keys[*key][row].clone()).collect());
+        (0..rows.at_us.len()).map(key_of).collect::<Vec<_>>()
+    };
+    roles.iter().flat_map(of_role).collect()
+}
+
+/// Reads the rows of one view for all nodes that want some, each with its own part of the keys.
 async fn read_rows(
-    node: &StoredNode,
+    plan: &ServingPlan,
+    read: &ViewRead,
+    keys: &EntityKeys,
     rows: &EntityRows,
     source: &dyn RowSource,
-) -> Result<Vec<ReadRow>, RowSourceError> {
-    let row_key = |row: usize| EntityKey(node.keys.iter().map(|key| rows.keys[*key][row].clone()).collect());
-    let keys: Vec<EntityKey> = (0..rows.at_us.len()).map(row_key).collect();
-    let reads: Vec<ReadAt> = rows.at_us.iter().map(|at_us| ReadAt::as_known_then(*at_us)).collect();
-    source.read(&node.view, &keys, &reads).await
+    options: ServeOptions,
+    began: Instant,
+) -> Vec<NodeRead> {
+    let (nodes, count) = (&read.nodes, rows.at_us.len());
+    let of_role = || rows.at_us.iter().map(|at_us| ReadAt::as_known_then(*at_us));
+    let reads: Vec<ReadAt> = nodes.iter().flat_map(|_| of_role()).collect();
+    let read = source.read(plan.nodes[nodes[0]].view(), keys, &reads, options.read);
+    let read = match options.deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), read).await.unwrap_or(Err(RowSourceError::Late)),
+        None => read.await,
+    };
+    let took_us = as_us(began.elapsed());
+    match read {
+        Ok(mut read) => {
+            let mut parts: Vec<NodeRead> = Vec::with_capacity(nodes.len());
+            for position in (1..nodes.len()).rev() {
+                parts.push((Ok(read.split_off((position * count).min(read.len()))), took_us));
+            }
+            parts.push((Ok(read), took_us));
+            parts.reverse();
+            parts
+        }
+        Err(error) => nodes.iter().map(|_| (Err(error.clone()), took_us)).collect(),
+    }
 }
 
 /// Which stores a node's answer rests on, whatever comes of it: those that its rows or its inputs came from. Where rows could
 /// not be read the online store proved nothing.
 fn stores_asked(
     node: &Node,
-    read: &Result<Vec<ReadRow>, RowSourceError>,
+    read: Option<&Result<Vec<ReadRow>, RowSourceError>>,
     answers: &[NodeAnswer],
     count: usize,
 ) -> Vec<Store> {
     match (node, read) {
-        (Node::Stored(_), Ok(read)) => read.iter().map(|read| read.store).collect(),
-        (Node::Stored(_), Err(_)) => vec![Store::Offline; count],
+        (Node::Stored(_), Some(Ok(read))) => read.iter().map(|read| read.store).collect(),
+        (Node::Stored(_), _) => vec![Store::Offline; count],
         (Node::OnDemand(on_demand), _) => {
             let mut stores = vec![Store::Online; count];
             for input in &on_demand.inputs {
                 let OnDemandSource::Node { node, .. } = input else { continue };
-                for (store, upstream) in stores.iter_mut().zip(&answers[*node].stores) {
+                for (store, upstream) in stores.iter_mut().zip(&answers[*node].rows.stores) {
                     *store = store.and(*upstream);
                 }
             }
@@ -168,7 +279,7 @@ fn stores_asked(
 async fn stored_answer(
     node: &StoredNode,
     rows: &EntityRows,
-    read: &[ReadRow],
+    read: Vec<ReadRow>,
     transforms: &dyn Transforms,
 ) -> Result<NodeAnswer, ServeError> {
     let mut reads = ReadRows {
@@ -176,7 +287,7 @@ async fn stored_answer(
         failed: read.iter().map(|read| read.row.as_ref().is_some_and(|row| row.failed)).collect(),
         at_us: rows.at_us.clone(),
     };
-    let stored = decode_columns(node, read, &mut reads)?;
+    let stored = decode_columns(node, &read, &mut reads)?;
     let columns = if node.runs_on_read { run_on_read(node, &stored, &mut reads, transforms).await? } else { stored };
     let mut of_rows = reads.statuses(node.lifetime);
     for row in (0..read.len()).filter(|row| read[*row].unavailable) {
@@ -184,33 +295,29 @@ async fn stored_answer(
     }
     let of_rows = of_rows.into();
     let features = columns.iter().map(|column| project_feature(column, &of_rows)).collect::<Result<Vec<_>, _>>()?;
-    Ok(NodeAnswer {
-        features,
-        event_time_us: reads.event_times_us,
-        stores: read.iter().map(|read| read.store).collect(),
-    })
+    Ok(NodeAnswer { features, rows: Arc::new(ViewRows::of(&read)) })
 }
 
 /// The winners' stored columns; null where there is no winner, its transform failed, or its bytes do not decode. The last
 /// counts as failed from here on, and no other entity suffers for it.
-fn decode_columns(node: &StoredNode, read: &[ReadRow], reads: &mut ReadRows) -> Result<Vec<ArrayRef>, ServeError> {
-    let no_values = vec![Value::Null; node.stored_types.len()];
-    let mut decoded = Vec::with_capacity(read.len());
-    for (found, failed) in read.iter().zip(&mut reads.failed) {
-        let values = match &found.row {
-            Some(row) if !row.failed => decode_row(&node.stored_types, &row.values),
-            _ => Ok(no_values.clone()),
-        };
-        decoded.push(values.unwrap_or_else(|error| {
-            tracing::error!(view = %node.view.id, %error, "a stored row does not decode; its features have status error");
-            *failed = true;
-            no_values.clone()
-        }));
+fn decode_columns<'a>(
+    node: &StoredNode,
+    read: &'a [ReadRow],
+    reads: &mut ReadRows,
+) -> Result<Vec<ArrayRef>, ServeError> {
+    let types = &node.stored_types;
+    let values = |found: &'a ReadRow| found.row.as_ref().filter(|row| !row.failed).map(|row| row.values.as_ref());
+    let mut rows: Vec<Option<&[u8]>> = read.iter().map(values).collect();
+    if let Ok(columns) = decode_rows(types, rows.iter().copied()) {
+        return Ok(columns);
     }
-    let column = |(at, data_type): (usize, &DataType)| {
-        array_from_values(*data_type, decoded.iter().map(|row| &row[at])).map_err(ServeError::from)
-    };
-    node.stored_types.iter().enumerate().map(column).collect()
+    for (row, failed) in rows.iter_mut().zip(&mut reads.failed) {
+        let Some(Err(error)) = row.map(|bytes| decode_row(types, bytes)) else { continue };
+        tracing::error!(view = %node.view.id, %error, "a stored row does not decode; its features have status error");
+        *failed = true;
+        *row = None;
+    }
+    decode_rows(types, rows.iter().copied()).map_err(ServeError::from)
 }
 
 /// Runs the transform of an `on_read` view over the rows that are served, in one call, and marks those that fail.
@@ -242,7 +349,7 @@ async fn on_demand_answer(
     node: &OnDemandNode,
     rows: &EntityRows,
     answers: &[NodeAnswer],
-    stores: &[Store],
+    stores: Vec<Store>,
     transforms: &dyn Transforms,
 ) -> Result<NodeAnswer, ServeError> {
     let count = rows.at_us.len();
@@ -270,7 +377,7 @@ async fn on_demand_answer(
     let transform = transforms.load(&node.view.transform).await?;
     let output = evaluate_on_demand(transform.as_ref(), &validation, count, &inputs)?;
     let features = output.columns.into_iter().zip(output.statuses).collect();
-    Ok(NodeAnswer { features, event_time_us: vec![None; count], stores: stores.to_vec() })
+    Ok(NodeAnswer { features, rows: Arc::new(ViewRows::without_rows(stores)) })
 }
 
 /// Status `error` for every feature of a view.
@@ -281,8 +388,7 @@ fn error_answer(view: &ViewVersion, stores: Vec<Store>) -> NodeAnswer {
         features: outputs
             .map(|output| (null_array(output.data_type, rows), vec![Status::Error; rows].into()))
             .collect(),
-        event_time_us: vec![None; rows],
-        stores,
+        rows: Arc::new(ViewRows::without_rows(stores)),
     }
 }
 

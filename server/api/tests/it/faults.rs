@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use eadem_api::serving::{
-    EntityRows, ReadRow, RowSource, RowSourceError, ServingPlan, Store, StoredRow, TransformUnavailable, Transforms,
-    serve,
+    EntityKeys, EntityRows, ReadOptions, ReadRow, RowSource, RowSourceError, ServeOptions, ServingPlan, Store,
+    StoredRow, TransformUnavailable, Transforms, serve,
 };
 use eadem_query::RowTransform;
 use eadem_registry::model::{
@@ -24,19 +25,28 @@ struct Rows;
 
 #[async_trait]
 impl RowSource for Rows {
-    async fn read(&self, _: &ViewVersion, keys: &[EntityKey], _: &[ReadAt]) -> Result<Vec<ReadRow>, RowSourceError> {
+    async fn read(
+        &self,
+        _: &ViewVersion,
+        keys: &EntityKeys,
+        _: &[ReadAt],
+        _: ReadOptions,
+    ) -> Result<Vec<ReadRow>, RowSourceError> {
         let row = |key: &EntityKey| {
             let order = RowOrder { event_time_us: 1, known_at_us: 1, tie: TieDigest::default() };
             let values = match key.0.as_slice() {
                 [KeyValue::Int64(1)] => vec![0xff],
                 _ => encode_values(&[Value::Int64(7)]),
             };
-            let row = Some(StoredRow { order, values, failed: false });
-            ReadRow { row, store: Store::Online, unavailable: false }
+            let row = Some(StoredRow { order, values: values.into(), failed: false });
+            ReadRow { row, store: Store::Online, cached: false, unavailable: false }
         };
-        Ok(keys.iter().map(row).collect())
+        Ok(keys.keys().iter().map(row).collect())
     }
 }
+
+/// Without a deadline.
+const OPTIONS: ServeOptions = ServeOptions { read: ReadOptions { now_us: 2, fresh: false }, deadline: None };
 
 struct NoTransforms;
 
@@ -71,7 +81,7 @@ fn view(name: &str, bindings: Vec<Binding>, stored: Option<StoredView>) -> ViewV
     }
 }
 
-fn stored_view() -> ViewVersion {
+fn stored_view(name: &str) -> ViewVersion {
     let entity = Entity {
         name: "thing".to_owned(),
         keys: vec![JoinKey { name: "id".to_owned(), key_type: KeyType::Int64 }],
@@ -95,15 +105,19 @@ fn stored_view() -> ViewVersion {
     let stored = StoredView { entity, source, ttl_us: None, horizon_us: None, deployment: Deployment::default() };
     let column =
         Binding { input: Field::new("value", DataType::Int64, true), from: BoundTo::Column("value".to_owned()) };
-    view("stored", vec![column], Some(stored))
+    view(name, vec![column], Some(stored))
 }
 
-/// A service of a stored view and of an on-demand view that reads it.
-fn plan() -> ServingPlan {
-    let stored = stored_view();
-    let upstream = UpstreamFeature { view: stored.id.clone(), feature: "value".to_owned(), role: None };
+/// A view of what `upstream` stores.
+fn on_demand_view(upstream: &str) -> ViewVersion {
+    let upstream = ViewRef { name: upstream.to_owned(), version: 1 };
+    let upstream = UpstreamFeature { view: upstream, feature: "value".to_owned(), role: None };
     let input = Binding { input: Field::new("value", DataType::Int64, true), from: BoundTo::Feature(upstream) };
-    let on_demand = view("on_demand", vec![input], None);
+    view("on_demand", vec![input], None)
+}
+
+/// A service of these views.
+fn service_of(views: &[ViewVersion]) -> ServingPlan {
     let entry = |view: &ViewVersion| ServiceEntry {
         output_name: view.id.name.clone(),
         view: view.id.clone(),
@@ -122,10 +136,10 @@ fn plan() -> ServingPlan {
         name: None,
         version: None,
         digest: None,
-        entries: vec![entry(&stored), entry(&on_demand)],
+        entries: views.iter().map(entry).collect(),
         keys: vec![key],
         request_fields: Vec::new(),
-        views: BTreeMap::from([stored, on_demand].map(|view| (view.id.clone(), Arc::new(view)))),
+        views: views.iter().map(|view| (view.id.clone(), Arc::new(view.clone()))).collect(),
         about: About::default(),
     };
     ServingPlan::compile(Arc::new(service)).unwrap()
@@ -135,10 +149,67 @@ fn plan() -> ServingPlan {
 async fn a_fault_stays_with_its_entity_and_view_and_names_the_store_that_was_asked() {
     let asked =
         EntityRows { at_us: vec![2; 3], keys: vec![(0..3).map(KeyValue::Int64).collect()], request: Vec::new() };
-    let answer = serve(&plan(), &asked, &Rows, &NoTransforms).await.unwrap();
+    let answer =
+        serve(&service_of(&[stored_view("stored"), on_demand_view("stored")]), &asked, &Rows, &NoTransforms, OPTIONS)
+            .await
+            .unwrap();
     let [stored, on_demand] = answer.columns.as_slice() else { panic!("two features were asked for") };
     assert_eq!(*stored.statuses, [Status::Present, Status::Error, Status::Present]);
     assert_eq!(*on_demand.statuses, [Status::Error; 3]);
     // Its inputs all came from the online store, whatever became of it.
-    assert_eq!([&stored.stores, &on_demand.stores], [&[Store::Online; 3]; 2]);
+    assert_eq!([&stored.rows.stores, &on_demand.rows.stores], [&[Store::Online; 3]; 2]);
+}
+
+/// Rows of a store that does not answer in time, but for one view.
+struct OneIsLate;
+
+#[async_trait]
+impl RowSource for OneIsLate {
+    async fn read(
+        &self,
+        view: &ViewVersion,
+        keys: &EntityKeys,
+        reads: &[ReadAt],
+        options: ReadOptions,
+    ) -> Result<Vec<ReadRow>, RowSourceError> {
+        if view.id.name == "late" {
+            std::future::pending::<()>().await;
+        }
+        Rows.read(view, keys, reads, options).await
+    }
+}
+
+#[tokio::test]
+async fn a_deadline_cuts_the_view_that_is_late_and_what_needs_it_and_nothing_else() {
+    let asked = EntityRows { at_us: vec![2], keys: vec![vec![KeyValue::Int64(0)]], request: Vec::new() };
+    let deadline = Some(Instant::now() + Duration::from_millis(50));
+    let options = ServeOptions { deadline, ..OPTIONS };
+    let service = service_of(&[stored_view("in_time"), stored_view("late"), on_demand_view("late")]);
+    let answer = serve(&service, &asked, &OneIsLate, &NoTransforms, options).await.unwrap();
+    let statuses: Vec<Status> = answer.columns.iter().map(|column| column.statuses[0]).collect();
+    assert_eq!(statuses, [Status::Present, Status::Error, Status::Error]);
+    let stores: Vec<Store> = answer.columns.iter().map(|column| column.rows.stores[0]).collect();
+    assert_eq!(
+        stores,
+        [Store::Online, Store::Offline, Store::Offline],
+        "the online store proved nothing of what is late"
+    );
+}
+
+#[tokio::test]
+async fn a_transform_whose_turn_comes_after_the_deadline_does_not_run() {
+    let asked = EntityRows { at_us: vec![2], keys: vec![vec![KeyValue::Int64(0)]], request: Vec::new() };
+    let options = ServeOptions { deadline: Some(Instant::now()), ..OPTIONS };
+    let service = service_of(&[stored_view("in_time"), on_demand_view("in_time")]);
+    let answer = serve(&service, &asked, &OneIsLate, &MustNotRun, options).await.unwrap();
+    assert_eq!(answer.columns[1].statuses[0], Status::Error);
+}
+
+struct MustNotRun;
+
+#[async_trait]
+impl Transforms for MustNotRun {
+    async fn load(&self, _: &Digest) -> Result<Arc<dyn RowTransform>, TransformUnavailable> {
+        panic!("it was loaded after the deadline")
+    }
 }

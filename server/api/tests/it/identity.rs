@@ -13,11 +13,14 @@ use std::sync::{Arc, Mutex};
 use arrow_array::{Array, ArrayRef, BooleanArray, make_array};
 use async_trait::async_trait;
 use eadem_api::serving::{
-    EntityRows, ReadRow, RowSource, RowSourceError, ServingPlan, Store, StoredRow, TransformUnavailable, Transforms,
-    serve, validation,
+    EntityKeys, EntityRows, ReadOptions, ReadRow, RowSource, RowSourceError, ServeOptions, ServingPlan, Store,
+    StoredRow, TransformUnavailable, Transforms, serve, validation,
 };
 use eadem_engine::{Accepted, CallClass, CompilerCommand, Engine, EngineConfig, UploadOptions, generate_rows};
-use eadem_online::{Coverage, EmbeddedOptions, EmbeddedStore, KeyBytes, OnlineStore, PointRead, Row, RowBody, TableId};
+use eadem_online::{
+    CacheRule, CachedStore, Coverage, EmbeddedOptions, EmbeddedStore, Found, KeyBytes, OnlineStore, PointRead, Row,
+    RowBody, TableId,
+};
 use eadem_query::{AppliedRows, FailedRow, RowTransform, TransformFailure, TransformedRows, Validation, run_transform};
 use eadem_registry::model::{
     About, Binding, BoundTo, Deployment, Entity, EventTime, JoinKey, KnownAt, OutlierBound, Placement, RequestField,
@@ -85,9 +88,9 @@ impl Transforms for Loaded {
     }
 }
 
-/// One table of the online store.
+/// One table of the online store, as requests read it.
 struct Table {
-    store: Arc<EmbeddedStore>,
+    store: Arc<CachedStore>,
     id: TableId,
 }
 
@@ -96,24 +99,28 @@ impl RowSource for Table {
     async fn read(
         &self,
         _: &ViewVersion,
-        keys: &[EntityKey],
+        keys: &EntityKeys,
         reads: &[ReadAt],
+        options: ReadOptions,
     ) -> Result<Vec<ReadRow>, RowSourceError> {
-        let keys: Vec<KeyBytes> = keys.iter().map(KeyBytes::from).collect();
-        let points: Vec<PointRead<'_>> = keys.iter().zip(reads).map(|(key, at)| PointRead { key, at: *at }).collect();
-        let answers = self.store.read(self.id, &points).await.unwrap();
-        let row = |answer: eadem_online::Answer| {
-            assert!(answer.proved);
-            let row = answer.winner.map(|winner| StoredRow {
-                order: winner.order,
-                failed: winner.body.error.is_some(),
-                values: winner.body.values.to_vec(),
-            });
-            ReadRow { row, store: Store::Online, unavailable: false }
+        let points: Vec<PointRead<'_>> =
+            keys.encoded().iter().zip(reads).map(|(key, at)| PointRead { key, at: *at }).collect();
+        let rule = CacheRule { now_us: options.now_us, stale_us_max: 0, fresh: options.fresh };
+        // Once from the store and once from memory.
+        self.store.find(self.id, &points, rule).await.unwrap();
+        let found = self.store.find(self.id, &points, rule).await.unwrap();
+        let row = |found: Found| {
+            assert!(found.proved && found.kept);
+            let row = found.row.map(|row| StoredRow { order: row.order, failed: row.failed, values: row.values });
+            ReadRow { row, store: Store::Online, cached: found.kept, unavailable: false }
         };
-        Ok(answers.into_iter().map(row).collect())
+        Ok(found.into_iter().map(row).collect())
     }
 }
+
+/// Room for everything that is asked for.
+const CACHE_BYTES: u64 = 4 << 30;
+const OPTIONS: ServeOptions = ServeOptions { read: ReadOptions { now_us: 2_000, fresh: false }, deadline: None };
 
 fn target_dir() -> PathBuf {
     std::env::current_exe().unwrap().ancestors().nth(3).unwrap().to_owned()
@@ -147,7 +154,7 @@ struct Served {
 }
 
 impl Subject {
-    async fn new(engine: &Engine, store: &Arc<EmbeddedStore>, name: &str, bytes: Vec<u8>, made: Option<Made>) -> Self {
+    async fn new(engine: &Engine, store: &Arc<CachedStore>, name: &str, bytes: Vec<u8>, made: Option<Made>) -> Self {
         let accepted =
             engine.accept(&bytes, &UploadOptions::default()).unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
         let description = accepted.description.clone();
@@ -178,7 +185,7 @@ impl Subject {
 }
 
 impl Served {
-    async fn new(view: ViewVersion, store: &Arc<EmbeddedStore>) -> Self {
+    async fn new(view: ViewVersion, store: &Arc<CachedStore>) -> Self {
         let table = Table { store: Arc::clone(store), id: TableId { view: view.digest, epoch: 1 } };
         store.create_epoch(table.id).await.unwrap();
         store.finish_load(table.id, Coverage::whole()).await.unwrap();
@@ -186,7 +193,7 @@ impl Served {
     }
 }
 
-async fn subjects(engine: &Engine, store: &Arc<EmbeddedStore>, schemas: usize, seed: u64) -> Vec<Subject> {
+async fn subjects(engine: &Engine, store: &Arc<CachedStore>, schemas: usize, seed: u64) -> Vec<Subject> {
     let mut subjects = Vec::new();
     for number in 0..schemas {
         let mut chance = Chance(seed ^ (number as u64).wrapping_mul(0x2545_f491_4f6c_dd1d));
@@ -477,7 +484,7 @@ async fn served(
         keys: vec![(0..expected.len()).map(id).collect()],
         request: Vec::new(),
     };
-    let answer = serve(plan, &asked, table, loaded).await.unwrap();
+    let answer = serve(plan, &asked, table, loaded, OPTIONS).await.unwrap();
     let outcome = |row: usize| {
         let statuses: Vec<Status> = answer.columns.iter().map(|column| column.statuses[row]).collect();
         if statuses.contains(&Status::Missing) {
@@ -511,7 +518,7 @@ async fn served_on_demand(
 ) -> Vec<Outcome> {
     let request = inputs.iter().map(|input| eadem_values::canonicalize(input).unwrap()).collect();
     let asked = EntityRows { at_us: vec![2_000; expected.len()], keys: Vec::new(), request };
-    let answer = serve(plan, &asked, table, loaded).await.unwrap();
+    let answer = serve(plan, &asked, table, loaded, OPTIONS).await.unwrap();
     let outcome = |row: usize| {
         let statuses: Vec<Status> = answer.columns.iter().map(|column| column.statuses[row]).collect();
         if statuses.contains(&Status::Error) {
@@ -632,7 +639,8 @@ async fn batch_rows_splits_and_serving_give_the_same_bits() {
         CompilerCommand { program: target_dir().join("debug/eadem"), args: vec!["compile-child".to_owned()] };
     let engine = Engine::new(config).unwrap();
     let store = EmbeddedStore::open(scratch.path().join("online"), EmbeddedOptions::default()).unwrap();
-    let subjects = subjects(&engine, &Arc::new(store), schemas, first_seed).await;
+    let store = Arc::new(CachedStore::new(Arc::new(store), CACHE_BYTES, true));
+    let subjects = subjects(&engine, &store, schemas, first_seed).await;
     let by_digest = subjects.iter().map(|subject| (*subject.component.digest(), Arc::clone(&subject.component)));
     let loaded = Loaded(Mutex::new(by_digest.collect()));
 

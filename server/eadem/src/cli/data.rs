@@ -42,9 +42,15 @@ pub(crate) struct Get {
     /// A field sent with the request, read like a key: --request scheduled_at=2013-01-01T05:00:00Z
     #[arg(long = "request", value_name = "FIELD=VALUE", value_parser = name_and_value)]
     request: Vec<(String, String)>,
-    /// Show status, event time, version, digest and store of every value.
+    /// Show status, event time, version, digest and store of every value, every row that was read, and where the time went.
     #[arg(long)]
     explain: bool,
+    /// Ask the stores, and not what is kept of them in memory.
+    #[arg(long)]
+    no_cache: bool,
+    /// Milliseconds after which what is not there has status `error`.
+    #[arg(long, value_name = "MS")]
+    deadline_ms: Option<u64>,
 }
 
 /// Make, list, show, rebuild and compare training sets.
@@ -161,13 +167,16 @@ impl Get {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let client = context.client().await?;
         let reply: Json = match &self.entity_id {
-            Some(entity_id) => client.get(&self.path(entity_id)).await?,
+            Some(entity_id) => client.with_cache(!self.no_cache).get(&self.path(entity_id)).await?,
             None if self.keys.is_empty() => bail!("say which entity: its id, or --key NAME=VALUE for each key"),
             None => {
+                let client = client.with_cache(!self.no_cache);
                 let mut replies: Json = client.post(&self.batch_path(), &self.batch_body()).await?;
                 let mut reply = replies["results"][0].take();
-                if let Some(commits) = replies.get_mut("as_stored") {
-                    reply["as_stored"] = commits.take();
+                for about_all in ["as_stored", "timing"] {
+                    if let Some(value) = replies.get_mut(about_all) {
+                        reply[about_all] = value.take();
+                    }
                 }
                 reply
             }
@@ -189,23 +198,23 @@ impl Get {
                 parameters.push(format!("{name}={}", encoded(value)));
             }
         }
-        parameters.extend(self.as_stored_parameter());
+        parameters.extend(self.common_parameters());
         for (name, value) in &self.request {
             parameters.push(format!("request.{}={}", encoded(name), encoded(value)));
-        }
-        if self.explain {
-            parameters.push("include=metadata".to_owned());
         }
         format!("/features?{}", parameters.join("&"))
     }
 
-    fn as_stored_parameter(&self) -> Option<String> {
-        self.as_stored.map(|as_stored| format!("as_stored={}", encoded(&as_stored.to_string())))
+    /// What both routes take.
+    fn common_parameters(&self) -> Vec<String> {
+        let as_stored = self.as_stored.map(|as_stored| format!("as_stored={}", encoded(&as_stored.to_string())));
+        let explain = self.explain.then(|| "include=explain".to_owned());
+        let deadline = self.deadline_ms.map(|ms| format!("deadline_ms={ms}"));
+        as_stored.into_iter().chain(explain).chain(deadline).collect()
     }
 
     fn batch_path(&self) -> String {
-        let metadata = self.explain.then(|| "include=metadata".to_owned());
-        let parameters: Vec<String> = metadata.into_iter().chain(self.as_stored_parameter()).collect();
+        let parameters = self.common_parameters();
         match parameters.is_empty() {
             true => "/features/batch".to_owned(),
             false => format!("/features/batch?{}", parameters.join("&")),
@@ -255,10 +264,40 @@ fn reply_text(reply: &Json, explain: bool) -> String {
     };
     let rows: Vec<Vec<String>> = reply["features"].as_object().into_iter().flatten().map(row).collect();
     let mut out = table(&headings, &rows);
+    if explain {
+        out += &explanation_text(reply);
+    }
     let _ = write!(out, "as of {}", text(&reply["timestamp"]));
     for (view, stored) in reply["as_stored"].as_object().into_iter().flatten() {
         let _ = write!(out, "\n{view} as stored by commit {} of {}", stored["commit"], text(&stored["committed_at"]));
     }
+    out
+}
+
+/// The rows that were read, and where the time went.
+fn explanation_text(reply: &Json) -> String {
+    let text = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let row = |read: &Json| {
+        let keys: Vec<String> = read["keys"].as_array().into_iter().flatten().map(text).collect();
+        let found = ["event_time", "known_at", "tie"].map(|name| match &read[name] {
+            Json::Null => "-".to_owned(),
+            value => text(value),
+        });
+        let place = ["store", "from"].map(|name| text(&read[name]));
+        [text(&read["view"]), keys.join(", ")].into_iter().chain(found).chain(place).collect()
+    };
+    let rows: Vec<Vec<String>> = reply["rows"].as_array().into_iter().flatten().map(row).collect();
+    let headings = ["row of", "by", "event time", "known at", "tie digest", "proved by", "from"];
+    let mut out = format!("\n{}\n", table(&headings, &rows));
+    let timing = &reply["timing"];
+    let view = |view: &Json| {
+        let read = if view["read_us"].is_null() { "-".to_owned() } else { view["read_us"].to_string() };
+        let late = if view["late"] == json!(true) { "after the deadline" } else { "" };
+        vec![text(&view["view"]), read, view["compute_us"].to_string(), late.to_owned()]
+    };
+    let views: Vec<Vec<String>> = timing["views"].as_array().into_iter().flatten().map(view).collect();
+    out += &table(&["view", "read, µs", "computed, µs", ""], &views);
+    let _ = writeln!(out, "\n{} µs to read the request, {} µs to answer it\n", timing["parse_us"], timing["serve_us"]);
     out
 }
 

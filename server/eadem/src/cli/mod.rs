@@ -180,7 +180,7 @@ impl Context {
     /// The routes: of the server that runs on the project's directory, else of this process.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
         match Home::open(&self.project()?, &self.layered()?.config).await {
-            Ok(home) => Ok(Client::InProcess(home.router())),
+            Ok(home) => Ok(Client::in_process(home.router())),
             Err(OpenError::Serving { address }) => Ok(Client::http(&address)),
             Err(OpenError::Busy(error)) => Err(error.into()),
             Err(OpenError::Other(error)) => Err(error),
@@ -192,9 +192,9 @@ impl Context {
     pub(crate) async fn client_of_jobs(&self) -> anyhow::Result<Client> {
         let (project, config) = (self.project()?, self.layered()?.config);
         match Home::open(&project, &config).await {
-            Ok(home) => Ok(Client::InProcess(home.router())),
+            Ok(home) => Ok(Client::in_process(home.router())),
             Err(OpenError::Serving { address }) => Ok(Client::http(&address)),
-            Err(OpenError::Busy(_)) => Ok(Client::InProcess(Beside::open(&project, &config).await?.router()?)),
+            Err(OpenError::Busy(_)) => Ok(Client::in_process(Beside::open(&project, &config).await?.router()?)),
             Err(OpenError::Other(error)) => Err(error),
         }
     }

@@ -171,16 +171,12 @@ impl FullBuffer {
         self.rows.sort();
         let mut survivors = Survivors::new(self.trim);
         if self.trim.is_some() {
-            let mut kept = PackedRows::default();
-            survivors.of_sorted(&self.rows, |key, body| {
-                kept.push(key, body);
-                Ok(())
-            })?;
-            self.rows = kept;
+            let kept = survivors.of_sorted(&self.rows);
+            self.rows.select(&kept);
         }
         let left_out = survivors.left_out;
-        if self.rows.memory_bytes() <= self.keep_bytes_max {
-            return Ok(Settled { left_out, kept: Kept::InMemory(self.rows) });
+        if self.rows.selected_bytes() <= self.keep_bytes_max {
+            return Ok(Settled { left_out, kept: Kept::InMemory(self.rows.compacted()) });
         }
         let run = self.write().map_err(|error| failed("spilling a bulk load to", &self.path, error))?;
         Ok(Settled { left_out, kept: Kept::Spilled(run) })
@@ -284,31 +280,28 @@ impl Survivors {
         stays
     }
 
-    /// Shows those that stay of sorted rows, each once.
-    fn of_sorted(
-        &mut self,
-        rows: &PackedRows,
-        mut show: impl FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    /// The numbers of those that stay of sorted rows, each once.
+    fn of_sorted(&mut self, rows: &PackedRows) -> Vec<usize> {
+        let mut kept = Vec::new();
         let mut next = 0;
         while next < rows.len() {
-            let (key, mut body) = rows.get(next);
+            let key = rows.get(next).0;
+            let mut greatest = next;
             next += 1;
             while next < rows.len() && rows.get(next).0 == key {
-                let other = rows.get(next).1;
-                if beats(other, body) {
-                    body = other;
+                if beats(rows.get(next).1, rows.get(greatest).1) {
+                    greatest = next;
                 }
                 next += 1;
             }
             if self.keeps(key) {
-                show(key, body)?;
+                kept.push(greatest);
             }
         }
-        Ok(())
+        kept
     }
 
-    /// The same of rows that are being merged.
+    /// Shows those that stay of rows that are being merged, each once.
     fn of_merged(
         &mut self,
         rows: &mut MergedRows,

@@ -43,7 +43,7 @@ use async_trait::async_trait;
 use eadem_values::Digest;
 
 use crate::{
-    Answer, Coverage, KEY_BYTES_MAX, KeyBytes, Merged, OnlineStore, PointRead, Row, ScanCursor, ScanPage,
+    Answer, Coverage, KEY_BYTES_MAX, KeyBytes, Merged, OnlineStore, PointRead, Row, ScanCursor, ScanPage, Span,
     StoreError, TableId, TableSnapshot, TableStatus, Trim,
 };
 use catalogue::Catalogue;
@@ -273,6 +273,18 @@ impl OnlineStore for EmbeddedStore {
 
     fn read_now(&self, table: TableId, reads: &[PointRead<'_>]) -> Option<Result<Vec<Answer>, StoreError>> {
         Some(self.inner.table(table).and_then(|table| table.read(reads)))
+    }
+
+    async fn read_spans(&self, table: TableId, reads: &[PointRead<'_>]) -> Result<Vec<Span>, StoreError> {
+        self.inner.table(table)?.read_spans(reads)
+    }
+
+    fn read_spans_now(&self, table: TableId, reads: &[PointRead<'_>]) -> Option<Result<Vec<Span>, StoreError>> {
+        Some(self.inner.table(table).and_then(|table| table.read_spans(reads)))
+    }
+
+    async fn ping(&self) -> Result<Option<i64>, StoreError> {
+        self.inner.directory.is_formatted().map(|_| None)
     }
 
     async fn scan(

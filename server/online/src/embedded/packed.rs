@@ -73,6 +73,24 @@ impl PackedRows {
         self.bytes.len() + self.places.len() * ROW_OVERHEAD_BYTES
     }
 
+    /// Leaves only these rows, by their numbers, without moving a byte.
+    pub(super) fn select(&mut self, rows: &[usize]) {
+        self.places = rows.iter().map(|row| self.places[*row]).collect();
+    }
+
+    /// The memory that the rows would take alone.
+    pub(super) fn selected_bytes(&self) -> usize {
+        let bytes = |place: &Place| place.key_bytes as usize + place.body_bytes as usize + ROW_OVERHEAD_BYTES;
+        self.places.iter().map(bytes).sum()
+    }
+
+    /// The rows without what was left out between them.
+    pub(super) fn compacted(&self) -> Self {
+        let mut rows = Self::default();
+        self.iter().for_each(|(key, body)| rows.push(key, body));
+        rows
+    }
+
     /// One row's key and body.
     pub(super) fn get(&self, row: usize) -> (&[u8], &[u8]) {
         let place = &self.places[row];
@@ -171,6 +189,17 @@ mod tests {
             // Each kept its body.
             assert!(rows.iter().all(|(key, body)| turned[usize::from(body[0])] == key));
         }
+    }
+
+    #[test]
+    fn rows_that_are_selected_are_all_that_is_left() {
+        let mut rows = packed(&[b"a", b"b", b"c", b"d"]);
+        let whole = rows.selected_bytes();
+        rows.select(&[1, 3]);
+        assert_eq!(rows.selected_bytes() * 2, whole);
+        let compacted = rows.compacted();
+        assert_eq!(compacted.bytes(), 4);
+        assert!(rows.iter().eq(compacted.iter()) && rows.iter().eq([(&b"b"[..], &[1][..]), (b"d", &[3])]));
     }
 
     #[test]

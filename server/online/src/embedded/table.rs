@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
-use eadem_semantics::{RowOrder, erased, is_candidate, trim_mask};
+use eadem_semantics::{RowOrder, erased, is_candidate, trim_mask, visible_from_us};
 use redb::{
     CursorError, Database, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata,
     TableDefinition,
@@ -25,7 +25,7 @@ use super::keys;
 use super::load::{LoadBuffer, LoadEnd};
 use super::packed::PackedRows;
 use crate::{
-    Answer, Coverage, KeyBytes, LoadState, Merged, PointRead, Row, RowBody, ScanCursor, ScanPage, StoreError,
+    Answer, Coverage, KeyBytes, LoadState, Merged, PointRead, Row, RowBody, ScanCursor, ScanPage, Span, StoreError,
     TableId, TableSnapshot, TableStatus, Trim, Winner,
 };
 
@@ -41,6 +41,9 @@ const QUEUED_WRITES_MAX: usize = 256;
 const GROUP_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How many row keys a trim looks at between two removals.
 const TRIM_STEP_ROWS: usize = 64 * 1024;
+/// Beyond so many rows that are newer than a winner nobody looks for the first that will be visible.
+const NEWER_ROWS_MAX: usize = 16;
+
 /// Where a load meets rows that are there, so many are inserted one by one before the next run is tried.
 const ROWS_AFTER_MEETING: usize = 64;
 
@@ -278,18 +281,33 @@ impl Table {
     }
 
     pub(super) fn read(&self, reads: &[PointRead<'_>]) -> Result<Vec<Answer>, StoreError> {
+        self.answer_each(reads, |core, snapshot, erasures, range, read| {
+            let winner = core.winner(snapshot, read, erasures, range)?;
+            Ok(Answer { winner, proved: snapshot.coverage.proves(read.at) })
+        })
+    }
+
+    pub(super) fn read_spans(&self, reads: &[PointRead<'_>]) -> Result<Vec<Span>, StoreError> {
+        self.answer_each(reads, |core, snapshot, erasures, range, read| {
+            let winner = core.winner(snapshot, read, erasures, range)?;
+            let until_us = core.holds_until_us(snapshot, read, winner.as_ref(), range)?;
+            let since_us = snapshot.coverage.complete_since_us.unwrap_or(i64::MAX);
+            Ok(Span { answer: Answer { winner, proved: snapshot.coverage.proves(read.at) }, since_us, until_us })
+        })
+    }
+
+    fn answer_each<T>(
+        &self,
+        reads: &[PointRead<'_>],
+        answer: impl Fn(&Core, &Snapshot, Option<ViewErasures<'_>>, &mut KeyRange, &PointRead<'_>) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
         let snapshot = self.core.snapshot();
         if snapshot.state == LoadState::Loading {
             return Err(StoreError::StillLoading(self.core.id));
         }
         let erasures = self.core.catalogue.erasures_of(self.core.id.view);
         let mut range = KeyRange::default();
-        let mut answers = Vec::with_capacity(reads.len());
-        for read in reads {
-            let winner = self.core.winner(&snapshot, read, erasures, &mut range)?;
-            answers.push(Answer { winner, proved: snapshot.coverage.proves(read.at) });
-        }
-        Ok(answers)
+        reads.iter().map(|read| answer(&self.core, &snapshot, erasures, &mut range, read)).collect()
     }
 
     /// A page of rows; blocks on the disk for as long as a page takes.
@@ -431,6 +449,37 @@ impl Core {
             return Ok(Some(Winner { order, body }));
         }
         Ok(None)
+    }
+
+    /// The first T at which a row that is greater than the winner becomes visible. Few are: what has not happened yet. Beyond
+    /// some of them nothing is said.
+    fn holds_until_us(
+        &self,
+        snapshot: &Snapshot,
+        read: &PointRead<'_>,
+        winner: Option<&Winner>,
+        range: &mut KeyRange,
+    ) -> Result<i64, StoreError> {
+        keys::put_newest_at(&mut range.first, read.key, i64::MAX);
+        let bounds = range.first.as_slice()..=range.last.as_slice();
+        let newer = snapshot.rows.range::<&[u8]>(bounds).map_err(|error| self.reading_failed(error))?;
+        let mut until_us = i64::MAX;
+        for (looked_at, entry) in newer.enumerate() {
+            let (row_key, _) = entry.map_err(|error| self.reading_failed(error))?;
+            let (_, order) =
+                keys::parse_row_key(row_key.value()).ok_or_else(|| self.damaged("a row's key is damaged"))?;
+            if winner.is_some_and(|winner| order <= winner.order) {
+                break;
+            }
+            if looked_at == NEWER_ROWS_MAX {
+                return Ok(read.at.at_us.saturating_add(1));
+            }
+            // Rows that are erased and no winner are behind it, or would have been it: seen at T, they say nothing of later.
+            if !is_candidate(&order, read.at) {
+                until_us = until_us.min(visible_from_us(&order));
+            }
+        }
+        Ok(until_us)
     }
 
     fn status(&self, snapshot: &Snapshot) -> Result<TableStatus, StoreError> {

@@ -205,6 +205,11 @@ impl OnlineStore for ScyllaStore {
         }
     }
 
+    async fn ping(&self) -> Result<Option<i64>, StoreError> {
+        let clocks: Vec<(i64,)> = self.db.all("asking for the time", &self.db.statements.clock_ms, ()).await?;
+        Ok(clocks.first().map(|(clock_ms,)| clock_ms.saturating_mul(1_000)))
+    }
+
     async fn scan(
         &self,
         table: TableId,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod backup;
+mod cached;
 #[path = "../../../../tests/services/cassandra.rs"]
 mod cassandra;
 mod conformance;

@@ -66,6 +66,7 @@ const VIEW_KEYS: &[&str] = &[
     "stop_rows_min",
     "placement",
     "online_history",
+    "cache",
     "partition",
     "doc",
     "owner",
@@ -73,7 +74,7 @@ const VIEW_KEYS: &[&str] = &[
 ];
 /// Settings that only a view with a table of its own has.
 const STORED_VIEW_KEYS: &[&str] =
-    &["ttl", "horizon", "stop_share", "stop_rows_min", "placement", "online_history", "partition"];
+    &["ttl", "horizon", "stop_share", "stop_rows_min", "placement", "online_history", "cache", "partition"];
 /// Of an entry of `bounds`.
 const BOUND_KEYS: &[&str] = &["min", "max", "nan", "infinite", "validation"];
 const SERVICE_KEYS: &[&str] = &["features", "doc", "owner", "tags"];
@@ -680,6 +681,7 @@ fn parse_view(
     let deployment = Deployment {
         placement: reader.choice("placement", Placement::NAMES, Placement::from_name).unwrap_or_default(),
         online_history_us: reader.duration_us("online_history"),
+        cache_us: reader.duration_us("cache"),
         partition,
         stop,
     };

@@ -766,11 +766,11 @@ fn new_view_details(draft: &ViewVersion) -> Vec<String> {
 fn settings_differences(before: &ViewVersion, after: &ViewVersion) -> Vec<String> {
     let parts = |version: &ViewVersion| -> Vec<(String, String)> {
         let Some(stored) = &version.stored else { return Vec::new() };
-        let history =
-            stored.deployment.online_history_us.map_or_else(|| "none".to_owned(), eadem_values::format_duration);
+        let duration = |us: Option<i64>| us.map_or_else(|| "none".to_owned(), eadem_values::format_duration);
         vec![
             ("placement".to_owned(), stored.deployment.placement.to_string()),
-            ("online_history".to_owned(), history),
+            ("online_history".to_owned(), duration(stored.deployment.online_history_us)),
+            ("cache".to_owned(), duration(stored.deployment.cache_us)),
             ("partition".to_owned(), stored.deployment.partition.to_string()),
             (
                 "stop_share".to_owned(),

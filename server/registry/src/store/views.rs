@@ -236,7 +236,7 @@ pub(crate) async fn load_view_version(snapshot: &mut Snapshot, id: i64) -> Resul
 
 async fn load_deployment(connection: &mut SqliteConnection, id: i64) -> Result<Deployment, RegistryError> {
     let row = sqlx::query(
-        "SELECT placement, online_history_us, partition_by, stop_share_ppm, stop_rows_min
+        "SELECT placement, online_history_us, cache_us, partition_by, stop_share_ppm, stop_rows_min
          FROM view_deployment WHERE view_version_id = ?",
     )
     .bind(id)
@@ -255,6 +255,7 @@ async fn load_deployment(connection: &mut SqliteConnection, id: i64) -> Result<D
     Ok(Deployment {
         placement: read_name(&placement, Placement::from_name)?,
         online_history_us: row.try_get("online_history_us")?,
+        cache_us: row.try_get("cache_us")?,
         partition: read_name(&partition, Partition::from_name)?,
         stop,
     })
@@ -399,17 +400,18 @@ pub(crate) async fn save_deployment(
     deployment: &Deployment,
 ) -> Result<(), RegistryError> {
     sqlx::query(
-        "INSERT INTO view_deployment (view_version_id, placement, online_history_us, partition_by, stop_share_ppm,
-                                      stop_rows_min)
-         VALUES (?, ?, ?, ?, ?, ?)
+        "INSERT INTO view_deployment (view_version_id, placement, online_history_us, cache_us, partition_by,
+                                      stop_share_ppm, stop_rows_min)
+         VALUES (?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (view_version_id) DO UPDATE SET
              placement = excluded.placement, online_history_us = excluded.online_history_us,
-             partition_by = excluded.partition_by, stop_share_ppm = excluded.stop_share_ppm,
+             cache_us = excluded.cache_us, partition_by = excluded.partition_by, stop_share_ppm = excluded.stop_share_ppm,
              stop_rows_min = excluded.stop_rows_min",
     )
     .bind(view_version_id)
     .bind(deployment.placement.as_str())
     .bind(deployment.online_history_us)
+    .bind(deployment.cache_us)
     .bind(deployment.partition.as_str())
     .bind(deployment.stop.map(|stop| stop.share_ppm))
     .bind(deployment.stop.map(|stop| i64::try_from(stop.rows_min).unwrap_or(i64::MAX)))

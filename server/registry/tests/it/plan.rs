@@ -142,7 +142,7 @@ async fn deployment_makes_no_version() {
     registry.apply(&company()).await;
     let project = PROJECT.replace("data/flights/", "s3://flights/").replace("max_ahead = \"2h\"", "max_ahead = \"3h\"");
     let features = FEATURES
-        .replace("ttl = \"2d\"", "ttl = \"2d\"\nonline_history = \"7d\"\nvalidation = \"clamp\"")
+        .replace("ttl = \"2d\"", "ttl = \"2d\"\nonline_history = \"7d\"\ncache = \"5s\"\nvalidation = \"clamp\"")
         .replace("tags = [\"delay\", \"aircraft\"]", "tags = [\"delay\"]\ndoc = \"Legs.\"");
     let with_clamp = parse(&[("eadem.toml", &project), ("features/all.toml", &features)]).unwrap();
     registry.apply(&with_clamp).await;
@@ -155,6 +155,7 @@ async fn deployment_makes_no_version() {
     let view = registry.registry.view("aircraft_legs", None).await.unwrap();
     assert_eq!(view.id.version, 2, "the policy made a version, the partitions did not");
     assert_eq!(view.stored.as_ref().unwrap().deployment.partition, Partition::Hour);
+    assert_eq!(view.stored.as_ref().unwrap().deployment.cache_us, Some(5_000_000));
     assert_eq!(view.stored.as_ref().unwrap().source.origin.as_ref().unwrap().place.to_string(), "s3://flights/");
     assert_eq!(view.about.doc, "Legs.");
 }
