@@ -1,5 +1,7 @@
 //! Names of requests, and a log of a share of them.
 
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -34,9 +36,16 @@ impl RequestId {
         if let Some(given) = headers.get(REQUEST_ID).filter(is_printable) {
             return Self(given.clone());
         }
-        let mut text = [0; uuid::fmt::Simple::LENGTH];
-        let text = Uuid::now_v7().simple().encode_lower(&mut text);
-        Self(HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("unnamed")))
+        Self::new()
+    }
+
+    /// What no other request of any process is called: a number of this process by chance, and one that counts. Both chosen by
+    /// chance would cost a call of the system each.
+    fn new() -> Self {
+        static PROCESS: LazyLock<u64> = LazyLock::new(|| Uuid::new_v4().as_u64_pair().0);
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let text = format!("{:016x}{:016x}", *PROCESS, COUNT.fetch_add(1, Ordering::Relaxed));
+        Self(HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unnamed")))
     }
 
     pub(crate) fn header(&self) -> HeaderValue {

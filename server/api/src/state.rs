@@ -1,7 +1,8 @@
 //! What the routes share.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -10,7 +11,7 @@ use eadem_online::CacheUsage;
 use eadem_registry::model::ResolvedService;
 use eadem_registry::{Registry, SourceInspector};
 use serde_json::Value as Json;
-use tokio::sync::{Mutex, RwLock, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::jobs::Jobs;
@@ -99,33 +100,42 @@ pub(crate) enum Wanted {
 }
 
 /// Services and lists of features, compiled; emptied whenever the registry changes.
-#[derive(Default)]
 pub struct PlanCache {
     plans: RwLock<(u64, HashMap<Wanted, Arc<ServingPlan>>)>,
-    last_poll: Mutex<Option<Instant>>,
+    made_at: Instant,
+    /// When the next request shall ask the registry, in microseconds since this was made.
+    next_poll_us: AtomicU64,
+}
+
+impl Default for PlanCache {
+    fn default() -> Self {
+        Self { plans: RwLock::default(), made_at: Instant::now(), next_poll_us: AtomicU64::new(0) }
+    }
 }
 
 impl PlanCache {
     /// The registry's revision as this process last saw it; asked again at most every half second.
     async fn revision(&self, registry: &Registry) -> Result<u64, Problem> {
-        let is_due = {
-            let mut last_poll = self.last_poll.lock().await;
-            let is_due = last_poll.is_none_or(|at| at.elapsed() >= REVISION_POLL);
-            if is_due {
-                *last_poll = Some(Instant::now());
-            }
-            is_due
-        };
-        if is_due {
+        if self.is_poll_due() {
             return registry.revision().await.map_err(|error| crate::routes::registry_problem(&error));
         }
         Ok(*registry.changes().borrow())
     }
 
+    /// Whether this request is the one to ask. Nobody waits for anybody: a lock that is waited for would be handed from one
+    /// request to the next, and put all of them in a row.
+    fn is_poll_due(&self) -> bool {
+        let in_us = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let (now_us, due_us) = (in_us(self.made_at.elapsed()), self.next_poll_us.load(Ordering::Relaxed));
+        let next_us = now_us.saturating_add(in_us(REVISION_POLL));
+        let claim = || self.next_poll_us.compare_exchange(due_us, next_us, Ordering::Relaxed, Ordering::Relaxed);
+        now_us >= due_us && claim().is_ok()
+    }
+
     pub(crate) async fn plan(&self, registry: &Registry, wanted: &Wanted) -> Result<Arc<ServingPlan>, Problem> {
         let revision = self.revision(registry).await?;
         {
-            let plans = self.plans.read().await;
+            let plans = self.plans.read().unwrap_or_else(PoisonError::into_inner);
             if plans.0 == revision
                 && let Some(plan) = plans.1.get(wanted)
             {
@@ -136,7 +146,7 @@ impl PlanCache {
         let plan = ServingPlan::compile(Arc::new(service))
             .map_err(|error| Problem::internal("the service could not be compiled", error))?;
         let plan = Arc::new(plan);
-        let mut plans = self.plans.write().await;
+        let mut plans = self.plans.write().unwrap_or_else(PoisonError::into_inner);
         if plans.0 != revision || plans.1.len() >= PLANS_MAX {
             *plans = (revision, HashMap::new());
         }
