@@ -23,7 +23,8 @@ const LAST_DAY: &str = "day=2026-01-30";
 pub(crate) fn s4() -> Result<Measured> {
     let load = load_average();
     let node = Service::cassandra()?;
-    let url = format!("scylla://127.0.0.1:{}/eadem", node.port);
+    // A node that has just started is slow at first.
+    let url = format!("scylla://127.0.0.1:{}/eadem?timeout_ms=30000", node.port);
     let ours = Server::eadem(&project(&url)?)?;
     let bare = bare(&url)?;
     let body = |entity: &String| json!({ "service": "pair@1", "entities": [{ "entity_id": entity }] });
