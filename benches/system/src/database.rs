@@ -14,7 +14,7 @@ use crate::service::Service;
 use crate::serving::{FEATURES, Loaded, PATH, RUNS, Server, complete_entities, eadem, entities, loaded, results};
 
 /// Loads of each side that are not measured: so long the database's compiler has work.
-const WARM_UPS: u64 = 2;
+const WARM_UPS: u64 = 3;
 
 /// On which most of those who are asked for have paid: a database takes rows more slowly than the embedded store.
 const LAST_DAY: &str = "day=2026-01-30";
