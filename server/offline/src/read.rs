@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
-use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, StringArray};
+use arrow_array::{Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
 use arrow_schema::DataType as ArrowType;
 use eadem_semantics::{Lifetime, RowOrder};
 use eadem_values::{DataType, EntityKey, KeyType, KeyValue, TieDigest};
@@ -19,7 +19,10 @@ use parquet::errors::ParquetError;
 use crate::commit::live_files;
 use crate::error::OfflineError;
 use crate::object_file::ObjectFile;
-use crate::schema::{COLUMN_ERROR, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_TIE, from_storage, key_arrow_type};
+use crate::schema::{
+    COLUMN_ERROR, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_LANE, COLUMN_SEQUENCE, COLUMN_TIE, from_storage,
+    key_arrow_type,
+};
 use crate::table::{DataFile, ReadVersion, TableState, ViewTable};
 
 const SCAN_BATCH_ROWS: usize = 8_192;
@@ -61,6 +64,8 @@ pub struct HistoryBatch {
     known_at: ArrayRef,
     tie: BinaryArray,
     error: StringArray,
+    /// Lane and sequence.
+    origins: Option<(StringArray, Int64Array)>,
 }
 
 /// All rows of a view's table in some version, to be read by several threads at once.
@@ -114,6 +119,11 @@ impl HistoryBatch {
         }
     }
 
+    /// The ordered input that a row came from, and its position in it; `None` of a scan that does not read them.
+    pub fn origin(&self, row: usize) -> Option<(&str, i64)> {
+        self.origins.as_ref().map(|(lanes, sequences)| (lanes.value(row), sequences.value(row)))
+    }
+
     /// Why the transform failed on a row, if it did.
     pub fn error(&self, row: usize) -> Option<&str> {
         self.error.is_valid(row).then(|| self.error.value(row))
@@ -132,10 +142,10 @@ impl ViewTable {
     ) -> Result<Option<(u64, BoxStream<'static, Result<HistoryBatch, OfflineError>>)>, OfflineError> {
         let Some(TableState { version, files }) = self.state(ReadVersion::Current).await? else { return Ok(None) };
         let files = files.into_iter().filter(|file| range.meets(file)).collect();
-        Ok(Some((version, self.read_files(Arc::new(Mutex::new(files)), range))))
+        Ok(Some((version, self.read_files(Arc::new(Mutex::new(files)), range, true))))
     }
 
-    /// All rows of the current version, in so many parts; nothing if nothing was ever loaded.
+    /// All rows of the current version, in so many parts, without where they came from; nothing if nothing was ever loaded.
     ///
     /// # Errors
     /// A table that cannot be read.
@@ -146,7 +156,7 @@ impl ViewTable {
         let rows = live.iter().map(|live| live.rows).sum();
         let files: Arc<Mutex<VecDeque<DataFile>>> =
             Arc::new(Mutex::new(live.into_iter().map(|live| live.file).collect()));
-        let parts = (0..parts.max(1)).map(|_| self.read_files(Arc::clone(&files), ScanRange::ALL)).collect();
+        let parts = (0..parts.max(1)).map(|_| self.read_files(Arc::clone(&files), ScanRange::ALL, false)).collect();
         Ok(Some(TableScan { version, rows, parts }))
     }
 
@@ -155,13 +165,14 @@ impl ViewTable {
         &self,
         files: Arc<Mutex<VecDeque<DataFile>>>,
         range: ScanRange,
+        with_origins: bool,
     ) -> BoxStream<'static, Result<HistoryBatch, OfflineError>> {
         let table = self.clone();
         let next = move || files.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         futures::stream::iter(std::iter::from_fn(next))
             .then(move |file| {
                 let table = table.clone();
-                async move { table.read_file(file, range).await }
+                async move { table.read_file(file, range, with_origins).await }
             })
             .try_flatten()
             .boxed()
@@ -220,6 +231,7 @@ impl ViewTable {
         &self,
         file: DataFile,
         range: ScanRange,
+        with_origins: bool,
     ) -> Result<BoxStream<'static, Result<HistoryBatch, OfflineError>>, OfflineError> {
         let (reader, damaged) = self.open_file(&file);
         let mut builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&damaged)?;
@@ -233,14 +245,14 @@ impl ViewTable {
             });
             builder = builder.with_row_filter(RowFilter::new(vec![Box::new(is_in_range)]));
         }
-        let mask =
-            ProjectionMask::roots(builder.parquet_schema(), roots(builder.schema(), &column_names(&self.schema))?);
+        let columns = roots(builder.schema(), &column_names(&self.schema, with_origins))?;
+        let mask = ProjectionMask::roots(builder.parquet_schema(), columns);
         let stream = builder.with_projection(mask).with_batch_size(SCAN_BATCH_ROWS).build().map_err(&damaged)?;
         let schema = self.schema.clone();
         Ok(stream
             .map_err(damaged)
             .and_then(move |batch| {
-                let decoded = decode(&schema, &batch);
+                let decoded = decode(&schema, &batch, with_origins);
                 async move { decoded }
             })
             .boxed())
@@ -257,18 +269,30 @@ pub(crate) fn typed_column(batch: &RecordBatch, name: &str, data_type: &ArrowTyp
     if column.data_type() == data_type { Ok(column.clone()) } else { Ok(arrow_cast::cast(column, data_type)?) }
 }
 
-/// The columns that a [`HistoryBatch`] is made of. Where rows came from is not among them.
-fn column_names(schema: &crate::schema::TableSchema) -> Vec<String> {
+/// The columns that a [`HistoryBatch`] is made of.
+fn column_names(schema: &crate::schema::TableSchema, with_origins: bool) -> Vec<String> {
     let keys = schema.keys.iter().map(|(name, _)| name.clone());
     let values = schema.values.iter().map(|value| value.column.clone());
     let own = [COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_TIE, COLUMN_ERROR].map(str::to_owned);
-    keys.chain(values).chain(own).collect()
+    let origins = [COLUMN_LANE, COLUMN_SEQUENCE].map(str::to_owned).into_iter().filter(|_| with_origins);
+    keys.chain(values).chain(own).chain(origins).collect()
 }
 
-fn decode(schema: &crate::schema::TableSchema, batch: &RecordBatch) -> Result<HistoryBatch, OfflineError> {
+fn decode(
+    schema: &crate::schema::TableSchema,
+    batch: &RecordBatch,
+    with_origins: bool,
+) -> Result<HistoryBatch, OfflineError> {
     let column = |name: &str| Ok::<_, OfflineError>(batch.column(batch.schema().index_of(name)?).clone());
     let typed = |name: &str, data_type: ArrowType| typed_column(batch, name, &data_type);
     let key = |(name, key_type): &(String, KeyType)| typed(name, key_arrow_type(*key_type));
+    let origins = match with_origins {
+        true => Some((
+            typed(COLUMN_LANE, ArrowType::Utf8)?.as_string::<i32>().clone(),
+            typed(COLUMN_SEQUENCE, ArrowType::Int64)?.as_primitive::<Int64Type>().clone(),
+        )),
+        false => None,
+    };
     Ok(HistoryBatch {
         keys: schema.keys.iter().map(key).collect::<Result<_, OfflineError>>()?,
         values: schema
@@ -280,6 +304,7 @@ fn decode(schema: &crate::schema::TableSchema, batch: &RecordBatch) -> Result<Hi
         known_at: typed(COLUMN_KNOWN_AT, DataType::Timestamp.to_arrow())?,
         tie: tie_column(&typed(COLUMN_TIE, ArrowType::Binary)?)?,
         error: typed(COLUMN_ERROR, ArrowType::Utf8)?.as_string::<i32>().clone(),
+        origins,
     })
 }
 

@@ -201,8 +201,8 @@ pub fn rows_of(batch: &HistoryBatch) -> Vec<Row> {
             key: batch.key(row).to_path(),
             order: batch.order(row),
             values: batch.values().iter().map(|column| value_at(column.as_ref(), row).unwrap()).collect(),
-            lane: batch.lane(row).to_owned(),
-            sequence: batch.sequence(row),
+            lane: batch.origin(row).unwrap().0.to_owned(),
+            sequence: batch.origin(row).unwrap().1,
             error: batch.error(row).map(str::to_owned),
         })
         .collect()
