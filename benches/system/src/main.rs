@@ -17,6 +17,7 @@ mod mirror;
 mod overload;
 mod process;
 mod race;
+mod scale;
 mod service;
 mod serving;
 mod soak;
@@ -46,6 +47,7 @@ const BARS: &[Bar] = &[
     ("S3", serving::s3),
     ("S4", database::s4),
     ("S5", feast::s5),
+    ("S6", scale::s6),
     ("S8", soak::s8),
     ("S9", overload::s9),
     ("S10", soak::s10),
