@@ -32,9 +32,6 @@ use crate::workers::{Handle, Lease, OwnWork, Planned};
 /// Against clocks that differ and work that runs late: rows stay this much longer than needed.
 const RETENTION_SLACK_US: i64 = 3_600_000_000;
 
-/// Loading a view is so many steps, whichever it is: what there is to do is known only when its turn comes.
-const STEPS_PER_VIEW: u64 = 1_000;
-
 /// What `POST /jobs/backfill` takes.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -530,12 +527,7 @@ impl Shared {
             }
             rows_before += loaded.rows;
             let (done, total) = (done as u64 + 1, views.len() as u64);
-            handle.steps(
-                done * STEPS_PER_VIEW,
-                total * STEPS_PER_VIEW,
-                rows_before,
-                format!("{}: {} rows", view.id, loaded.rows),
-            );
+            handle.steps(done, total, rows_before, format!("{}: {} rows", view.id, loaded.rows));
             lines.push(loaded.line(view));
             loaded_views.push(json!({
                 "view": view.id.to_string(),
@@ -578,13 +570,8 @@ impl Shared {
             store.announce_trim(online, trim).await?;
             let (follower, name, total_rows) = (Arc::clone(handle), view.id.to_string(), scan.rows);
             let report = move |rows: u64| {
-                let within = total_rows.and_then(|total_rows| (rows * STEPS_PER_VIEW).checked_div(total_rows));
-                follower.steps(
-                    done as u64 * STEPS_PER_VIEW + within.unwrap_or(0),
-                    total as u64 * STEPS_PER_VIEW,
-                    rows_before + rows,
-                    format!("{name}: {rows} rows"),
-                );
+                let of_all = total_rows.map(|total_rows| format!(" of {total_rows}")).unwrap_or_default();
+                follower.steps(done as u64, total as u64, rows_before + rows, format!("{name}: {rows}{of_all} rows"));
             };
             let parts = scan.parts;
             let rows = materialize::load_rows(&store, online, parts, &handle.cancel, Arc::new(report)).await?;
