@@ -48,6 +48,7 @@ impl RowTransform for BatchTransform {
                 _ => None,
             },
             message: error.to_string(),
+            is_busy: matches!(error, EngineError::Busy { .. }),
         })?;
         let failed = applied.rows.failed.into_iter();
         Ok(AppliedRows {

@@ -100,6 +100,8 @@ pub struct EngineConfig {
     pub cpu_threads: u32,
     /// Jobs that may wait for the CPU pool; more are turned away.
     pub cpu_queue_jobs_max: u32,
+    /// Milliseconds of processor time for each of its threads that waiting jobs may probably take; more are turned away.
+    pub cpu_queue_ms_max: u64,
 }
 
 /// A program and its arguments that runs [`crate::compiler::child_main`].
@@ -158,7 +160,8 @@ impl Default for EngineConfig {
             row_bytes_max: MIB,
             inline_cpu_us_max: 200,
             cpu_threads: 0,
-            cpu_queue_jobs_max: 1_024,
+            cpu_queue_jobs_max: 256,
+            cpu_queue_ms_max: 100,
         }
     }
 }
@@ -186,6 +189,7 @@ impl EngineConfig {
             ("upload_deadline_ms", self.upload_deadline_ms, 1),
             ("output_bytes_max", self.output_bytes_max, KIB),
             ("cpu_queue_jobs_max", u64::from(self.cpu_queue_jobs_max), 1),
+            ("cpu_queue_ms_max", self.cpu_queue_ms_max, 1),
         ];
         for (field, value, least) in at_least {
             if value < least {

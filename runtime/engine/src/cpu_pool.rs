@@ -11,7 +11,11 @@ use std::thread::JoinHandle;
 
 use crate::config::EngineConfig;
 
-type Job = Box<dyn FnOnce() + Send>;
+/// A job, and the microseconds of processor time that it will probably take.
+type Job = (Box<dyn FnOnce() + Send>, u64);
+
+/// What a job of unknown cost counts as.
+const UNKNOWN_COST_US: u64 = 10_000;
 
 /// Threads that run jobs in the order in which they came. Dropping it finishes what was accepted.
 pub struct CpuPool {
@@ -23,19 +27,28 @@ struct Shared {
     queue: Mutex<Queue>,
     has_changed: Condvar,
     queue_jobs_max: usize,
+    /// The most that those who wait may take together, however many threads there are.
+    queue_us_max: u64,
 }
 
 struct Queue {
     jobs: VecDeque<Job>,
+    /// What they will probably take together.
+    expected_us: u64,
     is_closed: bool,
 }
 
-/// The queue is full: whoever asks should be told to come back later.
+/// Too much waits: whoever asks should be told to come back later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{waiting} jobs wait for the CPU pool already (cpu_queue_jobs_max)")]
+#[error(
+    "{waiting} jobs of about {} ms wait for the CPU pool already (cpu_queue_jobs_max, cpu_queue_ms_max)",
+    .expected_us.div_ceil(1_000)
+)]
 pub struct PoolFull {
-    /// `cpu_queue_jobs_max`.
+    /// How many wait.
     pub waiting: usize,
+    /// The microseconds of processor time that they will probably take.
+    pub expected_us: u64,
 }
 
 /// The job panicked, or its pool is gone. A bug of the host; a component cannot cause it.
@@ -49,9 +62,10 @@ impl CpuPool {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let count = if config.cpu_threads == 0 { cores() } else { config.cpu_threads as usize };
         let shared = Arc::new(Shared {
-            queue: Mutex::new(Queue { jobs: VecDeque::new(), is_closed: false }),
+            queue: Mutex::new(Queue { jobs: VecDeque::new(), expected_us: 0, is_closed: false }),
             has_changed: Condvar::new(),
             queue_jobs_max: config.cpu_queue_jobs_max as usize,
+            queue_us_max: config.cpu_queue_ms_max.saturating_mul(1_000).saturating_mul(count as u64),
         });
         let mut pool = Self { shared, threads: Vec::with_capacity(count) };
         for number in 0..count {
@@ -62,11 +76,12 @@ impl CpuPool {
         Ok(pool)
     }
 
-    /// Queues a job; the future gives its result. A future that is dropped leaves its job to run for nothing.
+    /// Queues a job that will probably take so many microseconds of processor time (`None`: nobody knows); the future gives its
+    /// result. A future that is dropped leaves its job to run for nothing.
     ///
     /// # Errors
-    /// [`PoolFull`] at once, without waiting.
-    pub fn submit<T, F>(&self, job: F) -> Result<Pending<T>, PoolFull>
+    /// [`PoolFull`] at once, without waiting. A queue in which nothing waits takes any job.
+    pub fn submit<T, F>(&self, expected_cpu_us: Option<u64>, job: F) -> Result<Pending<T>, PoolFull>
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
@@ -78,11 +93,14 @@ impl CpuPool {
             filled.0.fill(result.map_err(|_| JobLost));
         };
         let mut queue = self.shared.lock();
-        let waiting = queue.jobs.len();
-        if waiting >= self.shared.queue_jobs_max {
-            return Err(PoolFull { waiting });
+        let (waiting, expected_us) = (queue.jobs.len(), queue.expected_us);
+        let cost_us = expected_cpu_us.unwrap_or(UNKNOWN_COST_US);
+        let is_too_long = waiting > 0 && expected_us.saturating_add(cost_us) > self.shared.queue_us_max;
+        if waiting >= self.shared.queue_jobs_max || is_too_long {
+            return Err(PoolFull { waiting, expected_us });
         }
-        queue.jobs.push_back(Box::new(run));
+        queue.expected_us = expected_us.saturating_add(cost_us);
+        queue.jobs.push_back((Box::new(run), cost_us));
         drop(queue);
         self.shared.has_changed.notify_one();
         Ok(Pending(slot))
@@ -121,10 +139,11 @@ impl Shared {
         }
     }
 
-    fn next(&self) -> Option<Job> {
+    fn next(&self) -> Option<Box<dyn FnOnce() + Send>> {
         let mut queue = self.lock();
         loop {
-            if let Some(job) = queue.jobs.pop_front() {
+            if let Some((job, cost_us)) = queue.jobs.pop_front() {
+                queue.expected_us = queue.expected_us.saturating_sub(cost_us);
                 return Some(job);
             }
             if queue.is_closed {

@@ -59,6 +59,8 @@ pub struct TransformFailure {
     /// The row at which it went wrong, where one is to blame: its position in the columns passed. The message does not
     /// number it, since whoever passed them may know it by another number.
     pub row: Option<u32>,
+    /// Nothing is wrong with the call: too many others wait, and the same one may be made later.
+    pub is_busy: bool,
 }
 
 /// Rows after the transform and its view's validation policy.

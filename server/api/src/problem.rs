@@ -66,6 +66,11 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, code, detail)
     }
 
+    /// 503 with `Retry-After`: more is asked than can be done.
+    pub fn overloaded(detail: impl Into<String>) -> Self {
+        Self { retry_after_s: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail) }
+    }
+
     /// 500: ours. The cause goes to the log too.
     pub fn internal(what: &str, cause: impl std::fmt::Display) -> Self {
         tracing::error!(%cause, "{what}");

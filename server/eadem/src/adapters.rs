@@ -50,6 +50,7 @@ impl RowTransform for EngineTransform {
                 _ => None,
             },
             message: without_row(&error),
+            is_busy: matches!(error, EngineError::Busy { .. }),
         })?;
         let failed = applied.rows.failed.into_iter();
         Ok(AppliedRows {
@@ -80,16 +81,19 @@ impl EngineTransform {
         rows: usize,
         inputs: &[ArrayRef],
     ) -> Result<Result<Applied, EngineError>, TransformFailure> {
-        let failure = |message: String| TransformFailure {
+        let failure = |message: String, is_busy: bool| TransformFailure {
             transform: self.transform.description().name.clone(),
             row: None,
             message,
+            is_busy,
         };
         let (transform, inputs, class) = (self.transform.clone(), inputs.to_vec(), self.class);
         let call = move || transform.apply(rows, &inputs, class);
-        let pending = self.transform.engine().cpu_pool().submit(call).map_err(|full| failure(full.to_string()))?;
+        let expected_us = self.transform.expected_cpu_us(rows);
+        let pool = self.transform.engine().cpu_pool();
+        let pending = pool.submit(expected_us, call).map_err(|full| failure(full.to_string(), true))?;
         let wait = || tokio::runtime::Handle::current().block_on(pending);
-        tokio::task::block_in_place(wait).map_err(|lost| failure(lost.to_string()))
+        tokio::task::block_in_place(wait).map_err(|lost| failure(lost.to_string(), false))
     }
 }
 

@@ -112,17 +112,20 @@ fn the_cpu_pool_runs_jobs_and_turns_away_what_it_cannot_hold() {
     let pool = test.engine.cpu_pool();
     let (started, has_started) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
-    let blocking = pool.submit(move || {
+    let blocking = pool.submit(Some(1), move || {
         started.send(()).unwrap();
         released.recv().unwrap();
         1
     });
     has_started.recv().unwrap();
-    let second = pool.submit(|| 2).unwrap();
-    let third = pool.submit(|| 3).unwrap();
+    let second = pool.submit(Some(1), || 2).unwrap();
+    let third = pool.submit(Some(1), || 3).unwrap();
     assert_eq!(pool.waiting(), 2);
-    let refused = pool.submit(|| 4).err().unwrap();
-    assert_eq!(refused.to_string(), "2 jobs wait for the CPU pool already (cpu_queue_jobs_max)");
+    let refused = pool.submit(Some(1), || 4).err().unwrap();
+    assert_eq!(
+        refused.to_string(),
+        "2 jobs of about 1 ms wait for the CPU pool already (cpu_queue_jobs_max, cpu_queue_ms_max)"
+    );
     release.send(()).unwrap();
     assert_eq!(wait(blocking.unwrap()), Ok(1));
     assert_eq!(wait(second), Ok(2));
@@ -131,12 +134,50 @@ fn the_cpu_pool_runs_jobs_and_turns_away_what_it_cannot_hold() {
 }
 
 #[test]
+fn the_cpu_pool_turns_away_what_would_wait_too_long() {
+    let test = engine_with(|config| {
+        config.cpu_threads = 1;
+        config.cpu_queue_ms_max = 20;
+    });
+    let pool = test.engine.cpu_pool();
+    let (started, has_started) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let blocking = pool.submit(Some(1_000_000), move || {
+        started.send(()).unwrap();
+        released.recv().unwrap();
+    });
+    has_started.recv().unwrap();
+    // The one that runs does not wait; the first that waits may take as long as it will.
+    let long = pool.submit(Some(50_000), || "long").unwrap();
+    let refused = pool.submit(Some(1), || ()).err().unwrap();
+    assert_eq!((refused.waiting, refused.expected_us), (1, 50_000));
+    release.send(()).unwrap();
+    assert_eq!(wait(blocking.unwrap()), Ok(()));
+    assert_eq!(wait(long), Ok("long"));
+    // Nothing waits any more, and what nobody knows the cost of counts as ten milliseconds.
+    let (started, has_started) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let blocking = pool.submit(None, move || {
+        started.send(()).unwrap();
+        released.recv().unwrap();
+    });
+    has_started.recv().unwrap();
+    let waiting = [pool.submit(None, || ()).unwrap(), pool.submit(None, || ()).unwrap()];
+    assert_eq!(pool.submit(Some(1), || ()).err().unwrap().expected_us, 20_000);
+    release.send(()).unwrap();
+    assert_eq!(wait(blocking.unwrap()), Ok(()));
+    for job in waiting {
+        assert_eq!(wait(job), Ok(()));
+    }
+}
+
+#[test]
 fn a_job_that_panics_takes_no_thread_with_it() {
     let test = engine_with(|config| config.cpu_threads = 1);
     let pool = test.engine.cpu_pool();
-    let lost = pool.submit(|| -> u32 { panic!("on purpose") }).unwrap();
+    let lost = pool.submit(None, || -> u32 { panic!("on purpose") }).unwrap();
     assert_eq!(wait(lost), Err(JobLost));
-    assert_eq!(wait(pool.submit(|| 7).unwrap()), Ok(7));
+    assert_eq!(wait(pool.submit(None, || 7).unwrap()), Ok(7));
 }
 
 #[test]

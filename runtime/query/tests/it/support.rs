@@ -57,7 +57,12 @@ impl RowTransform for Adder {
                 Value::Int64(14) => applied.failed.push(FailedRow { row: row as u32, message: "fourteen".into() }),
                 Value::Int64(99) => {
                     let message = "broke off".to_owned();
-                    return Err(TransformFailure { transform: "adder".into(), message, row: Some(row as u32) });
+                    return Err(TransformFailure {
+                        transform: "adder".into(),
+                        message,
+                        row: Some(row as u32),
+                        is_busy: false,
+                    });
                 }
                 _ => {}
             }

@@ -339,6 +339,10 @@ async fn serve(
     let transforms = MeteredTransforms { transforms: state.transforms.as_ref(), metrics: &state.metrics };
     let answer = serving::serve(plan, rows, &source, &transforms, options).await.map_err(|error| match error {
         ServeError::Rows(error) => rows_problem(&error),
+        error if error.is_overload() => {
+            state.metrics.shed();
+            Problem::overloaded(format!("transforms: {error}; try again"))
+        }
         error => Problem::internal("the request could not be answered", error),
     })?;
     state.metrics.served(plan, &answer);

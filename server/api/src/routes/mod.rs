@@ -218,13 +218,7 @@ fn place_of(state: &ApiState, request: &Request) -> Result<Option<OwnedSemaphore
     }
     Arc::clone(&state.in_flight).try_acquire_owned().map(Some).map_err(|_| {
         state.metrics.shed();
-        let mut problem = Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "overloaded",
-            "too many requests are being served; try again",
-        );
-        problem.retry_after_s = Some(1);
-        problem
+        Problem::overloaded("too many requests are being served; try again")
     })
 }
 

@@ -123,6 +123,14 @@ pub enum ServeError {
     NotRead(String),
 }
 
+impl ServeError {
+    /// Whether too much is computed already. The request is to be refused as a whole: served with status `error`, it would
+    /// cost as much and be of no use.
+    pub fn is_overload(&self) -> bool {
+        matches!(self, Self::Query(QueryError::Transform(failure)) if failure.is_busy)
+    }
+}
+
 struct NodeAnswer {
     /// Per feature: values without defaults, and statuses.
     features: Vec<(ArrayRef, Arc<[Status]>)>,
@@ -177,6 +185,10 @@ pub async fn serve(
             (Node::OnDemand(_), _) if is_over => Err(ServeError::Late),
             (Node::OnDemand(view), _) => on_demand_answer(view, rows, &answers, stores.clone(), transforms).await,
             (Node::Stored(stored), None) => Err(ServeError::NotRead(stored.view.id.to_string())),
+        };
+        let answer = match answer {
+            Err(error) if error.is_overload() => return Err(error),
+            answer => answer,
         };
         let is_late = matches!(&answer, Err(ServeError::Late | ServeError::Rows(RowSourceError::Late)));
         // One failing view fails alone.
@@ -335,6 +347,9 @@ async fn run_on_read(
         Err(error) => Err(error.into()),
     };
     computed.or_else(|error| {
+        if error.is_overload() {
+            return Err(error);
+        }
         tracing::warn!(view = %node.view.id, %error, "transform could not run; its features have status error");
         // Of the rows that would be served only: an entity without a row is still missing.
         for read in 0..reads.len() {
