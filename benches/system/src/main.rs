@@ -28,6 +28,11 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use eadem_benches::bars::{self, Bar};
+use mimalloc::MiMalloc;
+
+/// As in the product's own binary: jobs run in this one too, and what serving is compared with shall lack nothing.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 const BARS: &[Bar] = &[
     ("F1", demo::f1),
