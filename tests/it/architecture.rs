@@ -48,8 +48,15 @@ const SERVER_AND_API: &[&str] = &[
     "eadem-build",
 ];
 const BENCHED: &[&str] = &["eadem-values", "eadem-engine", "eadem-sdk"];
-const BENCHED_AS_A_WHOLE: &[&str] =
-    &["eadem-values", "eadem-semantics", "eadem-engine", "eadem-query", "eadem-offline", "eadem-benches"];
+const BENCHED_AS_A_WHOLE: &[&str] = &[
+    "eadem-values",
+    "eadem-semantics",
+    "eadem-engine",
+    "eadem-query",
+    "eadem-offline",
+    "eadem-online",
+    "eadem-benches",
+];
 
 /// What a room must not be linked with, directly or through others.
 const ABSENT: [(&str, &[&str]); 7] = [

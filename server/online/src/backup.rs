@@ -278,6 +278,9 @@ impl<R: Read> BackupReader<R> {
         if found > FORMAT_VERSION {
             return Err(BackupError::TooNew { found, supported: FORMAT_VERSION });
         }
+        if found < FORMAT_VERSION {
+            return Err(damaged("it names a format that never was"));
+        }
         let mut chain = Chain::new();
         let (kind, payload) = read_frame(&mut from)?;
         chain.add(kind, &payload);
