@@ -1,17 +1,17 @@
 //! Which rows an online store may forget.
 
-use crate::RowOrder;
+use crate::{RowOrder, visible_from_us};
 
 /// For the rows of one entity, in any order: whether trimming for reads at T ≥ `complete_since_us` (with K = T) keeps each.
 ///
 /// A row is kept if it wins at some such T, or lies ahead and will. A row loses for ever when another row that is visible
 /// no later beats it; a row that is visible only from `v` on can win only at T ≥ max(`v`, `complete_since_us`).
 pub fn trim_mask(rows: &[RowOrder], complete_since_us: i64) -> Vec<bool> {
-    let visible_from_us = |row: &RowOrder| row.event_time_us.max(row.known_at_us).max(complete_since_us);
+    let matters_from_us = |row: &RowOrder| visible_from_us(row).max(complete_since_us);
     let mut by_visibility: Vec<usize> = (0..rows.len()).collect();
     // Among rows that become visible at the same instant the greatest comes first and beats the others at once.
     by_visibility.sort_by(|a, b| {
-        visible_from_us(&rows[*a]).cmp(&visible_from_us(&rows[*b])).then_with(|| rows[*b].cmp(&rows[*a]))
+        matters_from_us(&rows[*a]).cmp(&matters_from_us(&rows[*b])).then_with(|| rows[*b].cmp(&rows[*a]))
     });
     let mut keeps = vec![false; rows.len()];
     let mut greatest_so_far: Option<RowOrder> = None;
@@ -35,7 +35,7 @@ pub fn trim_keeps(rows: &[RowOrder], complete_since_us: i64) -> Vec<RowOrder> {
 #[derive(Debug, Clone, Copy)]
 pub struct TrimNewestFirst {
     complete_since_us: i64,
-    /// From when on a greater row than those to come is visible.
+    /// From when on a greater row than those to come matters.
     beaten_from_us: Option<i64>,
 }
 
@@ -47,10 +47,10 @@ impl TrimNewestFirst {
 
     /// Whether the trim keeps this row, which no row before it is less than. Of equal ones the first.
     pub fn keeps(&mut self, row: &RowOrder) -> bool {
-        let visible_from_us = row.event_time_us.max(row.known_at_us).max(self.complete_since_us);
-        let wins = self.beaten_from_us.is_none_or(|beaten_from_us| visible_from_us < beaten_from_us);
+        let matters_from_us = visible_from_us(row).max(self.complete_since_us);
+        let wins = self.beaten_from_us.is_none_or(|beaten_from_us| matters_from_us < beaten_from_us);
         if wins {
-            self.beaten_from_us = Some(visible_from_us);
+            self.beaten_from_us = Some(matters_from_us);
         }
         wins
     }

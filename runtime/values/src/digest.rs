@@ -90,6 +90,11 @@ impl TieDigest {
         Self(xxhash_rust::xxh3::xxh3_128(encoded_row).to_be_bytes())
     }
 
+    /// 32 hexadecimal digits.
+    pub fn hex(&self) -> String {
+        hex::encode(self.0)
+    }
+
     /// A tie digest that was stored.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
@@ -103,6 +108,6 @@ impl TieDigest {
 
 impl fmt::Debug for TieDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        f.write_str(&self.hex())
     }
 }

@@ -106,14 +106,11 @@ struct Entry {
 }
 
 impl Entry {
-    /// What to keep of an answer; `None` if that is nothing: it is not proved, or not for the cut K = T.
-    fn of(span: &Span, read: ReadAt, now_us: i64) -> Option<Self> {
-        if !span.answer.proved || read.known_by_us != read.at_us {
-            return None;
-        }
-        let row = Found::from(span.answer.clone()).row;
-        let from_us = row.as_ref().map_or(i64::MIN, |row| visible_from_us(&row.order)).max(span.since_us);
-        Some(Self { row, from_us, until_us: span.until_us, read_at_us: read.at_us, kept_at_us: now_us })
+    /// What was found at T by `read`, and holds for the T between these two that see it.
+    fn of(found: &Found, read: ReadAt, (since_us, until_us): (i64, i64), now_us: i64) -> Self {
+        let row = found.row.clone();
+        let from_us = row.as_ref().map_or(i64::MIN, |row| visible_from_us(&row.order)).max(since_us);
+        Self { row, from_us, until_us, read_at_us: read.at_us, kept_at_us: now_us }
     }
 
     fn found(&self) -> Found {
@@ -285,15 +282,12 @@ impl CachedStore {
         found: &mut [Option<Found>],
     ) -> Result<(), StoreError> {
         // Nobody waits here who is waited for: what others are reading is looked at when all of ours is given back.
-        let mut own: Vec<(usize, Option<Place<'_>>)> = Vec::with_capacity(missing.len());
+        let mut own: Vec<(usize, Place<'_>)> = Vec::with_capacity(missing.len());
         let mut of_others = Vec::new();
-        let is_remote = self.store.read_spans_now(table, &[]).is_none();
         for at in missing {
             match self.place(entries, number, &reads[*at], rule) {
-                Some(place) => own.push((*at, Some(place))),
-                None if is_remote => of_others.push(*at),
-                // To read it is quicker than to wait for it.
-                None => own.push((*at, None)),
+                Some(place) => own.push((*at, place)),
+                None => of_others.push(*at),
             }
         }
         let points: Vec<PointRead<'_>> = own.iter().map(|(at, _)| reads[*at]).collect();
@@ -324,22 +318,23 @@ impl CachedStore {
         }
     }
 
-    /// What somebody else reads, or, if that does not answer this read, what we do.
+    /// What somebody else reads, or, if that does not answer this read, what we do. What can be read at once is not waited for.
     async fn join(
         &self,
         (entries, number, rule): (&Entries, u64, CacheRule),
         table: TableId,
         read: &PointRead<'_>,
     ) -> Result<Found, StoreError> {
+        let points = std::slice::from_ref(read);
+        if let Some(answers) = self.store.read_now(table, points) {
+            return only(answers?).map(Found::from);
+        }
         let key = EntryKey { table: number, key: read.key.clone() };
-        let place = match entries.get_value_or_guard_async(&key).await {
-            Ok(entry) if self.answers(&entry, read.at, rule) => return Ok(entry.found()),
-            Ok(_) => None,
-            Err(place) => Some(place),
-        };
-        let span = self.spans(table, std::slice::from_ref(read)).await?.into_iter().next();
-        let span = span.ok_or_else(|| StoreError::failed("reading a row", NoAnswer))?;
-        Ok(keep(span, read.at, rule, place))
+        match entries.get_value_or_guard_async(&key).await {
+            Ok(entry) if self.answers(&entry, read.at, rule) => Ok(entry.found()),
+            Ok(_) => only(self.store.read(table, points).await?).map(Found::from),
+            Err(place) => Ok(keep(only(self.spans(table, points).await?)?, read.at, rule, place)),
+        }
     }
 
     async fn spans(&self, table: TableId, points: &[PointRead<'_>]) -> Result<Vec<Span>, StoreError> {
@@ -372,15 +367,19 @@ impl CachedStore {
 #[error("the store gave no answer")]
 struct NoAnswer;
 
-/// Puts what was read into its place, if it is worth it and nothing was written meanwhile.
-fn keep(span: Span, read: ReadAt, rule: CacheRule, place: Option<Place<'_>>) -> Found {
-    if let Some(place) = place
-        && let Some(entry) = Entry::of(&span, read, rule.now_us)
-    {
-        // Refused: a write has taken the place away.
+fn only<T>(answers: Vec<T>) -> Result<T, StoreError> {
+    answers.into_iter().next().ok_or_else(|| StoreError::failed("reading a row", NoAnswer))
+}
+
+/// Puts what was read into its place, unless it is not proved, or not for the cut K = T.
+fn keep(span: Span, read: ReadAt, rule: CacheRule, place: Place<'_>) -> Found {
+    let found = Found::from(span.answer);
+    if found.proved && read.known_by_us == read.at_us {
+        let entry = Entry::of(&found, read, (span.since_us, span.until_us), rule.now_us);
+        // Refused: a write has taken the place away meanwhile.
         let _ = place.insert(Arc::new(entry));
     }
-    Found::from(span.answer)
+    found
 }
 
 /// Writes go to the store, and what they touch out of memory. Reads of the trait always ask the store.

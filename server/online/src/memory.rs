@@ -228,10 +228,7 @@ impl OnlineStore for MemoryStore {
             let orders: Vec<RowOrder> = table.histories[&key].keys().map(|order| order.0).collect();
             let mask = trim_mask(&orders, trim.complete_since_us);
             let mut wins = mask.into_iter();
-            removed += table.retain(&key, |order| {
-                let too_old = trim.forget_up_to_us.is_some_and(|up_to_us| order.event_time_us <= up_to_us);
-                wins.next().unwrap_or(true) && !too_old
-            });
+            removed += table.retain(&key, |order| wins.next().unwrap_or(true) && !trim.forgets(order));
         }
         Ok(removed)
     }

@@ -181,6 +181,13 @@ pub struct Trim {
     pub forget_up_to_us: Option<i64>,
 }
 
+impl Trim {
+    /// Whether every read finds this row too old to matter.
+    pub(crate) fn forgets(&self, row: &RowOrder) -> bool {
+        self.forget_up_to_us.is_some_and(|up_to_us| row.event_time_us <= up_to_us)
+    }
+}
+
 /// How long a view's rows stay online.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {

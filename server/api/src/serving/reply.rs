@@ -138,16 +138,12 @@ fn rows_read(plan: &ServingPlan, answer: &Answer, row: usize) -> Json {
             "keys": keys,
             "event_time": order.map(|order| format_timestamp(order.event_time_us)),
             "known_at": order.map(|order| format_timestamp(order.known_at_us)),
-            "tie": order.map(|order| hex_of(order.tie.as_bytes())),
+            "tie": order.map(|order| order.tie.hex()),
             "store": answered.rows.stores[row],
             "from": if answered.rows.cached[row] { "cache" } else { "store" },
         }))
     };
     plan.nodes.iter().zip(&answer.nodes).filter_map(read).collect()
-}
-
-fn hex_of(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// How long the parts of a request took, in microseconds.

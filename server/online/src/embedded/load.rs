@@ -5,6 +5,9 @@
 //! rows that lose are left out as soon as rows are in order: a table without history then never sees more than one row of
 //! an entity that is visible.
 
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -210,8 +213,7 @@ impl Gathered {
         sources.push(Source::of_memory(self.rows));
         let mut survivors = Survivors::new(self.trim);
         let mut chunks = Chunks { table, filling: PackedRows::default(), writing: None };
-        let mut merged = MergedRows::new(sources)?;
-        survivors.of_merged(&mut merged, |key, body| chunks.push(key, body))?;
+        survivors.of_merged(&mut MergedRows::new(sources)?, |key, body| chunks.push(key, body))?;
         chunks.finish()?;
         Ok(LoadEnd { trim: self.trim, left_out: self.left_out + survivors.left_out })
     }
@@ -274,8 +276,7 @@ impl Survivors {
             self.entity.extend_from_slice(entity);
             self.of_entity = TrimNewestFirst::new(trim.complete_since_us);
         }
-        let too_old = trim.forget_up_to_us.is_some_and(|up_to_us| order.event_time_us <= up_to_us);
-        let stays = self.of_entity.keeps(&order) && !too_old;
+        let stays = self.of_entity.keeps(&order) && !trim.forgets(&order);
         self.left_out += u64::from(!stays);
         stays
     }
@@ -398,57 +399,48 @@ fn read_row(file: &mut impl Read, row: &mut Buffered) -> std::io::Result<bool> {
     Ok(true)
 }
 
-/// Several sorted sources as one.
-struct MergedRows {
-    sources: Vec<Source>,
-    /// The sources that have rows, as a heap: none stands below one with a greater key.
-    heap: Vec<usize>,
-}
+/// Several sorted sources as one: those that have rows, the one with the least key first.
+struct MergedRows(BinaryHeap<Reverse<Source>>);
 
 impl MergedRows {
-    fn new(mut sources: Vec<Source>) -> Result<Self, StoreError> {
-        let mut heap = Vec::with_capacity(sources.len());
-        for (number, source) in sources.iter_mut().enumerate() {
+    fn new(sources: Vec<Source>) -> Result<Self, StoreError> {
+        let mut heap = BinaryHeap::with_capacity(sources.len());
+        for mut source in sources {
             if source.advance()? {
-                heap.push(number);
+                heap.push(Reverse(source));
             }
         }
-        let mut merged = Self { sources, heap };
-        for place in (0..merged.heap.len() / 2).rev() {
-            merged.sink(place);
-        }
-        Ok(merged)
+        Ok(Self(heap))
     }
 
     /// Moves the least row into `row`; says whether there was one.
     fn take(&mut self, row: &mut Buffered) -> Result<bool, StoreError> {
-        let Some(least) = self.heap.first().copied() else { return Ok(false) };
-        std::mem::swap(row, &mut self.sources[least].head);
-        if !self.sources[least].advance()? {
-            self.heap.swap_remove(0);
+        let Some(mut least) = self.0.peek_mut() else { return Ok(false) };
+        std::mem::swap(row, &mut least.0.head);
+        if !least.0.advance()? {
+            PeekMut::pop(least);
         }
-        self.sink(0);
         Ok(true)
     }
+}
 
-    /// Moves the source at a place down to where its key belongs.
-    fn sink(&mut self, mut place: usize) {
-        loop {
-            let mut least = place;
-            for below in [2 * place + 1, 2 * place + 2] {
-                if below < self.heap.len() && self.key_at(below) < self.key_at(least) {
-                    least = below;
-                }
-            }
-            if least == place {
-                return;
-            }
-            self.heap.swap(place, least);
-            place = least;
-        }
-    }
-
-    fn key_at(&self, place: usize) -> &[u8] {
-        &self.sources[self.heap[place]].head.key
+/// By the key of the next row.
+impl Ord for Source {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.head.key.cmp(&other.head.key)
     }
 }
+
+impl PartialOrd for Source {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Source {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Source {}

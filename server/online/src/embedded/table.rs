@@ -534,8 +534,7 @@ impl Core {
             let wins = trim_mask(orders, trim.complete_since_us);
             let entity = KeyBytes::new(entity.to_vec());
             for (order, wins) in orders.drain(..).zip(wins) {
-                let too_old = trim.forget_up_to_us.is_some_and(|up_to_us| order.event_time_us <= up_to_us);
-                if !wins || too_old || erased(order.event_time_us, erased_up_to_us) {
+                if !wins || trim.forgets(&order) || erased(order.event_time_us, erased_up_to_us) {
                     losers.push(keys::row_key(&entity, &order));
                 }
             }
