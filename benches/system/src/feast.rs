@@ -17,10 +17,11 @@ use eadem_benches::results::{Figure, load_average};
 use serde_json::{Value as Json, json};
 
 use crate::load::{Pace, ask_once, post};
-use crate::process::{median, root};
+use crate::process::root;
+use crate::project;
 use crate::service::{Service, free_port};
 use crate::serving::{
-    FEATURES, Loaded, PATH, RUNS, Server, complete_entities, eadem, loaded, moment, project, results,
+    self, FEATURES, Loaded, PATH, RUNS, Server, complete_entities, loaded, median_of, moment, results,
 };
 
 const FEAST_PATH: &str = "/get-online-features";
@@ -74,10 +75,10 @@ impl Asked {
 /// Requests in a second of the server's processor time.
 pub(crate) fn s5() -> Result<Measured> {
     let load = load_average();
-    let folder = project()?;
+    let folder = serving::project()?;
     add_service(&folder)?;
     let ours = Server::eadem(&folder)?;
-    let entities = complete_entities(&ours, "fraud@1", Some(&moment()))?;
+    let entities: Vec<String> = complete_entities(&ours, "fraud@1", Some(&moment()))?.into_keys().collect();
     let redis = Service::redis()?;
     let repository = fill(&redis, &entities)?;
     let servers = WORKERS.iter().map(|workers| Feast::start(&repository, *workers)).collect::<Result<Vec<_>>>()?;
@@ -122,11 +123,11 @@ impl Race {
 }
 
 fn per_cpu_s(runs: &[Loaded]) -> f64 {
-    median(runs.iter().map(|run| 1e6 / run.cpu_us_per_request).collect())
+    median_of(runs, |run| 1e6 / run.cpu_us_per_request)
 }
 
 fn rate(runs: &[Loaded]) -> f64 {
-    median(runs.iter().map(|run| run.answered.rate).collect())
+    median_of(runs, |run| run.answered.rate)
 }
 
 fn race(asked: Asked, ours: &Server, feast: &[Feast], entities: &[String]) -> Result<Race> {
@@ -185,9 +186,7 @@ fn compare(ours: &Values, theirs: &Values) -> Result<()> {
 /// The service of the ten stored features alone.
 fn add_service(folder: &Path) -> Result<()> {
     std::fs::write(folder.join("features/stored.toml"), "[service.stored]\nfeatures = [\"payment_row_1:*\"]\n")?;
-    let ended = eadem(folder).arg("apply").stdout(Stdio::null()).status()?;
-    ensure!(ended.success(), "eadem apply ended with {ended}");
-    Ok(())
+    project::run(folder, &["apply"])
 }
 
 fn python() -> Command {

@@ -16,6 +16,7 @@ mod load;
 mod mirror;
 mod overload;
 mod process;
+mod project;
 mod race;
 mod scale;
 mod service;

@@ -4,7 +4,7 @@
 //! `Retry-After`, the server's memory has to stay where it is, and when the overload is over, its speed has to be back.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -13,7 +13,7 @@ use eadem_benches::results::{Figure, load_average};
 use serde_json::json;
 
 use crate::load::{Load, Overloaded, Pace, post};
-use crate::process::root;
+use crate::project::{self, Contents};
 use crate::serving::{Server, results};
 
 /// The core of the server; the load has the others.
@@ -56,34 +56,18 @@ features = ["slow_score:*"]
 
 /// A project of one transform; made anew each time.
 fn project() -> Result<PathBuf> {
-    let folder = root().join("target/bench/overload");
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder)?;
-    }
-    std::fs::create_dir_all(folder.join("features"))?;
-    std::fs::create_dir_all(folder.join("transforms"))?;
-    let component = root().join("target/components/slow_score.wasm");
-    std::fs::copy(&component, folder.join("transforms/slow_score.wasm"))
-        .with_context(|| component.display().to_string())?;
-    std::fs::write(folder.join("eadem.toml"), "")?;
-    std::fs::write(folder.join("features/score.toml"), DEFINITIONS)?;
-    let mut apply = Command::new(eadem());
-    let ended = apply.arg("apply").current_dir(&folder).env_remove("EADEM_HOME").stdout(Stdio::null()).status()?;
-    ensure!(ended.success(), "eadem apply ended with {ended}");
-    Ok(folder.canonicalize()?)
-}
-
-fn eadem() -> PathBuf {
-    root().join("target/release/eadem")
+    let contents = Contents { components: &["slow_score"], settings: "", definitions: DEFINITIONS };
+    let folder = project::make("overload", &contents)?;
+    project::run(&folder, &["apply"])?;
+    Ok(folder)
 }
 
 /// The server, on its one core.
 fn start(folder: &Path) -> Result<Server> {
     let mut command = Command::new("taskset");
-    command.args(["-c", &SERVER_CORE.to_string()]).arg(eadem().canonicalize()?);
+    command.args(["-c", &SERVER_CORE.to_string()]).arg(project::binary().canonicalize()?);
     command.args(["serve", "--listen", "127.0.0.1:0"]);
-    command.current_dir(folder).env_remove("EADEM_HOME").env("EADEM_LOG", "warn");
-    Server::start(command)
+    Server::start(project::work_on(folder, command))
 }
 
 /// Keeps this process off the server's core, with all threads that it starts from here on, and lets it and the server have

@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,8 +15,8 @@ use parquet::arrow::ArrowWriter;
 use serde_json::{Value as Json, json};
 
 use crate::load::Pace;
-use crate::process::{median, root};
-use crate::serving::{Loaded, PATH, RUNS, Server, eadem, loaded, results};
+use crate::project::{self, Contents};
+use crate::serving::{Loaded, PATH, RUNS, Server, loaded, median_of, results};
 
 const MANY: u64 = 10_000_000;
 const FEW: u64 = 100_000;
@@ -68,15 +67,15 @@ struct Load {
 impl Project {
     /// Rows of so many entities are made, and computed into the offline store, once; they are loaded every time.
     fn with(entities: u64) -> Result<Self> {
-        let folder = root().join(format!("target/bench/scale-{entities}"));
-        let ready = folder.join("ready");
+        let name = format!("scale-{entities}");
+        let ready = project::folder(&name).join("ready");
         if !ready.exists() {
             let began = Instant::now();
-            prepare(&folder, entities)?;
+            prepare(&name, entities)?;
             println!("{entities} entities were made and backfilled in {:.0} s", began.elapsed().as_secs_f64());
             std::fs::write(ready, "")?;
         }
-        let folder = folder.canonicalize()?;
+        let folder = project::folder(&name).canonicalize()?;
         let load = load_online(&folder, entities)?;
         Ok(Self { folder, entities, load })
     }
@@ -91,25 +90,17 @@ impl Project {
     }
 }
 
-fn prepare(folder: &Path, entities: u64) -> Result<()> {
-    if folder.exists() {
-        std::fs::remove_dir_all(folder)?;
-    }
-    for inner in ["data", "features", "transforms"] {
-        std::fs::create_dir_all(folder.join(inner))?;
-    }
-    let component = root().join("target/components/wide_row.wasm");
-    let copy = folder.join("transforms/wide_row.wasm");
-    std::fs::copy(&component, copy).with_context(|| component.display().to_string())?;
-    std::fs::write(folder.join("eadem.toml"), "")?;
-    std::fs::write(folder.join("features/wide.toml"), DEFINITIONS)?;
+fn prepare(name: &str, entities: u64) -> Result<()> {
+    let contents = Contents { components: &["wide_row"], settings: "", definitions: DEFINITIONS };
+    let folder = project::make(name, &contents)?;
     let data = folder.join("data");
+    std::fs::create_dir(&data)?;
     for (number, first) in (0..entities).step_by(ROWS_PER_FILE as usize).enumerate() {
         let rows = first..entities.min(first + ROWS_PER_FILE);
         write_file(&data.join(format!("part-{number:03}.parquet")), rows)?;
     }
-    run(folder, &["apply"])?;
-    run(folder, &["backfill"])?;
+    project::run(&folder, &["apply"])?;
+    project::run(&folder, &["backfill"])?;
     // The offline table has them now.
     std::fs::remove_dir_all(data)?;
     Ok(())
@@ -160,27 +151,15 @@ fn random(stream: u64, number: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-fn run(folder: &Path, arguments: &[&str]) -> Result<()> {
-    let ended = eadem(folder).args(arguments).stdout(Stdio::null()).status()?;
-    ensure!(ended.success(), "eadem {} ended with {ended}", arguments.join(" "));
-    Ok(())
-}
-
-fn answer(folder: &Path, arguments: &[&str]) -> Result<Json> {
-    let output = eadem(folder).args(arguments).args(["--output", "json"]).stderr(Stdio::inherit()).output()?;
-    ensure!(output.status.success(), "eadem {} ended with {}", arguments.join(" "), output.status);
-    Ok(serde_json::from_slice(&output.stdout)?)
-}
-
 /// Loads the online store anew, beside nothing: what an earlier run has loaded would only take room.
 fn load_online(folder: &Path, entities: u64) -> Result<Load> {
     let before = folder.join(".eadem/online");
     if before.exists() {
         std::fs::remove_dir_all(before)?;
     }
-    let job = answer(folder, &["materialize"])?;
+    let job = project::answer(folder, &["materialize"])?;
     let rows_per_s = job["progress"]["rows_per_s"].as_f64().context("the job does not say how fast it was")?;
-    let status = answer(folder, &["online", "status"])?;
+    let status = project::answer(folder, &["online", "status"])?;
     let views = status["views"].as_array().context("no views")?;
     let view = views.iter().find(|view| view["state"] == "current").context("no view is served")?;
     ensure!(view["rows"] == entities, "{} rows were loaded of {entities}", view["rows"]);
@@ -211,8 +190,8 @@ pub(crate) fn s6() -> Result<Measured> {
         of_few.push(loaded(&server_of_few, PATH, &few.requests(run), Pace::Rate(REQUESTS_PER_S))?);
         of_many.push(loaded(&server_of_many, PATH, &many.requests(run), Pace::Rate(REQUESTS_PER_S))?);
     }
-    let p95 = |sides: &[Loaded]| median(sides.iter().map(|side| side.answered.percentile_ms(0.95)).collect());
-    let (p95_of_few, p95_of_many) = (p95(&of_few), p95(&of_many));
+    let p95 = |run: &Loaded| run.answered.percentile_ms(0.95);
+    let (p95_of_few, p95_of_many) = (median_of(&of_few, p95), median_of(&of_many, p95));
     let ratio = p95_of_many / p95_of_few;
     let figure =
         |bar: &str, name: &str, unit: &str, value: f64, runs: u64| Figure::alone(bar, name, unit, value, runs, load);

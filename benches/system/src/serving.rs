@@ -1,6 +1,7 @@
 //! S1 to S3: `eadem serve` with its embedded store, against the least that such a server has to do.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +14,7 @@ use serde_json::{Value as Json, json};
 
 use crate::load::{Answered, Load, Pace, ask_once, post};
 use crate::process::{cpu_us_of_tree, median, root};
+use crate::project::{self, Contents};
 
 /// Where our server answers.
 pub(crate) const PATH: &str = "/features/batch";
@@ -39,56 +41,49 @@ pub(crate) fn moment() -> Json {
 
 /// A project over the payments, its online store loaded. It is made once.
 pub(crate) fn project() -> Result<PathBuf> {
-    let folder = root().join("target/bench/serving");
-    let ready = folder.join("ready");
-    if ready.exists() {
+    let ready = project::folder("serving").join("ready");
+    if let Some(folder) = ready.parent().filter(|_| ready.exists()) {
         return Ok(folder.canonicalize()?);
     }
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder)?;
-    }
-    std::fs::create_dir_all(folder.join("features"))?;
-    std::fs::create_dir_all(folder.join("transforms"))?;
-    let events = root().join("target/bench/payments/events");
-    let events = events.canonicalize().with_context(|| format!("scripts/bench.sh makes {}", events.display()))?;
-    for transform in ["payment_row", "payment_context"] {
-        let component = root().join(format!("target/components/{transform}.wasm"));
-        let copy = folder.join(format!("transforms/{transform}.wasm"));
-        std::fs::copy(&component, copy).with_context(|| component.display().to_string())?;
-    }
-    std::fs::write(folder.join("eadem.toml"), "")?;
-    std::fs::write(folder.join("features/payments.toml"), definitions(&events))?;
+    let definitions = payment_views(&events()?, "", WIDE_VIEWS)
+        + &payment_context()
+        + "\n[service.fraud]\nfeatures = [\"payment_row_1:*\", \"payment_context:*\"]\n"
+        + &service_of_views("wide", WIDE_VIEWS);
+    let components = &["payment_row", "payment_context"];
+    let folder = project::make("serving", &Contents { components, settings: "", definitions: &definitions })?;
     for verb in [&["apply"][..], &["backfill"], &["materialize"]] {
-        let ended = eadem(&folder).args(verb).stdout(Stdio::null()).status()?;
-        ensure!(ended.success(), "eadem {} ended with {ended}", verb.join(" "));
+        project::run(&folder, verb)?;
     }
     std::fs::write(ready, "")?;
-    Ok(folder.canonicalize()?)
+    Ok(folder)
 }
 
-fn definitions(events: &Path) -> String {
+/// The payments that the generator has made.
+pub(crate) fn events() -> Result<PathBuf> {
+    let events = root().join("target/bench/payments/events");
+    events.canonicalize().with_context(|| format!("scripts/bench.sh makes {}", events.display()))
+}
+
+/// So many equal views of payments, over a source with more to say about it.
+pub(crate) fn payment_views(events: &Path, of_source: &str, count: usize) -> String {
     let mut text = format!(
         "[entity.user]\nkeys = {{ entity_id = \"utf8\" }}\n\n\
-         [source.payments]\nparquet = \"{}\"\nevent_time = \"event_timestamp\"\n",
+         [source.payments]\nparquet = \"{}\"\nevent_time = \"event_timestamp\"\n{of_source}",
         events.display()
     );
-    for number in 1..=WIDE_VIEWS {
+    for number in 1..=count {
         text += &format!(
             "\n[view.payment_row_{number}]\nentity = \"user\"\nsource = \"payments\"\n\
              transform = \"transforms/payment_row.wasm\"\n"
         );
     }
-    text +=
-        "\n[view.payment_context]\ntransform = \"transforms/payment_context.wasm\"\n\n[view.payment_context.bind]\n";
-    for input in ["amount", "lat", "lon"] {
-        text += &format!("{input} = \"payment_row_1.{input}\"\n");
-    }
-    for input in ["txn_lat", "txn_lon", "txn_amount"] {
-        text += &format!("{input} = \"request.{input}\"\n");
-    }
-    text += "\n[service.fraud]\nfeatures = [\"payment_row_1:*\", \"payment_context:*\"]\n";
-    text += "\n[service.wide]\nfeatures = [\n";
-    for number in 1..=WIDE_VIEWS {
+    text
+}
+
+/// A service of all features of so many [`payment_views`].
+pub(crate) fn service_of_views(name: &str, count: usize) -> String {
+    let mut text = format!("\n[service.{name}]\nfeatures = [\n");
+    for number in 1..=count {
         for feature in FEATURES {
             text += &format!("    \"payment_row_{number}:{feature} as {feature}_{number}\",\n");
         }
@@ -96,10 +91,17 @@ fn definitions(events: &Path) -> String {
     text + "]\n"
 }
 
-pub(crate) fn eadem(folder: &Path) -> Command {
-    let mut command = Command::new(root().join("target/release/eadem"));
-    command.current_dir(folder).env_remove("EADEM_HOME").env("EADEM_LOG", "warn");
-    command
+fn payment_context() -> String {
+    let mut text =
+        "\n[view.payment_context]\ntransform = \"transforms/payment_context.wasm\"\n\n[view.payment_context.bind]\n"
+            .to_owned();
+    for input in ["amount", "lat", "lon"] {
+        text += &format!("{input} = \"payment_row_1.{input}\"\n");
+    }
+    for input in ["txn_lat", "txn_lon", "txn_amount"] {
+        text += &format!("{input} = \"request.{input}\"\n");
+    }
+    text
 }
 
 /// A server that ends with this.
@@ -123,14 +125,15 @@ impl Server {
     }
 
     pub(crate) fn eadem(folder: &Path) -> Result<Self> {
-        let mut command = eadem(folder);
+        let mut command = project::eadem(folder);
         command.args(["serve", "--listen", "127.0.0.1:0"]);
         Self::start(command)
     }
 
-    fn mirror(known: &Path) -> Result<Self> {
+    /// One that this program is itself, by a verb of it.
+    pub(crate) fn of_verb(verb: &str, argument: impl AsRef<OsStr>) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("mirror").arg(known);
+        command.arg(verb).arg(argument);
         Self::start(command)
     }
 
@@ -174,34 +177,69 @@ impl Pair {
     fn start() -> Result<Self> {
         let folder = project()?;
         let ours = Server::eadem(&folder)?;
+        let known = complete_entities(&ours, "fraud@1", Some(&moment()))?;
         let body = |entity: &String| json!({ "service": "fraud@1", "entities": [{ "entity_id": entity }], "request": [moment()] });
-        let mut bodies = Vec::new();
-        let mut known = BTreeMap::new();
-        for body in entities()?.iter().map(body) {
-            let reply = results(&ours.address, &body)?;
-            let of_entity = reply.first().context("no result")?;
-            let entity = of_entity["entity"]["entity_id"].as_str().context("no entity")?.to_owned();
-            // One in a hundred has a null, of which the other side knows nothing to say.
-            if of_entity.get("status").is_none() {
-                known.insert(entity, of_entity["features"].clone());
-                bodies.push(body);
-            }
-        }
-        ensure!(bodies.len() > ENTITIES / 2, "only {} of {ENTITIES} entities have all features", bodies.len());
+        let bodies: Vec<Json> = known.keys().map(body).collect();
         let file = folder.join("known.json");
         std::fs::write(&file, serde_json::to_vec(&known)?)?;
-        let mirror = Server::mirror(&file)?;
-        for body in bodies.iter().step_by(97) {
-            let (ours, theirs) = (results(&ours.address, body)?, results(&mirror.address, body)?);
-            let same = |part: &str| ours[0][part] == theirs[0][part];
-            ensure!(same("entity") && same("features"), "replies differ: {} and {}", ours[0], theirs[0]);
-        }
+        let mirror = Server::of_verb("mirror", &file)?;
+        check_same(&ours, &mirror, &bodies)?;
         Ok(Self { ours, mirror, bodies })
     }
+}
 
-    fn load(&self, server: &Server, pace: Pace) -> Result<Loaded> {
-        loaded(server, PATH, &self.bodies, pace)
+/// Refuses to measure servers that answer differently.
+pub(crate) fn check_same(ours: &Server, theirs: &Server, bodies: &[Json]) -> Result<()> {
+    for body in bodies.iter().step_by(97) {
+        let (ours, theirs) = (results(&ours.address, body)?, results(&theirs.address, body)?);
+        let same = |part: &str| ours[0][part] == theirs[0][part];
+        ensure!(same("entity") && same("features"), "replies differ: {} and {}", ours[0], theirs[0]);
     }
+    Ok(())
+}
+
+/// Loads of two servers, which took turns.
+pub(crate) struct Sides {
+    ours: Vec<Loaded>,
+    theirs: Vec<Loaded>,
+    /// Of the machine, before anything of the bar was done.
+    load: f64,
+}
+
+impl Sides {
+    /// After so many turns that do not count. `load` is the machine's, from before the bar was prepared.
+    pub(crate) fn measure(
+        ours: &Server,
+        theirs: &Server,
+        bodies: &[Json],
+        (pace, warm_ups): (Pace, u64),
+        load: f64,
+    ) -> Result<Self> {
+        let mut sides = Self { ours: Vec::new(), theirs: Vec::new(), load };
+        for turn in 0..warm_ups + RUNS {
+            let of_ours = loaded(ours, PATH, bodies, pace)?;
+            let of_theirs = loaded(theirs, PATH, bodies, pace)?;
+            if turn >= warm_ups {
+                sides.ours.push(of_ours);
+                sides.theirs.push(of_theirs);
+            }
+        }
+        Ok(sides)
+    }
+
+    /// The medians of both.
+    pub(crate) fn figure(&self, bar: &str, name: &str, unit: &str, part: impl Fn(&Loaded) -> f64) -> Figure {
+        Figure::against(bar, name, unit, median_of(&self.ours, &part), median_of(&self.theirs, &part), RUNS, self.load)
+    }
+
+    /// The median of ours.
+    fn figure_of_ours(&self, bar: &str, name: &str, unit: &str, part: impl Fn(&Loaded) -> f64) -> Figure {
+        Figure::alone(bar, name, unit, median_of(&self.ours, part), RUNS, self.load)
+    }
+}
+
+pub(crate) fn median_of(runs: &[Loaded], part: impl Fn(&Loaded) -> f64) -> f64 {
+    median(runs.iter().map(part).collect())
 }
 
 /// Sends these bodies in turn.
@@ -249,10 +287,10 @@ pub(crate) fn entities() -> Result<Vec<String>> {
     Ok((0..ENTITIES).map(|number| format!("user_{:06}", number * step)).collect())
 }
 
-/// Those of [`entities`] that all features of a service are there for. One row in a hundred has a null, of which others say
-/// something else than we, or nothing.
-pub(crate) fn complete_entities(ours: &Server, service: &str, moment: Option<&Json>) -> Result<Vec<String>> {
-    let mut complete = Vec::new();
+/// Those of [`entities`] that all features of a service are there for, with them. One row in a hundred has a null, of which
+/// others say something else than we, or nothing.
+pub(crate) fn complete_entities(ours: &Server, service: &str, moment: Option<&Json>) -> Result<BTreeMap<String, Json>> {
+    let mut complete = BTreeMap::new();
     for asked in entities()?.chunks(WIDE_ENTITIES) {
         let keys: Vec<Json> = asked.iter().map(|entity| json!({ "entity_id": entity })).collect();
         let mut body = json!({ "service": service, "entities": keys });
@@ -261,8 +299,8 @@ pub(crate) fn complete_entities(ours: &Server, service: &str, moment: Option<&Js
         }
         let answered = results(&ours.address, &body)?;
         ensure!(answered.len() == asked.len(), "{} answers for {} entities", answered.len(), asked.len());
-        let with_all = asked.iter().zip(&answered).filter(|(_, result)| result.get("status").is_none());
-        complete.extend(with_all.map(|(entity, _)| entity.clone()));
+        let with_all = asked.iter().zip(answered).filter(|(_, result)| result.get("status").is_none());
+        complete.extend(with_all.map(|(entity, mut result)| (entity.clone(), result["features"].take())));
     }
     ensure!(complete.len() > ENTITIES / 2, "only {} of {ENTITIES} entities have all features", complete.len());
     Ok(complete)
@@ -271,21 +309,13 @@ pub(crate) fn complete_entities(ours: &Server, service: &str, moment: Option<&Js
 /// Requests a second of both sides, and what one costs.
 pub(crate) fn s1() -> Result<Measured> {
     let load = load_average();
-    let pair = Pair::start()?;
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..RUNS {
-        ours.push(pair.load(&pair.ours, Pace::Saturating)?);
-        theirs.push(pair.load(&pair.mirror, Pace::Saturating)?);
-    }
-    let figure = |bar: &str, name: &str, unit: &str, part: fn(&Loaded) -> f64| {
-        let median_of = |sides: &[Loaded]| median(sides.iter().map(part).collect());
-        Figure::against(bar, name, unit, median_of(&ours), median_of(&theirs), RUNS, load)
-    };
+    let Pair { ours, mirror, bodies } = Pair::start()?;
+    let sides = Sides::measure(&ours, &mirror, &bodies, (Pace::Saturating, 0), load)?;
     let name =
         "one entity, 10 stored features and an on-demand transform, 16 connections, against the least a server does";
     Ok(vec![
-        figure("S1", name, "requests/s", |loaded| loaded.answered.rate),
-        figure("S1.cpu", "the same, processor time of a request", "µs", |loaded| loaded.cpu_us_per_request),
+        sides.figure("S1", name, "requests/s", |loaded| loaded.answered.rate),
+        sides.figure("S1.cpu", "the same, processor time of a request", "µs", |loaded| loaded.cpu_us_per_request),
     ]
     .into())
 }
@@ -293,23 +323,17 @@ pub(crate) fn s1() -> Result<Measured> {
 /// Latencies at half of what our side can do.
 pub(crate) fn s2() -> Result<Measured> {
     let load = load_average();
-    let pair = Pair::start()?;
-    let saturation = pair.load(&pair.ours, Pace::Saturating)?.answered.rate;
-    let pace = Pace::Rate(saturation / 2.0);
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    for _ in 0..RUNS {
-        ours.push(pair.load(&pair.ours, pace)?.answered);
-        theirs.push(pair.load(&pair.mirror, pace)?.answered);
-    }
-    let of = |sides: &[Answered], share: f64| median(sides.iter().map(|side| side.percentile_ms(share)).collect());
+    let Pair { ours, mirror, bodies } = Pair::start()?;
+    let saturation = loaded(&ours, PATH, &bodies, Pace::Saturating)?.answered.rate;
+    let sides = Sides::measure(&ours, &mirror, &bodies, (Pace::Rate(saturation / 2.0), 0), load)?;
+    let percentile = |share: f64| move |loaded: &Loaded| loaded.answered.percentile_ms(share);
     let name =
         format!("95th percentile of latency at {:.0} requests/s, half of our saturation, open loop", saturation / 2.0);
-    let alone = |bar: &str, name: &str, value: f64| Figure::alone(bar, name, "ms", value, RUNS, load);
     Ok(vec![
-        Figure::against("S2", &name, "ms", of(&ours, 0.95), of(&theirs, 0.95), RUNS, load),
-        alone("S2.p95", "the same, ours", of(&ours, 0.95)),
-        alone("S2.p99", "99th percentile, ours", of(&ours, 0.99)),
-        alone("S2.p999", "99.9th percentile, ours", of(&ours, 0.999)),
+        sides.figure("S2", &name, "ms", percentile(0.95)),
+        sides.figure_of_ours("S2.p95", "the same, ours", "ms", percentile(0.95)),
+        sides.figure_of_ours("S2.p99", "99th percentile, ours", "ms", percentile(0.99)),
+        sides.figure_of_ours("S2.p999", "99.9th percentile, ours", "ms", percentile(0.999)),
     ]
     .into())
 }
@@ -334,9 +358,8 @@ pub(crate) fn s3() -> Result<Measured> {
     for _ in 0..RUNS {
         runs.push(loaded(&server, PATH, &bodies, Pace::Saturating)?);
     }
-    let median_of = |part: fn(&Loaded) -> f64| median(runs.iter().map(part).collect());
-    let rate = median_of(|run| run.answered.rate) * values;
-    let p95 = median_of(|run| run.answered.percentile_ms(0.95));
+    let rate = median_of(&runs, |run| run.answered.rate) * values;
+    let p95 = median_of(&runs, |run| run.answered.percentile_ms(0.95));
     Ok(vec![
         Figure::alone("S3", "100 entities and 50 features in a request, JSON", "values/s", rate, RUNS, load),
         Figure::alone("S3.p95", "the same with 16 connections, 95th percentile of latency", "ms", p95, RUNS, load),
