@@ -93,10 +93,8 @@ impl Dice {
 
 #[test]
 fn damaged_requests_are_never_a_fault_of_the_server() {
-    let soak = std::env::var("EADEM_SOAK").is_ok_and(|soak| soak == "1");
-    let cases = if soak { 20_000 } else { 400 };
-    let seed: u64 = std::env::var("EADEM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_130_101);
-    println!("EADEM_SEED={seed}");
+    let cases = if super::is_soak() { 20_000 } else { 400 };
+    let seed = super::seed();
     let project = Project::new();
     project.add_component("plane_profile");
     project.write("features/planes.toml", DEFINITIONS);

@@ -21,10 +21,9 @@ N14228,EWR,IAH,2013-07-01T12:00:00Z,2013-07-01T13:00:00Z,1400
 
 #[test]
 fn what_is_answered_is_what_is_declared() {
-    let soak = std::env::var("EADEM_SOAK").is_ok_and(|soak| soak == "1");
+    let soak = super::is_soak();
     let examples = if soak { EXAMPLES_OF_SOAK } else { EXAMPLES };
-    let seed: u64 = std::env::var("EADEM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_130_101);
-    println!("EADEM_SEED={seed}");
+    let seed = super::seed();
     let project = Project::of_flights();
     project.write("spine.csv", SPINE);
     for verb in ["apply", "backfill", "materialize"] {

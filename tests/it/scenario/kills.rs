@@ -19,6 +19,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::properties::WriterProperties;
 use serde_json::Value as Json;
 
+use super::is_soak;
 use super::jobs::Chance;
 use super::project::{Project, root};
 
@@ -36,14 +37,8 @@ const KILLS_MAX: u64 = 100;
 /// Nothing here takes as long.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-fn is_soak() -> bool {
-    std::env::var_os("EADEM_SOAK").is_some()
-}
-
 fn chance(salt: u64) -> Chance {
-    let seed: u64 = std::env::var("EADEM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_130_101);
-    println!("seed {seed}");
-    Chance(seed.wrapping_add(salt))
+    Chance(super::seed().wrapping_add(salt))
 }
 
 /// A Parquet file again, in many row groups; in the column `blank`, if it has one, now and then without a value.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use eadem_online::{
     BackedUpTable, BackupHeader, BackupPart, BackupReader, BackupWriter, Coverage, EmbeddedOptions, EmbeddedStore,
-    Erasure, KeyBytes, MemoryStore, OnlineStore, Row, RowBody, TableId, TableSnapshot, Trim, scan_all,
+    Erasure, KeyBytes, MemoryStore, OnlineStore, Row, RowBody, TableId, Trim, scan_all,
 };
 use eadem_semantics::RowOrder;
 use eadem_values::{Digest, EntityKey, KeyValue, TieDigest};

@@ -7,17 +7,13 @@ use eadem_online::conformance::{CASES, Subject, Violation, run_all};
 use eadem_online::{EmbeddedOptions, EmbeddedStore, MemoryStore, OnlineStore};
 use tempfile::TempDir;
 
-const RANDOM_CASE: &str = "random_histories_agree_with_the_oracle";
+use crate::support::{is_soak, seed};
 
-/// Read from `EADEM_SEED`, so that a failure can be repeated.
-pub(crate) fn seed() -> u64 {
-    std::env::var("EADEM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_130_101)
-}
+const RANDOM_CASE: &str = "random_histories_agree_with_the_oracle";
 
 /// Further seeds for random histories: a dozen each, with `EADEM_SOAK=1`.
 fn seeds_of_soak() -> std::ops::Range<u64> {
-    let soak = std::env::var("EADEM_SOAK").is_ok_and(|soak| soak == "1");
-    seed() + 1..seed() + 1 + if soak { 50 } else { 0 }
+    seed() + 1..seed() + 1 + if is_soak() { 50 } else { 0 }
 }
 
 struct Memory(Arc<MemoryStore>);

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use eadem_online::{Coverage, EmbeddedOptions, EmbeddedStore, LoadState, OnlineStore, StoreError};
 
-use crate::kill::{row, table};
+use crate::support::{row, table};
 
 fn open(folder: &Path) -> Result<EmbeddedStore, StoreError> {
     EmbeddedStore::open(folder, EmbeddedOptions::default())

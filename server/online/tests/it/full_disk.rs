@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use eadem_online::{Coverage, EmbeddedOptions, EmbeddedStore, OnlineStore, PointRead, StoreError};
 use eadem_semantics::ReadAt;
 
-use crate::kill::{row, table};
+use crate::support::{row, table};
 
 /// In blocks of 512 bytes: room for the store's files, and for some hundred calls.
 const FILE_BLOCKS_MAX: u32 = 16 * 1024;

@@ -10,29 +10,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use eadem_online::{
-    Coverage, EmbeddedOptions, EmbeddedStore, KeyBytes, LoadState, OnlineStore, PointRead, Row, RowBody, TableId, Trim,
-    scan_all,
+    Coverage, EmbeddedOptions, EmbeddedStore, KeyBytes, LoadState, OnlineStore, PointRead, Row, Trim, scan_all,
 };
-use eadem_semantics::{ReadAt, RowOrder};
-use eadem_values::{Digest, EntityKey, KeyValue, TieDigest};
+use eadem_semantics::ReadAt;
 
-use crate::conformance::seed;
-
-pub(crate) fn table(epoch: u64) -> TableId {
-    TableId { view: Digest::of(b"view"), epoch }
-}
-
-pub(crate) fn row(name: &str, time: i64) -> Row {
-    Row {
-        key: key(name),
-        order: RowOrder { event_time_us: time, known_at_us: time, tie: TieDigest::default() },
-        body: RowBody::of_values(format!("{name} at {time}").into_bytes()),
-    }
-}
-
-fn key(name: &str) -> KeyBytes {
-    KeyBytes::from(&EntityKey(vec![KeyValue::Utf8(name.to_owned())]))
-}
+use crate::support::{Dice, is_soak, key, row, seed, table};
 
 /// Rows of one acknowledged call: all of them have the call's number as event time.
 const ROWS_PER_CALL: i64 = 5;
@@ -200,29 +182,6 @@ pub(crate) async fn check(folder: &Path, acknowledged: i64, context: &str) {
     }
 }
 
-/// Whether the full counts are wanted.
-pub(crate) fn soak() -> bool {
-    std::env::var("EADEM_SOAK").is_ok_and(|soak| soak == "1")
-}
-
-/// SplitMix64.
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// 0 to `bound` - 1.
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
-    }
-}
-
 /// Checks a store in a task of its own, so that one that fails is counted and keeps no other from its check.
 pub(crate) async fn is_sound(folder: &Path, acknowledged: i64, context: &str) -> bool {
     let (folder, context) = (folder.to_owned(), context.to_owned());
@@ -232,7 +191,7 @@ pub(crate) async fn is_sound(folder: &Path, acknowledged: i64, context: &str) ->
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_any_instant_nothing_acknowledged_is_lost() {
     let seed = seed();
-    let kills = if soak() { 240 } else { 12 };
+    let kills = if is_soak() { 240 } else { 12 };
     println!("seed {seed}, {kills} kills");
     let mut dice = Dice(seed);
     let mut folder = tempfile::tempdir().unwrap();

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use super::recorder::{Event, FileId};
-use crate::kill::Dice;
+use crate::support::Dice;
 
 /// What is written whole or not at all.
 const SECTOR_BYTES: usize = 512;

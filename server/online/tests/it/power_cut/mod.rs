@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use eadem_online::{EmbeddedOptions, EmbeddedStore};
 
-use crate::conformance::seed;
-use crate::kill::{Dice, begin, is_sound, soak, write_call};
+use crate::kill::{begin, is_sound, write_call};
+use crate::support::{Dice, is_soak, seed};
 use disk::{Disk, Image};
 use recorder::{Event, FileId, Recording};
 
@@ -133,7 +133,7 @@ impl Record {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_power_cut_nothing_acknowledged_is_lost() {
     let seed = seed();
-    let records = if soak() { 40 } else { 3 };
+    let records = if is_soak() { 40 } else { 3 };
     println!("seed {seed}, {records} records");
     let mut dice = Dice(seed);
     let (mut cuts, mut faults) = (0, 0);

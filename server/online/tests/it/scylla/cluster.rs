@@ -225,7 +225,7 @@ async fn lost(config: &ScyllaConfig, acknowledged: &[i64]) -> Vec<i64> {
 
 #[test]
 fn three_nodes() {
-    if std::env::var("EADEM_SOAK").is_ok_and(|soak| soak == "1") {
+    if crate::support::is_soak() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(on_three_nodes());
     } else {

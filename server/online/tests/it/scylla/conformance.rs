@@ -11,7 +11,7 @@ use scylla::client::session::Session;
 use tokio::task::JoinSet;
 
 use super::server::{Server, rows, session, shared};
-use crate::conformance::seed;
+use crate::support::seed;
 
 struct Keyspace {
     config: ScyllaConfig,
