@@ -1,7 +1,7 @@
 """Hooks of Schemathesis: what the document of the interface cannot say.
 
 Of the requests that are made up from it, two of three get names that the project has, so that they come past the first
-look-up. Training sets are only ever written into the project's folder `scratch`, and jobs are kept from large views.
+look-up. Training sets and backups are only ever written into the project's folder `scratch`, and jobs are kept from large views.
 
 The server's address is in EADEM_URL, the project is the working folder.
 """
@@ -158,9 +158,11 @@ def keep_from_harm(case):
         body["files"] = body["files"] if has_own else DEFINITIONS + body["files"]
     if case.operation.path != "/jobs/{id}":
         return
-    if isinstance(body.get("output"), str):
-        number = zlib.crc32(body["output"].encode(errors="replace"))
-        body["output"] = str(SCRATCH / f"{number}.parquet")
     kind = (case.path_parameters or {}).get("id")
+    for name, ending in [("output", "parquet"), ("out", "backup"), ("from", "backup")]:
+        # Instants of a backfill are none of them.
+        if isinstance(body.get(name), str) and (name != "from" or kind == "restore"):
+            number = zlib.crc32(body[name].encode(errors="replace"))
+            body[name] = str(SCRATCH / f"{number}.{ending}")
     if kind in ("backfill", "materialize", "compact") and isinstance(body.get("views", []), list) and not body.get("views"):
         body["views"] = SMALL_VIEWS

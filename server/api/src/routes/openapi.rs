@@ -227,7 +227,7 @@ fn request_content(path: &str) -> Option<Value> {
         "/jobs/{id}/resume" => None,
         "/jobs/{id}" => json_of(json!({
             "description":
-                "for backfill, materialize, dataset (a new one, one to make again, two to compare), compact, vacuum, replay",
+                "for backfill, materialize, dataset (a new one, one to make again, two to compare), compact, vacuum, replay, backup, restore",
             "anyOf": JOB_BODIES.map(reference),
         })),
         _ => None,
@@ -235,7 +235,7 @@ fn request_content(path: &str) -> Option<Value> {
 }
 
 /// The bodies of `POST /jobs/{id}`, in the order of the kinds.
-const JOB_BODIES: [&str; 8] = [
+const JOB_BODIES: [&str; 10] = [
     "BackfillJob",
     "MaterializeJob",
     "DatasetJob",
@@ -244,6 +244,8 @@ const JOB_BODIES: [&str; 8] = [
     "CompactJob",
     "VacuumJob",
     "ReplayJob",
+    "BackupJob",
+    "RestoreJob",
 ];
 
 fn reference(schema: &str) -> Value {
@@ -271,7 +273,10 @@ fn reply_content(path: &str, method: &str) -> Value {
         ("/features/{entity_id}" | "/features", _) => features(reference("Features")),
         ("/features/batch", _) => features(json!({
             "type": "object",
-            "properties": { "results": { "type": "array", "items": reference("Features") } },
+            "properties": {
+                "results": { "type": "array", "items": reference("Features") },
+                "timing": timing(),
+            },
         })),
         ("/jobs", _) => json_of(json!({
             "type": "object",
@@ -349,6 +354,10 @@ fn split_schema() -> Value {
     })
 }
 
+fn timing() -> Value {
+    json!({ "type": "object", "description": "with include=explain: where the time went, in microseconds" })
+}
+
 fn problem_response(description: &str) -> Value {
     json!({
         "description": description,
@@ -376,7 +385,13 @@ fn schemas() -> Value {
                     "description": "features that are not present",
                     "additionalProperties": { "enum": ["missing", "expired", "null", "error"] },
                 },
-                "metadata": { "type": "object" },
+                "metadata": { "type": "object", "description": "with include: where each value comes from" },
+                "rows": {
+                    "type": "array",
+                    "description": "with include=explain: every row that was read",
+                    "items": { "type": "object" },
+                },
+                "timing": timing(),
             },
         },
         "BatchRequest": {
@@ -601,6 +616,35 @@ fn schemas() -> Value {
                     "description": "how long versions of tables can be read after others have taken their place; default: 7d",
                 },
                 "dry_run": { "type": "boolean", "description": "only say what would be deleted" },
+            },
+        },
+        "BackupJob": {
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["out"],
+            "properties": {
+                "views": {
+                    "type": "array",
+                    "items": { "type": "string" },
+                    "description": "name or name@version of the views to copy; default: every view that is served",
+                },
+                "out": { "type": "string", "description": "the file to write: an absolute path of the server's machine" },
+                "replace": { "type": "boolean", "description": "put it in the place of a file that is there" },
+            },
+        },
+        "RestoreJob": {
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["from"],
+            "properties": {
+                "views": {
+                    "type": "array",
+                    "items": { "type": "string" },
+                    "description": "name or name@version of the views to load; default: every view in the file",
+                },
+                "from": { "type": "string", "description": "the file to read: an absolute path of the server's machine" },
+                "replace": { "type": "boolean", "description": "also where a view is served already, unless its rows are newer" },
+                "dry_run": { "type": "boolean", "description": "only say what would be loaded" },
             },
         },
         "Job": {
