@@ -1,7 +1,12 @@
 //! The one clock of the server, so that a test can hold it still.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Whole microseconds.
+pub(crate) fn as_us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
 
 /// Tells the time.
 pub trait Clock: Send + Sync {

@@ -10,8 +10,8 @@ use eadem_values::{Digest, EntityKey};
 use serde_json::{Map, Value as Json};
 use uuid::Uuid;
 
+use crate::clock::as_us;
 use crate::serving::{Answer, EntityRows, ServingPlan};
-use crate::state::Wanted;
 
 /// The header that names a request, in both directions.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -85,7 +85,6 @@ impl RequestLog {
     pub(crate) fn answered(
         self,
         id: &RequestId,
-        wanted: &Wanted,
         plan: &ServingPlan,
         rows: &EntityRows,
         answer: &Answer,
@@ -94,9 +93,9 @@ impl RequestLog {
         if !self.has(id) {
             return;
         }
-        let service = match (&plan.service.name, plan.service.version, wanted) {
-            (Some(name), Some(version), _) => format!("{name}@{version}"),
-            (_, _, Wanted::Service(reference)) => reference.clone(),
+        let service = match (&plan.service.name, plan.service.version) {
+            (Some(name), Some(version)) => format!("{name}@{version}"),
+            // A list of features.
             _ => "-".to_owned(),
         };
         let views: Vec<String> = plan.nodes.iter().map(|node| node.view().id.to_string()).collect();
@@ -113,7 +112,7 @@ impl RequestLog {
             rows = answer.rows(),
             entities = entities.join(","),
             statuses = %statuses(answer),
-            took_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            took_us = as_us(began.elapsed()),
             "answered"
         );
     }

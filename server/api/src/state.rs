@@ -13,7 +13,7 @@ use eadem_registry::{Registry, SourceInspector};
 use serde_json::Value as Json;
 use tokio::sync::Semaphore;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, as_us};
 use crate::jobs::Jobs;
 use crate::limits::Limits;
 use crate::metrics::{Metrics, StoredTable};
@@ -125,9 +125,8 @@ impl PlanCache {
     /// Whether this request is the one to ask. Nobody waits for anybody: a lock that is waited for would be handed from one
     /// request to the next, and put all of them in a row.
     fn is_poll_due(&self) -> bool {
-        let in_us = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        let (now_us, due_us) = (in_us(self.made_at.elapsed()), self.next_poll_us.load(Ordering::Relaxed));
-        let next_us = now_us.saturating_add(in_us(REVISION_POLL));
+        let (now_us, due_us) = (as_us(self.made_at.elapsed()), self.next_poll_us.load(Ordering::Relaxed));
+        let next_us = now_us.saturating_add(as_us(REVISION_POLL));
         let claim = || self.next_poll_us.compare_exchange(due_us, next_us, Ordering::Relaxed, Ordering::Relaxed);
         now_us >= due_us && claim().is_ok()
     }

@@ -254,6 +254,11 @@ fn layer(
         }
     }
     let config: Config = serde_json::from_value(nest(&values)).context("configuration")?;
+    let share = config.server.request_log_share;
+    if !(0.0..=1.0).contains(&share) {
+        let origin = &values["server.request_log_share"].1;
+        bail!("{origin}: setting `server.request_log_share` is {share}; a share lies between 0 and 1");
+    }
     if let Some(offline) = &config.store.offline {
         let origin = &values["store.offline"].1;
         Location::check(offline).map_err(|error| anyhow!("{origin}: setting `store.offline`: {error}"))?;
@@ -353,6 +358,20 @@ mod tests {
         assert_eq!(all.values["server.listen"].1, Origin::File(PathBuf::from("eadem.toml")));
         assert_eq!(all.values["server.drain_s"].1, Origin::Default);
         assert_eq!(all.values["jobs.chunk_rows"].1, Origin::Flag);
+    }
+
+    #[test]
+    fn a_share_lies_between_none_and_all() {
+        for share in ["0", "0.25", "1"] {
+            assert!(layered("", &[], &[&format!("server.request_log_share={share}")]).is_ok(), "{share}");
+        }
+        for share in ["-0.1", "1.5"] {
+            let refused = layered("", &[], &[&format!("server.request_log_share={share}")]).unwrap_err().to_string();
+            assert!(
+                refused.contains("--set: setting `server.request_log_share` is") && refused.contains(share),
+                "{refused}"
+            );
+        }
     }
 
     #[test]

@@ -20,14 +20,13 @@ use eadem_online::{
 use eadem_registry::model::ViewVersion;
 use eadem_registry::{Epoch, EpochState, Registry};
 use eadem_semantics::ReadAt;
-use eadem_values::format_timestamp;
 use serde_json::{Value as Json, json};
 use tokio::sync::Semaphore;
 
 use crate::adapters::{EngineTransforms, Inspector, OfflineHistory};
 use crate::config::{CONFIGURATION_TABLES, Config};
 use crate::jobs::JobRunner;
-use crate::output::Printer;
+use crate::output::{Printer, since_text};
 use crate::quarantine::RefusedRows;
 use crate::upkeep;
 
@@ -88,9 +87,7 @@ pub(crate) struct Stores {
     pub(crate) registry: Registry,
     pub(crate) engine: Engine,
     /// `None`: another process holds it.
-    pub(crate) online: Option<Arc<dyn OnlineStore>>,
-    /// The same, as requests read it.
-    pub(crate) cached: Option<Arc<CachedStore>>,
+    pub(crate) online: Option<Arc<CachedStore>>,
     pub(crate) offline: Arc<OfflineStore>,
     pub(crate) transforms: Arc<EngineTransforms>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -242,8 +239,7 @@ impl Stores {
             job_memory_bytes_max: config.jobs.memory_bytes_max,
             registry,
             engine,
-            online: online.clone().map(|online| online as Arc<dyn OnlineStore>),
-            cached: online,
+            online,
             offline,
             transforms,
             clock: Arc::new(SystemClock),
@@ -254,8 +250,10 @@ impl Stores {
     ///
     /// # Errors
     /// Another process holds it.
-    pub(crate) fn online(&self) -> anyhow::Result<&Arc<dyn OnlineStore>> {
-        self.online.as_ref().context("another process holds the online store, and only that one can use it")
+    pub(crate) fn online(&self) -> anyhow::Result<Arc<dyn OnlineStore>> {
+        let online =
+            self.online.clone().context("another process holds the online store, and only that one can use it")?;
+        Ok(online)
     }
 }
 
@@ -356,7 +354,7 @@ struct Status {
 }
 
 impl Status {
-    fn online_store(&self) -> Result<&Arc<dyn OnlineStore>, Problem> {
+    fn online_store(&self) -> Result<Arc<dyn OnlineStore>, Problem> {
         self.stores.online().map_err(|error| Problem::internal("the online store cannot be shown", error))
     }
 
@@ -421,10 +419,7 @@ impl StoreStatus for Status {
                 "placement": epoch.placement,
                 "rows": status.rows,
                 "bytes": status.bytes,
-                "complete_since": status.coverage.complete_since_us.map(|since_us| match since_us {
-                    i64::MIN => "the beginning".to_owned(),
-                    since_us => format_timestamp(since_us),
-                }),
+                "complete_since": status.coverage.complete_since_us.map(since_text),
                 "offline_commit": status.coverage.offline_commit,
                 "withdrawn_in": withdrawn.map(|withdrawn| withdrawn.commit),
             }));
@@ -456,6 +451,6 @@ impl StoreStatus for Status {
     }
 
     fn cache(&self) -> Option<CacheUsage> {
-        self.stores.cached.as_ref().map(|cached| cached.usage())
+        self.stores.online.as_ref().map(|online| online.usage())
     }
 }

@@ -10,8 +10,9 @@ use async_trait::async_trait;
 use eadem_api::serving::lifetime;
 use eadem_api::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs, Problem};
 use eadem_offline::{Backfill, BackfillOptions, BackfillReport, Progress, StopThreshold, plan_backfill, run_backfill};
-use eadem_online::{Coverage, OnlineStore, Retention, TableId};
+use eadem_online::{Coverage, Retention, TableId};
 use eadem_registry::JobRecord;
+use eadem_registry::definitions::split_version;
 use eadem_registry::model::{self as registry_model, Placement, ViewVersion};
 use eadem_values::{format_timestamp, parse_timestamp};
 use serde::Deserialize;
@@ -371,12 +372,7 @@ impl Shared {
         }
         let mut views = Vec::with_capacity(names.len());
         for name in names {
-            let (bare, version) = match name.split_once('@') {
-                None => (name.as_str(), None),
-                Some((bare, version)) => {
-                    (bare, Some(version.parse().with_context(|| format!("`{name}`: a version is a whole number"))?))
-                }
-            };
+            let (bare, version) = split_version(name)?;
             let view = self.stores.registry.view(bare, version).await?;
             if view.is_on_demand() {
                 bail!("{} is computed on demand: there is nothing to store", view.id);
@@ -553,7 +549,7 @@ impl Shared {
         let stored = view.stored.as_ref().context("an on-demand view stores nothing")?;
         let now_us = self.stores.clock.now_us();
         let registry = &self.stores.registry;
-        let store: Arc<dyn OnlineStore> = self.stores.online()?.clone();
+        let store = self.stores.online()?;
         let table = self.stores.offline.table(&self.stores.view_spec(view).await?)?;
         let scan = table.scan_in_parts(self.workers).await?.context("it has no rows offline; backfill it first")?;
         let commit = scan.version;

@@ -11,6 +11,7 @@ use eadem_online::{
     BackedUpTable, BackupHeader, BackupPart, BackupReader, BackupWriter, Coverage, Erasure, LoadState, Row, StoreError,
     TableId, TableSnapshot,
 };
+use eadem_registry::definitions::split_version;
 use eadem_registry::model::{Placement, ViewRef, ViewVersion};
 use eadem_registry::{Epoch, EpochState};
 use eadem_values::{Digest, ENCODING_VERSION, format_timestamp};
@@ -19,6 +20,7 @@ use serde_json::{Value as Json, json};
 
 use crate::home::Stores;
 use crate::materialize;
+use crate::output::since_text;
 use crate::workers::Handle;
 
 /// How much of a table is held at once while it is copied.
@@ -233,8 +235,7 @@ fn sync_folder_of(file: &Path) -> anyhow::Result<()> {
 fn held(coverage: &Coverage) -> String {
     let since = match coverage.complete_since_us {
         None => ", which proves nothing".to_owned(),
-        Some(i64::MIN) => ", complete since the beginning".to_owned(),
-        Some(since_us) => format!(", complete since {}", format_timestamp(since_us)),
+        Some(since_us) => format!(", complete since {}", since_text(since_us)),
     };
     let commit = coverage.offline_commit.map(|commit| format!(", from offline commit {commit}"));
     since + &commit.unwrap_or_default()
@@ -246,10 +247,7 @@ fn described(table: &BackedUpTable, rows: u64) -> Json {
         "epoch": table.table.epoch,
         "rows": rows,
         "offline_commit": table.coverage.offline_commit,
-        "complete_since": table.coverage.complete_since_us.map(|since_us| match since_us {
-            i64::MIN => "the beginning".to_owned(),
-            since_us => format_timestamp(since_us),
-        }),
+        "complete_since": table.coverage.complete_since_us.map(since_text),
     })
 }
 
@@ -464,8 +462,9 @@ fn is_ahead(coverage: &Coverage, other: &Coverage) -> bool {
 }
 
 fn view_ref(text: &str) -> anyhow::Result<ViewRef> {
-    let (name, version) = text.split_once('@').with_context(|| format!("`{text}` is no view version"))?;
-    Ok(ViewRef { name: name.to_owned(), version: version.parse().with_context(|| text.to_owned())? })
+    let (name, version) = split_version(text)?;
+    let version = version.with_context(|| format!("`{text}` is no view version"))?;
+    Ok(ViewRef { name: name.to_owned(), version })
 }
 
 /// Erasures come first: no row that was erased is ever seen again.

@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use eadem_values::format_timestamp;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -48,6 +49,11 @@ impl Printer {
 fn print_line(text: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// From when on something is complete, in microseconds.
+pub(crate) fn since_text(since_us: i64) -> String {
+    if since_us == i64::MIN { "the beginning".to_owned() } else { format_timestamp(since_us) }
 }
 
 /// Columns under headings, as wide as they need to be.

@@ -99,13 +99,21 @@ fn what_is_kept_gives_way_to_what_is_loaded() {
 
 #[test]
 fn a_request_says_how_long_it_waits_and_cannot_wait_longer_than_the_server_allows() {
-    let project = flights_online();
-    let server = project.serve();
+    let mut project = flights_online();
+    project.variables.push(("EADEM_LIMITS_REQUEST_MS_MAX", "0".to_owned()));
+    let unlimited = project.serve();
     let path = "/features/N14228?features=seats&entity=aircraft";
+    asked(&unlimited, &format!("{path}&deadline_ms={}", u64::MAX), "");
+    drop(unlimited);
+    project.variables.clear();
+    let server = project.serve();
     assert_eq!(
         asked(&server, &format!("{path}&deadline_ms=5000"), "")["features"],
         asked(&server, path, "")["features"]
     );
+    // Longer than any clock shows.
+    let for_ever = format!("{path}&deadline_ms={}", u64::MAX);
+    assert_eq!(asked(&server, &for_ever, "")["features"], asked(&server, path, "")["features"]);
     for wrong in ["0", "-1", "soon", "1.5", ""] {
         let (status, problem) = server.get(&format!("{path}&deadline_ms={wrong}"));
         assert_eq!((status, problem["code"].as_str()), (400, Some("malformed_request")), "{wrong}: {problem}");
@@ -141,4 +149,49 @@ fn requests_have_names_and_a_share_of_them_is_logged() {
         assert!(line.contains(part), "{part} is missing: {line}");
     }
     assert!(!line.contains("N14228"), "{line}");
+}
+
+#[test]
+fn more_than_can_be_computed_is_refused_and_what_is_answered_is_whole() {
+    const ROWS: usize = 40;
+    let mut project = Project::new();
+    project.add_component("slow_score");
+    project.write(
+        "features/score.toml",
+        "[view.slow_score]\ntransform = \"transforms/slow_score.wasm\"\n\n[view.slow_score.bind]\nseed = \"request.seed\"\n\n\
+         [service.score]\nfeatures = [\"slow_score:*\"]\n",
+    );
+    project.succeed(&["apply"]);
+    // One runs, one waits.
+    project.variables =
+        vec![("EADEM_ENGINE_CPU_THREADS", "1".to_owned()), ("EADEM_ENGINE_CPU_QUEUE_JOBS_MAX", "1".to_owned())];
+    let server = project.serve();
+    let body = |client: usize| {
+        let fields: Vec<Json> = (0..ROWS).map(|row| json!({ "seed": client * ROWS + row })).collect();
+        json!({ "service": "score@1", "entities": vec![json!({}); ROWS], "request": fields }).to_string()
+    };
+    let ask = |client: usize| {
+        let headers = format!("{HOST}Content-Type: application/json\r\n");
+        server.send("POST", "/features/batch", &headers, body(client).as_bytes())
+    };
+    // The first loads the component.
+    assert_eq!(ask(0).status, 200);
+    let ask = &ask;
+    let replies: Vec<_> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (1..=16).map(|client| scope.spawn(move || ask(client))).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    let (served, refused): (Vec<_>, Vec<_>) = replies.into_iter().partition(|reply| reply.status == 200);
+    assert!(!served.is_empty() && !refused.is_empty(), "{} served, {} refused", served.len(), refused.len());
+    for reply in served {
+        assert!(!reply.text().contains("\"status\""), "{}", reply.text());
+    }
+    for reply in refused {
+        assert_eq!(reply.status, 503, "{}", reply.text());
+        assert!(reply.head.contains("retry-after: 1") && reply.text().contains("\"overloaded\""), "{}", reply.text());
+    }
+    let (_, metrics) = server.raw("GET", "/metrics", HOST, b"");
+    let shed = metrics.lines().find_map(|line| line.strip_prefix("eadem_http_requests_shed_total "));
+    assert_ne!(shed, Some("0"), "{metrics}");
+    assert_eq!(ask(17).status, 200, "it goes on");
 }

@@ -15,6 +15,7 @@ use serde_json::{Map, Value as Json};
 
 use super::body::read_body;
 use super::query::RawQuery;
+use crate::clock::as_us;
 use crate::metrics::{MeteredRows, MeteredTransforms, Stage};
 use crate::problem::Problem;
 use crate::request_log::RequestId;
@@ -97,9 +98,8 @@ async fn answer_one(asking: Asking<'_>, segment: &str, query: &RawQuery) -> Resu
         keys: keys_in_service_order(service, &entity_id),
         request: request::request_columns(service, &[fields], 1)?,
     };
-    state.metrics.stage(Stage::Parse, asking.began);
     asking
-        .answer(&wanted, &plan, &rows, query, |text, writer| {
+        .answer(&plan, &rows, query, |text, writer| {
             text.extend_from_slice(b"\"entity_id\":");
             reply::write_value(text, &entity_id_json(&entity_id))?;
             text.push(b',');
@@ -136,7 +136,8 @@ impl<'a> Asking<'a> {
             return Err(Problem::bad_request("malformed_request", detail));
         }
         let fresh = headers.get_all(header::CACHE_CONTROL).iter().any(names_no_cache);
-        let deadline = deadline_after(query, state)?.map(|after| began + after);
+        // Beyond what a clock can show there is none.
+        let deadline = deadline_after(query, state)?.and_then(|after| began.checked_add(after));
         let options = ServeOptions { read: ReadOptions { now_us, fresh }, deadline };
         Ok(Self { state, id, began, now_us, include, wants_arrow, options })
     }
@@ -144,7 +145,6 @@ impl<'a> Asking<'a> {
     /// Serves the rows and writes the reply. `write` puts the rows into an object of JSON that has been begun.
     async fn answer(
         self,
-        wanted: &Wanted,
         plan: &ServingPlan,
         rows: &EntityRows,
         query: &RawQuery,
@@ -152,6 +152,7 @@ impl<'a> Asking<'a> {
     ) -> Result<Response, Problem> {
         let state = self.state;
         let parse_us = as_us(self.began.elapsed());
+        state.metrics.stage(Stage::Parse, self.began);
         let stored = stored_then(state, plan, query).await?;
         let serving_began = Instant::now();
         let answer = serve(state, plan, rows, stored.as_ref(), self.options).await?;
@@ -174,13 +175,9 @@ impl<'a> Asking<'a> {
             ("application/json", text)
         };
         state.metrics.stage(Stage::Encode, encoding_began);
-        state.request_log.answered(self.id, wanted, plan, rows, &answer, self.began);
+        state.request_log.answered(self.id, plan, rows, &answer, self.began);
         Ok(([(header::CONTENT_TYPE, content_type)], body).into_response())
     }
-}
-
-fn as_us(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Whether a `Cache-Control` header asks for what the stores have, and not for what was kept of it.
@@ -298,9 +295,8 @@ pub(super) async fn batch(
         asking.now_us,
     )?;
     let rows = request::entity_rows(&plan.service, &asked.entities, &asked.request, times, &state.limits)?;
-    state.metrics.stage(Stage::Parse, asking.began);
     asking
-        .answer(&wanted, &plan, &rows, &query, |text, writer| {
+        .answer(&plan, &rows, &query, |text, writer| {
             text.extend_from_slice(b"\"results\":[");
             for row in 0..rows.at_us.len() {
                 text.extend_from_slice(if row == 0 { b"{\"entity\":" } else { b",{\"entity\":" });

@@ -1,7 +1,7 @@
 //! Runs a plan over the rows of a request.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arrow_array::{Array, ArrayRef};
 use eadem_query::{
@@ -16,6 +16,7 @@ use super::plan::{KeySet, Node, OnDemandNode, OnDemandSource, ServingPlan, Store
 use super::rows::{
     EntityKeys, ReadOptions, ReadRow, RowSource, RowSourceError, Store, TransformUnavailable, Transforms,
 };
+use crate::clock::as_us;
 
 /// What a request asks for, decoded: one entry per row in everything.
 #[derive(Debug, Clone)]
@@ -174,16 +175,14 @@ pub async fn serve(
         {
             return Err(error.clone().into());
         }
-        let stores = stores_asked(node, read.as_ref(), &answers, rows.at_us.len());
         let is_over = options.deadline.is_some_and(|deadline| began >= deadline);
-        let answer = match (node, read) {
-            (Node::Stored(stored), Some(Ok(read))) => {
-                let may_run = !(stored.runs_on_read && is_over);
-                if may_run { stored_answer(stored, rows, read, transforms).await } else { Err(ServeError::Late) }
-            }
-            (_, Some(Err(error))) => Err(error.into()),
+        let stores_asked = || stores_asked(node, read.as_ref(), &answers, rows.at_us.len());
+        let answer = match (node, &read) {
+            (Node::Stored(stored), Some(Ok(_))) if stored.runs_on_read && is_over => Err(ServeError::Late),
+            (Node::Stored(stored), Some(Ok(read))) => stored_answer(stored, rows, read, transforms).await,
+            (_, Some(Err(error))) => Err(error.clone().into()),
             (Node::OnDemand(_), _) if is_over => Err(ServeError::Late),
-            (Node::OnDemand(view), _) => on_demand_answer(view, rows, &answers, stores.clone(), transforms).await,
+            (Node::OnDemand(view), _) => on_demand_answer(view, rows, &answers, stores_asked(), transforms).await,
             (Node::Stored(stored), None) => Err(ServeError::NotRead(stored.view.id.to_string())),
         };
         let answer = match answer {
@@ -194,7 +193,7 @@ pub async fn serve(
         // One failing view fails alone.
         let answer = answer.unwrap_or_else(|error| {
             tracing::warn!(view = %node.view().id, %error, "a view could not be answered; its features have status error");
-            error_answer(node.view(), stores)
+            error_answer(node.view(), stores_asked())
         });
         answered.push(AnsweredNode {
             rows: Arc::clone(&answer.rows),
@@ -216,10 +215,6 @@ pub async fn serve(
         columns.push(AnswerColumn { values, statuses: Arc::clone(statuses), rows });
     }
     Ok(Answer { at_us: rows.at_us.clone(), columns, nodes: answered })
-}
-
-fn as_us(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// The entities of all rows, role by role.
@@ -291,7 +286,7 @@ fn stores_asked(
 async fn stored_answer(
     node: &StoredNode,
     rows: &EntityRows,
-    read: Vec<ReadRow>,
+    read: &[ReadRow],
     transforms: &dyn Transforms,
 ) -> Result<NodeAnswer, ServeError> {
     let mut reads = ReadRows {
@@ -299,7 +294,7 @@ async fn stored_answer(
         failed: read.iter().map(|read| read.row.as_ref().is_some_and(|row| row.failed)).collect(),
         at_us: rows.at_us.clone(),
     };
-    let stored = decode_columns(node, &read, &mut reads)?;
+    let stored = decode_columns(node, read, &mut reads)?;
     let columns = if node.runs_on_read { run_on_read(node, &stored, &mut reads, transforms).await? } else { stored };
     let mut of_rows = reads.statuses(node.lifetime);
     for row in (0..read.len()).filter(|row| read[*row].unavailable) {
@@ -307,7 +302,7 @@ async fn stored_answer(
     }
     let of_rows = of_rows.into();
     let features = columns.iter().map(|column| project_feature(column, &of_rows)).collect::<Result<Vec<_>, _>>()?;
-    Ok(NodeAnswer { features, rows: Arc::new(ViewRows::of(&read)) })
+    Ok(NodeAnswer { features, rows: Arc::new(ViewRows::of(read)) })
 }
 
 /// The winners' stored columns; null where there is no winner, its transform failed, or its bytes do not decode. The last

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow_array::ArrayRef;
 use async_trait::async_trait;
 use eadem_api::serving::{
     EntityKeys, EntityRows, ReadOptions, ReadRow, RowSource, RowSourceError, ServeOptions, ServingPlan, Store,
     StoredRow, TransformUnavailable, Transforms, serve,
 };
-use eadem_query::RowTransform;
+use eadem_query::{AppliedRows, RowTransform, TransformFailure};
 use eadem_registry::model::{
-    About, Binding, BoundTo, Deployment, Entity, EventTime, JoinKey, KnownAt, RequiredKey, ResolvedService,
+    About, Binding, BoundTo, Deployment, Entity, EventTime, JoinKey, KnownAt, Placement, RequiredKey, ResolvedService,
     ServiceEntry, Source, StoredView, UpstreamFeature, ValidationPolicy, ViewRef, ViewVersion,
 };
 use eadem_semantics::{ReadAt, RowOrder, Status};
@@ -212,4 +213,53 @@ impl Transforms for MustNotRun {
     async fn load(&self, _: &Digest) -> Result<Arc<dyn RowTransform>, TransformUnavailable> {
         panic!("it was loaded after the deadline")
     }
+}
+
+/// A transform for which too many others wait.
+#[derive(Debug)]
+struct Busy(Description);
+
+impl RowTransform for Busy {
+    fn description(&self) -> &Description {
+        &self.0
+    }
+
+    fn digest(&self) -> &Digest {
+        panic!("nobody asks")
+    }
+
+    fn apply(&self, _: usize, _: &[ArrayRef]) -> Result<AppliedRows, TransformFailure> {
+        Err(TransformFailure {
+            transform: "busy".to_owned(),
+            message: "too many wait".to_owned(),
+            row: None,
+            is_busy: true,
+        })
+    }
+}
+
+#[async_trait]
+impl Transforms for Busy {
+    async fn load(&self, _: &Digest) -> Result<Arc<dyn RowTransform>, TransformUnavailable> {
+        Ok(Arc::new(Self(self.0.clone())))
+    }
+}
+
+#[tokio::test]
+async fn a_request_whose_transform_would_have_to_wait_too_long_is_refused_as_a_whole() {
+    let asked = EntityRows { at_us: vec![2], keys: vec![vec![KeyValue::Int64(0)]], request: Vec::new() };
+    let on_read = |mut view: ViewVersion| {
+        view.stored.as_mut().unwrap().deployment.placement = Placement::OnRead;
+        view
+    };
+    for views in [vec![stored_view("stored"), on_demand_view("stored")], vec![on_read(stored_view("stored"))]] {
+        let busy = Busy(views.last().unwrap().description.as_ref().clone());
+        let refused = serve(&service_of(&views), &asked, &Rows, &busy, OPTIONS).await.unwrap_err();
+        assert!(refused.is_overload(), "{refused}");
+    }
+    // What is missing is no overload.
+    let answer =
+        serve(&service_of(&[stored_view("stored"), on_demand_view("stored")]), &asked, &Rows, &NoTransforms, OPTIONS)
+            .await;
+    assert_eq!(answer.unwrap().columns[1].statuses[0], Status::Error);
 }
