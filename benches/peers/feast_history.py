@@ -9,13 +9,8 @@ what Python takes to import Feast. The offline store is the one on DuckDB, which
 import json
 import os
 import sys
-from datetime import timedelta
 
-FLOATS = ["amount", "lat", "lon", "f0", "f1", "f2", "f3", "f4"]
-FEATURES = ["amount", "merchant_category", "is_foreign", "lat", "lon", "f0", "f1", "f2", "f3", "f4"]
-VIEW = "payments"
-
-os.environ.setdefault("FEAST_USAGE", "False")
+from feast_payments import FEATURES, VIEW, entity_and_view
 
 
 def open_store(data):
@@ -35,26 +30,7 @@ def open_store(data):
 
 
 def prepare(data):
-    from feast import Entity, FeatureView, Field, FileSource, ValueType
-    from feast.data_format import ParquetFormat
-    from feast.types import Bool, Float64, String
-
-    user = Entity(name="user", join_keys=["entity_id"], value_type=ValueType.STRING)
-    types = {"merchant_category": String, "is_foreign": Bool, **{name: Float64 for name in FLOATS}}
-    source = FileSource(
-        name="events",
-        path=os.path.join(os.path.abspath(data), "events"),
-        timestamp_field="event_timestamp",
-        file_format=ParquetFormat(),
-    )
-    view = FeatureView(
-        name=VIEW,
-        entities=[user],
-        ttl=timedelta(0),  # never
-        source=source,
-        schema=[Field(name=name, dtype=types[name]) for name in FEATURES],
-    )
-    open_store(data).apply([user, view])
+    open_store(data).apply(list(entity_and_view(data)))
 
 
 def join(data, spine, out):

@@ -10,10 +10,9 @@ them and three fields of the request: the same function once over frames of pand
 import json
 import os
 import sys
-from datetime import timedelta
 
-FLOATS = ["amount", "lat", "lon", "f0", "f1", "f2", "f3", "f4"]
-FEATURES = ["amount", "merchant_category", "is_foreign", "lat", "lon", "f0", "f1", "f2", "f3", "f4"]
+from feast_payments import FEATURES, VIEW, entity_and_view
+
 OUTPUTS = ["log_amount", "amount_ratio", "distance_km"]
 MOMENT = ["txn_lat", "txn_lon", "txn_amount"]
 
@@ -28,30 +27,13 @@ online_store: {{type: redis, connection_string: "{redis}", skip_dedup: true}}
 entity_key_serialization_version: 3
 """
 
-os.environ.setdefault("FEAST_USAGE", "False")
-
 
 def definitions(data):
-    from feast import Entity, FeatureView, Field, FileSource, RequestSource, ValueType
-    from feast.data_format import ParquetFormat
+    from feast import Field, RequestSource
     from feast.on_demand_feature_view import on_demand_feature_view
-    from feast.types import Bool, Float64, String
+    from feast.types import Float64
 
-    user = Entity(name="user", join_keys=["entity_id"], value_type=ValueType.STRING)
-    types = {"merchant_category": String, "is_foreign": Bool, **{name: Float64 for name in FLOATS}}
-    source = FileSource(
-        name="events",
-        path=os.path.join(os.path.abspath(data), "events"),
-        timestamp_field="event_timestamp",
-        file_format=ParquetFormat(),
-    )
-    payments = FeatureView(
-        name="payments",
-        entities=[user],
-        ttl=timedelta(0),  # never
-        source=source,
-        schema=[Field(name=name, dtype=types[name]) for name in FEATURES],
-    )
+    user, payments = entity_and_view(data)
     moment = RequestSource(name="moment", schema=[Field(name=name, dtype=Float64) for name in MOMENT])
 
     on_demand = {
@@ -126,7 +108,7 @@ def prepare(data, entities, redis, folder):
     store = FeatureStore(repo_path=folder)
     store.apply(definitions(data))
     rows = newest(data, entities)
-    store.write_to_online_store("payments", rows)
+    store.write_to_online_store(VIEW, rows)
     print(f"{len(rows)} rows written")
 
 

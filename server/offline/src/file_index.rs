@@ -330,6 +330,8 @@ mod tests {
     use super::*;
 
     #[test]
+    // What looks like a list of numbers is a list of one range.
+    #[allow(clippy::single_range_in_vec_init)]
     fn ranges_meet_where_both_are() {
         let both = |left: &[Range<u64>], right: &[Range<u64>]| intersection(left, right);
         assert_eq!(both(&[0..10, 20..30], &[5..25]), [5..10, 20..25]);

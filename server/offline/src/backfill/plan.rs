@@ -66,7 +66,9 @@ pub(super) async fn plan_job(
         plan.replaced.extend(outdated_files(&lanes, &there));
     }
     let mut planned: BTreeSet<String> = BTreeSet::new();
-    let mut new_files: Vec<(&SourceFile, String, Vec<(i64, i64)>)> = Vec::new();
+    /// A file, its digest, and the ranges of time in which its bytes are loaded.
+    type NewFile<'a> = (&'a SourceFile, String, Vec<(i64, i64)>);
+    let mut new_files: Vec<NewFile<'_>> = Vec::new();
     for (file, digest) in found {
         let same_bytes = of_digest.get(digest.as_str()).into_iter().flatten();
         let loaded: Vec<Option<(i64, i64)>> = same_bytes.map(|lane| lane.range_us).collect();

@@ -57,9 +57,8 @@ pub(super) fn cut(footer: &ArrowReaderMetadata, chunk_rows: u64) -> Vec<Cut> {
     let mut open: Option<(usize, Cut)> = None;
     let mut first_row = 0;
     for (group, row_group) in footer.metadata().row_groups().iter().enumerate() {
-        let (first, cut) = open.get_or_insert_with(|| {
-            (group, Cut { part: ChunkPart::RowGroups { first: group, count: 0 }, first_row, rows: 0 })
-        });
+        let fresh = Cut { part: ChunkPart::RowGroups { first: group, count: 0 }, first_row, rows: 0 };
+        let (first, cut) = open.get_or_insert((group, fresh));
         cut.part = ChunkPart::RowGroups { first: *first, count: group + 1 - *first };
         let rows = u64::try_from(row_group.num_rows()).unwrap_or_default();
         cut.rows += rows;

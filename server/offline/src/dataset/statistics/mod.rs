@@ -584,7 +584,7 @@ mod tests {
     #[test]
     fn batches_parts_and_their_order_do_not_matter() {
         let rows = 10_000_u64;
-        let value = |row: u64| if row % 7 == 0 { None } else { Some((row * 7_919 % 1_000) as f64 * 0.1) };
+        let value = |row: u64| if row.is_multiple_of(7) { None } else { Some((row * 7_919 % 1_000) as f64 * 0.1) };
         let columns = |rows: std::ops::Range<u64>| -> Vec<ArrayRef> {
             let texts = rows.clone().map(|row| value(row).map(|value| format!("{value}")));
             vec![Arc::new(rows.clone().map(value).collect::<Float64Array>()), Arc::new(texts.collect::<StringArray>())]
