@@ -107,7 +107,8 @@ fn read_request(client: &mut TcpStream) -> std::io::Result<Option<(String, Vec<u
     let mut body = bytes.split_off(end);
     let head = String::from_utf8_lossy(&bytes).into_owned();
     let lengths = head.lines().filter_map(|line| line.split_once(':'));
-    let mut length = lengths.filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).map(|(_, value)| value.trim());
+    let mut length =
+        lengths.filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).map(|(_, value)| value.trim());
     let length: usize = length.next_back().map_or(0, |value| value.parse().unwrap());
     while body.len() < length {
         match client.read(&mut buffer)? {
