@@ -344,6 +344,11 @@ impl RowSource for NoOnlineStore {
     }
 }
 
+/// How far a clock is ahead of ours at least, or behind where this is negative, if it was read at some time in between.
+fn ahead_us(their_us: i64, ours_us: std::ops::RangeInclusive<i64>) -> i64 {
+    their_us - their_us.clamp(*ours_us.start(), *ours_us.end())
+}
+
 /// A store that has not said anything by then is not ready.
 const PING_WAIT: Duration = Duration::from_secs(2);
 
@@ -368,10 +373,8 @@ impl Status {
             Ok(Err(error)) => return Some(format!("online store: {error}")),
             Err(_) => return Some(format!("online store: no answer within {} s", PING_WAIT.as_secs())),
         };
-        // Theirs was read at some time in between.
-        let ahead_us = (their_us - clock.now_us()).max(0);
-        let behind_us = (asked_at_us - their_us).max(0);
-        let skew = Duration::from_micros(ahead_us.max(behind_us).unsigned_abs());
+        let ahead_us = ahead_us(their_us, asked_at_us..=clock.now_us());
+        let skew = Duration::from_micros(ahead_us.unsigned_abs());
         (skew > self.clock_skew_max).then(|| {
             let direction = if ahead_us > 0 { "ahead of" } else { "behind" };
             format!(
@@ -452,5 +455,17 @@ impl StoreStatus for Status {
 
     fn cache(&self) -> Option<CacheUsage> {
         self.stores.online.as_ref().map(|online| online.usage())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ahead_us;
+
+    #[test]
+    fn a_clock_is_off_by_what_no_time_in_between_explains() {
+        assert_eq!([99, 100, 150, 200].map(|theirs| ahead_us(theirs, 100..=200)), [-1, 0, 0, 0]);
+        assert_eq!(ahead_us(1_200, 100..=200), 1_000);
+        assert_eq!(ahead_us(40, 100..=100), -60);
     }
 }

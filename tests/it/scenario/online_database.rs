@@ -65,6 +65,11 @@ fn the_loop_on_a_database_gives_what_the_embedded_store_gives() {
     let audit = on_database.succeed(&["audit", "--service", "weather@1", "--spine", "spine.csv"]);
     assert!(audit.contains(" 0 differing bits"), "{audit}");
 
+    // Its clock is this machine's.
+    let server = on_database.serve();
+    assert_eq!(server.get("/readyz"), (200, json!({ "status": "ready" })));
+    drop(server);
+
     // A password in a file of the project is refused, and not repeated.
     let secret = url.replace("scylla://", "scylla://me:hunter2@");
     on_database.write("eadem.toml", format!("[store]\nonline = \"{secret}\"\n"));
