@@ -12,6 +12,7 @@ use eadem_engine::EngineConfig;
 use eadem_offline::{Location, StoreLimits};
 use eadem_online::scylla::{PASSWORD_VARIABLE, ScyllaConfig, USER_VARIABLE};
 use eadem_registry::definitions::{DEFINITION_KINDS, did_you_mean};
+use eadem_registry::{PostgresAddress, RegistryAddress};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use toml::de::DeTable;
@@ -27,6 +28,7 @@ const OTHER_VARIABLES: &[&str] = &[
     "EADEM_GUEST_RUSTC",
     "EADEM_HOME",
     "EADEM_LOG",
+    REGISTRY_PASSWORD_VARIABLE,
     "EADEM_SCYLLA_PASSWORD",
     "EADEM_SCYLLA_USER",
     "EADEM_SDK",
@@ -61,6 +63,10 @@ pub(crate) struct ServerConfig {
 pub(crate) struct StoreConfig {
     /// Registry, stores, artefacts and datasets of this project; relative to its folder.
     pub(crate) data_dir: PathBuf,
+    /// The registry: `postgres://user@host:5432/database`. Default: the file `registry.sqlite` in `data_dir`.
+    pub(crate) registry: Option<String>,
+    /// The schema of the PostgreSQL database that the registry's tables are in.
+    pub(crate) registry_schema: String,
     /// The offline store: a folder, relative to the project's, or `s3://bucket/prefix`. Default: `offline` in `data_dir`.
     pub(crate) offline: Option<String>,
     /// The online store: `scylla://host,host2/keyspace`. Default: the embedded one, in `online` in `data_dir`.
@@ -99,6 +105,8 @@ impl Default for StoreConfig {
         let limits = StoreLimits::default();
         Self {
             data_dir: PathBuf::from(".eadem"),
+            registry: None,
+            registry_schema: "eadem".to_owned(),
             offline: None,
             online: None,
             online_cache_bytes_max: 256 << 20,
@@ -109,7 +117,28 @@ impl Default for StoreConfig {
     }
 }
 
+/// The password of the registry's database.
+const REGISTRY_PASSWORD_VARIABLE: &str = "EADEM_REGISTRY_PASSWORD";
+
 impl StoreConfig {
+    /// Where the registry is.
+    ///
+    /// # Errors
+    /// A URL that is none, or that holds a password: settings are shown, and files of a project are shared.
+    pub(crate) fn registry_address(&self, data_dir: &Path) -> anyhow::Result<RegistryAddress> {
+        let Some(url) = &self.registry else { return Ok(RegistryAddress::File(data_dir.join("registry.sqlite"))) };
+        let address = PostgresAddress::parse(url).context("store.registry")?;
+        if address.has_password() {
+            bail!(
+                "store.registry holds a password; take it out and set {REGISTRY_PASSWORD_VARIABLE} in the environment, or \
+                 write it into the file of passwords that PGPASSFILE names"
+            );
+        }
+        let address = address.in_schema(&self.registry_schema).context("store.registry_schema")?;
+        let password = std::env::var(REGISTRY_PASSWORD_VARIABLE).ok();
+        Ok(RegistryAddress::Postgres(password.iter().fold(address, |address, word| address.with_password(word))))
+    }
+
     /// Where the offline store is, for a project in this folder.
     pub(crate) fn offline_root(&self, project: &Path) -> String {
         match &self.offline {

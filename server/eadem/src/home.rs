@@ -22,6 +22,7 @@ use eadem_registry::{Epoch, EpochState, Registry};
 use eadem_semantics::ReadAt;
 use serde_json::{Value as Json, json};
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use crate::adapters::{EngineTransforms, Inspector, OfflineHistory};
 use crate::config::{CONFIGURATION_TABLES, Config};
@@ -85,6 +86,8 @@ pub(crate) struct Stores {
     pub(crate) project: PathBuf,
     pub(crate) data_dir: PathBuf,
     pub(crate) registry: Registry,
+    /// What this directory is called in the registry, which several may share.
+    pub(crate) home_id: String,
     pub(crate) engine: Engine,
     /// `None`: another process holds it.
     pub(crate) online: Option<Arc<CachedStore>>,
@@ -129,7 +132,7 @@ impl Home {
     ) -> anyhow::Result<Arc<ApiState>> {
         let stores = Stores::open(project, data_dir, config, Some(Arc::clone(&online))).await?;
         // Whoever held the directory before is gone: its lock is ours.
-        stores.registry.forget_home_workers().await?;
+        stores.registry.forget_workers_of(&stores.home_id).await?;
         let history = history_of(&stores, config);
         let reads_max = config.limits.history_reads_max;
         let rows = OnlineThenHistory::new(stores.registry.clone(), online, Arc::clone(&history), reads_max);
@@ -227,7 +230,8 @@ impl Stores {
         config: &Config,
         online: Option<Arc<CachedStore>>,
     ) -> anyhow::Result<Self> {
-        let registry = Registry::open(&data_dir.join("registry.sqlite")).await?;
+        let registry = Registry::connect(&config.store.registry_address(data_dir)?).await?;
+        let home_id = home_id(data_dir)?;
         let engine = Engine::new(engine_config(&config.engine, data_dir)?)?;
         limit_object_stores(config.store.limits());
         let offline = Arc::new(OfflineStore::open(&config.store.offline_root(project))?);
@@ -238,12 +242,18 @@ impl Stores {
             data_dir: data_dir.to_owned(),
             job_memory_bytes_max: config.jobs.memory_bytes_max,
             registry,
+            home_id,
             engine,
             online,
             offline,
             transforms,
             clock: Arc::new(SystemClock),
         })
+    }
+
+    /// The directory, if this process holds it.
+    pub(crate) fn home(&self) -> Option<String> {
+        self.online.is_some().then(|| self.home_id.clone())
     }
 
     /// The online store.
@@ -255,6 +265,23 @@ impl Stores {
             self.online.clone().context("another process holds the online store, and only that one can use it")?;
         Ok(online)
     }
+}
+
+/// The file with a directory's name in the registry.
+const HOME_ID: &str = "home-id";
+
+/// The name of a directory, chosen when it is first opened.
+fn home_id(data_dir: &Path) -> anyhow::Result<String> {
+    let file = data_dir.join(HOME_ID);
+    let context = || format!("cannot read {}", file.display());
+    if !file.exists() {
+        let chosen = data_dir.join(format!("{HOME_ID}-{}", std::process::id()));
+        std::fs::write(&chosen, Uuid::now_v7().simple().to_string()).with_context(context)?;
+        // Of several that choose at once the first has chosen.
+        let _is_first = std::fs::hard_link(&chosen, &file);
+        std::fs::remove_file(&chosen).with_context(context)?;
+    }
+    Ok(std::fs::read_to_string(&file).with_context(context)?.trim().to_owned())
 }
 
 fn history_of(stores: &Stores, config: &Config) -> Arc<dyn History> {
@@ -301,9 +328,8 @@ impl Beside {
     /// A directory in which nothing was ever made, or that cannot be opened.
     pub(crate) async fn open(project: &Path, config: &Config) -> anyhow::Result<Self> {
         let data_dir = project.join(&config.store.data_dir);
-        let registry = data_dir.join("registry.sqlite");
-        if !registry.is_file() {
-            bail!("{} is missing: there is no job yet", registry.display());
+        if !data_dir.join(HOME_ID).is_file() {
+            bail!("nothing was made in {} yet: there is no job", data_dir.display());
         }
         Ok(Self { stores: Stores::open(project, &data_dir, config, None).await?, config: config.clone() })
     }

@@ -150,7 +150,7 @@ impl JobRunner {
     /// # Errors
     /// 409 if it is at work here already, or was closed meanwhile.
     async fn spawn(&self, job: Job) -> Result<Job, Problem> {
-        let handle = Arc::new(Handle::new(job.clone(), self.shared.stores.online.is_some()));
+        let handle = Arc::new(Handle::new(job.clone(), self.shared.stores.home()));
         match self.shared.running.lock().unwrap_or_else(PoisonError::into_inner).entry(job.id.clone()) {
             Entry::Occupied(_) => return Err(Problem::conflict("job_running", format!("job {} is running", job.id))),
             Entry::Vacant(place) => place.insert(Arc::clone(&handle)),
@@ -1074,7 +1074,7 @@ mod tests {
             result: None,
             error: None,
         };
-        Handle::new(job, true)
+        Handle::new(job, Some("here".to_owned()))
     }
 
     #[tokio::test]

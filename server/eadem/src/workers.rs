@@ -108,13 +108,13 @@ impl OtherWork {
 }
 
 impl Handle {
-    pub(crate) fn new(job: Job, is_home: bool) -> Self {
+    pub(crate) fn new(job: Job, home: Option<String>) -> Self {
         let id = Uuid::now_v7().simple().to_string();
         let label = format!("process {}", std::process::id());
         Self {
             changes: watch::channel(job).0,
             cancel: Cancel::default(),
-            worker: NewWorker { id, label, is_home },
+            worker: NewWorker { id, label, home },
             began: Instant::now(),
             state: Mutex::default(),
         }

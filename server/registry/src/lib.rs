@@ -19,6 +19,6 @@ pub use lineage::{Lineage, LineageDirection, LineageEdge, LineageKind, LineageNo
 pub use plan::{Applied, InspectError, Plan, PlanReport, SourceInspector};
 pub use store::{
     Acceptance, ChunkWork, DatasetColumn, DatasetRecord, Epoch, EpochState, Erasures, JobActivity, JobChunk, JobRecord,
-    JobState, JobWorker, NewWorker, PartClaim, RecordedWork, Registry, ServiceSummary, TransformRecord, ViewSummary,
-    WorkerReport,
+    JobState, JobWorker, NewWorker, PartClaim, PostgresAddress, RecordedWork, Registry, RegistryAddress, SEARCH_KINDS,
+    SEARCH_LIMIT_MAX, Search, SearchHit, SearchResult, ServiceSummary, TransformRecord, ViewSummary, WorkerReport,
 };

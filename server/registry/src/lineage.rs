@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use eadem_values::Digest;
 use serde::{Deserialize, Serialize};
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
 use crate::definitions::{feature_as_asked, split_version};
 use crate::error::{ObjectKind, RegistryError};
 use crate::model::{BoundTo, EventTime, KnownAt, Source, StoredView, ViewRef, ViewVersion};
-use crate::store::{Registry, Snapshot, read, read_digest, unsigned};
+use crate::store::{Registry, Session, Snapshot, read, read_digest, unsigned};
 
 /// What a node of the lineage is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -362,10 +362,10 @@ async fn edges_out_of_column(
     origin: &LineageNode,
 ) -> Result<Vec<LineageEdge>, RegistryError> {
     let ids: Vec<i64> = sqlx::query_scalar(
-        "SELECT view_version_id FROM view_version JOIN source_meaning USING (meaning_id) WHERE source_meaning.name = ?",
+        "SELECT view_version_id FROM view_version JOIN source_meaning USING (meaning_id) WHERE source_meaning.name = $1",
     )
     .bind(source)
-    .fetch_all(&mut **snapshot)
+    .fetch_all(snapshot.sql())
     .await?;
     let mut edges = Vec::new();
     for id in ids {
@@ -380,7 +380,7 @@ async fn edges_out_of_column(
 async fn edges_into_inputs(snapshot: &mut Snapshot, origin: &LineageNode) -> Result<Vec<LineageEdge>, RegistryError> {
     // On-demand views are the only ones that read either.
     let ids: Vec<i64> = sqlx::query_scalar("SELECT view_version_id FROM view_version WHERE meaning_id IS NULL")
-        .fetch_all(&mut **snapshot)
+        .fetch_all(snapshot.sql())
         .await?;
     let mut edges = Vec::new();
     for id in ids {
@@ -404,7 +404,7 @@ fn role_note(role: Option<String>) -> Option<String> {
 
 /// From every input of a view version (or one) to every feature of it (or one).
 async fn transform_edges(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     view: &ViewRef,
     input: Option<&str>,
     feature: Option<&str>,
@@ -415,14 +415,14 @@ async fn transform_edges(
              JOIN transform_field AS input ON input.transform_id = transform.transform_id AND input.direction = 'input'
              JOIN transform_field AS output
                  ON output.transform_id = transform.transform_id AND output.direction = 'output'
-         WHERE view.name = ? AND version = ?
-             AND input.name = coalesce(?, input.name) AND output.name = coalesce(?, output.name)",
+         WHERE view.name = $1 AND version = $2
+             AND input.name = coalesce($3, input.name) AND output.name = coalesce($4, output.name)",
     )
     .bind(&view.name)
-    .bind(view.version)
+    .bind(i64::from(view.version))
     .bind(input)
     .bind(feature)
-    .fetch_all(connection)
+    .fetch_all(connection.sql())
     .await?;
     rows.into_iter()
         .map(|row| {
@@ -458,10 +458,10 @@ async fn edges_into(snapshot: &mut Snapshot, target: &LineageNode) -> Result<Vec
                 "SELECT view.name AS view, view_version.version, feature, role
                  FROM service_entry JOIN view_version USING (view_version_id) JOIN view USING (view_id)
                      JOIN service_version USING (service_version_id) JOIN service USING (service_id)
-                 WHERE service.name || '@' || service_version.version = ?",
+                 WHERE service.name || '@' || service_version.version = $1",
             )
             .bind(&target.name)
-            .fetch_all(&mut **snapshot)
+            .fetch_all(snapshot.sql())
             .await?;
             rows.iter().map(|row| feature_edge(row, target)).collect()
         }
@@ -469,10 +469,10 @@ async fn edges_into(snapshot: &mut Snapshot, target: &LineageNode) -> Result<Vec
             let service: Option<String> = sqlx::query_scalar(
                 "SELECT service.name || '@' || version FROM dataset
                      JOIN service_version USING (service_version_id) JOIN service USING (service_id)
-                 WHERE dataset_id = ?",
+                 WHERE dataset_id = $1",
             )
             .bind(&target.name)
-            .fetch_optional(&mut **snapshot)
+            .fetch_optional(snapshot.sql())
             .await?;
             if let Some(service) = service {
                 return Ok(vec![plain_edge(node(LineageKind::Service, service), target.clone())]);
@@ -480,17 +480,17 @@ async fn edges_into(snapshot: &mut Snapshot, target: &LineageNode) -> Result<Vec
             let rows = sqlx::query(
                 "SELECT view.name AS view, view_version.version, feature, role
                  FROM dataset_column JOIN view_version USING (view_version_id) JOIN view USING (view_id)
-                 WHERE dataset_id = ?",
+                 WHERE dataset_id = $1",
             )
             .bind(&target.name)
-            .fetch_all(&mut **snapshot)
+            .fetch_all(snapshot.sql())
             .await?;
             rows.iter().map(|row| feature_edge(row, target)).collect()
         }
     }
 }
 
-fn feature_edge(row: &sqlx::sqlite::SqliteRow, target: &LineageNode) -> Result<LineageEdge, RegistryError> {
+fn feature_edge(row: &sqlx::any::AnyRow, target: &LineageNode) -> Result<LineageEdge, RegistryError> {
     let view = ViewRef { name: row.try_get("view")?, version: unsigned(row.try_get("version")?)? };
     let from = feature_node(&view, row.try_get("feature")?);
     Ok(LineageEdge { note: role_note(row.try_get("role")?), ..plain_edge(from, target.clone()) })
@@ -514,23 +514,23 @@ async fn edges_out_of(snapshot: &mut Snapshot, origin: &LineageNode) -> Result<V
                 "SELECT service.name || '@' || service_version.version AS target, role
                  FROM service_entry JOIN view_version USING (view_version_id) JOIN view USING (view_id)
                      JOIN service_version USING (service_version_id) JOIN service USING (service_id)
-                 WHERE view.name = ? AND view_version.version = ? AND feature = ?",
+                 WHERE view.name = $1 AND view_version.version = $2 AND feature = $3",
             )
             .bind(&view.name)
-            .bind(view.version)
+            .bind(i64::from(view.version))
             .bind(feature)
-            .fetch_all(&mut **snapshot)
+            .fetch_all(snapshot.sql())
             .await?;
             let datasets = sqlx::query(
                 "SELECT dataset_id AS target, role
                  FROM dataset_column JOIN dataset USING (dataset_id)
                      JOIN view_version USING (view_version_id) JOIN view USING (view_id)
-                 WHERE service_version_id IS NULL AND view.name = ? AND view_version.version = ? AND feature = ?",
+                 WHERE service_version_id IS NULL AND view.name = $1 AND view_version.version = $2 AND feature = $3",
             )
             .bind(&view.name)
-            .bind(view.version)
+            .bind(i64::from(view.version))
             .bind(feature)
-            .fetch_all(&mut **snapshot)
+            .fetch_all(snapshot.sql())
             .await?;
             for (kind, rows) in [(LineageKind::Service, services), (LineageKind::Dataset, datasets)] {
                 for row in rows {
@@ -544,10 +544,10 @@ async fn edges_out_of(snapshot: &mut Snapshot, origin: &LineageNode) -> Result<V
             let datasets: Vec<String> = sqlx::query_scalar(
                 "SELECT dataset_id FROM dataset
                      JOIN service_version USING (service_version_id) JOIN service USING (service_id)
-                 WHERE service.name || '@' || version = ?",
+                 WHERE service.name || '@' || version = $1",
             )
             .bind(&origin.name)
-            .fetch_all(&mut **snapshot)
+            .fetch_all(snapshot.sql())
             .await?;
             let to_dataset = |id: String| plain_edge(origin.clone(), node(LineageKind::Dataset, id));
             Ok(datasets.into_iter().map(to_dataset).collect())
@@ -596,14 +596,14 @@ async fn source_roots(snapshot: &mut Snapshot, name: &str) -> Result<Vec<Lineage
         None => (name, None),
     };
     let columns: Vec<String> = sqlx::query_scalar(
-        "SELECT source_column.name FROM source_column JOIN source USING (source_id) WHERE source.name = ?1
+        "SELECT source_column.name FROM source_column JOIN source USING (source_id) WHERE source.name = $1
          UNION
          SELECT binding.name FROM view_binding AS binding JOIN view_version USING (view_version_id)
              JOIN source_meaning USING (meaning_id)
-         WHERE binding.kind = 'column' AND source_meaning.name = ?1 ORDER BY 1",
+         WHERE binding.kind = 'column' AND source_meaning.name = $1 ORDER BY 1",
     )
     .bind(source)
-    .fetch_all(&mut **snapshot)
+    .fetch_all(snapshot.sql())
     .await?;
     if read::load_source(snapshot, source).await?.is_none() {
         return Err(read::unknown_source(snapshot, source).await?);
@@ -629,10 +629,10 @@ async fn entity_roots(snapshot: &mut Snapshot, name: &str) -> Result<Vec<Lineage
     let ids: Vec<i64> = sqlx::query_scalar(
         "SELECT head_version_id FROM view JOIN view_version ON view_version_id = head_version_id
              JOIN entity_shape USING (shape_id)
-         WHERE entity_shape.name = ? ORDER BY view.name",
+         WHERE entity_shape.name = $1 ORDER BY view.name",
     )
     .bind(name)
-    .fetch_all(&mut **snapshot)
+    .fetch_all(snapshot.sql())
     .await?;
     let mut roots = Vec::new();
     for id in ids {
@@ -643,21 +643,21 @@ async fn entity_roots(snapshot: &mut Snapshot, name: &str) -> Result<Vec<Lineage
 
 async fn transform_roots(snapshot: &mut Snapshot, name: &str) -> Result<Vec<LineageNode>, RegistryError> {
     let digest: Option<Digest> = name.parse().ok();
-    let known: i64 = sqlx::query_scalar("SELECT count(*) FROM transform WHERE name = ? OR digest = ?")
+    let known: i64 = sqlx::query_scalar("SELECT count(*) FROM transform WHERE name = $1 OR digest = $2")
         .bind(name)
         .bind(digest.map(|digest| digest.as_bytes().to_vec()))
-        .fetch_one(&mut **snapshot)
+        .fetch_one(snapshot.sql())
         .await?;
     if known == 0 {
         return Err(RegistryError::not_found(ObjectKind::Transform, name, ""));
     }
     let ids: Vec<i64> = sqlx::query_scalar(
         "SELECT view_version_id FROM view_version JOIN view USING (view_id) JOIN transform USING (transform_id)
-         WHERE transform.name = ? OR transform.digest = ? ORDER BY view.name, version",
+         WHERE transform.name = $1 OR transform.digest = $2 ORDER BY view.name, version",
     )
     .bind(name)
     .bind(digest.map(|digest| digest.as_bytes().to_vec()))
-    .fetch_all(&mut **snapshot)
+    .fetch_all(snapshot.sql())
     .await?;
     let mut roots = Vec::new();
     for id in ids {

@@ -267,10 +267,10 @@ async fn find_bare_feature(snapshot: &mut Snapshot, feature: &str, entity: Optio
              JOIN view_version USING (transform_id)
              JOIN view ON view.head_version_id = view_version.view_version_id
              LEFT JOIN entity_shape USING (shape_id)
-         WHERE field.direction = 'output' AND field.name = ? ORDER BY view.name",
+         WHERE field.direction = 'output' AND field.name = $1 ORDER BY view.name",
     )
     .bind(feature)
-    .fetch_all(&mut **snapshot)
+    .fetch_all(snapshot.sql())
     .await?;
     let belongs = |entity_of_view: &Option<String>| match (entity, entity_of_view) {
         (Some(asked), Some(found)) => asked == found,
@@ -286,7 +286,7 @@ async fn find_bare_feature(snapshot: &mut Snapshot, feature: &str, entity: Optio
                      JOIN view_version USING (transform_id) JOIN view ON head_version_id = view_version_id
                  WHERE direction = 'output'",
             )
-            .fetch_all(&mut **snapshot)
+            .fetch_all(snapshot.sql())
             .await?;
             let hint = match rows.first() {
                 Some((_, view, _)) => format!("; {view}:{feature} belongs to another entity"),

@@ -101,6 +101,11 @@ const ROUTES: &[Route] = &[
         methods: &[("get", "Where an object comes from and what depends on it")],
         handler: |_| get(registry::lineage),
     },
+    Route {
+        path: "/search",
+        methods: &[("get", "Definitions and features that have all the words")],
+        handler: |_| get(registry::search),
+    },
     Route { path: "/datasets", methods: &[("get", "All training sets")], handler: |_| get(registry::datasets) },
     Route {
         path: "/datasets/{id}",

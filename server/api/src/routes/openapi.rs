@@ -1,6 +1,7 @@
 //! The interface as an OpenAPI document, made from the table of routes.
 
 use axum::Json;
+use eadem_registry::SEARCH_KINDS;
 use serde_json::{Map, Value, json};
 
 use super::ROUTES;
@@ -134,7 +135,7 @@ fn problems(path: &str, method: &str) -> &'static [(&'static str, &'static str)]
         ("/jobs/{id}" | "/jobs/{id}/resume", _) => {
             &[("404", "no such job"), ("409", "the job is at work, done, or being committed")]
         }
-        ("/transforms" | "/datasets" | "/jobs" | "/quarantine" | "/online", _) => &[],
+        ("/transforms" | "/datasets" | "/search" | "/jobs" | "/quarantine" | "/online", _) => &[],
         ("/metrics" | "/healthz" | "/readyz" | "/openapi.json", _) => &[],
         _ => &[("404", "a name that nothing has")],
     }
@@ -193,6 +194,17 @@ fn query_parameters(path: &str, method: &str) -> Vec<Value> {
             parameter("all", "true: also rows that a replay has settled or refused again; default: false"),
             parameter("limit", "rows of a page, 1 to 1000; default: 100"),
             parameter("cursor", "`next` of the page before"),
+        ],
+        ("/search", "get") => vec![
+            json!({
+                "name": "q",
+                "in": "query",
+                "required": true,
+                "description": "words that all occur, or begin words that do; owner:word and tag:word say where",
+                "schema": { "type": "string" },
+            }),
+            parameter("kind", "only service, view, feature, transform, source or entity; several with commas"),
+            parameter("limit", "at most so many, 1 to 1000; default: 20"),
         ],
         ("/lineage/{kind}/{name}", "get") => vec![json!({
             "name": "direction",
@@ -283,6 +295,14 @@ fn reply_content(path: &str, method: &str) -> Value {
             "properties": { "jobs": { "type": "array", "items": reference("Job") } },
         })),
         ("/jobs/{id}" | "/jobs/{id}/resume", _) => json_of(reference("Job")),
+        ("/search", _) => json_of(json!({
+            "type": "object",
+            "required": ["hits", "is_cut"],
+            "properties": {
+                "hits": { "type": "array", "items": search_hit(), "description": "best first" },
+                "is_cut": { "type": "boolean", "description": "there may be more" },
+            },
+        })),
         ("/quarantine", _) => json_of(json!({
             "type": "object",
             "properties": { "views": { "type": "array", "items": reference("Quarantine") } },
@@ -350,6 +370,19 @@ fn split_schema() -> Value {
                 "default": "entity",
             },
             "salt": { "type": "string", "default": "" },
+        },
+    })
+}
+
+fn search_hit() -> Value {
+    json!({
+        "type": "object",
+        "required": ["kind", "name", "summary", "owner"],
+        "properties": {
+            "kind": { "enum": SEARCH_KINDS },
+            "name": { "type": "string", "description": "of a feature: view:feature" },
+            "summary": { "type": "string", "description": "the first line of its documentation" },
+            "owner": { "type": "string" },
         },
     })
 }

@@ -1,4 +1,4 @@
-//! `/registry` and `/lineage`.
+//! `/registry`, `/lineage` and `/search`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::Uri;
 use eadem_registry::definitions::{DefinitionFile, Definitions, split_version};
-use eadem_registry::{DatasetRecord, LineageDirection, ObjectKind, Plan};
+use eadem_registry::{DatasetRecord, LineageDirection, ObjectKind, Plan, SEARCH_LIMIT_MAX, Search};
 use eadem_values::Digest;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -136,6 +136,25 @@ pub(super) async fn lineage(
     json["text"] = Value::from(lineage.to_text());
     json["dot"] = Value::from(lineage.to_dot());
     Ok(Json(json))
+}
+
+pub(super) async fn search(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<Json<Value>, Problem> {
+    /// Hits of a search that does not say how many it wants.
+    const LIMIT: usize = 20;
+    let query = RawQuery::parse(uri.query())?;
+    query.check(&["q", "kind", "limit"], None)?;
+    let text = query.get("q")?.unwrap_or_default();
+    let kinds = query.get("kind")?.unwrap_or_default();
+    let kinds: Vec<String> = kinds.split(',').filter(|kind| !kind.is_empty()).map(str::to_owned).collect();
+    let limit = match query.get("limit")? {
+        None => LIMIT,
+        Some(limit) => limit.parse().map_err(|_| {
+            Problem::bad_request("malformed_query", format!("limit is `{limit}`; it is 1 to {SEARCH_LIMIT_MAX}"))
+        })?,
+    };
+    let found = state.registry.search(&Search { text: &text, kinds: &kinds, limit }).await;
+    let found = found.map_err(|error| registry_problem(&error))?;
+    Ok(Json(json!({ "hits": found.hits, "is_cut": found.is_cut })))
 }
 
 pub(super) async fn datasets(State(state): State<Arc<ApiState>>) -> Result<Json<Value>, Problem> {

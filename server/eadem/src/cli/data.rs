@@ -1,4 +1,4 @@
-//! `get`, `dataset`, `lineage`: asking for features.
+//! `get`, `dataset`, `lineage`, `search`: asking for features, and about them.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -149,6 +149,21 @@ pub(crate) struct DatasetCreate {
     /// Keep no statistics of the features.
     #[arg(long)]
     no_statistics: bool,
+}
+
+/// `eadem search`.
+#[derive(Debug, Args)]
+pub(crate) struct Search {
+    /// Words that all occur in names, tags, owners or documentation, or begin words that do; owner:WORD and tag:WORD say
+    /// where.
+    #[arg(required = true)]
+    words: Vec<String>,
+    /// Only objects of this kind; repeatable: service, view, feature, transform, source, entity.
+    #[arg(long)]
+    kind: Vec<String>,
+    /// At most so many, the best.
+    #[arg(long, default_value_t = 20)]
+    limit: usize,
 }
 
 /// Show where an object comes from and what depends on it.
@@ -517,4 +532,34 @@ impl Lineage {
         let part = if self.dot { "dot" } else { "text" };
         context.printer.result(&lineage, |lineage| lineage[part].as_str().unwrap_or_default().to_owned())
     }
+}
+
+impl Search {
+    pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
+        let client = context.client().await?;
+        let (words, kinds) = (self.words.join(" "), self.kind.join(","));
+        let path = format!("/search?q={}&kind={}&limit={}", encoded(&words), encoded(&kinds), self.limit);
+        let found: Json = client.get(&path).await?;
+        context.printer.result(&found, |found| search_text(found, &words))
+    }
+}
+
+fn search_text(found: &Json, words: &str) -> String {
+    let hits = found["hits"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if hits.is_empty() {
+        return format!("nothing has all of: {words}");
+    }
+    let part = |hit: &Json, name: &str| hit[name].as_str().unwrap_or_default().to_owned();
+    let width = hits.iter().map(|hit| part(hit, "name").chars().count()).max().unwrap_or_default();
+    let line = |hit: &Json| {
+        let (kind, name, summary, owner) =
+            (part(hit, "kind"), part(hit, "name"), part(hit, "summary"), part(hit, "owner"));
+        let owner = if owner.is_empty() { owner } else { format!("  [{owner}]") };
+        format!("{kind:<9} {name:<width$}  {summary}{owner}").trim_end().to_owned()
+    };
+    let mut lines: Vec<String> = hits.iter().map(line).collect();
+    if found["is_cut"] == true {
+        lines.push("… there may be more: add a word, or --limit".to_owned());
+    }
+    lines.join("\n")
 }

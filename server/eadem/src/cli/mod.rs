@@ -76,6 +76,8 @@ enum Verb {
     Audit(audit::Audit),
     /// Show where an object comes from and what depends on it.
     Lineage(data::Lineage),
+    /// Find entities, sources, transforms, views, features and services by words.
+    Search(data::Search),
     /// List, show, resume, cancel and share jobs.
     #[command(subcommand)]
     Jobs(jobs::JobsVerb),
@@ -122,6 +124,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Dataset(verb) => verb.run(&context).await,
         Verb::Audit(verb) => verb.run(&context).await,
         Verb::Lineage(verb) => verb.run(&context).await,
+        Verb::Search(verb) => verb.run(&context).await,
         Verb::Jobs(verb) => verb.run(&context).await,
         Verb::Quarantine(verb) => verb.run(&context).await,
         Verb::Config => operate::show_config(&context),

@@ -4,11 +4,12 @@ use sqlx::Row;
 
 use super::{Applied, Plan, PlannedAction, ServiceWrite, ViewWrite};
 use crate::error::RegistryError;
+use crate::store::write::{Indexed, Indexer};
 use crate::store::{Change, Registry, changes_since, signed, unsigned, write};
 
 pub(super) async fn apply(registry: &Registry, plan: &Plan, now_us: i64) -> Result<Applied, RegistryError> {
     let mut change = registry.change().await?;
-    let row = sqlx::query("SELECT definitions_revision FROM registry_state").fetch_one(&mut *change).await?;
+    let row = sqlx::query("SELECT definitions_revision FROM registry_state").fetch_one(change.sql()).await?;
     let current: u64 = unsigned(row.try_get("definitions_revision")?)?;
     let planned = plan.definitions_revision();
     if current != planned {
@@ -18,18 +19,24 @@ pub(super) async fn apply(registry: &Registry, plan: &Plan, now_us: i64) -> Resu
     if plan.is_empty() {
         return Ok(Applied { definitions_revision: current, changed: false });
     }
+    let mut indexer = Indexer::default();
     for entity in &plan.writes.entities {
         write::save_entity(&mut change, entity).await?;
+        indexer.add(&Indexed::new("entity", &entity.name, &entity.about));
     }
     for (source, columns) in &plan.writes.sources {
         write::save_source(&mut change, source, columns).await?;
+        indexer.add(&Indexed::new("source", &source.name, &source.about));
     }
     for view in &plan.writes.views {
         write_view(&mut change, view, now_us).await?;
+        indexer.add_view(&view.version.id.name, &view.version.about, &view.version.description);
     }
     for service in &plan.writes.services {
         write_service(&mut change, service, now_us).await?;
+        indexer.add(&Indexed::new("service", &service.name, &service.about));
     }
+    indexer.write(&mut change).await?;
     let revision = record_changes(&mut change, plan, now_us).await?;
     change.commit_and_announce().await?;
     Ok(Applied { definitions_revision: revision, changed: true })
@@ -72,14 +79,14 @@ async fn record_changes(change: &mut Change, plan: &Plan, now_us: i64) -> Result
     let row = sqlx::query(
         "UPDATE registry_state SET definitions_revision = definitions_revision + 1 RETURNING definitions_revision",
     )
-    .fetch_one(&mut **change)
+    .fetch_one(change.sql())
     .await?;
     let revision: u64 = unsigned(row.try_get("definitions_revision")?)?;
     let changed = plan.report.changes.iter().filter(|planned| planned.action != PlannedAction::Unchanged);
     for (position, planned) in (0_i64..).zip(changed) {
         sqlx::query(
             "INSERT INTO definition_change (definitions_revision, position, at_us, object_kind, object_name, action)
-             VALUES (?, ?, ?, ?, ?, ?)",
+             VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(signed(revision)?)
         .bind(position)
@@ -87,7 +94,7 @@ async fn record_changes(change: &mut Change, plan: &Plan, now_us: i64) -> Result
         .bind(planned.kind.as_str())
         .bind(&planned.name)
         .bind(planned.summary())
-        .execute(&mut **change)
+        .execute(change.sql())
         .await?;
     }
     Ok(revision)

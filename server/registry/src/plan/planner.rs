@@ -248,19 +248,19 @@ impl Planner<'_> {
                 "SELECT DISTINCT reader.name FROM view_upstream
                      JOIN view AS reader USING (view_id)
                      JOIN view AS upstream ON upstream.view_id = upstream_view_id
-                 WHERE upstream.name = ? AND pinned_version IS NULL ORDER BY reader.name",
+                 WHERE upstream.name = $1 AND pinned_version IS NULL ORDER BY reader.name",
             )
             .bind(&view)
-            .fetch_all(&mut *self.snapshot)
+            .fetch_all(self.snapshot.sql())
             .await?;
             self.follow(readers, &mut open).await?;
             let services: Vec<String> = sqlx::query_scalar(
                 "SELECT DISTINCT service.name FROM service_written_entry
                      JOIN service USING (service_id) JOIN view USING (view_id)
-                 WHERE view.name = ? AND pinned_version IS NULL ORDER BY service.name",
+                 WHERE view.name = $1 AND pinned_version IS NULL ORDER BY service.name",
             )
             .bind(&view)
-            .fetch_all(&mut *self.snapshot)
+            .fetch_all(self.snapshot.sql())
             .await?;
             for service in services {
                 if !self.service_definitions.contains_key(&service) {
@@ -288,14 +288,14 @@ impl Planner<'_> {
         let query = match kind {
             ObjectKind::Entity => {
                 "SELECT view.name FROM view JOIN view_version ON view_version_id = head_version_id
-                     JOIN entity_shape USING (shape_id) WHERE entity_shape.name = ? ORDER BY view.name"
+                     JOIN entity_shape USING (shape_id) WHERE entity_shape.name = $1 ORDER BY view.name"
             }
             _ => {
                 "SELECT view.name FROM view JOIN view_version ON view_version_id = head_version_id
-                     JOIN source_meaning USING (meaning_id) WHERE source_meaning.name = ? ORDER BY view.name"
+                     JOIN source_meaning USING (meaning_id) WHERE source_meaning.name = $1 ORDER BY view.name"
             }
         };
-        Ok(sqlx::query_scalar(query).bind(name).fetch_all(&mut *self.snapshot).await?)
+        Ok(sqlx::query_scalar(query).bind(name).fetch_all(self.snapshot.sql()).await?)
     }
 
     /// The newest definition of a view that is only in the registry.
@@ -454,7 +454,7 @@ impl Planner<'_> {
             return Ok(format!("view {view} has no version {version}; it has {}", known.join(", ")));
         }
         let mut names: BTreeSet<String> = self.view_definitions.keys().cloned().collect();
-        let stored: Vec<String> = sqlx::query_scalar("SELECT name FROM view").fetch_all(&mut *self.snapshot).await?;
+        let stored: Vec<String> = sqlx::query_scalar("SELECT name FROM view").fetch_all(self.snapshot.sql()).await?;
         names.extend(stored);
         Ok(format!("unknown view `{view}`{}", did_you_mean(view, names.iter().map(String::as_str))))
     }

@@ -199,7 +199,7 @@ impl Planner<'_> {
             return Ok(Some(entity));
         }
         let mut known: Vec<String> =
-            sqlx::query_scalar("SELECT name FROM entity").fetch_all(&mut *self.snapshot).await?;
+            sqlx::query_scalar("SELECT name FROM entity").fetch_all(self.snapshot.sql()).await?;
         known.extend(self.entities.keys().cloned());
         let nearest = did_you_mean(name, known.iter().map(String::as_str));
         self.view_error(definition, "entity", format!("unknown entity `{name}`{nearest}"));
@@ -221,7 +221,7 @@ impl Planner<'_> {
             return Ok(Some(known));
         }
         let mut names: Vec<String> =
-            sqlx::query_scalar("SELECT name FROM source").fetch_all(&mut *self.snapshot).await?;
+            sqlx::query_scalar("SELECT name FROM source").fetch_all(self.snapshot.sql()).await?;
         names.extend(self.sources.keys().cloned());
         let nearest = did_you_mean(name, names.iter().map(String::as_str));
         self.view_error(definition, "source", format!("unknown source `{name}`{nearest}"));

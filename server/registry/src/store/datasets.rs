@@ -3,11 +3,11 @@
 use eadem_values::Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
 use super::services::require_service_version;
 use super::views::view_version_id;
-use super::{Registry, read_digest, signed, unsigned};
+use super::{Registry, Session, read_digest, signed, unsigned};
 use crate::error::{ObjectKind, RegistryError};
 use crate::model::ViewRef;
 
@@ -56,9 +56,9 @@ impl Registry {
     /// An unknown view or service version; another dataset of this id.
     pub async fn record_dataset(&self, dataset: &DatasetRecord) -> Result<(), RegistryError> {
         let mut change = self.change().await?;
-        let saved: Option<Vec<u8>> = sqlx::query_scalar("SELECT content_digest FROM dataset WHERE dataset_id = ?")
+        let saved: Option<Vec<u8>> = sqlx::query_scalar("SELECT content_digest FROM dataset WHERE dataset_id = $1")
             .bind(&dataset.id)
-            .fetch_optional(&mut *change)
+            .fetch_optional(change.sql())
             .await?;
         if let Some(saved) = saved {
             if read_digest(saved)? == dataset.content_digest {
@@ -74,7 +74,7 @@ impl Registry {
         sqlx::query(
             "INSERT INTO dataset
              (dataset_id, name, service_version_id, rows, content_digest, output, recipe, report, created_at_us)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
         .bind(&dataset.id)
         .bind(&dataset.name)
@@ -85,14 +85,14 @@ impl Registry {
         .bind(dataset.recipe.to_string())
         .bind(dataset.report.to_string())
         .bind(dataset.created_at_us)
-        .execute(&mut *change)
+        .execute(change.sql())
         .await?;
         for (position, column) in (0_i64..).zip(&dataset.columns) {
             let unknown = || RegistryError::not_found(ObjectKind::View, column.view.to_string(), "");
             let view = view_version_id(&mut change, &column.view).await?.ok_or_else(unknown)?;
             sqlx::query(
                 "INSERT INTO dataset_column (dataset_id, position, name, view_version_id, feature, role)
-                 VALUES (?, ?, ?, ?, ?, ?)",
+                 VALUES ($1, $2, $3, $4, $5, $6)",
             )
             .bind(&dataset.id)
             .bind(position)
@@ -100,7 +100,7 @@ impl Registry {
             .bind(view)
             .bind(&column.feature)
             .bind(&column.role)
-            .execute(&mut *change)
+            .execute(change.sql())
             .await?;
         }
         change.commit_and_announce().await?;
@@ -115,7 +115,7 @@ impl Registry {
         let mut snapshot = self.snapshot().await?;
         let ids: Vec<String> =
             sqlx::query_scalar("SELECT dataset_id FROM dataset ORDER BY created_at_us DESC, dataset_id")
-                .fetch_all(&mut *snapshot)
+                .fetch_all(snapshot.sql())
                 .await?;
         let mut datasets = Vec::with_capacity(ids.len());
         for id in ids {
@@ -136,29 +136,26 @@ impl Registry {
     }
 }
 
-pub(crate) async fn require_dataset_id(
-    connection: &mut SqliteConnection,
-    id_or_name: &str,
-) -> Result<String, RegistryError> {
+pub(crate) async fn require_dataset_id(connection: &mut Session, id_or_name: &str) -> Result<String, RegistryError> {
     let id: Option<String> = sqlx::query_scalar(
-        "SELECT dataset_id FROM dataset WHERE dataset_id = ?1 OR name = ?1
-         ORDER BY dataset_id = ?1 DESC, created_at_us DESC, dataset_id DESC LIMIT 1",
+        "SELECT dataset_id FROM dataset WHERE dataset_id = $1 OR name = $1
+         ORDER BY dataset_id = $1 DESC, created_at_us DESC, dataset_id DESC LIMIT 1",
     )
     .bind(id_or_name)
-    .fetch_optional(connection)
+    .fetch_optional(connection.sql())
     .await?;
     id.ok_or_else(|| RegistryError::not_found(ObjectKind::Dataset, id_or_name, ""))
 }
 
-async fn load_dataset(connection: &mut SqliteConnection, id: &str) -> Result<Option<DatasetRecord>, RegistryError> {
+async fn load_dataset(connection: &mut Session, id: &str) -> Result<Option<DatasetRecord>, RegistryError> {
     let row = sqlx::query(
         "SELECT dataset.name, service.name AS service, version, rows, content_digest, output, recipe, report,
                 dataset.created_at_us
          FROM dataset LEFT JOIN service_version USING (service_version_id) LEFT JOIN service USING (service_id)
-         WHERE dataset_id = ?",
+         WHERE dataset_id = $1",
     )
     .bind(id)
-    .fetch_optional(&mut *connection)
+    .fetch_optional(connection.sql())
     .await?;
     let Some(row) = row else { return Ok(None) };
     let service: Option<String> = row.try_get("service")?;
@@ -185,14 +182,14 @@ async fn load_dataset(connection: &mut SqliteConnection, id: &str) -> Result<Opt
     }))
 }
 
-async fn load_columns(connection: &mut SqliteConnection, id: &str) -> Result<Vec<DatasetColumn>, RegistryError> {
+async fn load_columns(connection: &mut Session, id: &str) -> Result<Vec<DatasetColumn>, RegistryError> {
     let rows = sqlx::query(
         "SELECT dataset_column.name, view.name AS view, version, feature, role
          FROM dataset_column JOIN view_version USING (view_version_id) JOIN view USING (view_id)
-         WHERE dataset_id = ? ORDER BY position",
+         WHERE dataset_id = $1 ORDER BY position",
     )
     .bind(id)
-    .fetch_all(connection)
+    .fetch_all(connection.sql())
     .await?;
     rows.into_iter()
         .map(|row| {

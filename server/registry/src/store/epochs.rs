@@ -1,10 +1,10 @@
 //! Online epochs: which online table of a view version is read, and which are being loaded.
 
 use serde::{Deserialize, Serialize};
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
 use super::views::view_version_id;
-use super::{Registry, read_name, unsigned};
+use super::{Registry, Session, read_name, unsigned};
 use crate::error::{ObjectKind, RegistryError};
 use crate::model::{Placement, ViewRef};
 
@@ -59,21 +59,21 @@ impl Registry {
     ) -> Result<Epoch, RegistryError> {
         let mut change = self.change().await?;
         let id = require(&mut change, view).await?;
-        let newest: Option<i64> = sqlx::query_scalar("SELECT max(epoch) FROM view_epoch WHERE view_version_id = ?")
+        let newest: Option<i64> = sqlx::query_scalar("SELECT max(epoch) FROM view_epoch WHERE view_version_id = $1")
             .bind(id)
-            .fetch_one(&mut *change)
+            .fetch_one(change.sql())
             .await?;
         let epoch = newest.unwrap_or(0) + 1;
         sqlx::query(
             "INSERT INTO view_epoch (view_version_id, epoch, placement, state, created_at_us, changed_at_us)
-             VALUES (?, ?, ?, 'loading', ?, ?)",
+             VALUES ($1, $2, $3, 'loading', $4, $5)",
         )
         .bind(id)
         .bind(epoch)
         .bind(placement.as_str())
         .bind(now_us)
         .bind(now_us)
-        .execute(&mut *change)
+        .execute(change.sql())
         .await?;
         change.commit_and_announce().await?;
         Ok(Epoch {
@@ -101,21 +101,21 @@ impl Registry {
             None => return Err(RegistryError::not_found(ObjectKind::View, format!("{view} epoch {epoch}"), "")),
         }
         sqlx::query(
-            "UPDATE view_epoch SET state = 'retired', changed_at_us = ?
-                     WHERE view_version_id = ? AND state = 'current'",
+            "UPDATE view_epoch SET state = 'retired', changed_at_us = $1
+                     WHERE view_version_id = $2 AND state = 'current'",
         )
         .bind(now_us)
         .bind(id)
-        .execute(&mut *change)
+        .execute(change.sql())
         .await?;
         sqlx::query(
-            "UPDATE view_epoch SET state = 'current', changed_at_us = ?
-                     WHERE view_version_id = ? AND epoch = ?",
+            "UPDATE view_epoch SET state = 'current', changed_at_us = $1
+                     WHERE view_version_id = $2 AND epoch = $3",
         )
         .bind(now_us)
         .bind(id)
-        .bind(epoch)
-        .execute(&mut *change)
+        .bind(i64::from(epoch))
+        .execute(change.sql())
         .await?;
         change.commit_and_announce().await?;
         Ok(())
@@ -137,13 +137,13 @@ impl Registry {
             None => return Err(RegistryError::not_found(ObjectKind::View, format!("{view} epoch {epoch}"), "")),
         }
         sqlx::query(
-            "UPDATE view_epoch SET state = 'retired', changed_at_us = ?
-                     WHERE view_version_id = ? AND epoch = ?",
+            "UPDATE view_epoch SET state = 'retired', changed_at_us = $1
+                     WHERE view_version_id = $2 AND epoch = $3",
         )
         .bind(now_us)
         .bind(id)
-        .bind(epoch)
-        .execute(&mut *change)
+        .bind(i64::from(epoch))
+        .execute(change.sql())
         .await?;
         change.commit_and_announce().await?;
         Ok(())
@@ -157,13 +157,13 @@ impl Registry {
         let mut change = self.change().await?;
         let id = require(&mut change, view).await?;
         sqlx::query(
-            "DELETE FROM view_epoch WHERE view_version_id = ? AND epoch = ? AND state = 'retired'
-                 AND epoch < (SELECT max(epoch) FROM view_epoch WHERE view_version_id = ?)",
+            "DELETE FROM view_epoch WHERE view_version_id = $1 AND epoch = $2 AND state = 'retired'
+                 AND epoch < (SELECT max(epoch) FROM view_epoch WHERE view_version_id = $3)",
         )
         .bind(id)
-        .bind(epoch)
+        .bind(i64::from(epoch))
         .bind(id)
-        .execute(&mut *change)
+        .execute(change.sql())
         .await?;
         change.commit_quietly().await
     }
@@ -176,10 +176,10 @@ impl Registry {
         let rows = sqlx::query(
             "SELECT name, version, epoch, placement, state, view_epoch.created_at_us
              FROM view_epoch JOIN view_version USING (view_version_id) JOIN view USING (view_id)
-             WHERE name = coalesce(?, name) AND version = coalesce(?, version) ORDER BY name, version, epoch",
+             WHERE name = coalesce($1, name) AND version = coalesce($2, version) ORDER BY name, version, epoch",
         )
         .bind(view.map(|view| view.name.as_str()))
-        .bind(view.map(|view| view.version))
+        .bind(view.map(|view| i64::from(view.version)))
         .fetch_all(self.readers())
         .await?;
         rows.into_iter()
@@ -207,21 +207,21 @@ impl Registry {
     }
 }
 
-async fn require(connection: &mut SqliteConnection, view: &ViewRef) -> Result<i64, RegistryError> {
+async fn require(connection: &mut Session, view: &ViewRef) -> Result<i64, RegistryError> {
     let id = view_version_id(connection, view).await?;
     id.ok_or_else(|| RegistryError::not_found(ObjectKind::View, view.to_string(), ""))
 }
 
 async fn epoch_state(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     view_version_id: i64,
     epoch: u32,
 ) -> Result<Option<EpochState>, RegistryError> {
     let state: Option<String> =
-        sqlx::query_scalar("SELECT state FROM view_epoch WHERE view_version_id = ? AND epoch = ?")
+        sqlx::query_scalar("SELECT state FROM view_epoch WHERE view_version_id = $1 AND epoch = $2")
             .bind(view_version_id)
-            .bind(epoch)
-            .fetch_optional(connection)
+            .bind(i64::from(epoch))
+            .fetch_optional(connection.sql())
             .await?;
     state.map(|state| read_name(&state, EpochState::from_name)).transpose()
 }

@@ -53,16 +53,17 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         let mut change = self.change().await?;
         let salt: Vec<u8> =
-            sqlx::query_scalar("SELECT erasure_salt FROM registry_state").fetch_one(&mut *change).await?;
+            sqlx::query_scalar("SELECT erasure_salt FROM registry_state").fetch_one(change.sql()).await?;
         sqlx::query(
-            "INSERT INTO erasure (entity, key_hash, up_to_us, created_at_us) VALUES (?, ?, ?, ?)
-             ON CONFLICT (entity, key_hash) DO UPDATE SET up_to_us = max(up_to_us, excluded.up_to_us)",
+            "INSERT INTO erasure (entity, key_hash, up_to_us, created_at_us) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (entity, key_hash) DO UPDATE SET up_to_us = excluded.up_to_us
+                 WHERE excluded.up_to_us > erasure.up_to_us",
         )
         .bind(entity)
         .bind(key_hash(&salt, entity, key).as_bytes().as_slice())
         .bind(up_to_us)
         .bind(now_us)
-        .execute(&mut *change)
+        .execute(change.sql())
         .await?;
         change.commit_and_announce().await?;
         Ok(())
@@ -74,8 +75,8 @@ impl Registry {
     /// The database failed.
     pub async fn erasures(&self) -> Result<Erasures, RegistryError> {
         let mut snapshot = self.snapshot().await?;
-        let salt = sqlx::query_scalar("SELECT erasure_salt FROM registry_state").fetch_one(&mut *snapshot).await?;
-        let rows = sqlx::query("SELECT key_hash, up_to_us FROM erasure").fetch_all(&mut *snapshot).await?;
+        let salt = sqlx::query_scalar("SELECT erasure_salt FROM registry_state").fetch_one(snapshot.sql()).await?;
+        let rows = sqlx::query("SELECT key_hash, up_to_us FROM erasure").fetch_all(snapshot.sql()).await?;
         let mut up_to_us = HashMap::with_capacity(rows.len());
         for row in rows {
             up_to_us.insert(read_digest(row.try_get("key_hash")?)?, row.try_get("up_to_us")?);

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
+use sqlx::any::AnyRow;
 
 use super::workers::release_all;
-use super::{Registry, read_name, signed};
+use super::{Registry, Session, read_flag, read_name, signed};
 use crate::error::{ObjectKind, RegistryError};
 
 /// How far a job is.
@@ -94,7 +94,7 @@ impl Registry {
     pub async fn create_job(&self, id: &str, kind: &str, spec: &Json, now_us: i64) -> Result<(), RegistryError> {
         let mut change = self.change().await?;
         let created = sqlx::query(
-            "INSERT INTO job (job_id, kind, state, spec, created_at_us, changed_at_us) VALUES (?, ?, 'open', ?, ?, ?)
+            "INSERT INTO job (job_id, kind, state, spec, created_at_us, changed_at_us) VALUES ($1, $2, 'open', $3, $4, $5)
              ON CONFLICT (job_id) DO NOTHING",
         )
         .bind(id)
@@ -102,7 +102,7 @@ impl Registry {
         .bind(spec.to_string())
         .bind(now_us)
         .bind(now_us)
-        .execute(&mut *change)
+        .execute(change.sql())
         .await?;
         if created.rows_affected() == 0 {
             return Err(RegistryError::Conflict(format!("job `{id}` exists already")));
@@ -127,7 +127,7 @@ impl Registry {
         require_open(&mut change, id).await?;
         let recorded = sqlx::query(
             "INSERT INTO job_chunk (job_id, chunk, result, recorded_at_us, worker, rows, refused)
-             VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id, chunk) DO NOTHING",
+             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (job_id, chunk) DO NOTHING",
         )
         .bind(id)
         .bind(chunk)
@@ -136,12 +136,12 @@ impl Registry {
         .bind(work.map(|work| work.worker.as_str()))
         .bind(signed(work.map_or(0, |work| work.rows))?)
         .bind(signed(work.map_or(0, |work| work.refused))?)
-        .execute(&mut *change)
+        .execute(change.sql())
         .await?;
-        sqlx::query("DELETE FROM job_claim WHERE job_id = ? AND part = ?")
+        sqlx::query("DELETE FROM job_claim WHERE job_id = $1 AND part = $2")
             .bind(id)
             .bind(chunk)
-            .execute(&mut *change)
+            .execute(change.sql())
             .await?;
         change.commit_quietly().await?;
         Ok(recorded.rows_affected() > 0)
@@ -153,7 +153,7 @@ impl Registry {
     /// The database failed.
     pub async fn chunk_names(&self, id: &str, prefix: &str) -> Result<Vec<String>, RegistryError> {
         let names = sqlx::query_scalar(
-            "SELECT chunk FROM job_chunk WHERE job_id = ? AND substr(chunk, 1, length(?)) = ? ORDER BY chunk",
+            "SELECT chunk FROM job_chunk WHERE job_id = $1 AND substr(chunk, 1, length($2)) = $3 ORDER BY chunk",
         );
         Ok(names.bind(id).bind(prefix).bind(prefix).fetch_all(self.readers()).await?)
     }
@@ -163,7 +163,7 @@ impl Registry {
     /// # Errors
     /// The database failed.
     pub async fn chunk(&self, id: &str, chunk: &str) -> Result<Option<JobChunk>, RegistryError> {
-        let row = sqlx::query("SELECT chunk, result, recorded_at_us FROM job_chunk WHERE job_id = ? AND chunk = ?")
+        let row = sqlx::query("SELECT chunk, result, recorded_at_us FROM job_chunk WHERE job_id = $1 AND chunk = $2")
             .bind(id)
             .bind(chunk)
             .fetch_optional(self.readers())
@@ -176,7 +176,7 @@ impl Registry {
     /// # Errors
     /// The database failed.
     pub async fn list_chunks(&self, id: &str) -> Result<Vec<JobChunk>, RegistryError> {
-        let rows = sqlx::query("SELECT chunk, result, recorded_at_us FROM job_chunk WHERE job_id = ? ORDER BY chunk")
+        let rows = sqlx::query("SELECT chunk, result, recorded_at_us FROM job_chunk WHERE job_id = $1 ORDER BY chunk")
             .bind(id)
             .fetch_all(self.readers())
             .await?;
@@ -221,12 +221,12 @@ impl Registry {
             return Err(RegistryError::Conflict(format!("job `{id}` is committing: it is too late to cancel it")));
         }
         release_all(&mut change, id).await?;
-        sqlx::query("UPDATE job SET state = ?, outcome = ?, changed_at_us = ? WHERE job_id = ?")
+        sqlx::query("UPDATE job SET state = $1, outcome = $2, changed_at_us = $3 WHERE job_id = $4")
             .bind(state.as_str())
             .bind(outcome.to_string())
             .bind(now_us)
             .bind(id)
-            .execute(&mut *change)
+            .execute(change.sql())
             .await?;
         change.commit_quietly().await
     }
@@ -243,11 +243,11 @@ impl Registry {
             JobState::Open | JobState::Failed | JobState::Cancelled => {}
         }
         sqlx::query(
-            "UPDATE job SET state = 'open', cancel_asked = 0, outcome = NULL, changed_at_us = ? WHERE job_id = ?",
+            "UPDATE job SET state = 'open', cancel_asked = 0, outcome = NULL, changed_at_us = $1 WHERE job_id = $2",
         )
         .bind(now_us)
         .bind(id)
-        .execute(&mut *change)
+        .execute(change.sql())
         .await?;
         change.commit_quietly().await
     }
@@ -261,11 +261,11 @@ impl Registry {
         let mut change = self.change().await?;
         require_open(&mut change, id).await?;
         let begun = sqlx::query(
-            "UPDATE job SET committing = 1, changed_at_us = ? WHERE job_id = ? AND (cancel_asked = 0 OR committing = 1)",
+            "UPDATE job SET committing = 1, changed_at_us = $1 WHERE job_id = $2 AND (cancel_asked = 0 OR committing = 1)",
         )
         .bind(now_us)
         .bind(id)
-        .execute(&mut *change)
+        .execute(change.sql())
         .await?;
         change.commit_quietly().await?;
         Ok(begun.rows_affected() > 0)
@@ -278,10 +278,10 @@ impl Registry {
     pub async fn end_commit(&self, id: &str, now_us: i64) -> Result<(), RegistryError> {
         let mut change = self.change().await?;
         require_open(&mut change, id).await?;
-        sqlx::query("UPDATE job SET committing = 0, changed_at_us = ? WHERE job_id = ?")
+        sqlx::query("UPDATE job SET committing = 0, changed_at_us = $1 WHERE job_id = $2")
             .bind(now_us)
             .bind(id)
-            .execute(&mut *change)
+            .execute(change.sql())
             .await?;
         change.commit_quietly().await
     }
@@ -293,10 +293,10 @@ impl Registry {
     pub async fn ask_job_to_cancel(&self, id: &str, now_us: i64) -> Result<(), RegistryError> {
         let mut change = self.change().await?;
         require_open(&mut change, id).await?;
-        sqlx::query("UPDATE job SET cancel_asked = 1, changed_at_us = ? WHERE job_id = ?")
+        sqlx::query("UPDATE job SET cancel_asked = 1, changed_at_us = $1 WHERE job_id = $2")
             .bind(now_us)
             .bind(id)
-            .execute(&mut *change)
+            .execute(change.sql())
             .await?;
         change.commit_quietly().await
     }
@@ -308,7 +308,7 @@ impl Registry {
     pub async fn job(&self, id: &str) -> Result<JobRecord, RegistryError> {
         let row = sqlx::query(
             "SELECT job_id, kind, state, cancel_asked, committing, spec, progress, outcome, created_at_us, changed_at_us
-             FROM job WHERE job_id = ?",
+             FROM job WHERE job_id = $1",
         )
         .bind(id)
         .fetch_optional(self.readers())
@@ -323,7 +323,7 @@ impl Registry {
     pub async fn jobs(&self, state: Option<JobState>) -> Result<Vec<JobRecord>, RegistryError> {
         let rows = sqlx::query(
             "SELECT job_id, kind, state, cancel_asked, committing, spec, progress, outcome, created_at_us, changed_at_us
-             FROM job WHERE state = coalesce(?, state) ORDER BY created_at_us DESC, job_id DESC",
+             FROM job WHERE state = coalesce($1, state) ORDER BY created_at_us DESC, job_id DESC",
         )
         .bind(state.map(JobState::as_str))
         .fetch_all(self.readers())
@@ -350,19 +350,19 @@ fn closed(id: &str, state: JobState) -> RegistryError {
     RegistryError::Conflict(format!("job `{id}` is {} already", state.as_str()))
 }
 
-async fn job_state(connection: &mut SqliteConnection, id: &str) -> Result<JobState, RegistryError> {
+async fn job_state(connection: &mut Session, id: &str) -> Result<JobState, RegistryError> {
     let state: Option<String> =
-        sqlx::query_scalar("SELECT state FROM job WHERE job_id = ?").bind(id).fetch_optional(connection).await?;
+        sqlx::query_scalar("SELECT state FROM job WHERE job_id = $1").bind(id).fetch_optional(connection.sql()).await?;
     read_name(&state.ok_or_else(|| unknown_job(id))?, JobState::from_name)
 }
 
-async fn is_committing(connection: &mut SqliteConnection, id: &str) -> Result<bool, RegistryError> {
-    let committing: bool =
-        sqlx::query_scalar("SELECT committing FROM job WHERE job_id = ?").bind(id).fetch_one(connection).await?;
-    Ok(committing)
+async fn is_committing(connection: &mut Session, id: &str) -> Result<bool, RegistryError> {
+    let committing: i64 =
+        sqlx::query_scalar("SELECT committing FROM job WHERE job_id = $1").bind(id).fetch_one(connection.sql()).await?;
+    Ok(read_flag(committing))
 }
 
-pub(super) async fn require_open(connection: &mut SqliteConnection, id: &str) -> Result<(), RegistryError> {
+pub(super) async fn require_open(connection: &mut Session, id: &str) -> Result<(), RegistryError> {
     match job_state(connection, id).await? {
         JobState::Open => Ok(()),
         state => Err(closed(id, state)),
@@ -371,27 +371,27 @@ pub(super) async fn require_open(connection: &mut SqliteConnection, id: &str) ->
 
 /// How far a job is, as whoever works on it sees it.
 pub(super) async fn write_progress(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     id: &str,
     progress: &Json,
     now_us: i64,
 ) -> Result<(), RegistryError> {
-    sqlx::query("UPDATE job SET progress = ?, changed_at_us = ? WHERE job_id = ?")
+    sqlx::query("UPDATE job SET progress = $1, changed_at_us = $2 WHERE job_id = $3")
         .bind(progress.to_string())
         .bind(now_us)
         .bind(id)
-        .execute(connection)
+        .execute(connection.sql())
         .await?;
     Ok(())
 }
 
-fn read_json(row: &SqliteRow, column: &str) -> Result<Json, RegistryError> {
+fn read_json(row: &AnyRow, column: &str) -> Result<Json, RegistryError> {
     let text: Option<String> = row.try_get(column)?;
     let Some(text) = text else { return Ok(Json::Null) };
     serde_json::from_str(&text).map_err(|error| RegistryError::damaged(format!("{column} of a job: {error}")))
 }
 
-fn read_chunk(row: &SqliteRow) -> Result<JobChunk, RegistryError> {
+fn read_chunk(row: &AnyRow) -> Result<JobChunk, RegistryError> {
     Ok(JobChunk {
         chunk: row.try_get("chunk")?,
         result: read_json(row, "result")?,
@@ -399,14 +399,14 @@ fn read_chunk(row: &SqliteRow) -> Result<JobChunk, RegistryError> {
     })
 }
 
-fn read_job(row: &SqliteRow) -> Result<JobRecord, RegistryError> {
+fn read_job(row: &AnyRow) -> Result<JobRecord, RegistryError> {
     let state: String = row.try_get("state")?;
     Ok(JobRecord {
         id: row.try_get("job_id")?,
         kind: row.try_get("kind")?,
         state: read_name(&state, JobState::from_name)?,
-        cancel_asked: row.try_get("cancel_asked")?,
-        committing: row.try_get("committing")?,
+        cancel_asked: read_flag(row.try_get("cancel_asked")?),
+        committing: read_flag(row.try_get("committing")?),
         spec: read_json(row, "spec")?,
         progress: read_json(row, "progress")?,
         outcome: read_json(row, "outcome")?,

@@ -1,10 +1,12 @@
 //! The registry in SQLite: one file, any number of readers, one writer at a time.
 
+mod database;
 mod datasets;
 mod entities;
 mod epochs;
 mod erasures;
 mod jobs;
+mod search;
 mod services;
 mod sources;
 mod transforms;
@@ -14,21 +16,22 @@ mod workers;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use eadem_values::{Description, Digest};
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Row, Sqlite, SqliteConnection, SqlitePool, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, Row, Transaction};
 use tokio::sync::watch;
+
+use database::{Database, Dialect};
 
 use crate::error::{AppliedChange, RegistryError};
 use crate::model::{About, ViewVersion};
 
+pub use database::{PostgresAddress, RegistryAddress};
 pub use datasets::{DatasetColumn, DatasetRecord};
 pub use epochs::{Epoch, EpochState};
 pub use erasures::Erasures;
 pub use jobs::{ChunkWork, JobChunk, JobRecord, JobState};
+pub use search::{SEARCH_KINDS, SEARCH_LIMIT_MAX, Search, SearchHit, SearchResult};
 pub use services::ServiceSummary;
 pub use transforms::{Acceptance, TransformRecord};
 pub use views::ViewSummary;
@@ -51,18 +54,13 @@ pub(crate) mod read {
 /// What applying writes.
 pub(crate) mod write {
     pub(crate) use super::entities::save_entity;
+    pub(crate) use super::search::{Indexed, Indexer};
     pub(crate) use super::services::{insert_service_version, save_service, set_service_head};
     pub(crate) use super::sources::save_source;
     pub(crate) use super::views::{insert_version, save_deployment, save_upstreams, save_view, set_head};
 }
 
 pub(crate) use services::WrittenEntry;
-
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
-
-const READERS: u32 = 4;
-/// How long a writer waits for another process's transaction.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The registry. Cheap to clone; all clones share connections, cache and subscribers.
 #[derive(Clone)]
@@ -71,8 +69,7 @@ pub struct Registry {
 }
 
 struct Shared {
-    readers: SqlitePool,
-    writer: SqlitePool,
+    database: Database,
     announced: watch::Sender<u64>,
     cache: Mutex<Cache>,
 }
@@ -85,67 +82,89 @@ struct Cache {
     descriptions: HashMap<i64, (Digest, Arc<Description>)>,
 }
 
+/// A transaction.
+pub(crate) struct Session {
+    transaction: Transaction<'static, Any>,
+}
+
+impl Session {
+    /// Where queries run.
+    pub(crate) fn sql(&mut self) -> &mut AnyConnection {
+        &mut self.transaction
+    }
+}
+
 /// One consistent view of the registry.
 pub(crate) struct Snapshot {
-    transaction: Transaction<'static, Sqlite>,
+    session: Session,
     pub(crate) revision: u64,
     pub(crate) definitions_revision: u64,
     shared: Arc<Shared>,
 }
 
 impl std::ops::Deref for Snapshot {
-    type Target = SqliteConnection;
+    type Target = Session;
 
-    fn deref(&self) -> &SqliteConnection {
-        &self.transaction
+    fn deref(&self) -> &Session {
+        &self.session
     }
 }
 
 impl std::ops::DerefMut for Snapshot {
-    fn deref_mut(&mut self) -> &mut SqliteConnection {
-        &mut self.transaction
+    fn deref_mut(&mut self) -> &mut Session {
+        &mut self.session
     }
 }
 
 /// One change of the registry, visible as a whole when it is committed.
 pub(crate) struct Change {
-    transaction: Transaction<'static, Sqlite>,
+    session: Session,
     shared: Arc<Shared>,
 }
 
 impl std::ops::Deref for Change {
-    type Target = SqliteConnection;
+    type Target = Session;
 
-    fn deref(&self) -> &SqliteConnection {
-        &self.transaction
+    fn deref(&self) -> &Session {
+        &self.session
     }
 }
 
 impl std::ops::DerefMut for Change {
-    fn deref_mut(&mut self) -> &mut SqliteConnection {
-        &mut self.transaction
+    fn deref_mut(&mut self) -> &mut Session {
+        &mut self.session
     }
 }
 
 impl Change {
     /// Commits what servers must follow: the revision moves on, and subscribers hear of it.
     pub(crate) async fn commit_and_announce(mut self) -> Result<u64, RegistryError> {
-        let row = sqlx::query("UPDATE registry_state SET revision = revision + 1 RETURNING revision")
-            .fetch_one(&mut *self.transaction)
+        let stored: i64 = sqlx::query_scalar("UPDATE registry_state SET revision = revision + 1 RETURNING revision")
+            .fetch_one(self.sql())
             .await?;
-        let revision: u64 = unsigned(row.try_get("revision")?)?;
-        self.transaction.commit().await?;
+        self.shared.database.announce(&mut self.session.transaction, stored).await?;
+        self.session.transaction.commit().await?;
+        let revision = unsigned(stored)?;
         self.shared.announce(revision);
         Ok(revision)
     }
 
     /// Commits what no server needs to follow.
     pub(crate) async fn commit_quietly(self) -> Result<(), RegistryError> {
-        Ok(self.transaction.commit().await?)
+        Ok(self.session.transaction.commit().await?)
     }
 }
 
 impl Shared {
+    /// Asks the database for the number of changes so far.
+    async fn refresh(&self) -> Result<u64, RegistryError> {
+        let stored: i64 =
+            sqlx::query_scalar("SELECT revision FROM registry_state").fetch_one(&self.database.readers).await?;
+        let revision = unsigned(stored)?;
+        self.announce(revision);
+        Ok(revision)
+    }
+
     fn announce(&self, revision: u64) {
         self.announced.send_if_modified(|last| {
             let is_newer = revision > *last;
@@ -172,32 +191,32 @@ impl Registry {
     /// Opens the registry in this file, makes it if there is none, and brings its schema up to date.
     ///
     /// # Errors
-    /// A file that is no registry, cannot be opened, or was written by a newer version.
+    /// As [`Registry::connect`].
     pub async fn open(file: &Path) -> Result<Self, RegistryError> {
-        let options = SqliteConnectOptions::new()
-            .filename(file)
-            .create_if_missing(true)
-            .foreign_keys(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(BUSY_TIMEOUT);
-        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
-        MIGRATIONS.run(&writer).await.map_err(|error| match error {
-            MigrateError::VersionMissing(migration) => RegistryError::NewerSchema { migration },
-            other => RegistryError::Migration(other),
-        })?;
-        let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options).await?;
+        Self::connect(&RegistryAddress::File(file.to_owned())).await
+    }
+
+    /// Opens the registry at this address, makes it if there is none, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// What is there is no registry, cannot be reached, or was written by a newer version.
+    pub async fn connect(address: &RegistryAddress) -> Result<Self, RegistryError> {
         let (announced, _) = watch::channel(0);
-        let registry =
-            Self { shared: Arc::new(Shared { readers, writer, announced, cache: Mutex::new(Cache::default()) }) };
-        registry.revision().await?;
+        let database = Database::open(address).await?;
+        let shared = Arc::new(Shared { database, announced, cache: Mutex::new(Cache::default()) });
+        if let Dialect::Postgres(address) = &shared.database.dialect {
+            database::follow(address.clone(), Arc::downgrade(&shared));
+        }
+        shared.refresh().await?;
+        let registry = Self { shared };
+        registry.index_if_empty().await?;
         Ok(registry)
     }
 
-    /// Closes all connections; what is committed is in the file.
+    /// Closes all connections; what is committed is in the database.
     pub async fn close(&self) {
-        self.shared.readers.close().await;
-        self.shared.writer.close().await;
+        self.shared.database.readers.close().await;
+        self.shared.database.writer.close().await;
     }
 
     /// The number of changes so far. Cheap: one row. Subscribers of [`Registry::changes`] hear of changes that other
@@ -206,10 +225,7 @@ impl Registry {
     /// # Errors
     /// The database failed.
     pub async fn revision(&self) -> Result<u64, RegistryError> {
-        let row = sqlx::query("SELECT revision FROM registry_state").fetch_one(&self.shared.readers).await?;
-        let revision = unsigned(row.try_get("revision")?)?;
-        self.shared.announce(revision);
-        Ok(revision)
+        self.shared.refresh().await
     }
 
     /// The number of `apply`s so far: what a plan is made against.
@@ -226,40 +242,40 @@ impl Registry {
     }
 
     pub(crate) async fn snapshot(&self) -> Result<Snapshot, RegistryError> {
-        let mut transaction = self.shared.readers.begin().await?;
-        let row = sqlx::query("SELECT revision, definitions_revision FROM registry_state")
-            .fetch_one(&mut *transaction)
-            .await?;
+        let transaction = self.shared.database.begin_snapshot().await?;
+        let mut session = Session { transaction };
+        let row =
+            sqlx::query("SELECT revision, definitions_revision FROM registry_state").fetch_one(session.sql()).await?;
         Ok(Snapshot {
-            transaction,
             revision: unsigned(row.try_get("revision")?)?,
             definitions_revision: unsigned(row.try_get("definitions_revision")?)?,
+            session,
             shared: Arc::clone(&self.shared),
         })
     }
 
     pub(crate) async fn change(&self) -> Result<Change, RegistryError> {
-        let transaction = self.shared.writer.begin_with("BEGIN IMMEDIATE").await?;
-        Ok(Change { transaction, shared: Arc::clone(&self.shared) })
+        let transaction = self.shared.database.begin_change().await?;
+        Ok(Change { session: Session { transaction }, shared: Arc::clone(&self.shared) })
     }
 
-    pub(crate) fn readers(&self) -> &SqlitePool {
-        &self.shared.readers
+    pub(crate) fn readers(&self) -> &AnyPool {
+        &self.shared.database.readers
     }
 }
 
 pub(crate) async fn changes_since(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     definitions_revision: u64,
 ) -> Result<Vec<AppliedChange>, RegistryError> {
     const LISTED_MAX: i64 = 50;
     let rows = sqlx::query(
         "SELECT definitions_revision, at_us, object_kind, object_name, action FROM definition_change
-         WHERE definitions_revision > ? ORDER BY definitions_revision, position LIMIT ?",
+         WHERE definitions_revision > $1 ORDER BY definitions_revision, position LIMIT $2",
     )
     .bind(signed(definitions_revision)?)
     .bind(LISTED_MAX)
-    .fetch_all(connection)
+    .fetch_all(connection.sql())
     .await?;
     rows.iter()
         .map(|row| {
@@ -274,36 +290,33 @@ pub(crate) async fn changes_since(
         .collect()
 }
 
-pub(crate) async fn load_tags(
-    connection: &mut SqliteConnection,
-    kind: &str,
-    name: &str,
-) -> Result<Vec<String>, RegistryError> {
-    let tags = sqlx::query_scalar("SELECT tag FROM object_tag WHERE object_kind = ? AND object_name = ? ORDER BY tag")
-        .bind(kind)
-        .bind(name)
-        .fetch_all(connection)
-        .await?;
+pub(crate) async fn load_tags(connection: &mut Session, kind: &str, name: &str) -> Result<Vec<String>, RegistryError> {
+    let tags =
+        sqlx::query_scalar("SELECT tag FROM object_tag WHERE object_kind = $1 AND object_name = $2 ORDER BY tag")
+            .bind(kind)
+            .bind(name)
+            .fetch_all(connection.sql())
+            .await?;
     Ok(tags)
 }
 
 pub(crate) async fn save_tags(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     kind: &str,
     name: &str,
     about: &About,
 ) -> Result<(), RegistryError> {
-    sqlx::query("DELETE FROM object_tag WHERE object_kind = ? AND object_name = ?")
+    sqlx::query("DELETE FROM object_tag WHERE object_kind = $1 AND object_name = $2")
         .bind(kind)
         .bind(name)
-        .execute(&mut *connection)
+        .execute(connection.sql())
         .await?;
     for tag in &about.tags {
-        sqlx::query("INSERT INTO object_tag (object_kind, object_name, tag) VALUES (?, ?, ?)")
+        sqlx::query("INSERT INTO object_tag (object_kind, object_name, tag) VALUES ($1, $2, $3)")
             .bind(kind)
             .bind(name)
             .bind(tag)
-            .execute(&mut *connection)
+            .execute(connection.sql())
             .await?;
     }
     Ok(())
@@ -317,6 +330,11 @@ pub(crate) fn signed(count: u64) -> Result<i64, RegistryError> {
 /// A count as it was stored.
 pub(crate) fn unsigned<T: TryFrom<i64>>(stored: i64) -> Result<T, RegistryError> {
     T::try_from(stored).map_err(|_| RegistryError::damaged(format!("{stored} stands where a count is expected")))
+}
+
+/// A flag as it was stored: the databases have no type for it in common.
+pub(crate) fn read_flag(stored: i64) -> bool {
+    stored != 0
 }
 
 pub(crate) fn read_digest(stored: Vec<u8>) -> Result<Digest, RegistryError> {

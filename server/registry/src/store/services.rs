@@ -2,10 +2,10 @@
 
 use eadem_values::Digest;
 use serde::Serialize;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
 use super::views::{load_view_version, view_version_id};
-use super::{Registry, Snapshot, load_tags, read_digest, save_tags, unsigned};
+use super::{Registry, Session, Snapshot, load_tags, read_digest, save_tags, unsigned};
 use crate::definitions::{ServiceEntryName, did_you_mean};
 use crate::error::{ObjectKind, RegistryError};
 use crate::model::{About, ServiceEntry};
@@ -46,7 +46,7 @@ impl Registry {
         let mut snapshot = self.snapshot().await?;
         let names: Vec<String> =
             sqlx::query_scalar("SELECT name FROM service WHERE head_version_id IS NOT NULL ORDER BY name")
-                .fetch_all(&mut *snapshot)
+                .fetch_all(snapshot.sql())
                 .await?;
         let mut services = Vec::with_capacity(names.len());
         for name in names {
@@ -64,18 +64,15 @@ impl Registry {
     }
 }
 
-pub(crate) async fn unknown_service(
-    connection: &mut SqliteConnection,
-    name: &str,
-) -> Result<RegistryError, RegistryError> {
-    let names: Vec<String> = sqlx::query_scalar("SELECT name FROM service").fetch_all(connection).await?;
+pub(crate) async fn unknown_service(connection: &mut Session, name: &str) -> Result<RegistryError, RegistryError> {
+    let names: Vec<String> = sqlx::query_scalar("SELECT name FROM service").fetch_all(connection.sql()).await?;
     let hint = did_you_mean(name, names.iter().map(String::as_str));
     Ok(RegistryError::not_found(ObjectKind::Service, name, hint))
 }
 
 /// Row, number and digest of a service version; without number the newest.
 pub(crate) async fn require_service_version(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     name: &str,
     version: Option<u32>,
 ) -> Result<(i64, u32, Digest), RegistryError> {
@@ -102,15 +99,15 @@ pub(crate) async fn require_service_version(
 }
 
 pub(crate) async fn load_service_head(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     name: &str,
 ) -> Result<Option<ServiceHead>, RegistryError> {
     let row = sqlx::query(
         "SELECT service_version_id, version, digest, doc, owner
-         FROM service JOIN service_version ON service_version_id = head_version_id WHERE name = ?",
+         FROM service JOIN service_version ON service_version_id = head_version_id WHERE name = $1",
     )
     .bind(name)
-    .fetch_optional(&mut *connection)
+    .fetch_optional(connection.sql())
     .await?;
     let Some(row) = row else { return Ok(None) };
     Ok(Some(ServiceHead {
@@ -127,15 +124,15 @@ pub(crate) async fn load_service_head(
 
 /// Row, number and digest of every version, ascending; none for an unknown service.
 pub(crate) async fn load_service_versions(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     name: &str,
 ) -> Result<Vec<(i64, u32, Digest)>, RegistryError> {
     let rows = sqlx::query(
         "SELECT service_version_id, version, digest FROM service_version JOIN service USING (service_id)
-         WHERE name = ? ORDER BY version",
+         WHERE name = $1 ORDER BY version",
     )
     .bind(name)
-    .fetch_all(connection)
+    .fetch_all(connection.sql())
     .await?;
     rows.into_iter()
         .map(|row| {
@@ -151,10 +148,10 @@ pub(crate) async fn load_service_entries(
 ) -> Result<Vec<ServiceEntry>, RegistryError> {
     let rows = sqlx::query(
         "SELECT output_name, view_version_id, feature, role FROM service_entry
-         WHERE service_version_id = ? ORDER BY position",
+         WHERE service_version_id = $1 ORDER BY position",
     )
     .bind(service_version_id)
-    .fetch_all(&mut **snapshot)
+    .fetch_all(snapshot.sql())
     .await?;
     let mut entries = Vec::with_capacity(rows.len());
     for row in rows {
@@ -174,23 +171,23 @@ pub(crate) async fn load_service_entries(
 }
 
 pub(crate) async fn load_written_entries(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     service: &str,
 ) -> Result<Vec<WrittenEntry>, RegistryError> {
     let rows = sqlx::query(
         "SELECT view.name AS view_name, pinned_version, feature, role, alias
          FROM service_written_entry AS entry JOIN service USING (service_id)
              JOIN view ON view.view_id = entry.view_id
-         WHERE service.name = ? ORDER BY position",
+         WHERE service.name = $1 ORDER BY position",
     )
     .bind(service)
-    .fetch_all(connection)
+    .fetch_all(connection.sql())
     .await?;
     rows.into_iter()
         .map(|row| {
             Ok(WrittenEntry {
                 view: row.try_get("view_name")?,
-                version: row.try_get("pinned_version")?,
+                version: row.try_get::<Option<i64>, _>("pinned_version")?.map(unsigned).transpose()?,
                 feature: row.try_get("feature")?,
                 role: row.try_get("role")?,
                 alias: row.try_get("alias")?,
@@ -200,38 +197,38 @@ pub(crate) async fn load_written_entries(
 }
 
 pub(crate) async fn save_service(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     name: &str,
     about: &About,
     written: &[WrittenEntry],
 ) -> Result<i64, RegistryError> {
     let service_id: i64 = sqlx::query_scalar(
-        "INSERT INTO service (name, doc, owner) VALUES (?, ?, ?)
+        "INSERT INTO service (name, doc, owner) VALUES ($1, $2, $3)
          ON CONFLICT (name) DO UPDATE SET doc = excluded.doc, owner = excluded.owner RETURNING service_id",
     )
     .bind(name)
     .bind(&about.doc)
     .bind(&about.owner)
-    .fetch_one(&mut *connection)
+    .fetch_one(connection.sql())
     .await?;
     save_tags(connection, "service", name, about).await?;
-    sqlx::query("DELETE FROM service_written_entry WHERE service_id = ?")
+    sqlx::query("DELETE FROM service_written_entry WHERE service_id = $1")
         .bind(service_id)
-        .execute(&mut *connection)
+        .execute(connection.sql())
         .await?;
     for (position, entry) in (0_i64..).zip(written) {
         sqlx::query(
             "INSERT INTO service_written_entry (service_id, position, view_id, pinned_version, feature, role, alias)
-             SELECT ?, ?, view_id, ?, ?, ?, ? FROM view WHERE name = ?",
+             SELECT $1, $2, view_id, $3, $4, $5, $6 FROM view WHERE name = $7",
         )
         .bind(service_id)
         .bind(position)
-        .bind(entry.version)
+        .bind(entry.version.map(i64::from))
         .bind(&entry.feature)
         .bind(&entry.role)
         .bind(&entry.alias)
         .bind(&entry.view)
-        .execute(&mut *connection)
+        .execute(connection.sql())
         .await?;
     }
     Ok(service_id)
@@ -239,28 +236,27 @@ pub(crate) async fn save_service(
 
 /// Writes a version that is new.
 pub(crate) async fn insert_service_version(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     service_id: i64,
     version: u32,
     digest: &Digest,
     entries: &[ServiceEntry],
     now_us: i64,
 ) -> Result<i64, RegistryError> {
-    let id =
-        sqlx::query("INSERT INTO service_version (service_id, version, digest, created_at_us) VALUES (?, ?, ?, ?)")
+    let id: i64 =
+        sqlx::query_scalar("INSERT INTO service_version (service_id, version, digest, created_at_us) VALUES ($1, $2, $3, $4) RETURNING service_version_id")
             .bind(service_id)
-            .bind(version)
+            .bind(i64::from(version))
             .bind(digest.as_bytes().as_slice())
             .bind(now_us)
-            .execute(&mut *connection)
-            .await?
-            .last_insert_rowid();
+            .fetch_one(connection.sql())
+            .await?;
     for (position, entry) in (0_i64..).zip(entries) {
         let vanished = || RegistryError::damaged(format!("view {} vanished", entry.view));
         let view = view_version_id(connection, &entry.view).await?.ok_or_else(vanished)?;
         sqlx::query(
             "INSERT INTO service_entry (service_version_id, position, output_name, view_version_id, feature, role)
-             VALUES (?, ?, ?, ?, ?, ?)",
+             VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(id)
         .bind(position)
@@ -268,21 +264,21 @@ pub(crate) async fn insert_service_version(
         .bind(view)
         .bind(&entry.feature)
         .bind(&entry.role)
-        .execute(&mut *connection)
+        .execute(connection.sql())
         .await?;
     }
     Ok(id)
 }
 
 pub(crate) async fn set_service_head(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     service_id: i64,
     service_version_id: i64,
 ) -> Result<(), RegistryError> {
-    sqlx::query("UPDATE service SET head_version_id = ? WHERE service_id = ?")
+    sqlx::query("UPDATE service SET head_version_id = $1 WHERE service_id = $2")
         .bind(service_version_id)
         .bind(service_id)
-        .execute(connection)
+        .execute(connection.sql())
         .await?;
     Ok(())
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use eadem_values::DataType;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
-use super::{Registry, load_tags, read_name, save_tags};
+use super::{Registry, Session, load_tags, read_flag, read_name, save_tags};
 use crate::digest::source_digest;
 use crate::error::{ObjectKind, RegistryError};
 use crate::model::{
@@ -20,7 +20,7 @@ impl Registry {
     pub async fn sources(&self) -> Result<Vec<Source>, RegistryError> {
         let mut snapshot = self.snapshot().await?;
         let names: Vec<String> =
-            sqlx::query_scalar("SELECT name FROM source ORDER BY name").fetch_all(&mut *snapshot).await?;
+            sqlx::query_scalar("SELECT name FROM source ORDER BY name").fetch_all(snapshot.sql()).await?;
         let mut sources = Vec::with_capacity(names.len());
         for name in names {
             sources.extend(load_source(&mut snapshot, &name).await?);
@@ -51,16 +51,13 @@ impl Registry {
     }
 }
 
-pub(crate) async fn load_columns(
-    connection: &mut SqliteConnection,
-    source: &str,
-) -> Result<Vec<SourceColumn>, RegistryError> {
+pub(crate) async fn load_columns(connection: &mut Session, source: &str) -> Result<Vec<SourceColumn>, RegistryError> {
     let rows = sqlx::query(
         "SELECT source_column.name, data_type, other_type FROM source_column JOIN source USING (source_id)
-         WHERE source.name = ? ORDER BY position",
+         WHERE source.name = $1 ORDER BY position",
     )
     .bind(source)
-    .fetch_all(connection)
+    .fetch_all(connection.sql())
     .await?;
     let mut columns = Vec::with_capacity(rows.len());
     for row in rows {
@@ -74,22 +71,16 @@ pub(crate) async fn load_columns(
     Ok(columns)
 }
 
-pub(crate) async fn unknown_source(
-    connection: &mut SqliteConnection,
-    name: &str,
-) -> Result<RegistryError, RegistryError> {
-    let names: Vec<String> = sqlx::query_scalar("SELECT name FROM source").fetch_all(connection).await?;
+pub(crate) async fn unknown_source(connection: &mut Session, name: &str) -> Result<RegistryError, RegistryError> {
+    let names: Vec<String> = sqlx::query_scalar("SELECT name FROM source").fetch_all(connection.sql()).await?;
     let hint = crate::definitions::did_you_mean(name, names.iter().map(String::as_str));
     Ok(RegistryError::not_found(ObjectKind::Source, name, hint))
 }
 
-pub(crate) async fn load_source(
-    connection: &mut SqliteConnection,
-    name: &str,
-) -> Result<Option<Source>, RegistryError> {
-    let row = sqlx::query("SELECT meaning_id, doc, owner FROM source WHERE name = ?")
+pub(crate) async fn load_source(connection: &mut Session, name: &str) -> Result<Option<Source>, RegistryError> {
+    let row = sqlx::query("SELECT meaning_id, doc, owner FROM source WHERE name = $1")
         .bind(name)
-        .fetch_optional(&mut *connection)
+        .fetch_optional(connection.sql())
         .await?;
     let Some(row) = row else { return Ok(None) };
     let mut source = load_meaning(connection, row.try_get("meaning_id")?).await?;
@@ -102,15 +93,15 @@ pub(crate) async fn load_source(
 }
 
 /// The source that a meaning describes, with the location that the source has now.
-pub(crate) async fn load_meaning(connection: &mut SqliteConnection, meaning_id: i64) -> Result<Source, RegistryError> {
+pub(crate) async fn load_meaning(connection: &mut Session, meaning_id: i64) -> Result<Source, RegistryError> {
     let row = sqlx::query(
         "SELECT meaning.name, filter, time_zone, event_time_column, event_time_us, known_at_column, known_after_us,
                 event_id, format, place, push, max_ahead_us
          FROM source_meaning AS meaning JOIN source ON source.name = meaning.name
-         WHERE meaning.meaning_id = ?",
+         WHERE meaning.meaning_id = $1",
     )
     .bind(meaning_id)
-    .fetch_one(&mut *connection)
+    .fetch_one(connection.sql())
     .await?;
     let event_time = match (row.try_get("event_time_column")?, row.try_get("event_time_us")?) {
         (Some(column), _) => EventTime::Column(column),
@@ -128,7 +119,7 @@ pub(crate) async fn load_meaning(connection: &mut SqliteConnection, meaning_id: 
         name: row.try_get("name")?,
         origin: format.zip(place).and_then(|(format, place)| Origin::try_new(format, place)),
         types: load_types(connection, meaning_id).await?,
-        push: row.try_get("push")?,
+        push: read_flag(row.try_get("push")?),
         fields: load_fields(connection, meaning_id).await?,
         columns: load_expressions(connection, meaning_id).await?,
         filter: row.try_get("filter")?,
@@ -150,13 +141,10 @@ fn written_json(value: Option<&impl serde::Serialize>) -> Option<String> {
     value.and_then(|value| serde_json::to_string(value).ok())
 }
 
-async fn load_types(
-    connection: &mut SqliteConnection,
-    meaning_id: i64,
-) -> Result<BTreeMap<String, DataType>, RegistryError> {
-    let rows: Vec<(String, String)> = sqlx::query_as("SELECT name, data_type FROM source_type WHERE meaning_id = ?")
+async fn load_types(connection: &mut Session, meaning_id: i64) -> Result<BTreeMap<String, DataType>, RegistryError> {
+    let rows: Vec<(String, String)> = sqlx::query_as("SELECT name, data_type FROM source_type WHERE meaning_id = $1")
         .bind(meaning_id)
-        .fetch_all(connection)
+        .fetch_all(connection.sql())
         .await?;
     let read = |(name, data_type): (String, String)| {
         let data_type: DataType = read_name(&data_type, |name| name.parse().ok())?;
@@ -165,10 +153,10 @@ async fn load_types(
     rows.into_iter().map(read).collect()
 }
 
-async fn load_fields(connection: &mut SqliteConnection, meaning_id: i64) -> Result<Vec<SourceField>, RegistryError> {
-    let rows = sqlx::query("SELECT name, data_type FROM source_field WHERE meaning_id = ? ORDER BY position")
+async fn load_fields(connection: &mut Session, meaning_id: i64) -> Result<Vec<SourceField>, RegistryError> {
+    let rows = sqlx::query("SELECT name, data_type FROM source_field WHERE meaning_id = $1 ORDER BY position")
         .bind(meaning_id)
-        .fetch_all(connection)
+        .fetch_all(connection.sql())
         .await?;
     let mut fields = Vec::with_capacity(rows.len());
     for row in rows {
@@ -180,23 +168,23 @@ async fn load_fields(connection: &mut SqliteConnection, meaning_id: i64) -> Resu
 }
 
 async fn load_expressions(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     meaning_id: i64,
 ) -> Result<BTreeMap<String, String>, RegistryError> {
     let rows: Vec<(String, String)> =
-        sqlx::query_as("SELECT name, expression FROM source_expression WHERE meaning_id = ?")
+        sqlx::query_as("SELECT name, expression FROM source_expression WHERE meaning_id = $1")
             .bind(meaning_id)
-            .fetch_all(connection)
+            .fetch_all(connection.sql())
             .await?;
     Ok(rows.into_iter().collect())
 }
 
 /// The row of this meaning, made if it is new.
-pub(crate) async fn save_meaning(connection: &mut SqliteConnection, source: &Source) -> Result<i64, RegistryError> {
+pub(crate) async fn save_meaning(connection: &mut Session, source: &Source) -> Result<i64, RegistryError> {
     let digest = source_digest(source);
-    let known: Option<i64> = sqlx::query_scalar("SELECT meaning_id FROM source_meaning WHERE digest = ?")
+    let known: Option<i64> = sqlx::query_scalar("SELECT meaning_id FROM source_meaning WHERE digest = $1")
         .bind(digest.as_bytes().as_slice())
-        .fetch_optional(&mut *connection)
+        .fetch_optional(connection.sql())
         .await?;
     if let Some(meaning_id) = known {
         return Ok(meaning_id);
@@ -210,10 +198,10 @@ pub(crate) async fn save_meaning(connection: &mut SqliteConnection, source: &Sou
         KnownAt::Column(name) => (Some(name), None),
         KnownAt::AfterUs(us) => (None, Some(*us)),
     };
-    let meaning_id = sqlx::query(
+    let meaning_id: i64 = sqlx::query_scalar(
         "INSERT INTO source_meaning (name, digest, format, filter, time_zone, event_time_column, event_time_us,
                                      known_at_column, known_after_us, event_id)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING meaning_id",
     )
     .bind(&source.name)
     .bind(digest.as_bytes().as_slice())
@@ -225,46 +213,45 @@ pub(crate) async fn save_meaning(connection: &mut SqliteConnection, source: &Sou
     .bind(known_at_column)
     .bind(known_after_us)
     .bind(&source.event_id)
-    .execute(&mut *connection)
-    .await?
-    .last_insert_rowid();
+    .fetch_one(connection.sql())
+    .await?;
     for (position, field) in (0_i64..).zip(&source.fields) {
-        sqlx::query("INSERT INTO source_field (meaning_id, position, name, data_type) VALUES (?, ?, ?, ?)")
+        sqlx::query("INSERT INTO source_field (meaning_id, position, name, data_type) VALUES ($1, $2, $3, $4)")
             .bind(meaning_id)
             .bind(position)
             .bind(&field.name)
             .bind(field.data_type.to_string())
-            .execute(&mut *connection)
+            .execute(connection.sql())
             .await?;
     }
     for (name, data_type) in &source.types {
-        sqlx::query("INSERT INTO source_type (meaning_id, name, data_type) VALUES (?, ?, ?)")
+        sqlx::query("INSERT INTO source_type (meaning_id, name, data_type) VALUES ($1, $2, $3)")
             .bind(meaning_id)
             .bind(name)
             .bind(data_type.to_string())
-            .execute(&mut *connection)
+            .execute(connection.sql())
             .await?;
     }
     for (name, expression) in &source.columns {
-        sqlx::query("INSERT INTO source_expression (meaning_id, name, expression) VALUES (?, ?, ?)")
+        sqlx::query("INSERT INTO source_expression (meaning_id, name, expression) VALUES ($1, $2, $3)")
             .bind(meaning_id)
             .bind(name)
             .bind(expression)
-            .execute(&mut *connection)
+            .execute(connection.sql())
             .await?;
     }
     Ok(meaning_id)
 }
 
 pub(crate) async fn save_source(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     source: &Source,
     columns: &[SourceColumn],
 ) -> Result<(), RegistryError> {
     let meaning_id = save_meaning(connection, source).await?;
     let source_id: i64 = sqlx::query_scalar(
         "INSERT INTO source (name, meaning_id, place, push, max_ahead_us, doc, owner)
-         VALUES (?, ?, ?, ?, ?, ?, ?)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
          ON CONFLICT (name) DO UPDATE SET
              meaning_id = excluded.meaning_id, place = excluded.place,
              push = excluded.push, max_ahead_us = excluded.max_ahead_us, doc = excluded.doc, owner = excluded.owner
@@ -273,27 +260,27 @@ pub(crate) async fn save_source(
     .bind(&source.name)
     .bind(meaning_id)
     .bind(written_json(source.origin.as_ref().map(|origin| &origin.place)))
-    .bind(source.push)
+    .bind(i64::from(source.push))
     .bind(source.max_ahead_us)
     .bind(&source.about.doc)
     .bind(&source.about.owner)
-    .fetch_one(&mut *connection)
+    .fetch_one(connection.sql())
     .await?;
-    sqlx::query("DELETE FROM source_column WHERE source_id = ?").bind(source_id).execute(&mut *connection).await?;
+    sqlx::query("DELETE FROM source_column WHERE source_id = $1").bind(source_id).execute(connection.sql()).await?;
     for (position, column) in (0_i64..).zip(columns) {
         let (data_type, other_type) = match &column.column_type {
             ColumnType::Known(data_type) => (Some(data_type.to_string()), None),
             ColumnType::Other(name) => (None, Some(name.clone())),
         };
         sqlx::query(
-            "INSERT INTO source_column (source_id, position, name, data_type, other_type) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO source_column (source_id, position, name, data_type, other_type) VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(source_id)
         .bind(position)
         .bind(&column.name)
         .bind(data_type)
         .bind(other_type)
-        .execute(&mut *connection)
+        .execute(connection.sql())
         .await?;
     }
     save_tags(connection, "source", &source.name, &source.about).await

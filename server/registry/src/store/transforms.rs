@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use eadem_values::{Constraint, DataType, Description, Digest, Field, Literal};
 use serde::{Deserialize, Serialize};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
+use sqlx::any::AnyRow;
 
-use super::{Registry, Snapshot, read_digest, signed, unsigned};
+use super::search::Indexer;
+use super::{Registry, Session, Snapshot, read_digest, read_flag, signed, unsigned};
 use crate::error::{ObjectKind, RegistryError};
 
 /// What the checks at upload found. The verdict is made once and stored with the digest.
@@ -67,20 +68,20 @@ impl Registry {
         }
         let component_bytes = i64::try_from(component.len())
             .map_err(|_| RegistryError::Invalid("the component is too large to be stored".into()))?;
-        let stored = sqlx::query(
+        let id: i64 = sqlx::query_scalar(
             "INSERT INTO transform (digest, name, doc, owner, total, component_bytes, strict_nan, laws_corpus,
                                     laws_seed, laws_rows, fuel_per_row, nanoseconds_per_row, nanoseconds_per_call,
                                     memory_bytes, measured_rows, uploaded_at_us)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) RETURNING transform_id",
         )
         .bind(digest.as_bytes().as_slice())
         .bind(&description.name)
         .bind(&description.doc)
         .bind(&description.owner)
-        .bind(description.total)
+        .bind(i64::from(description.total))
         .bind(component_bytes)
-        .bind(acceptance.strict_nan)
-        .bind(acceptance.laws_corpus)
+        .bind(i64::from(acceptance.strict_nan))
+        .bind(i64::from(acceptance.laws_corpus))
         .bind(acceptance.laws_seed.cast_signed())
         .bind(signed(acceptance.laws_rows)?)
         .bind(acceptance.fuel_per_row.map(signed).transpose()?)
@@ -89,16 +90,18 @@ impl Registry {
         .bind(acceptance.memory_bytes.map(signed).transpose()?)
         .bind(acceptance.measured_rows.map(signed).transpose()?)
         .bind(now_us)
-        .execute(&mut *change)
+        .fetch_one(change.sql())
         .await?;
-        let id = stored.last_insert_rowid();
-        sqlx::query("INSERT INTO component (transform_id, bytes) VALUES (?, ?)")
+        sqlx::query("INSERT INTO component (transform_id, bytes) VALUES ($1, $2)")
             .bind(id)
             .bind(component)
-            .execute(&mut *change)
+            .execute(change.sql())
             .await?;
         insert_fields(&mut change, id, "input", &description.inputs).await?;
         insert_fields(&mut change, id, "output", &description.outputs).await?;
+        let mut indexer = Indexer::default();
+        indexer.add_transform(description);
+        indexer.write(&mut change).await?;
         change.commit_and_announce().await?;
         Ok((digest, true))
     }
@@ -109,7 +112,7 @@ impl Registry {
     /// No such component, or bytes that no longer have their digest.
     pub async fn component(&self, digest: &Digest) -> Result<Vec<u8>, RegistryError> {
         let bytes: Option<Vec<u8>> = sqlx::query_scalar(
-            "SELECT bytes FROM component JOIN transform USING (transform_id) WHERE transform.digest = ?",
+            "SELECT bytes FROM component JOIN transform USING (transform_id) WHERE transform.digest = $1",
         )
         .bind(digest.as_bytes().as_slice())
         .fetch_optional(self.readers())
@@ -139,10 +142,10 @@ impl Registry {
     pub async fn transforms(&self, name: Option<&str>) -> Result<Vec<TransformRecord>, RegistryError> {
         let mut snapshot = self.snapshot().await?;
         let ids: Vec<i64> = sqlx::query_scalar(
-            "SELECT transform_id FROM transform WHERE name = coalesce(?, name) ORDER BY transform_id DESC",
+            "SELECT transform_id FROM transform WHERE name = coalesce($1, name) ORDER BY transform_id DESC",
         )
         .bind(name)
-        .fetch_all(&mut *snapshot)
+        .fetch_all(snapshot.sql())
         .await?;
         let mut records = Vec::with_capacity(ids.len());
         for id in ids {
@@ -156,13 +159,10 @@ fn unknown_transform(name: &str) -> RegistryError {
     RegistryError::not_found(ObjectKind::Transform, name, "; upload it with `eadem push`")
 }
 
-pub(crate) async fn transform_id(
-    connection: &mut SqliteConnection,
-    digest: &Digest,
-) -> Result<Option<i64>, RegistryError> {
-    let id = sqlx::query_scalar("SELECT transform_id FROM transform WHERE digest = ?")
+pub(crate) async fn transform_id(connection: &mut Session, digest: &Digest) -> Result<Option<i64>, RegistryError> {
+    let id = sqlx::query_scalar("SELECT transform_id FROM transform WHERE digest = $1")
         .bind(digest.as_bytes().as_slice())
-        .fetch_optional(connection)
+        .fetch_optional(connection.sql())
         .await?;
     Ok(id)
 }
@@ -172,10 +172,10 @@ async fn load_record(snapshot: &mut Snapshot, id: i64) -> Result<TransformRecord
     let row = sqlx::query(
         "SELECT component_bytes, strict_nan, laws_corpus, laws_seed, laws_rows, fuel_per_row, nanoseconds_per_row,
                 nanoseconds_per_call, memory_bytes, measured_rows, uploaded_at_us
-         FROM transform WHERE transform_id = ?",
+         FROM transform WHERE transform_id = $1",
     )
     .bind(id)
-    .fetch_one(&mut **snapshot)
+    .fetch_one(snapshot.sql())
     .await?;
     let optional = |column: &str| -> Result<Option<u64>, RegistryError> {
         row.try_get::<Option<i64>, _>(column)?.map(unsigned).transpose()
@@ -184,8 +184,8 @@ async fn load_record(snapshot: &mut Snapshot, id: i64) -> Result<TransformRecord
         digest,
         description,
         acceptance: Acceptance {
-            strict_nan: row.try_get("strict_nan")?,
-            laws_corpus: row.try_get("laws_corpus")?,
+            strict_nan: read_flag(row.try_get("strict_nan")?),
+            laws_corpus: unsigned(row.try_get("laws_corpus")?)?,
             laws_seed: row.try_get::<i64, _>("laws_seed")?.cast_unsigned(),
             laws_rows: unsigned(row.try_get("laws_rows")?)?,
             fuel_per_row: optional("fuel_per_row")?,
@@ -208,15 +208,15 @@ pub(crate) async fn load_description(
     if let Some(Some(cached)) = shared.with_cache(revision, |cache| cache.descriptions.get(&id).cloned()) {
         return Ok(cached);
     }
-    let row = sqlx::query("SELECT digest, name, doc, owner, total FROM transform WHERE transform_id = ?")
+    let row = sqlx::query("SELECT digest, name, doc, owner, total FROM transform WHERE transform_id = $1")
         .bind(id)
-        .fetch_one(&mut **snapshot)
+        .fetch_one(snapshot.sql())
         .await?;
     let description = Description {
         name: row.try_get("name")?,
         doc: row.try_get("doc")?,
         owner: row.try_get("owner")?,
-        total: row.try_get("total")?,
+        total: read_flag(row.try_get("total")?),
         inputs: load_fields(snapshot, id, "input").await?,
         outputs: load_fields(snapshot, id, "output").await?,
     };
@@ -226,7 +226,7 @@ pub(crate) async fn load_description(
 }
 
 async fn insert_fields(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     id: i64,
     direction: &str,
     fields: &[Field],
@@ -234,23 +234,23 @@ async fn insert_fields(
     for (position, field) in (0_i64..).zip(fields) {
         sqlx::query(
             "INSERT INTO transform_field (transform_id, direction, position, name, data_type, nullable, doc)
-             VALUES (?, ?, ?, ?, ?, ?, ?)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind(id)
         .bind(direction)
         .bind(position)
         .bind(&field.name)
         .bind(field.data_type.to_string())
-        .bind(field.nullable)
+        .bind(i64::from(field.nullable))
         .bind(&field.doc)
-        .execute(&mut *connection)
+        .execute(connection.sql())
         .await?;
         for (constraint_position, constraint) in (0_i64..).zip(&field.constraints) {
             for (element, row) in (0_i64..).zip(constraint_rows(constraint)) {
                 sqlx::query(
                     "INSERT INTO field_constraint (transform_id, direction, field_position, position, element, kind,
                                                    literal_type, integer_value, text_value)
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
                 )
                 .bind(id)
                 .bind(direction)
@@ -261,7 +261,7 @@ async fn insert_fields(
                 .bind(row.literal_type)
                 .bind(row.integer)
                 .bind(row.text)
-                .execute(&mut *connection)
+                .execute(connection.sql())
                 .await?;
             }
         }
@@ -304,7 +304,7 @@ fn literal_row(kind: &'static str, literal: &Literal) -> ConstraintRow {
     ConstraintRow { kind, literal_type: Some(literal_type), integer, text }
 }
 
-fn read_literal(row: &SqliteRow) -> Result<Option<Literal>, RegistryError> {
+fn read_literal(row: &AnyRow) -> Result<Option<Literal>, RegistryError> {
     let literal_type: Option<String> = row.try_get("literal_type")?;
     let integer: Option<i64> = row.try_get("integer_value")?;
     let text: Option<String> = row.try_get("text_value")?;
@@ -318,30 +318,30 @@ fn read_literal(row: &SqliteRow) -> Result<Option<Literal>, RegistryError> {
     }
 }
 
-async fn load_fields(connection: &mut SqliteConnection, id: i64, direction: &str) -> Result<Vec<Field>, RegistryError> {
+async fn load_fields(connection: &mut Session, id: i64, direction: &str) -> Result<Vec<Field>, RegistryError> {
     let rows = sqlx::query(
         "SELECT name, data_type, nullable, doc FROM transform_field
-         WHERE transform_id = ? AND direction = ? ORDER BY position",
+         WHERE transform_id = $1 AND direction = $2 ORDER BY position",
     )
     .bind(id)
     .bind(direction)
-    .fetch_all(&mut *connection)
+    .fetch_all(connection.sql())
     .await?;
     let mut fields = Vec::with_capacity(rows.len());
     for row in &rows {
         let data_type: String = row.try_get("data_type")?;
         let data_type: DataType = data_type.parse().map_err(|_| RegistryError::damaged(format!("type {data_type}")))?;
-        let mut field = Field::new(row.try_get::<String, _>("name")?, data_type, row.try_get("nullable")?);
+        let mut field = Field::new(row.try_get::<String, _>("name")?, data_type, read_flag(row.try_get("nullable")?));
         field.doc = row.try_get("doc")?;
         fields.push(field);
     }
     let constraints = sqlx::query(
         "SELECT field_position, position, kind, literal_type, integer_value, text_value FROM field_constraint
-         WHERE transform_id = ? AND direction = ? ORDER BY field_position, position, element",
+         WHERE transform_id = $1 AND direction = $2 ORDER BY field_position, position, element",
     )
     .bind(id)
     .bind(direction)
-    .fetch_all(&mut *connection)
+    .fetch_all(connection.sql())
     .await?;
     for rows in constraints.chunk_by(same_constraint) {
         let Some(first) = rows.first() else { continue };
@@ -352,13 +352,12 @@ async fn load_fields(connection: &mut SqliteConnection, id: i64, direction: &str
     Ok(fields)
 }
 
-fn same_constraint(a: &SqliteRow, b: &SqliteRow) -> bool {
-    let place =
-        |row: &SqliteRow| (row.try_get::<i64, _>("field_position").ok(), row.try_get::<i64, _>("position").ok());
+fn same_constraint(a: &AnyRow, b: &AnyRow) -> bool {
+    let place = |row: &AnyRow| (row.try_get::<i64, _>("field_position").ok(), row.try_get::<i64, _>("position").ok());
     place(a) == place(b)
 }
 
-fn read_constraint(kind: &str, rows: &[SqliteRow]) -> Result<Constraint, RegistryError> {
+fn read_constraint(kind: &str, rows: &[AnyRow]) -> Result<Constraint, RegistryError> {
     let mut literals = Vec::with_capacity(rows.len());
     for row in rows {
         literals.extend(read_literal(row)?);

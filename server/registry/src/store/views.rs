@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use eadem_values::{Digest, Value, value_from_json, value_to_json};
 use serde::Serialize;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
 use super::entities::{load_shape, save_shape};
 use super::sources::{load_meaning, save_meaning};
 use super::transforms::{load_description, transform_id};
-use super::{Registry, Snapshot, load_tags, read_digest, read_name, unsigned};
+use super::{Registry, Session, Snapshot, load_tags, read_digest, read_flag, read_name, unsigned};
 use crate::definitions::did_you_mean;
 use crate::error::{ObjectKind, RegistryError};
 use crate::model::{
@@ -44,7 +44,7 @@ impl Registry {
         let mut snapshot = self.snapshot().await?;
         let rows: Vec<(String, i64)> =
             sqlx::query_as("SELECT name, head_version_id FROM view WHERE head_version_id IS NOT NULL ORDER BY name")
-                .fetch_all(&mut *snapshot)
+                .fetch_all(snapshot.sql())
                 .await?;
         let mut summaries = Vec::with_capacity(rows.len());
         for (name, head) in rows {
@@ -87,10 +87,10 @@ impl Registry {
         let ids: Vec<i64> = sqlx::query_scalar(
             "SELECT view_version_id FROM view_version
                  JOIN source_meaning USING (meaning_id) JOIN view USING (view_id)
-             WHERE source_meaning.name = ? ORDER BY view.name, version",
+             WHERE source_meaning.name = $1 ORDER BY view.name, version",
         )
         .bind(source)
-        .fetch_all(&mut *snapshot)
+        .fetch_all(snapshot.sql())
         .await?;
         let mut versions = Vec::with_capacity(ids.len());
         for id in ids {
@@ -100,30 +100,24 @@ impl Registry {
     }
 }
 
-pub(crate) async fn unknown_view(
-    connection: &mut SqliteConnection,
-    name: &str,
-) -> Result<RegistryError, RegistryError> {
-    let names: Vec<String> = sqlx::query_scalar("SELECT name FROM view").fetch_all(connection).await?;
+pub(crate) async fn unknown_view(connection: &mut Session, name: &str) -> Result<RegistryError, RegistryError> {
+    let names: Vec<String> = sqlx::query_scalar("SELECT name FROM view").fetch_all(connection.sql()).await?;
     let hint = did_you_mean(name, names.iter().map(String::as_str));
     Ok(RegistryError::not_found(ObjectKind::View, name, hint))
 }
 
 /// The newest version's row; `None` for an unknown view.
-pub(crate) async fn head_version_id(
-    connection: &mut SqliteConnection,
-    name: &str,
-) -> Result<Option<i64>, RegistryError> {
-    let id: Option<Option<i64>> = sqlx::query_scalar("SELECT head_version_id FROM view WHERE name = ?")
+pub(crate) async fn head_version_id(connection: &mut Session, name: &str) -> Result<Option<i64>, RegistryError> {
+    let id: Option<Option<i64>> = sqlx::query_scalar("SELECT head_version_id FROM view WHERE name = $1")
         .bind(name)
-        .fetch_optional(connection)
+        .fetch_optional(connection.sql())
         .await?;
     Ok(id.flatten())
 }
 
 /// The row of a version, or an error that names what is missing.
 pub(crate) async fn require_view_version(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     name: &str,
     version: Option<u32>,
 ) -> Result<i64, RegistryError> {
@@ -145,31 +139,25 @@ pub(crate) async fn require_view_version(
     }
 }
 
-pub(crate) async fn view_version_id(
-    connection: &mut SqliteConnection,
-    view: &ViewRef,
-) -> Result<Option<i64>, RegistryError> {
+pub(crate) async fn view_version_id(connection: &mut Session, view: &ViewRef) -> Result<Option<i64>, RegistryError> {
     let id = sqlx::query_scalar(
-        "SELECT view_version_id FROM view_version JOIN view USING (view_id) WHERE name = ? AND version = ?",
+        "SELECT view_version_id FROM view_version JOIN view USING (view_id) WHERE name = $1 AND version = $2",
     )
     .bind(&view.name)
-    .bind(view.version)
-    .fetch_optional(connection)
+    .bind(i64::from(view.version))
+    .fetch_optional(connection.sql())
     .await?;
     Ok(id)
 }
 
 /// The versions of a view, ascending; none for an unknown one.
-pub(crate) async fn load_versions(
-    connection: &mut SqliteConnection,
-    name: &str,
-) -> Result<Vec<VersionRow>, RegistryError> {
+pub(crate) async fn load_versions(connection: &mut Session, name: &str) -> Result<Vec<VersionRow>, RegistryError> {
     let rows = sqlx::query(
         "SELECT view_version_id, version, digest FROM view_version JOIN view USING (view_id)
-         WHERE name = ? ORDER BY version",
+         WHERE name = $1 ORDER BY version",
     )
     .bind(name)
-    .fetch_all(connection)
+    .fetch_all(connection.sql())
     .await?;
     rows.into_iter()
         .map(|row| {
@@ -191,10 +179,10 @@ pub(crate) async fn load_view_version(snapshot: &mut Snapshot, id: i64) -> Resul
     let row = sqlx::query(
         "SELECT name, version, digest, transform_id, shape_id, meaning_id, ttl_us, horizon_us, validation,
                 created_at_us, doc, owner
-         FROM view_version JOIN view USING (view_id) WHERE view_version_id = ?",
+         FROM view_version JOIN view USING (view_id) WHERE view_version_id = $1",
     )
     .bind(id)
-    .fetch_one(&mut **snapshot)
+    .fetch_one(snapshot.sql())
     .await?;
     let name: String = row.try_get("name")?;
     let (transform, description) = load_description(snapshot, row.try_get("transform_id")?).await?;
@@ -234,13 +222,13 @@ pub(crate) async fn load_view_version(snapshot: &mut Snapshot, id: i64) -> Resul
     Ok(version)
 }
 
-async fn load_deployment(connection: &mut SqliteConnection, id: i64) -> Result<Deployment, RegistryError> {
+async fn load_deployment(connection: &mut Session, id: i64) -> Result<Deployment, RegistryError> {
     let row = sqlx::query(
         "SELECT placement, online_history_us, cache_us, partition_by, stop_share_ppm, stop_rows_min
-         FROM view_deployment WHERE view_version_id = ?",
+         FROM view_deployment WHERE view_version_id = $1",
     )
     .bind(id)
-    .fetch_one(connection)
+    .fetch_one(connection.sql())
     .await?;
     let share_ppm: Option<i64> = row.try_get("stop_share_ppm")?;
     let rows_min: Option<i64> = row.try_get("stop_rows_min")?;
@@ -262,7 +250,7 @@ async fn load_deployment(connection: &mut SqliteConnection, id: i64) -> Result<D
 }
 
 async fn load_bindings(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     id: i64,
     version: &ViewVersion,
 ) -> Result<Vec<Binding>, RegistryError> {
@@ -271,10 +259,10 @@ async fn load_bindings(
          FROM view_binding AS binding
              LEFT JOIN view_version AS upstream ON upstream.view_version_id = upstream_version_id
              LEFT JOIN view AS upstream_view ON upstream_view.view_id = upstream.view_id
-         WHERE binding.view_version_id = ? ORDER BY position",
+         WHERE binding.view_version_id = $1 ORDER BY position",
     )
     .bind(id)
-    .fetch_all(connection)
+    .fetch_all(connection.sql())
     .await?;
     if rows.len() != version.description.inputs.len() {
         return Err(RegistryError::damaged(format!("{} has not one binding for each input", version.id)));
@@ -310,14 +298,14 @@ fn read_value(field: &eadem_values::Field, json: String) -> Result<Value, Regist
 }
 
 async fn load_defaults(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     id: i64,
     version: &ViewVersion,
 ) -> Result<BTreeMap<String, Value>, RegistryError> {
     let rows: Vec<(String, String)> =
-        sqlx::query_as("SELECT feature, value FROM view_default WHERE view_version_id = ?")
+        sqlx::query_as("SELECT feature, value FROM view_default WHERE view_version_id = $1")
             .bind(id)
-            .fetch_all(connection)
+            .fetch_all(connection.sql())
             .await?;
     let mut defaults = BTreeMap::new();
     for (feature, json) in rows {
@@ -331,16 +319,16 @@ async fn load_defaults(
 }
 
 async fn load_bounds(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     id: i64,
     version: &ViewVersion,
 ) -> Result<BTreeMap<String, OutlierBound>, RegistryError> {
     let rows = sqlx::query(
         "SELECT feature, minimum, maximum, allow_nan, allow_infinite, validation FROM view_bound
-         WHERE view_version_id = ?",
+         WHERE view_version_id = $1",
     )
     .bind(id)
-    .fetch_all(connection)
+    .fetch_all(connection.sql())
     .await?;
     let mut bounds = BTreeMap::new();
     for row in rows {
@@ -353,8 +341,8 @@ async fn load_bounds(
         let bound = OutlierBound {
             min: limit(row.try_get("minimum")?)?,
             max: limit(row.try_get("maximum")?)?,
-            allow_nan: row.try_get("allow_nan")?,
-            allow_infinite: row.try_get("allow_infinite")?,
+            allow_nan: read_flag(row.try_get("allow_nan")?),
+            allow_infinite: read_flag(row.try_get("allow_infinite")?),
             validation: validation.map(|name| read_name(&name, ValidationPolicy::from_name)).transpose()?,
         };
         bounds.insert(feature, bound);
@@ -363,46 +351,42 @@ async fn load_bounds(
 }
 
 /// The row of a view, made if it is new; its documentation becomes that of the definition.
-pub(crate) async fn save_view(
-    connection: &mut SqliteConnection,
-    name: &str,
-    about: &About,
-) -> Result<i64, RegistryError> {
+pub(crate) async fn save_view(connection: &mut Session, name: &str, about: &About) -> Result<i64, RegistryError> {
     let view_id = sqlx::query_scalar(
-        "INSERT INTO view (name, doc, owner) VALUES (?, ?, ?)
+        "INSERT INTO view (name, doc, owner) VALUES ($1, $2, $3)
          ON CONFLICT (name) DO UPDATE SET doc = excluded.doc, owner = excluded.owner RETURNING view_id",
     )
     .bind(name)
     .bind(&about.doc)
     .bind(&about.owner)
-    .fetch_one(&mut *connection)
+    .fetch_one(connection.sql())
     .await?;
     super::save_tags(connection, "view", name, about).await?;
     Ok(view_id)
 }
 
 pub(crate) async fn set_head(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     view_id: i64,
     view_version_id: i64,
 ) -> Result<(), RegistryError> {
-    sqlx::query("UPDATE view SET head_version_id = ? WHERE view_id = ?")
+    sqlx::query("UPDATE view SET head_version_id = $1 WHERE view_id = $2")
         .bind(view_version_id)
         .bind(view_id)
-        .execute(connection)
+        .execute(connection.sql())
         .await?;
     Ok(())
 }
 
 pub(crate) async fn save_deployment(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     view_version_id: i64,
     deployment: &Deployment,
 ) -> Result<(), RegistryError> {
     sqlx::query(
         "INSERT INTO view_deployment (view_version_id, placement, online_history_us, cache_us, partition_by,
                                       stop_share_ppm, stop_rows_min)
-         VALUES (?, ?, ?, ?, ?, ?, ?)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
          ON CONFLICT (view_version_id) DO UPDATE SET
              placement = excluded.placement, online_history_us = excluded.online_history_us,
              cache_us = excluded.cache_us, partition_by = excluded.partition_by, stop_share_ppm = excluded.stop_share_ppm,
@@ -413,16 +397,16 @@ pub(crate) async fn save_deployment(
     .bind(deployment.online_history_us)
     .bind(deployment.cache_us)
     .bind(deployment.partition.as_str())
-    .bind(deployment.stop.map(|stop| stop.share_ppm))
+    .bind(deployment.stop.map(|stop| i64::from(stop.share_ppm)))
     .bind(deployment.stop.map(|stop| i64::try_from(stop.rows_min).unwrap_or(i64::MAX)))
-    .execute(connection)
+    .execute(connection.sql())
     .await?;
     Ok(())
 }
 
 /// Writes a version that is new. Its upstreams are there already.
 pub(crate) async fn insert_version(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     view_id: i64,
     version: &ViewVersion,
     now_us: i64,
@@ -435,13 +419,13 @@ pub(crate) async fn insert_version(
         shape_id = Some(save_shape(connection, &stored.entity).await?);
         meaning_id = Some(save_meaning(connection, &stored.source).await?);
     }
-    let id = sqlx::query(
+    let id: i64 = sqlx::query_scalar(
         "INSERT INTO view_version (view_id, version, digest, transform_id, shape_id, meaning_id, ttl_us, horizon_us,
                                    validation, created_at_us)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING view_version_id",
     )
     .bind(view_id)
-    .bind(version.id.version)
+    .bind(i64::from(version.id.version))
     .bind(version.digest.as_bytes().as_slice())
     .bind(transform)
     .bind(shape_id)
@@ -450,41 +434,40 @@ pub(crate) async fn insert_version(
     .bind(version.stored.as_ref().and_then(|stored| stored.horizon_us))
     .bind(version.validation.as_str())
     .bind(now_us)
-    .execute(&mut *connection)
-    .await?
-    .last_insert_rowid();
+    .fetch_one(connection.sql())
+    .await?;
     for (position, binding) in (0_i64..).zip(&version.bindings) {
         insert_binding(connection, id, position, binding).await?;
     }
     for (feature, value) in &version.defaults {
-        sqlx::query("INSERT INTO view_default (view_version_id, feature, value) VALUES (?, ?, ?)")
+        sqlx::query("INSERT INTO view_default (view_version_id, feature, value) VALUES ($1, $2, $3)")
             .bind(id)
             .bind(feature)
             .bind(value_to_json(value).to_string())
-            .execute(&mut *connection)
+            .execute(connection.sql())
             .await?;
     }
     for (feature, bound) in &version.bounds {
         let limit = |limit: &Option<Value>| limit.as_ref().map(|limit| value_to_json(limit).to_string());
         sqlx::query(
             "INSERT INTO view_bound (view_version_id, feature, minimum, maximum, allow_nan, allow_infinite, validation)
-             VALUES (?, ?, ?, ?, ?, ?, ?)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind(id)
         .bind(feature)
         .bind(limit(&bound.min))
         .bind(limit(&bound.max))
-        .bind(bound.allow_nan)
-        .bind(bound.allow_infinite)
+        .bind(i64::from(bound.allow_nan))
+        .bind(i64::from(bound.allow_infinite))
         .bind(bound.validation.map(ValidationPolicy::as_str))
-        .execute(&mut *connection)
+        .execute(connection.sql())
         .await?;
     }
     Ok(id)
 }
 
 async fn insert_binding(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     id: i64,
     position: i64,
     binding: &Binding,
@@ -518,7 +501,7 @@ async fn insert_binding(
     };
     sqlx::query(
         "INSERT INTO view_binding (view_version_id, position, kind, name, upstream_version_id, role, literal)
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(id)
     .bind(position)
@@ -527,28 +510,28 @@ async fn insert_binding(
     .bind(upstream_version_id)
     .bind(role)
     .bind(literal)
-    .execute(connection)
+    .execute(connection.sql())
     .await?;
     Ok(())
 }
 
 /// Remembers what the newest definition of a view names, as written: input → (view, version if one is written).
 pub(crate) async fn save_upstreams(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     view_id: i64,
     upstreams: &BTreeMap<String, (String, Option<u32>)>,
 ) -> Result<(), RegistryError> {
-    sqlx::query("DELETE FROM view_upstream WHERE view_id = ?").bind(view_id).execute(&mut *connection).await?;
+    sqlx::query("DELETE FROM view_upstream WHERE view_id = $1").bind(view_id).execute(connection.sql()).await?;
     for (input, (view, version)) in upstreams {
         sqlx::query(
             "INSERT INTO view_upstream (view_id, input, upstream_view_id, pinned_version)
-             SELECT ?, ?, view_id, ? FROM view WHERE name = ?",
+             SELECT $1, $2, view_id, $3 FROM view WHERE name = $4",
         )
         .bind(view_id)
         .bind(input)
-        .bind(version)
+        .bind(version.map(i64::from))
         .bind(view)
-        .execute(&mut *connection)
+        .execute(connection.sql())
         .await?;
     }
     Ok(())
@@ -556,13 +539,14 @@ pub(crate) async fn save_upstreams(
 
 /// What [`save_upstreams`] remembered: input → pinned version.
 pub(crate) async fn load_upstream_pins(
-    connection: &mut SqliteConnection,
+    connection: &mut Session,
     view: &str,
 ) -> Result<BTreeMap<String, Option<u32>>, RegistryError> {
-    let rows: Vec<(String, Option<u32>)> =
-        sqlx::query_as("SELECT input, pinned_version FROM view_upstream JOIN view USING (view_id) WHERE view.name = ?")
-            .bind(view)
-            .fetch_all(connection)
-            .await?;
-    Ok(rows.into_iter().collect())
+    let rows: Vec<(String, Option<i64>)> = sqlx::query_as(
+        "SELECT input, pinned_version FROM view_upstream JOIN view USING (view_id) WHERE view.name = $1",
+    )
+    .bind(view)
+    .fetch_all(connection.sql())
+    .await?;
+    rows.into_iter().map(|(input, pinned)| Ok((input, pinned.map(unsigned).transpose()?))).collect()
 }

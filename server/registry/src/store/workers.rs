@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
 use super::jobs::{require_open, write_progress};
-use super::{Registry, signed, unsigned};
+use super::{Registry, Session, signed, unsigned};
 use crate::error::RegistryError;
 
 /// A worker that enters a job.
@@ -21,8 +21,8 @@ pub struct NewWorker {
     pub id: String,
     /// For people: which process it is.
     pub label: String,
-    /// Whether it runs in the process that holds the project's directory: when another holds it, this one is gone.
-    pub is_home: bool,
+    /// The project's directory, if it runs in the process that holds it: when another holds it, this one is gone.
+    pub home: Option<String>,
 }
 
 /// What a worker has done, by its own count.
@@ -95,15 +95,15 @@ impl Registry {
         let mut change = self.change().await?;
         require_open(&mut change, id).await?;
         sqlx::query(
-            "INSERT INTO job_worker (job_id, worker, label, is_home, expires_at_us) VALUES (?, ?, ?, ?, ?)
+            "INSERT INTO job_worker (job_id, worker, label, home, expires_at_us) VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (job_id, worker) DO UPDATE SET expires_at_us = excluded.expires_at_us",
         )
         .bind(id)
         .bind(&worker.id)
         .bind(&worker.label)
-        .bind(worker.is_home)
+        .bind(&worker.home)
         .bind(now_us.saturating_add(lease_us))
-        .execute(&mut *change)
+        .execute(change.sql())
         .await?;
         change.commit_quietly().await
     }
@@ -125,8 +125,8 @@ impl Registry {
         require_open(&mut change, id).await?;
         write_progress(&mut change, id, progress, now_us).await?;
         sqlx::query(
-            "UPDATE job_worker SET expires_at_us = ?, rows = ?, refused = ?, rows_per_s = ?
-             WHERE job_id = ? AND worker = ?",
+            "UPDATE job_worker SET expires_at_us = $1, rows = $2, refused = $3, rows_per_s = $4
+             WHERE job_id = $5 AND worker = $6",
         )
         .bind(now_us.saturating_add(lease_us))
         .bind(signed(report.rows)?)
@@ -134,7 +134,7 @@ impl Registry {
         .bind(report.rows_per_s)
         .bind(id)
         .bind(worker)
-        .execute(&mut *change)
+        .execute(change.sql())
         .await?;
         change.commit_quietly().await
     }
@@ -146,21 +146,21 @@ impl Registry {
     pub async fn leave_job(&self, id: &str, worker: &str) -> Result<(), RegistryError> {
         let mut change = self.change().await?;
         for statement in [
-            "DELETE FROM job_claim WHERE job_id = ? AND worker = ?",
-            "DELETE FROM job_worker WHERE job_id = ? AND worker = ?",
+            "DELETE FROM job_claim WHERE job_id = $1 AND worker = $2",
+            "DELETE FROM job_worker WHERE job_id = $1 AND worker = $2",
         ] {
-            sqlx::query(statement).bind(id).bind(worker).execute(&mut *change).await?;
+            sqlx::query(statement).bind(id).bind(worker).execute(change.sql()).await?;
         }
         change.commit_quietly().await
     }
 
-    /// Ends the leases of all workers in processes that held the project's directory. Only for who holds it now.
+    /// Ends the leases of all workers in processes that held this directory. Only for who holds it now.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn forget_home_workers(&self) -> Result<(), RegistryError> {
+    pub async fn forget_workers_of(&self, home: &str) -> Result<(), RegistryError> {
         let mut change = self.change().await?;
-        sqlx::query("DELETE FROM job_worker WHERE is_home = 1").execute(&mut *change).await?;
+        sqlx::query("DELETE FROM job_worker WHERE home = $1").bind(home).execute(change.sql()).await?;
         change.commit_quietly().await
     }
 
@@ -180,11 +180,11 @@ impl Registry {
         let mut change = self.change().await?;
         require_open(&mut change, id).await?;
         let renewed =
-            sqlx::query("UPDATE job_worker SET expires_at_us = max(expires_at_us, ?) WHERE job_id = ? AND worker = ?")
+            sqlx::query("UPDATE job_worker SET expires_at_us = CASE WHEN expires_at_us > $1 THEN expires_at_us ELSE $1 END WHERE job_id = $2 AND worker = $3")
                 .bind(now_us.saturating_add(lease_us))
                 .bind(id)
                 .bind(worker)
-                .execute(&mut *change)
+                .execute(change.sql())
                 .await?;
         if renewed.rows_affected() == 0 {
             return Err(RegistryError::Conflict(format!("worker `{worker}` has not joined job `{id}`")));
@@ -199,13 +199,13 @@ impl Registry {
                 continue;
             }
             sqlx::query(
-                "INSERT INTO job_claim (job_id, part, worker) VALUES (?, ?, ?)
+                "INSERT INTO job_claim (job_id, part, worker) VALUES ($1, $2, $3)
                  ON CONFLICT (job_id, part) DO UPDATE SET worker = excluded.worker",
             )
             .bind(id)
             .bind(part)
             .bind(worker)
-            .execute(&mut *change)
+            .execute(change.sql())
             .await?;
             claim.part = Some(part.clone());
             break;
@@ -220,11 +220,11 @@ impl Registry {
     /// The database failed.
     pub async fn release_part(&self, id: &str, worker: &str, part: &str) -> Result<(), RegistryError> {
         let mut change = self.change().await?;
-        sqlx::query("DELETE FROM job_claim WHERE job_id = ? AND part = ? AND worker = ?")
+        sqlx::query("DELETE FROM job_claim WHERE job_id = $1 AND part = $2 AND worker = $3")
             .bind(id)
             .bind(part)
             .bind(worker)
-            .execute(&mut *change)
+            .execute(change.sql())
             .await?;
         change.commit_quietly().await
     }
@@ -236,20 +236,21 @@ impl Registry {
     pub async fn job_activity(&self, id: &str, now_us: i64) -> Result<JobActivity, RegistryError> {
         let workers = sqlx::query(
             "SELECT worker, label, expires_at_us, rows, refused, rows_per_s FROM job_worker
-             WHERE job_id = ? AND expires_at_us > ? ORDER BY worker",
+             WHERE job_id = $1 AND expires_at_us > $2 ORDER BY worker",
         )
         .bind(id)
         .bind(now_us)
         .fetch_all(self.readers())
         .await?;
         let recorded = sqlx::query(
-            "SELECT worker, count(*) AS chunks, sum(rows) AS rows, sum(refused) AS refused FROM job_chunk
-             WHERE job_id = ? AND worker IS NOT NULL GROUP BY worker ORDER BY worker",
+            "SELECT worker, count(*) AS chunks, CAST(sum(rows) AS BIGINT) AS rows,
+                 CAST(sum(refused) AS BIGINT) AS refused FROM job_chunk
+             WHERE job_id = $1 AND worker IS NOT NULL GROUP BY worker ORDER BY worker",
         )
         .bind(id)
         .fetch_all(self.readers())
         .await?;
-        let worker = |row: &sqlx::sqlite::SqliteRow| {
+        let worker = |row: &sqlx::any::AnyRow| {
             Ok::<_, RegistryError>(JobWorker {
                 id: row.try_get("worker")?,
                 label: row.try_get("label")?,
@@ -261,7 +262,7 @@ impl Registry {
                 },
             })
         };
-        let work = |row: &sqlx::sqlite::SqliteRow| {
+        let work = |row: &sqlx::any::AnyRow| {
             Ok::<_, RegistryError>(RecordedWork {
                 worker: row.try_get("worker")?,
                 chunks: unsigned(row.try_get("chunks")?)?,
@@ -280,7 +281,7 @@ impl Registry {
     /// # Errors
     /// The database failed.
     pub async fn jobs_at_work(&self, now_us: i64) -> Result<BTreeSet<String>, RegistryError> {
-        let ids: Vec<String> = sqlx::query_scalar("SELECT DISTINCT job_id FROM job_worker WHERE expires_at_us > ?")
+        let ids: Vec<String> = sqlx::query_scalar("SELECT DISTINCT job_id FROM job_worker WHERE expires_at_us > $1")
             .bind(now_us)
             .fetch_all(self.readers())
             .await?;
@@ -289,36 +290,31 @@ impl Registry {
 }
 
 /// Ends all leases and claims of a job.
-pub(super) async fn release_all(connection: &mut SqliteConnection, id: &str) -> Result<(), RegistryError> {
-    for statement in ["DELETE FROM job_claim WHERE job_id = ?", "DELETE FROM job_worker WHERE job_id = ?"] {
-        sqlx::query(statement).bind(id).execute(&mut *connection).await?;
+pub(super) async fn release_all(connection: &mut Session, id: &str) -> Result<(), RegistryError> {
+    for statement in ["DELETE FROM job_claim WHERE job_id = $1", "DELETE FROM job_worker WHERE job_id = $1"] {
+        sqlx::query(statement).bind(id).execute(connection.sql()).await?;
     }
     Ok(())
 }
 
-async fn is_done(connection: &mut SqliteConnection, id: &str, part: &str) -> Result<bool, RegistryError> {
-    let done: Option<i64> = sqlx::query_scalar("SELECT 1 FROM job_chunk WHERE job_id = ? AND chunk = ?")
+async fn is_done(connection: &mut Session, id: &str, part: &str) -> Result<bool, RegistryError> {
+    let done: Option<i64> = sqlx::query_scalar("SELECT 1 FROM job_chunk WHERE job_id = $1 AND chunk = $2")
         .bind(id)
         .bind(part)
-        .fetch_optional(connection)
+        .fetch_optional(connection.sql())
         .await?;
     Ok(done.is_some())
 }
 
-async fn is_claimed(
-    connection: &mut SqliteConnection,
-    id: &str,
-    part: &str,
-    now_us: i64,
-) -> Result<bool, RegistryError> {
+async fn is_claimed(connection: &mut Session, id: &str, part: &str, now_us: i64) -> Result<bool, RegistryError> {
     let claimed: Option<i64> = sqlx::query_scalar(
         "SELECT 1 FROM job_claim JOIN job_worker USING (job_id, worker)
-         WHERE job_id = ? AND part = ? AND expires_at_us > ?",
+         WHERE job_id = $1 AND part = $2 AND expires_at_us > $3",
     )
     .bind(id)
     .bind(part)
     .bind(now_us)
-    .fetch_optional(connection)
+    .fetch_optional(connection.sql())
     .await?;
     Ok(claimed.is_some())
 }

@@ -5,6 +5,8 @@ mod definitions;
 mod fuzz;
 mod lineage;
 mod plan;
+mod postgres;
 mod resolve;
+mod search;
 mod store;
 mod support;

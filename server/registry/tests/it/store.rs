@@ -37,8 +37,8 @@ async fn a_component_is_stored_once() {
     assert!(registry.component(&Digest::of(b"other")).await.unwrap_err().is_not_found());
 }
 
-fn worker(id: &str, is_home: bool) -> NewWorker {
-    NewWorker { id: id.to_owned(), label: format!("process of {id}"), is_home }
+fn worker(id: &str, home: Option<&str>) -> NewWorker {
+    NewWorker { id: id.to_owned(), label: format!("process of {id}"), home: home.map(str::to_owned) }
 }
 
 /// Two processes share a job: no part is with both, and what a dead one held is free when its lease has ended, not before.
@@ -51,8 +51,8 @@ async fn parts_are_claimed_under_leases_that_end() {
     let parts: Vec<String> = ["p0", "p1", "p2"].map(str::to_owned).to_vec();
     let stranger = registry.claim_part("j", "a", &parts, 0, LEASE_US).await.unwrap_err();
     assert!(matches!(stranger, RegistryError::Conflict(_)), "{stranger}");
-    registry.join_job("j", &worker("a", true), 0, LEASE_US).await.unwrap();
-    registry.join_job("j", &worker("b", false), 0, LEASE_US).await.unwrap();
+    registry.join_job("j", &worker("a", Some("here")), 0, LEASE_US).await.unwrap();
+    registry.join_job("j", &worker("b", None), 0, LEASE_US).await.unwrap();
     let claim = async |who: &str, now_us: i64| {
         let claim = registry.claim_part("j", who, &parts, now_us, LEASE_US).await.unwrap();
         (claim.part, claim.done.len())
@@ -89,12 +89,13 @@ async fn parts_are_claimed_under_leases_that_end() {
     assert_eq!(registry.jobs_at_work(202).await.unwrap().len(), 1);
     registry.leave_job("j", "b").await.unwrap();
     assert!(registry.jobs_at_work(202).await.unwrap().is_empty());
-    registry.join_job("j", &worker("c", true), 300, LEASE_US).await.unwrap();
-    registry.join_job("j", &worker("d", false), 300, LEASE_US).await.unwrap();
-    // Whoever holds the project's directory now knows that `c` is gone; of `d` only its lease tells.
-    registry.forget_home_workers().await.unwrap();
+    registry.join_job("j", &worker("c", Some("here")), 300, LEASE_US).await.unwrap();
+    registry.join_job("j", &worker("d", None), 300, LEASE_US).await.unwrap();
+    registry.join_job("j", &worker("e", Some("elsewhere")), 300, LEASE_US).await.unwrap();
+    // Whoever holds the directory now knows that `c` is gone; of the others only their leases tell.
+    registry.forget_workers_of("here").await.unwrap();
     let left = registry.job_activity("j", 301).await.unwrap().workers;
-    assert_eq!(left.iter().map(|worker| worker.id.as_str()).collect::<Vec<_>>(), ["d"]);
+    assert_eq!(left.iter().map(|worker| worker.id.as_str()).collect::<Vec<_>>(), ["d", "e"]);
     assert_eq!(claim("d", 301).await, (part("p2"), 2));
     registry.finish_job("j", JobState::Failed, &json!({}), 302).await.unwrap();
     assert!(registry.jobs_at_work(303).await.unwrap().is_empty(), "nobody works on what is closed");
@@ -259,14 +260,12 @@ async fn subscribers_hear_of_every_change() {
 
 #[tokio::test]
 async fn a_second_process_sees_what_the_first_applied() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("registry.db");
-    let writer = Registry::open(&file).await.unwrap();
-    let reader = Registry::open(&file).await.unwrap();
+    let company = Company::found().await;
+    let (writer, reader) = (&company.registry, company.another_process().await);
     let mut heard = reader.changes();
     heard.borrow_and_update();
     writer.put_transform(b"bytes", &weather_transform(), &Acceptance::default(), NOW_US).await.unwrap();
-    assert_eq!(reader.transforms(None).await.unwrap().len(), 1);
+    assert_eq!(reader.transforms(None).await.unwrap().len(), 4);
     assert_eq!(reader.revision().await.unwrap(), writer.revision().await.unwrap());
     assert!(heard.has_changed().unwrap(), "asking for the revision tells subscribers");
 }

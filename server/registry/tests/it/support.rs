@@ -1,13 +1,28 @@
 //! A small company: aircraft, airports, and one model that reads about both.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use eadem_registry::definitions::{DefinitionErrors, DefinitionFile, Definitions, TransformReference};
 use eadem_registry::model::{ColumnType, Source, SourceColumn};
-use eadem_registry::{Acceptance, Applied, InspectError, Plan, Registry, RegistryError, SourceInspector};
+use eadem_registry::{
+    Acceptance, Applied, InspectError, Plan, PostgresAddress, Registry, RegistryAddress, RegistryError, SourceInspector,
+};
 use eadem_values::{Constraint, DataType, Description, Digest, ElementType, Field, Literal};
 use tempfile::TempDir;
+
+/// The server that registries are kept on; without one they are files.
+pub(crate) const POSTGRES: &str = "EADEM_TEST_REGISTRY";
+
+/// The address of a registry that does not exist yet.
+pub(crate) fn a_new_registry(folder: &Path) -> RegistryAddress {
+    static SCHEMAS: AtomicU32 = AtomicU32::new(0);
+    let Ok(url) = std::env::var(POSTGRES) else { return RegistryAddress::File(folder.join("registry.db")) };
+    let schema = format!("company_{}", SCHEMAS.fetch_add(1, Ordering::Relaxed));
+    RegistryAddress::Postgres(PostgresAddress::parse(&url).unwrap().in_schema(&schema).unwrap())
+}
 
 pub(crate) const NOW_US: i64 = 1_700_000_000_000_000;
 
@@ -195,15 +210,23 @@ pub(crate) struct Company {
     pub(crate) inspector: FixedColumns,
     /// The same registry as another process sees it.
     pub(crate) second: Option<Registry>,
-    folder: TempDir,
+    address: RegistryAddress,
+    _folder: TempDir,
 }
 
 impl Company {
     /// A registry with the three transforms uploaded and nothing applied.
     pub(crate) async fn found() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let registry = Registry::open(&folder.path().join("registry.db")).await.unwrap();
-        let mut company = Self { registry, transforms: BTreeMap::new(), inspector: inspector(), second: None, folder };
+        let address = a_new_registry(folder.path());
+        let mut company = Self {
+            registry: Registry::connect(&address).await.unwrap(),
+            transforms: BTreeMap::new(),
+            inspector: inspector(),
+            second: None,
+            address,
+            _folder: folder,
+        };
         for description in [legs_transform(), weather_transform(), context_transform()] {
             company.upload(&description).await;
         }
@@ -211,7 +234,12 @@ impl Company {
     }
 
     pub(crate) async fn second_process(&mut self) {
-        self.second = Some(Registry::open(&self.folder.path().join("registry.db")).await.unwrap());
+        self.second = Some(self.another_process().await);
+    }
+
+    /// The registry as yet another process sees it.
+    pub(crate) async fn another_process(&self) -> Registry {
+        Registry::connect(&self.address).await.unwrap()
     }
 
     /// Uploads a component whose bytes are those of its description, and points its folder at it.

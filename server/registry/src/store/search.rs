@@ -1,0 +1,598 @@
+//! Full-text search over names, tags, owners and documentation: an inverted index in plain tables, the same on both
+//! databases. An object is found by words that all occur in it, or that begin words which do.
+//!
+//! The rarest word leads: its postings are read in order, names first, and what stands there is looked up for the other
+//! words. So a search reads little whatever the registry holds, unless all of its words are common; then it stops at
+//! [`CANDIDATES_MAX`] and says so.
+
+use std::collections::{BTreeMap, HashMap};
+
+use eadem_values::{Description, Digest};
+use serde::{Deserialize, Serialize};
+use sqlx::{AssertSqlSafe, Row};
+
+use super::{Registry, Session, Snapshot, read_digest};
+use crate::error::RegistryError;
+use crate::model::About;
+
+/// Characters of a word that are indexed.
+const TERM_CHARACTERS_MAX: usize = 64;
+/// Words of one object that are indexed.
+const TERMS_MAX: usize = 400;
+/// Words that a search may have.
+const QUERY_WORDS_MAX: usize = 16;
+/// Indexed words that a word of a search may be the beginning of.
+const EXPANSIONS_MAX: i64 = 32;
+/// Objects that are looked up at once.
+const CANDIDATES_STEP: usize = 1_000;
+/// Objects that one search looks up at most.
+const CANDIDATES_MAX: usize = 20_000;
+/// Objects that one search may ask for.
+pub const SEARCH_LIMIT_MAX: usize = 1_000;
+
+/// What a search may find, in the order in which equally good hits stand.
+pub const SEARCH_KINDS: [&str; 6] = ["service", "view", "feature", "transform", "source", "entity"];
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Search<'a> {
+    /// Words; `owner:` and `tag:` before one say where it must stand.
+    pub text: &'a str,
+    /// Only objects of these kinds (see [`SEARCH_KINDS`]); empty: of all.
+    pub kinds: &'a [String],
+    /// Objects at most.
+    pub limit: usize,
+}
+
+/// An object that was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SearchHit {
+    /// `entity`, `source`, `transform`, `view`, `feature` or `service`.
+    pub kind: String,
+    /// Its name; a feature's is `view:feature`.
+    pub name: String,
+    /// The first line of its documentation.
+    pub summary: String,
+    /// Who looks after it.
+    pub owner: String,
+}
+
+/// What was found, best first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SearchResult {
+    /// Names before tags, tags before owners, owners before documentation; whole words before beginnings.
+    pub hits: Vec<SearchHit>,
+    /// Whether there may be more.
+    pub is_cut: bool,
+}
+
+/// Where in an object a word stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Name = 0,
+    Tag = 1,
+    Owner = 2,
+    Documentation = 3,
+}
+
+impl Place {
+    fn number(self) -> i64 {
+        self as i64
+    }
+}
+
+/// An object as it is indexed.
+pub(crate) struct Indexed<'a> {
+    pub(crate) kind: &'static str,
+    pub(crate) name: String,
+    pub(crate) doc: &'a str,
+    pub(crate) owner: &'a str,
+    pub(crate) tags: Vec<&'a str>,
+}
+
+impl<'a> Indexed<'a> {
+    pub(crate) fn new(kind: &'static str, name: &str, about: &'a About) -> Self {
+        let tags = about.tags.iter().map(String::as_str).collect();
+        Self { kind, name: name.to_owned(), doc: &about.doc, owner: &about.owner, tags }
+    }
+
+    /// Each word with the best place that it stands in.
+    fn terms(&self) -> BTreeMap<String, Place> {
+        let mut terms = BTreeMap::new();
+        let texts = [(Place::Name, self.name.as_str()), (Place::Owner, self.owner), (Place::Documentation, self.doc)];
+        let tags = self.tags.iter().map(|tag| (Place::Tag, *tag));
+        for (place, text) in tags.chain(texts) {
+            for word in words(text) {
+                if terms.len() >= TERMS_MAX && !terms.contains_key(&word) {
+                    break;
+                }
+                terms.entry(word).and_modify(|best: &mut Place| *best = place.min(*best)).or_insert(place);
+            }
+        }
+        terms
+    }
+
+    fn summary(&self) -> &str {
+        self.doc.trim().lines().next().unwrap_or_default()
+    }
+
+    fn digest(&self, terms: &BTreeMap<String, Place>) -> Digest {
+        let mut text = format!("{}\n{}\n", self.summary(), self.owner);
+        for (term, place) in terms {
+            text.push_str(&format!("{term} {}\n", place.number()));
+        }
+        Digest::of(text.as_bytes())
+    }
+}
+
+/// Letters and digits in lower case; whatever else there is separates.
+fn words(text: &str) -> impl Iterator<Item = String> {
+    let parts = text.split(|character: char| !character.is_alphanumeric()).filter(|part| !part.is_empty());
+    parts.map(|part| part.to_lowercase().chars().take(TERM_CHARACTERS_MAX).collect())
+}
+
+/// Rows that one statement writes or asks for: enough to be quick, and few enough for the parameters of both databases.
+const ROWS_PER_STATEMENT: usize = 500;
+
+/// Collects what a change makes of objects, and writes it in few statements, however many they are.
+#[derive(Default)]
+pub(crate) struct Indexer {
+    objects: BTreeMap<(&'static str, String), Entry>,
+    /// Beginnings of names of features that are gone unless they are among the objects.
+    views: Vec<String>,
+}
+
+/// An object as it will be indexed.
+struct Entry {
+    summary: String,
+    owner: String,
+    terms: BTreeMap<String, Place>,
+    digest: Digest,
+}
+
+impl Indexer {
+    /// The index shall say of this object what it is now.
+    pub(crate) fn add(&mut self, object: &Indexed<'_>) {
+        let terms = object.terms();
+        let digest = object.digest(&terms);
+        let entry = Entry { summary: object.summary().to_owned(), owner: object.owner.to_owned(), terms, digest };
+        self.objects.insert((object.kind, object.name.clone()), entry);
+    }
+
+    /// The same of a view and its features, and of those that it no longer has. A feature is also found by its view's tags
+    /// and owner.
+    pub(crate) fn add_view(&mut self, name: &str, about: &About, description: &Description) {
+        let mut view = Indexed::new("view", name, about);
+        if view.doc.is_empty() {
+            view.doc = &description.doc;
+        }
+        self.add(&view);
+        for output in &description.outputs {
+            let feature = format!("{name}:{}", output.name);
+            self.add(&Indexed { doc: &output.doc, ..Indexed::new("feature", &feature, about) });
+        }
+        self.views.push(format!("{name}:"));
+    }
+
+    /// A transform; of several of one name the last.
+    pub(crate) fn add_transform(&mut self, description: &Description) {
+        let (name, doc, owner) = (description.name.clone(), &description.doc, &description.owner);
+        self.add(&Indexed { kind: "transform", name, doc, owner, tags: Vec::new() });
+    }
+
+    /// Writes what has changed.
+    pub(crate) async fn write(mut self, change: &mut Session) -> Result<(), RegistryError> {
+        self.forget_features(change).await?;
+        let objects: Vec<((&str, String), Entry)> = self.objects.into_iter().collect();
+        for objects in objects.chunks(ROWS_PER_STATEMENT) {
+            write_objects(change, objects).await?;
+        }
+        Ok(())
+    }
+
+    async fn forget_features(&mut self, change: &mut Session) -> Result<(), RegistryError> {
+        let mut gone = Vec::new();
+        for beginning in &self.views {
+            let rows: Vec<(i64, String)> = sqlx::query_as(
+                "SELECT object_id, name FROM search_object WHERE kind = 'feature' AND name >= $1 AND name < $2",
+            )
+            .bind(beginning)
+            .bind(format!("{beginning}{}", char::MAX))
+            .fetch_all(change.sql())
+            .await?;
+            let is_gone = |name: &String| !self.objects.contains_key(&("feature", name.clone()));
+            gone.extend(rows.into_iter().filter(|(_, name)| is_gone(name)).map(|(object, _)| object));
+        }
+        forget_postings(change, &gone).await?;
+        for gone in gone.chunks(ROWS_PER_STATEMENT) {
+            run(change, format!("DELETE FROM search_object WHERE object_id IN ({})", list(gone.iter().copied())))
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes those of the objects that are not indexed so already.
+async fn write_objects(change: &mut Session, objects: &[((&str, String), Entry)]) -> Result<(), RegistryError> {
+    let mut query = sqlx::query(AssertSqlSafe(format!(
+        "SELECT object_id, kind, name, words FROM search_object WHERE (kind, name) IN ({})",
+        rows_of_parameters(objects.len(), 2)
+    )));
+    for ((kind, name), _) in objects {
+        query = query.bind(*kind).bind(name);
+    }
+    let mut known: HashMap<(String, String), (i64, Digest)> = HashMap::new();
+    for row in query.fetch_all(change.sql()).await? {
+        let digest = read_digest(row.try_get("words")?)?;
+        known.insert((row.try_get("kind")?, row.try_get("name")?), (row.try_get("object_id")?, digest));
+    }
+    let stands = |kind: &str, name: &str| known.get(&(kind.to_owned(), name.to_owned()));
+    let changed: Vec<&((&str, String), Entry)> = objects
+        .iter()
+        .filter(|((kind, name), entry)| stands(kind, name).is_none_or(|(_, digest)| *digest != entry.digest))
+        .collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let stale = changed.iter().filter_map(|((kind, name), _)| stands(kind, name)).map(|(object, _)| *object);
+    forget_postings(change, &stale.collect::<Vec<i64>>()).await?;
+    let mut query = sqlx::query(AssertSqlSafe(format!(
+        "INSERT INTO search_object (kind, name, summary, owner, words) VALUES {}
+         ON CONFLICT (kind, name) DO UPDATE SET
+             summary = excluded.summary, owner = excluded.owner, words = excluded.words
+         RETURNING object_id, kind, name",
+        rows_of_parameters(changed.len(), 5)
+    )));
+    for ((kind, name), entry) in &changed {
+        query = query
+            .bind(*kind)
+            .bind(name)
+            .bind(&entry.summary)
+            .bind(&entry.owner)
+            .bind(entry.digest.as_bytes().as_slice());
+    }
+    let mut ids: HashMap<(String, String), i64> = HashMap::new();
+    for row in query.fetch_all(change.sql()).await? {
+        ids.insert((row.try_get("kind")?, row.try_get("name")?), row.try_get("object_id")?);
+    }
+    let mut counts: BTreeMap<&str, i64> = BTreeMap::new();
+    changed.iter().flat_map(|(_, entry)| entry.terms.keys()).for_each(|term| *counts.entry(term).or_default() += 1);
+    let terms = count_terms(change, &counts).await?;
+    let mut postings = Vec::new();
+    for ((kind, name), entry) in &changed {
+        let vanished = || RegistryError::damaged(format!("{kind} {name} vanished from the index"));
+        let object = ids.get(&((*kind).to_owned(), name.clone())).copied().ok_or_else(vanished)?;
+        let of_object =
+            entry.terms.iter().filter_map(|(term, place)| Some((*terms.get(term)?, place.number(), object)));
+        postings.extend(of_object);
+    }
+    for postings in postings.chunks(ROWS_PER_STATEMENT) {
+        let rows: Vec<String> =
+            postings.iter().map(|(term, place, object)| format!("({term}, {place}, {object})")).collect();
+        let values = rows.join(", ");
+        run(change, format!("INSERT INTO search_posting (term_id, place, object_id) VALUES {values}")).await?;
+    }
+    Ok(())
+}
+
+/// The rows of these words, each of which so many more objects have.
+async fn count_terms(
+    change: &mut Session,
+    counts: &BTreeMap<&str, i64>,
+) -> Result<HashMap<String, i64>, RegistryError> {
+    let mut ids = HashMap::with_capacity(counts.len());
+    let counts: Vec<(&str, i64)> = counts.iter().map(|(term, count)| (*term, *count)).collect();
+    for counts in counts.chunks(ROWS_PER_STATEMENT) {
+        let mut query = sqlx::query(AssertSqlSafe(format!(
+            "INSERT INTO search_term (term, objects) VALUES {}
+             ON CONFLICT (term) DO UPDATE SET objects = search_term.objects + excluded.objects RETURNING term_id, term",
+            rows_of_parameters(counts.len(), 2)
+        )));
+        for (term, count) in counts {
+            query = query.bind(*term).bind(*count);
+        }
+        for row in query.fetch_all(change.sql()).await? {
+            ids.insert(row.try_get("term")?, row.try_get("term_id")?);
+        }
+    }
+    Ok(ids)
+}
+
+async fn forget_postings(change: &mut Session, objects: &[i64]) -> Result<(), RegistryError> {
+    for objects in objects.chunks(ROWS_PER_STATEMENT) {
+        let objects = list(objects.iter().copied());
+        run(
+            change,
+            format!(
+                "UPDATE search_term SET objects = objects - (SELECT count(*) FROM search_posting
+                     WHERE search_posting.term_id = search_term.term_id AND object_id IN ({objects}))
+                 WHERE term_id IN (SELECT term_id FROM search_posting WHERE object_id IN ({objects}))"
+            ),
+        )
+        .await?;
+        run(change, format!("DELETE FROM search_posting WHERE object_id IN ({objects})")).await?;
+    }
+    Ok(())
+}
+
+/// Runs a statement of which only numbers vary.
+async fn run(change: &mut Session, statement: String) -> Result<(), RegistryError> {
+    // Kept for the next time it would push out what does come again.
+    sqlx::query(AssertSqlSafe(statement)).persistent(false).execute(change.sql()).await?;
+    Ok(())
+}
+
+/// `($1, $2), ($3, $4)`, so many rows of so many columns.
+fn rows_of_parameters(rows: usize, columns: usize) -> String {
+    let row = |row: usize| {
+        let parameters: Vec<String> = (1..=columns).map(|column| format!("${}", row * columns + column)).collect();
+        format!("({})", parameters.join(", "))
+    };
+    (0..rows).map(row).collect::<Vec<_>>().join(", ")
+}
+
+/// A word of a search: the indexed words that it stands for, itself first, and the places where they count.
+struct Wanted {
+    /// Row, objects that have it, and whether it is the whole word.
+    terms: Vec<(i64, i64, bool)>,
+    places: std::ops::RangeInclusive<i64>,
+}
+
+impl Wanted {
+    fn objects(&self) -> i64 {
+        self.terms.iter().map(|(_, objects, _)| objects).sum()
+    }
+
+    /// How good it is that this term stands there; less is better.
+    fn rank(&self, term_id: i64, place: i64) -> Option<i64> {
+        let (_, _, is_whole) = self.terms.iter().find(|(known, _, _)| *known == term_id)?;
+        self.places.contains(&place).then_some(place * 2 + i64::from(!is_whole))
+    }
+
+    fn term_list(&self) -> String {
+        list(self.terms.iter().map(|(term_id, _, _)| *term_id))
+    }
+}
+
+/// Numbers as SQL lists them.
+fn list(numbers: impl Iterator<Item = i64>) -> String {
+    numbers.map(|number| number.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+impl Registry {
+    /// The objects that have all the words.
+    ///
+    /// # Errors
+    /// No word, too many, a kind that there is not, or a limit beyond [`SEARCH_LIMIT_MAX`].
+    pub async fn search(&self, search: &Search<'_>) -> Result<SearchResult, RegistryError> {
+        if let Some(unknown) = search.kinds.iter().find(|kind| !SEARCH_KINDS.contains(&kind.as_str())) {
+            let known = SEARCH_KINDS.join(", ");
+            return Err(RegistryError::Invalid(format!(
+                "nothing of the kind `{unknown}` is indexed; kinds are {known}"
+            )));
+        }
+        if !(1..=SEARCH_LIMIT_MAX).contains(&search.limit) {
+            return Err(RegistryError::Invalid(format!("a search gives 1 to {SEARCH_LIMIT_MAX} objects")));
+        }
+        let mut snapshot = self.snapshot().await?;
+        let mut wanted = Vec::new();
+        for word in query_words(search.text)? {
+            let Some(found) = expand(&mut snapshot, word).await? else { return Ok(SearchResult::default()) };
+            wanted.push(found);
+        }
+        wanted.sort_by_key(Wanted::objects);
+        let found = candidates(&mut snapshot, &wanted, search).await?;
+        hits(&mut snapshot, found, search).await
+    }
+
+    /// Indexes everything where nothing is indexed: a registry from before there was a search.
+    pub(super) async fn index_if_empty(&self) -> Result<(), RegistryError> {
+        let mut snapshot = self.snapshot().await?;
+        let counted = "SELECT (SELECT count(*) FROM search_object) AS indexed,
+                              (SELECT count(*) FROM transform) + (SELECT count(*) FROM entity) AS objects";
+        let (indexed, objects): (i64, i64) = sqlx::query_as(counted).fetch_one(snapshot.sql()).await?;
+        drop(snapshot);
+        if indexed > 0 || objects == 0 {
+            return Ok(());
+        }
+        let (entities, sources) = (self.entities().await?, self.sources().await?);
+        let (transforms, views, services) = (self.transforms(None).await?, self.views().await?, self.services().await?);
+        let mut indexer = Indexer::default();
+        entities.iter().for_each(|entity| indexer.add(&Indexed::new("entity", &entity.name, &entity.about)));
+        sources.iter().for_each(|source| indexer.add(&Indexed::new("source", &source.name, &source.about)));
+        // Newest last.
+        transforms.iter().rev().for_each(|transform| indexer.add_transform(&transform.description));
+        for view in &views {
+            indexer.add_view(&view.newest.id.name, &view.newest.about, &view.newest.description);
+        }
+        services.iter().for_each(|service| indexer.add(&Indexed::new("service", &service.name, &service.about)));
+        let mut change = self.change().await?;
+        indexer.write(&mut change).await?;
+        change.commit_quietly().await
+    }
+}
+
+/// The words of a search, each with the places where it counts.
+fn query_words(text: &str) -> Result<Vec<(String, std::ops::RangeInclusive<i64>)>, RegistryError> {
+    let mut found = Vec::new();
+    for part in text.split_whitespace() {
+        let only = |place: Place| place.number()..=place.number();
+        let (places, rest) = match part.split_once(':') {
+            Some(("owner", rest)) => (only(Place::Owner), rest),
+            Some(("tag", rest)) => (only(Place::Tag), rest),
+            _ => (Place::Name.number()..=Place::Documentation.number(), part),
+        };
+        found.extend(words(rest).map(|word| (word, places.clone())));
+    }
+    if found.is_empty() {
+        return Err(RegistryError::Invalid("a search needs a word of letters or digits".into()));
+    }
+    if found.len() > QUERY_WORDS_MAX {
+        return Err(RegistryError::Invalid(format!("a search takes {QUERY_WORDS_MAX} words, not {}", found.len())));
+    }
+    Ok(found)
+}
+
+/// The indexed words that begin with this one; `None` if there are none.
+async fn expand(
+    snapshot: &mut Snapshot,
+    (word, places): (String, std::ops::RangeInclusive<i64>),
+) -> Result<Option<Wanted>, RegistryError> {
+    let rows: Vec<(i64, String, i64)> = sqlx::query_as(
+        "SELECT term_id, term, objects FROM search_term
+         WHERE term >= $1 AND term < $2 AND objects > 0 ORDER BY term LIMIT $3",
+    )
+    .bind(&word)
+    .bind(format!("{word}{}", char::MAX))
+    .bind(EXPANSIONS_MAX)
+    .fetch_all(snapshot.sql())
+    .await?;
+    let terms: Vec<(i64, i64, bool)> =
+        rows.into_iter().map(|(term_id, term, objects)| (term_id, objects, term == word)).collect();
+    Ok((!terms.is_empty()).then_some(Wanted { terms, places }))
+}
+
+/// What a search has looked at.
+struct Candidates {
+    /// Object and how good it is; less is better.
+    ranked: BTreeMap<i64, i64>,
+    is_cut: bool,
+}
+
+/// Walks the postings of the rarest word and keeps the objects that have the others too.
+async fn candidates(
+    snapshot: &mut Snapshot,
+    wanted: &[Wanted],
+    search: &Search<'_>,
+) -> Result<Candidates, RegistryError> {
+    let mut found = Candidates { ranked: BTreeMap::new(), is_cut: false };
+    let Some((leading, others)) = wanted.split_first() else { return Ok(found) };
+    let mut looked_at = 0;
+    for (term_id, _, _) in &leading.terms {
+        // Behind this posting the next step begins.
+        let mut after = (*leading.places.start(), i64::MIN);
+        loop {
+            if looked_at >= CANDIDATES_MAX {
+                found.is_cut = true;
+                return Ok(found);
+            }
+            let step = postings(snapshot, *term_id, leading, after, search.kinds).await?;
+            let Some(last) = step.last() else { break };
+            after = *last;
+            looked_at += step.len();
+            let is_last_step = step.len() < CANDIDATES_STEP;
+            let ranked = step.iter().filter_map(|(place, object)| Some((*object, leading.rank(*term_id, *place)?)));
+            for (object, rank) in with_others(snapshot, ranked.collect(), others).await? {
+                let best = found.ranked.entry(object).or_insert(rank);
+                *best = rank.min(*best);
+            }
+            if found.ranked.len() > search.limit {
+                found.is_cut = true;
+                break;
+            }
+            if is_last_step {
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The next postings of a term, as (place, object), in order.
+async fn postings(
+    snapshot: &mut Snapshot,
+    term_id: i64,
+    leading: &Wanted,
+    (place, object): (i64, i64),
+    kinds: &[String],
+) -> Result<Vec<(i64, i64)>, RegistryError> {
+    // Kinds are checked words, see `search`.
+    let of_kind = match kinds {
+        [] => String::new(),
+        kinds => {
+            format!("AND kind IN ({})", kinds.iter().map(|kind| format!("'{kind}'")).collect::<Vec<_>>().join(", "))
+        }
+    };
+    let rows = sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT place, object_id FROM search_posting JOIN search_object USING (object_id)
+         WHERE term_id = $1 AND (place, object_id) > ($2, $3) AND place <= $4 {of_kind}
+         ORDER BY place, object_id LIMIT {CANDIDATES_STEP}"
+    )))
+    .bind(term_id)
+    .bind(place)
+    .bind(object)
+    .bind(*leading.places.end())
+    .fetch_all(snapshot.sql())
+    .await?;
+    Ok(rows)
+}
+
+/// Those of the objects that have every other word too, with all ranks added.
+async fn with_others(
+    snapshot: &mut Snapshot,
+    ranked: Vec<(i64, i64)>,
+    others: &[Wanted],
+) -> Result<Vec<(i64, i64)>, RegistryError> {
+    let mut ranked: BTreeMap<i64, i64> = ranked.into_iter().collect();
+    for word in others {
+        if ranked.is_empty() {
+            break;
+        }
+        let (terms, objects) = (word.term_list(), list(ranked.keys().copied()));
+        let rows: Vec<(i64, i64, i64)> = sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT object_id, term_id, place FROM search_posting WHERE object_id IN ({objects}) AND term_id IN ({terms})"
+        )))
+        .persistent(false)
+        .fetch_all(snapshot.sql())
+        .await?;
+        let mut best: BTreeMap<i64, i64> = BTreeMap::new();
+        for (object, term_id, place) in rows {
+            let Some(rank) = word.rank(term_id, place) else { continue };
+            let known = best.entry(object).or_insert(rank);
+            *known = rank.min(*known);
+        }
+        ranked = best.into_iter().filter_map(|(object, rank)| Some((object, ranked.get(&object)? + rank))).collect();
+    }
+    Ok(ranked.into_iter().collect())
+}
+
+async fn hits(snapshot: &mut Snapshot, found: Candidates, search: &Search<'_>) -> Result<SearchResult, RegistryError> {
+    if found.ranked.is_empty() {
+        return Ok(SearchResult { hits: Vec::new(), is_cut: found.is_cut });
+    }
+    let rows = sqlx::query(AssertSqlSafe(format!(
+        "SELECT object_id, kind, name, summary, owner FROM search_object WHERE object_id IN ({})",
+        list(found.ranked.keys().copied())
+    )))
+    .fetch_all(snapshot.sql())
+    .await?;
+    let mut hits = Vec::with_capacity(rows.len());
+    for row in rows {
+        let object: i64 = row.try_get("object_id")?;
+        let hit = SearchHit {
+            kind: row.try_get("kind")?,
+            name: row.try_get("name")?,
+            summary: row.try_get("summary")?,
+            owner: row.try_get("owner")?,
+        };
+        hits.push((found.ranked.get(&object).copied().unwrap_or(i64::MAX), hit));
+    }
+    let kind_order = |kind: &str| SEARCH_KINDS.iter().position(|known| *known == kind);
+    hits.sort_by(|(a_rank, a), (b_rank, b)| {
+        (a_rank, kind_order(&a.kind), &a.name).cmp(&(b_rank, kind_order(&b.kind), &b.name))
+    });
+    let is_cut = found.is_cut || hits.len() > search.limit;
+    hits.truncate(search.limit);
+    Ok(SearchResult { hits: hits.into_iter().map(|(_, hit)| hit).collect(), is_cut })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words;
+
+    #[test]
+    fn words_are_letters_and_digits_in_lower_case() {
+        let found: Vec<String> = words("avg_Delay-7d of Ärzte, (per 'x')").collect();
+        assert_eq!(found, ["avg", "delay", "7d", "of", "ärzte", "per", "x"]);
+    }
+}
