@@ -18,6 +18,7 @@ mod overload;
 mod process;
 mod project;
 mod race;
+mod registry;
 mod scale;
 mod service;
 mod serving;
@@ -48,6 +49,8 @@ const BARS: &[Bar] = &[
     ("H7", race::h7),
     ("H8", soak::h8),
     ("H9", soak::h9),
+    ("R1", registry::r1),
+    ("R2", soak::r2),
     ("S1", serving::s1),
     ("S2", serving::s2),
     ("S3", serving::s3),

@@ -59,6 +59,17 @@ const S8: Soak = Soak {
     name: "kills and power cuts under writes after which the embedded store has lost or made up something; runs: both",
 };
 
+const R2: Soak = Soak {
+    bar: "R2",
+    targets: &["registry"],
+    tests: &["race::", "the_suite_on_postgres"],
+    report: "R2: cases=",
+    between: " faults=",
+    cases_min: 128,
+    name: "applies of several processes, some of them killed, that were acknowledged and lost, or break the line of \
+           revisions, on SQLite and on PostgreSQL; runs: applies",
+};
+
 const S10: Soak = Soak {
     bar: "S10",
     targets: &["online", "system"],
@@ -73,6 +84,11 @@ const S10: Soak = Soak {
 /// The point-in-time join against its oracle.
 pub(crate) fn h8() -> Result<Measured> {
     H8.run()
+}
+
+/// Applies that race.
+pub(crate) fn r2() -> Result<Measured> {
+    R2.run()
 }
 
 /// Kills and faults.

@@ -7,7 +7,9 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::Uri;
 use eadem_registry::definitions::{DefinitionFile, Definitions, split_version};
-use eadem_registry::{DatasetRecord, LineageDirection, ObjectKind, Plan, SEARCH_LIMIT_MAX, Search};
+use eadem_registry::{
+    Applied, DatasetRecord, LineageDirection, ObjectKind, Plan, RegistryError, SEARCH_LIMIT_MAX, Search,
+};
 use eadem_values::Digest;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -43,13 +45,27 @@ pub(super) async fn apply(
     State(state): State<Arc<ApiState>>,
     JsonBody(body): JsonBody<DefinitionsBody>,
 ) -> Result<Json<Value>, Problem> {
-    let plan = make_plan(&state, &body).await?;
-    let applied = state.registry.apply(&plan, state.clock.now_us()).await.map_err(|error| registry_problem(&error))?;
+    let (plan, applied) = apply_plan(&state, &body).await?;
     let revision = applied.definitions_revision;
     let mut json = plan_json(&plan);
     json["definitions_revision"] = Value::from(revision);
     json["text"] = Value::from(format!("{}\napplied; the registry is at revision {revision}", plan.report().summary()));
     Ok(Json(json))
+}
+
+/// Plans and applies. Who has named a revision has seen a plan, and gets that one or none; for others the plan is made
+/// again where somebody was faster.
+async fn apply_plan(state: &ApiState, body: &DefinitionsBody) -> Result<(Plan, Applied), Problem> {
+    const ATTEMPTS_MAX: u32 = 100;
+    let mut attempt = 1;
+    loop {
+        let plan = make_plan(state, body).await?;
+        match state.registry.apply(&plan, state.clock.now_us()).await {
+            Ok(applied) => return Ok((plan, applied)),
+            Err(RegistryError::Stale { .. }) if body.revision.is_none() && attempt < ATTEMPTS_MAX => attempt += 1,
+            Err(error) => return Err(registry_problem(&error)),
+        }
+    }
 }
 
 async fn make_plan(state: &ApiState, body: &DefinitionsBody) -> Result<Plan, Problem> {
@@ -66,11 +82,8 @@ async fn make_plan(state: &ApiState, body: &DefinitionsBody) -> Result<Plan, Pro
     if let Some(expected) = body.revision
         && expected != plan.definitions_revision()
     {
-        let detail = format!(
-            "the definitions are at revision {}, not {expected}: somebody applied meanwhile; plan again",
-            plan.definitions_revision()
-        );
-        return Err(Problem::conflict("stale_plan", detail));
+        let stale = state.registry.stale(expected, plan.definitions_revision()).await;
+        return Err(registry_problem(&stale.unwrap_or_else(|error| error)));
     }
     Ok(plan)
 }

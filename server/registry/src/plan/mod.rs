@@ -11,9 +11,9 @@ use async_trait::async_trait;
 use eadem_values::Digest;
 
 use crate::definitions::{Definitions, TransformReference};
-use crate::error::RegistryError;
+use crate::error::{AppliedChange, RegistryError};
 use crate::model::{About, Entity, ServiceEntry, Source, SourceColumn, ViewVersion};
-use crate::store::{Registry, WrittenEntry};
+use crate::store::{Registry, WrittenEntry, changes_since};
 
 pub use report::{PlanReport, PlannedAction, PlannedChange};
 
@@ -122,5 +122,23 @@ impl Registry {
     /// [`RegistryError::Stale`] if definitions were applied since the plan was made; the database failed.
     pub async fn apply(&self, plan: &Plan, now_us: i64) -> Result<Applied, RegistryError> {
         apply::apply(self, plan, now_us).await
+    }
+
+    /// What to tell whoever has planned against another revision than the one that the registry is at: what happened since.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn stale(&self, planned: u64, current: u64) -> Result<RegistryError, RegistryError> {
+        let mut snapshot = self.snapshot().await?;
+        let changes = changes_since(&mut snapshot, planned).await?;
+        Ok(RegistryError::Stale { planned, current, changes })
+    }
+
+    /// What every `apply` did whose revision is greater than this one, oldest first; at most 50 changes.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn definition_changes(&self, since_revision: u64) -> Result<Vec<AppliedChange>, RegistryError> {
+        changes_since(&mut *self.snapshot().await?, since_revision).await
     }
 }

@@ -6,6 +6,7 @@ mod fuzz;
 mod lineage;
 mod plan;
 mod postgres;
+mod race;
 mod resolve;
 mod search;
 mod store;

@@ -32,7 +32,7 @@ fn the_suite_on_postgres() {
     assert_eq!(said.trim(), "ready", "the server did not start; what it said stands above");
     let tests = Command::new(std::env::current_exe().unwrap())
         // Each registry keeps some connections, and the server gives away a hundred.
-        .args(["--include-ignored", "--test-threads", "4"])
+        .args(["--include-ignored", "--show-output", "--test-threads", "4"])
         .env(POSTGRES, format!("postgres://test:test-password@127.0.0.1:{port}/test"))
         .output()
         .unwrap();
@@ -40,6 +40,7 @@ fn the_suite_on_postgres() {
     server.wait().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&tests.stdout), String::from_utf8_lossy(&tests.stderr));
     assert!(tests.status.success(), "{stdout}\n{stderr}");
+    stdout.lines().filter(|line| line.starts_with("R2: ")).for_each(|line| println!("{line}"));
     assert!(stdout.contains("a_change_is_heard_of_without_asking ... ok"), "not every test was run: {stdout}");
 }
 

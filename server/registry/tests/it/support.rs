@@ -16,12 +16,26 @@ use tempfile::TempDir;
 /// The server that registries are kept on; without one they are files.
 pub(crate) const POSTGRES: &str = "EADEM_TEST_REGISTRY";
 
-/// The address of a registry that does not exist yet.
-pub(crate) fn a_new_registry(folder: &Path) -> RegistryAddress {
+/// The address of a registry that does not exist yet, and the name of its schema on a server.
+fn a_new_registry(folder: &Path) -> (RegistryAddress, String) {
     static SCHEMAS: AtomicU32 = AtomicU32::new(0);
-    let Ok(url) = std::env::var(POSTGRES) else { return RegistryAddress::File(folder.join("registry.db")) };
+    let Ok(url) = std::env::var(POSTGRES) else {
+        return (RegistryAddress::File(folder.join("registry.db")), String::new());
+    };
     let schema = format!("company_{}", SCHEMAS.fetch_add(1, Ordering::Relaxed));
-    RegistryAddress::Postgres(PostgresAddress::parse(&url).unwrap().in_schema(&schema).unwrap())
+    (postgres_address(&url, &schema), schema)
+}
+
+/// The registry at the address that [`Company::address_text`] has given.
+pub(crate) fn a_registry_at(text: &str) -> RegistryAddress {
+    match std::env::var(POSTGRES) {
+        Ok(url) => postgres_address(&url, text),
+        Err(_) => RegistryAddress::File(text.into()),
+    }
+}
+
+fn postgres_address(url: &str, schema: &str) -> RegistryAddress {
+    RegistryAddress::Postgres(PostgresAddress::parse(url).unwrap().in_schema(schema).unwrap())
 }
 
 pub(crate) const NOW_US: i64 = 1_700_000_000_000_000;
@@ -211,6 +225,7 @@ pub(crate) struct Company {
     /// The same registry as another process sees it.
     pub(crate) second: Option<Registry>,
     address: RegistryAddress,
+    schema: String,
     _folder: TempDir,
 }
 
@@ -218,13 +233,14 @@ impl Company {
     /// A registry with the three transforms uploaded and nothing applied.
     pub(crate) async fn found() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let address = a_new_registry(folder.path());
+        let (address, schema) = a_new_registry(folder.path());
         let mut company = Self {
             registry: Registry::connect(&address).await.unwrap(),
             transforms: BTreeMap::new(),
             inspector: inspector(),
             second: None,
             address,
+            schema,
             _folder: folder,
         };
         for description in [legs_transform(), weather_transform(), context_transform()] {
@@ -235,6 +251,14 @@ impl Company {
 
     pub(crate) async fn second_process(&mut self) {
         self.second = Some(self.another_process().await);
+    }
+
+    /// The address, for [`a_registry_at`] in another process.
+    pub(crate) fn address_text(&self) -> String {
+        match &self.address {
+            RegistryAddress::File(file) => file.display().to_string(),
+            RegistryAddress::Postgres(_) => self.schema.clone(),
+        }
     }
 
     /// The registry as yet another process sees it.
