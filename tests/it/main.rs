@@ -7,6 +7,8 @@ mod cassandra;
 mod contract;
 mod dependencies;
 mod docs;
+#[path = "../services/postgres.rs"]
+mod postgres;
 #[path = "../services/s3.rs"]
 mod s3_server;
 mod scenario;

@@ -114,12 +114,20 @@ impl Default for PlanCache {
 }
 
 impl PlanCache {
-    /// The registry's revision as this process last saw it; asked again at most every half second.
-    async fn revision(&self, registry: &Registry) -> Result<u64, Problem> {
-        if self.is_poll_due() {
-            return registry.revision().await.map_err(|error| crate::routes::registry_problem(&error));
+    /// The registry's revision as this process last saw it. A registry that does not tell of changes is asked at most every
+    /// half second; one that cannot be asked has not changed as far as anybody knows.
+    async fn revision(&self, registry: &Registry) -> u64 {
+        let last = *registry.changes().borrow();
+        if registry.tells_of_changes() || !self.is_poll_due() {
+            return last;
         }
-        Ok(*registry.changes().borrow())
+        match registry.revision().await {
+            Ok(revision) => revision,
+            Err(error) => {
+                tracing::warn!(%error, "the registry cannot be asked whether it has changed; serving on");
+                last
+            }
+        }
     }
 
     /// Whether this request is the one to ask. Nobody waits for anybody: a lock that is waited for would be handed from one
@@ -132,7 +140,7 @@ impl PlanCache {
     }
 
     pub(crate) async fn plan(&self, registry: &Registry, wanted: &Wanted) -> Result<Arc<ServingPlan>, Problem> {
-        let revision = self.revision(registry).await?;
+        let revision = self.revision(registry).await;
         {
             let plans = self.plans.read().unwrap_or_else(PoisonError::into_inner);
             if plans.0 == revision

@@ -469,8 +469,10 @@ impl StoreStatus for Status {
 
     async fn not_ready(&self) -> Vec<String> {
         let mut reasons = Vec::new();
-        if let Err(error) = self.stores.registry.revision().await {
-            reasons.push(format!("registry: {error}"));
+        match tokio::time::timeout(PING_WAIT, self.stores.registry.revision()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => reasons.push(format!("registry: {error}")),
+            Err(_) => reasons.push(format!("registry: no answer within {} s", PING_WAIT.as_secs())),
         }
         match self.stores.online() {
             Ok(online) => reasons.extend(self.online_hindrance(online.as_ref()).await),

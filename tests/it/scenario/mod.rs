@@ -13,6 +13,7 @@ mod object_store;
 mod online_database;
 mod project;
 mod serving;
+mod shared_registry;
 mod sources;
 mod travel;
 mod upkeep;

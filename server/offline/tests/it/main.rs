@@ -19,6 +19,8 @@ mod fault_proxy;
 mod faults;
 mod faulty_store;
 mod kill;
+#[path = "../../../../tests/services/postgres.rs"]
+mod postgres_server;
 mod quarantine;
 mod replace;
 mod s3;

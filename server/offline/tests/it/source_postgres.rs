@@ -3,10 +3,9 @@
 //! One test starts the server (`tests/services/postgres.sh`) and runs the others, which are ignored otherwise, in a process
 //! of its own: the environment that holds a database's URL is set from outside, as in production.
 
-use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 
 use eadem_offline::{
@@ -16,6 +15,7 @@ use eadem_offline::{
 use eadem_values::{DataType, ElementType, Value};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
+use crate::postgres_server::Postgres;
 use crate::support::{at, backfill, echo, source, store_in, stored_rows};
 
 const URL: &str = "EADEM_TEST_POSTGRES";
@@ -28,27 +28,15 @@ fn free_port() -> u16 {
 
 #[test]
 fn sources_of_a_real_database() {
-    let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/services/postgres.sh");
-    let mut server = Command::new(script)
-        .args(["run", folder.path().to_str().unwrap(), &port.to_string()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut said = String::new();
-    BufReader::new(server.stdout.take().unwrap()).read_line(&mut said).unwrap();
-    assert_eq!(said.trim(), "ready", "the server did not start; what it said stands above");
+    let server = Postgres::start();
+    let port = server.port;
     let tests = Command::new(std::env::current_exe().unwrap())
         .args(["source_postgres::", "--ignored"])
-        .env(URL, format!("postgres://test:test-password@127.0.0.1:{port}/test"))
+        .env(URL, server.url())
         .env(WRONG_PASSWORD, format!("postgres://test:wrong%2Fsecret@127.0.0.1:{port}/test"))
         .env(NOBODY, format!("postgres://test:unheard-secret@127.0.0.1:{}/test", free_port()))
         .output()
         .unwrap();
-    drop(server.stdin.take());
-    server.wait().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&tests.stdout), String::from_utf8_lossy(&tests.stderr));
     assert!(tests.status.success(), "{stdout}\n{stderr}");
     assert!(stdout.contains("6 passed"), "not every test was run: {stdout}");

@@ -236,6 +236,11 @@ impl Registry {
         Ok(self.snapshot().await?.definitions_revision)
     }
 
+    /// Whether subscribers of [`Registry::changes`] hear of what other processes change without asking.
+    pub fn tells_of_changes(&self) -> bool {
+        matches!(self.shared.database.dialect, Dialect::Postgres(_))
+    }
+
     /// Follows the revision. The receiver holds the newest one; it wakes at each change made through this registry.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.announced.subscribe()

@@ -6,6 +6,8 @@ mod fuzz;
 mod lineage;
 mod plan;
 mod postgres;
+#[path = "../../../../tests/services/postgres.rs"]
+mod postgres_server;
 mod race;
 mod resolve;
 mod search;

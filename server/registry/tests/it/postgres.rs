@@ -3,14 +3,12 @@
 //! One test starts the server (`tests/services/postgres.sh`) and runs all the others again, in a process of their own that
 //! is told where it is.
 
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use eadem_registry::{Acceptance, PostgresAddress, Registry, RegistryAddress};
 
+use crate::postgres_server::Postgres;
 use crate::support::{Company, NOW_US, POSTGRES, context_transform, weather_transform};
 
 #[test]
@@ -18,26 +16,13 @@ fn the_suite_on_postgres() {
     if std::env::var_os(POSTGRES).is_some() {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/services/postgres.sh");
-    let mut server = Command::new(script)
-        .args(["run", folder.path().to_str().unwrap(), &port.to_string()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut said = String::new();
-    BufReader::new(server.stdout.take().unwrap()).read_line(&mut said).unwrap();
-    assert_eq!(said.trim(), "ready", "the server did not start; what it said stands above");
+    let server = Postgres::start();
     let tests = Command::new(std::env::current_exe().unwrap())
         // Each registry keeps some connections, and the server gives away a hundred.
         .args(["--include-ignored", "--show-output", "--test-threads", "4"])
-        .env(POSTGRES, format!("postgres://test:test-password@127.0.0.1:{port}/test"))
+        .env(POSTGRES, server.url())
         .output()
         .unwrap();
-    drop(server.stdin.take());
-    server.wait().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&tests.stdout), String::from_utf8_lossy(&tests.stderr));
     assert!(tests.status.success(), "{stdout}\n{stderr}");
     stdout.lines().filter(|line| line.starts_with("R2: ")).for_each(|line| println!("{line}"));

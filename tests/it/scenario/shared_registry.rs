@@ -1,0 +1,104 @@
+//! Two servers, each with a directory of its own, on one registry in PostgreSQL.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value as Json, json};
+
+use super::project::{Project, Server};
+use crate::postgres::{PASSWORD, Postgres};
+
+fn project_on(postgres: &Postgres) -> Project {
+    let mut project = Project::new();
+    project.add_component("slow_score");
+    let url = format!("postgres://test@127.0.0.1:{}/test", postgres.port);
+    project.write("eadem.toml", format!("[store]\nregistry = \"{url}\"\nregistry_schema = \"shared\"\n"));
+    project.variables = vec![("EADEM_REGISTRY_PASSWORD", PASSWORD.to_owned())];
+    project
+}
+
+fn define(project: &Project, services: &[&str]) {
+    let mut text = "[view.slow_score]\ntransform = \"transforms/slow_score.wasm\"\n\n[view.slow_score.bind]\nseed = \
+                    \"request.seed\"\n"
+        .to_owned();
+    for service in services {
+        text.push_str(&format!("\n[service.{service}]\nfeatures = [\"slow_score:*\"]\n"));
+    }
+    project.write("features/score.toml", text);
+}
+
+fn ask(server: &Server, service: &str) -> (u16, Json) {
+    server.post("/features/batch", &json!({ "service": service, "entities": [{}], "request": [{ "seed": 4 }] }))
+}
+
+#[test]
+fn servers_of_one_registry_see_an_apply_at_once_and_drop_no_request() {
+    let postgres = Postgres::start();
+    let (first, second) = (project_on(&postgres), project_on(&postgres));
+    define(&first, &["score"]);
+    first.succeed(&["apply"]);
+    let (here, there) = (first.serve(), second.serve());
+    let (status, reply) = ask(&there, "score@1");
+    assert_eq!(status, 200, "the component came from the registry: {reply}");
+    assert_eq!(ask(&here, "score@1").1["results"][0]["features"], reply["results"][0]["features"]);
+    assert_eq!(ask(&there, "rank@1").0, 404);
+
+    // Through a running server, while the other one is being asked.
+    let (is_over, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let took = std::thread::scope(|scope| {
+        let clients = (0..2).map(|_| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let (status, reply) = ask(&there, "score@1");
+                    assert_eq!(status, 200, "{reply}");
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        define(&first, &["score", "rank"]);
+        first.succeed(&["apply"]);
+        let applied_at = Instant::now();
+        let deadline = applied_at + Duration::from_secs(60);
+        while ask(&there, "rank@1").0 != 200 {
+            assert!(Instant::now() < deadline, "the other server has not heard of it");
+        }
+        let took = applied_at.elapsed();
+        is_over.store(true, Ordering::Relaxed);
+        clients.into_iter().for_each(|client| client.join().unwrap());
+        took
+    });
+    assert!(asked.load(Ordering::Relaxed) > 0);
+    println!("heard of after {} ms", took.as_millis());
+
+    // A search, a job list and an apply from the other side.
+    let found = second.json(&["search", "score", "--kind", "service"]);
+    assert_eq!(found["hits"].as_array().map(Vec::len), Some(1), "{found}");
+    define(&second, &["score", "rank", "last"]);
+    second.succeed(&["apply"]);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while ask(&here, "last@1").0 != 200 {
+        assert!(Instant::now() < deadline, "the first server has not heard of it");
+    }
+
+    assert_eq!(ask(&here, "score@1").0, 200);
+    // The database goes; what is known is served on, and the server says that it is not ready.
+    drop(postgres);
+    assert_eq!(ask(&here, "score@1").0, 200);
+    let (status, reply) = here.get("/readyz");
+    assert_eq!(status, 503, "{reply}");
+    assert!(reply["detail"].as_str().unwrap_or_default().contains("registry"), "{reply}");
+    let refused = here.post("/registry/plan", &json!({ "files": [] }));
+    assert!(refused.0 >= 500, "{refused:?}");
+}
+
+#[test]
+fn a_password_in_the_address_of_the_registry_is_refused_and_not_repeated() {
+    let project = Project::new();
+    project.write("eadem.toml", "[store]\nregistry = \"postgres://me:hunter2@db.example/features\"\n");
+    let refused = project.fail(&["plan"]);
+    assert!(refused.contains("EADEM_REGISTRY_PASSWORD") && !refused.contains("hunter2"), "{refused}");
+    project.write("eadem.toml", "[store]\nregistry = \"postgres://me@127.0.0.1:1/features\"\n");
+    let refused = project.fail(&["plan"]);
+    assert!(refused.contains("registry"), "{refused}");
+}
