@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
@@ -297,7 +297,10 @@ fn api_state(
     jobs: JobRunner,
 ) -> anyhow::Result<ApiState> {
     let clock_skew_max = Duration::from_millis(config.limits.clock_skew_ms_max);
-    let status = Arc::new(Status { stores: stores.clone(), clock_skew_max });
+    // Who scrapes metrics every few seconds must not keep a database busy with counting.
+    let tables_last = if config.store.online.is_some() { Duration::from_secs(30) } else { Duration::ZERO };
+    let last_tables = Mutex::default();
+    let status = Arc::new(Status { stores: stores.clone(), clock_skew_max, tables_last, last_tables });
     let metrics = Arc::new(Metrics::new().context("metrics")?);
     let quarantine = Arc::new(RefusedRows::new(stores.clone()));
     Ok(ApiState {
@@ -382,6 +385,9 @@ struct Status {
     stores: Stores,
     /// How far the clock of a store may be from ours.
     clock_skew_max: Duration,
+    /// For how long the sizes of tables are not asked for again.
+    tables_last: Duration,
+    last_tables: Mutex<Option<(Instant, Vec<StoredTable>)>>,
 }
 
 impl Status {
@@ -457,6 +463,11 @@ impl StoreStatus for Status {
     }
 
     async fn tables(&self) -> Result<Vec<StoredTable>, Problem> {
+        if let Some((asked_at, tables)) = &*self.last_tables.lock().unwrap_or_else(PoisonError::into_inner)
+            && asked_at.elapsed() < self.tables_last
+        {
+            return Ok(tables.clone());
+        }
         let table = |(epoch, _, status): (Epoch, Arc<ViewVersion>, TableStatus)| StoredTable {
             view: epoch.view.to_string(),
             epoch: status.table.epoch,
@@ -464,7 +475,9 @@ impl StoreStatus for Status {
             rows: status.rows,
             bytes: status.bytes,
         };
-        Ok(self.epochs().await?.into_iter().map(table).collect())
+        let tables: Vec<StoredTable> = self.epochs().await?.into_iter().map(table).collect();
+        *self.last_tables.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), tables.clone()));
+        Ok(tables)
     }
 
     async fn not_ready(&self) -> Vec<String> {

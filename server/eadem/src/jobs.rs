@@ -13,7 +13,7 @@ use eadem_offline::{Backfill, BackfillOptions, BackfillReport, Progress, StopThr
 use eadem_online::{Coverage, Retention, TableId};
 use eadem_registry::JobRecord;
 use eadem_registry::definitions::split_version;
-use eadem_registry::model::{self as registry_model, Placement, ViewVersion};
+use eadem_registry::model::{self as registry_model, Placement, StoredView, ViewVersion};
 use eadem_values::{format_timestamp, parse_timestamp};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -62,6 +62,9 @@ struct MaterializeRequest {
     views: Vec<String>,
     /// The instant that online history is counted back from, RFC 3339; default: now.
     as_of: Option<String>,
+    /// Where it can be done, only rows that came since the last time are loaded.
+    #[serde(default)]
+    incremental: bool,
 }
 
 /// Rows of which a share is taken where neither the view nor the job says.
@@ -515,8 +518,16 @@ impl Shared {
         let mut loaded_views = Vec::new();
         let mut rows_before = 0;
         for (done, view) in views.iter().enumerate() {
-            let load = || self.load_view(view, as_of_us, handle, (done, views.len()), rows_before);
-            let mut loaded = load().await.with_context(|| view.id.to_string())?;
+            let place = (done, views.len());
+            let load = || self.load_view(view, as_of_us, handle, place, rows_before);
+            let added = match request.incremental {
+                true => self.load_added(view, as_of_us, handle, place, rows_before).await,
+                false => Ok(None),
+            };
+            let mut loaded = match added.with_context(|| view.id.to_string())? {
+                Some(loaded) => loaded,
+                None => load().await.with_context(|| view.id.to_string())?,
+            };
             // Another process may have taken rows out of the table while they were loaded from it.
             while upkeep::withdrawn_online(&self.stores, view).await?.is_some() {
                 loaded = load().await.with_context(|| view.id.to_string())?;
@@ -528,6 +539,7 @@ impl Shared {
             loaded_views.push(json!({
                 "view": view.id.to_string(),
                 "epoch": loaded.epoch,
+                "incremental": loaded.is_incremental,
                 "rows": loaded.rows,
                 "trimmed": loaded.trimmed,
                 "offline_commit": loaded.offline_commit,
@@ -537,13 +549,72 @@ impl Shared {
         Ok(json!({ "lines": lines, "views": loaded_views }))
     }
 
+    /// Merges the rows that came since the current epoch was loaded into it, and trims it; `None` where only a new epoch will
+    /// do: there is none yet, rows were taken out of the table since, the epoch holds other columns, or it was trimmed to a
+    /// later time than is asked for. Rows are merged by maximum, so readers meanwhile see what they would see of a stream, and
+    /// who was killed on the way begins again.
+    async fn load_added(
+        &self,
+        view: &ViewVersion,
+        as_of_us: i64,
+        handle: &Arc<Handle>,
+        place: (usize, usize),
+        rows_before: u64,
+    ) -> anyhow::Result<Option<Loaded>> {
+        let stored = view.stored.as_ref().context("an on-demand view stores nothing")?;
+        let (registry, store) = (&self.stores.registry, self.stores.online()?);
+        let Some(epoch) = registry.current_epoch(&view.id).await? else { return Ok(None) };
+        let online = TableId { view: view.digest, epoch: u64::from(epoch.epoch) };
+        let coverage = store.status(online).await?.coverage;
+        let trim = retention(stored).trim_at(as_of_us);
+        let reaches_back = coverage.complete_since_us.is_some_and(|since_us| since_us <= trim.complete_since_us);
+        let commit = coverage.offline_commit.and_then(|commit| u64::try_from(commit).ok());
+        let Some(commit) = commit.filter(|_| reaches_back && epoch.placement == stored.deployment.placement) else {
+            return Ok(None);
+        };
+        let table = self.stores.offline.table(&self.stores.view_spec(view).await?)?;
+        let Some(added) = table.scan_added_in_parts(commit, self.workers).await? else { return Ok(None) };
+        let report = self.load_report(view, handle, place, rows_before, added.rows);
+        let rows = materialize::load_rows(&store, online, added.parts, &handle.cancel, report).await?;
+        let covered = Coverage { offline_commit: Some(i64::try_from(added.version)?), ..coverage };
+        store.finish_load(online, covered).await?;
+        let trimmed = store.trim(online, trim).await?;
+        // Whoever loaded a new epoch meanwhile may have begun before these rows came.
+        let is_current = registry.current_epoch(&view.id).await?.is_some_and(|current| current.epoch == epoch.epoch);
+        Ok(is_current.then_some(Loaded {
+            epoch: epoch.epoch,
+            is_incremental: true,
+            rows,
+            trimmed,
+            offline_commit: added.version,
+            complete_since_us: trim.complete_since_us,
+            placement: stored.deployment.placement,
+        }))
+    }
+
+    /// Tells how many rows of a view are loaded.
+    fn load_report(
+        &self,
+        view: &ViewVersion,
+        handle: &Arc<Handle>,
+        (done, total): (usize, usize),
+        rows_before: u64,
+        rows_of_view: Option<u64>,
+    ) -> Arc<dyn Fn(u64) + Send + Sync> {
+        let (follower, name) = (Arc::clone(handle), view.id.to_string());
+        Arc::new(move |rows: u64| {
+            let of_all = rows_of_view.map(|rows_of_view| format!(" of {rows_of_view}")).unwrap_or_default();
+            follower.steps(done as u64, total as u64, rows_before + rows, format!("{name}: {rows}{of_all} rows"));
+        })
+    }
+
     /// Loads a new epoch beside the current one and switches when it is whole: readers never see a part.
     async fn load_view(
         &self,
         view: &ViewVersion,
         as_of_us: i64,
         handle: &Arc<Handle>,
-        (done, total): (usize, usize),
+        place: (usize, usize),
         rows_before: u64,
     ) -> anyhow::Result<Loaded> {
         let stored = view.stored.as_ref().context("an on-demand view stores nothing")?;
@@ -557,20 +628,10 @@ impl Shared {
         let online = TableId { view: view.digest, epoch: u64::from(epoch) };
         let load = async {
             store.create_epoch(online).await?;
-            let retention = Retention {
-                lifetime: lifetime(stored),
-                history_us: stored.deployment.online_history_us.unwrap_or(0),
-                slack_us: RETENTION_SLACK_US,
-            };
-            let trim = retention.trim_at(as_of_us);
+            let trim = retention(stored).trim_at(as_of_us);
             store.announce_trim(online, trim).await?;
-            let (follower, name, total_rows) = (Arc::clone(handle), view.id.to_string(), scan.rows);
-            let report = move |rows: u64| {
-                let of_all = total_rows.map(|total_rows| format!(" of {total_rows}")).unwrap_or_default();
-                follower.steps(done as u64, total as u64, rows_before + rows, format!("{name}: {rows}{of_all} rows"));
-            };
-            let parts = scan.parts;
-            let rows = materialize::load_rows(&store, online, parts, &handle.cancel, Arc::new(report)).await?;
+            let report = self.load_report(view, handle, place, rows_before, scan.rows);
+            let rows = materialize::load_rows(&store, online, scan.parts, &handle.cancel, report).await?;
             let coverage = Coverage { offline_commit: Some(i64::try_from(commit)?), ..Coverage::whole() };
             let trimmed = store.finish_load_trimmed(online, coverage, trim).await?;
             Ok::<_, anyhow::Error>((rows, trimmed, trim.complete_since_us))
@@ -586,6 +647,7 @@ impl Shared {
         materialize::switch(&self.stores, view, epoch).await?;
         Ok(Loaded {
             epoch,
+            is_incremental: false,
             rows,
             trimmed,
             offline_commit: commit,
@@ -595,9 +657,20 @@ impl Shared {
     }
 }
 
+/// How long a view's rows stay online.
+fn retention(stored: &StoredView) -> Retention {
+    Retention {
+        lifetime: lifetime(stored),
+        history_us: stored.deployment.online_history_us.unwrap_or(0),
+        slack_us: RETENTION_SLACK_US,
+    }
+}
+
 /// What a load of a view did.
 struct Loaded {
     epoch: u32,
+    /// Whether the rows were merged into an epoch that was being served.
+    is_incremental: bool,
     rows: u64,
     trimmed: u64,
     offline_commit: u64,
@@ -611,6 +684,17 @@ impl Loaded {
             Placement::OnWrite => "features",
             Placement::OnRead => "bound inputs",
         };
+        if self.is_incremental {
+            return format!(
+                "{}: {} new rows of {holds} merged into epoch {}, complete since {} ({} trimmed), up to offline commit {}",
+                view.id,
+                self.rows,
+                self.epoch,
+                format_timestamp(self.complete_since_us),
+                self.trimmed,
+                self.offline_commit
+            );
+        }
         format!(
             "{}: {} rows of {holds} in epoch {}, complete since {} ({} trimmed), from offline commit {}",
             view.id,

@@ -30,6 +30,9 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
+/// Files and connections that a process may have open, where the system allows so many.
+const OPEN_FILES_MAX: u64 = 1 << 20;
+
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     if cli.is_compile_child() {
@@ -39,6 +42,10 @@ fn main() -> ExitCode {
     let is_terminal = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal);
     log.compact().init();
+    // Each connection, data file and table takes one, and the usual limit of 1,024 is from other days.
+    if let Err(error) = rlimit::increase_nofile_limit(OPEN_FILES_MAX) {
+        tracing::debug!(%error, "the limit of open files stays as it was");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -1,6 +1,6 @@
 //! Reading a view's table: whole, or by time range.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::cast::AsArray;
@@ -16,8 +16,9 @@ use parquet::arrow::arrow_reader::{ArrowPredicateFn, RowFilter};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use parquet::errors::ParquetError;
 
-use crate::commit::live_files;
+use crate::commit::{LiveFile, live_files};
 use crate::error::OfflineError;
+use crate::lanes::withdrawn_at;
 use crate::object_file::ObjectFile;
 use crate::schema::{
     COLUMN_ERROR, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_LANE, COLUMN_SEQUENCE, COLUMN_TIE, from_storage,
@@ -153,11 +154,34 @@ impl ViewTable {
         let Some(table) = self.load_with_rows().await? else { return Ok(None) };
         let version = table.version().unwrap_or_default();
         let live = live_files(&table, &self.location)?;
+        Ok(Some(self.read_in_parts(version, live, parts)))
+    }
+
+    /// The rows that came since `commit`, in so many parts; nothing if rows have been taken out since, for then more has
+    /// changed than rows that came. Rows from before the commit may be among them, if files were put together since.
+    ///
+    /// # Errors
+    /// A table or commit that cannot be read.
+    pub async fn scan_added_in_parts(&self, commit: u64, parts: usize) -> Result<Option<TableScan>, OfflineError> {
+        let Some(table) = self.load_with_rows().await? else { return Ok(None) };
+        let version = table.version().unwrap_or_default();
+        let withdrawn_at = withdrawn_at(&self.location, &self.log_store, version).await?;
+        if commit > version || withdrawn_at > Some(commit) {
+            return Ok(None);
+        }
+        let before = self.state(ReadVersion::At(commit)).await?.map(|state| state.files).unwrap_or_default();
+        let before: HashSet<String> = before.into_iter().map(|file| file.path).collect();
+        let mut live = live_files(&table, &self.location)?;
+        live.retain(|live| !before.contains(&live.file.path));
+        Ok(Some(self.read_in_parts(version, live, parts)))
+    }
+
+    fn read_in_parts(&self, version: u64, live: Vec<LiveFile>, parts: usize) -> TableScan {
         let rows = live.iter().map(|live| live.rows).sum();
         let files: Arc<Mutex<VecDeque<DataFile>>> =
             Arc::new(Mutex::new(live.into_iter().map(|live| live.file).collect()));
         let parts = (0..parts.max(1)).map(|_| self.read_files(Arc::clone(&files), ScanRange::ALL, false)).collect();
-        Ok(Some(TableScan { version, rows, parts }))
+        TableScan { version, rows, parts }
     }
 
     /// The rows of the files that this stream takes out of `files`.

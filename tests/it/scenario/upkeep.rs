@@ -175,3 +175,75 @@ fn readers_see_one_state_until_a_new_epoch_takes_over() {
     let current = online["views"].as_array().unwrap().iter().find(|view| view["state"] == "current").unwrap();
     assert_eq!((&current["offline_commit"], &current["withdrawn_in"]), (&json!(2), &Json::Null), "{online}");
 }
+
+/// Writes rows of a Parquet file, from one number to another, into a file of their own.
+fn write_rows(from: &Path, rows: std::ops::Range<usize>, to: &Path) {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(from).unwrap()).unwrap();
+    let schema = reader.schema().clone();
+    let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+    let whole = arrow::compute::concat_batches(&schema, &batches).unwrap();
+    let end = rows.end.min(whole.num_rows());
+    let mut writer = ArrowWriter::try_new(std::fs::File::create(to).unwrap(), schema, None).unwrap();
+    writer.write(&whole.slice(rows.start, end - rows.start)).unwrap();
+    writer.close().unwrap();
+}
+
+#[test]
+fn what_came_since_is_merged_into_what_is_served_and_answers_as_a_whole_load_does() {
+    const ROWS: usize = 26_115;
+    let project = Project::of_flights();
+    let sources = std::fs::read_to_string(project.path("features/sources.toml")).unwrap();
+    project.write("features/sources.toml", sources.replace("data/weather.parquet", "data/weather/"));
+    project.write("features/weather.toml", "[service.weather]\nfeatures = [\"airport_weather:*\"]\n");
+    std::fs::create_dir_all(project.path("data/weather")).unwrap();
+    let part = |number: usize| project.path(&format!("data/weather/part-{number}.parquet"));
+    let rows = [0..ROWS / 2, ROWS / 2..ROWS - 500, ROWS - 500..ROWS];
+    write_rows(&project.path("data/weather.parquet"), rows[0].clone(), &part(0));
+    project.succeed(&["apply"]);
+    let backfill = || project.succeed(&["backfill", "airport_weather"]);
+    let load = |how: &[&str]| {
+        let verb: Vec<&str> = ["materialize", "airport_weather", "--as-of", AS_OF].iter().chain(how).copied().collect();
+        let job = project.json(&verb);
+        job["result"]["views"][0].clone()
+    };
+    let answers = || -> Vec<Json> {
+        let ask = |(airport, at): (&str, &str)| {
+            let reply = project.json(&["get", airport, "--service", "weather@1", "--timestamp", at]);
+            json!([reply["features"], reply["status"]])
+        };
+        let times = ["2013-03-01T12:20:00Z", "2013-08-11T23:59:00Z", "2013-12-30T17:00:00Z"];
+        times.iter().flat_map(|at| ["EWR", "JFK", "LGA"].map(|airport| ask((airport, at)))).collect()
+    };
+    backfill();
+    let first = load(&["--incremental"]);
+    assert_eq!(first["incremental"], false, "there was no epoch yet: {first}");
+
+    write_rows(&project.path("data/weather.parquet"), rows[1].clone(), &part(1));
+    backfill();
+    let second = load(&["--incremental"]);
+    assert_eq!((&second["incremental"], &second["epoch"]), (&json!(true), &first["epoch"]), "{second}");
+    assert_eq!(second["rows"], json!(rows[1].len()), "{second}");
+    assert!(second["offline_commit"].as_u64() > first["offline_commit"].as_u64(), "{second}");
+    let nothing_new = load(&["--incremental"]);
+    assert_eq!((&nothing_new["incremental"], &nothing_new["rows"]), (&json!(true), &json!(0)), "{nothing_new}");
+
+    // Also after files were put together.
+    write_rows(&project.path("data/weather.parquet"), rows[2].clone(), &part(2));
+    backfill();
+    project.succeed(&["offline", "compact", "airport_weather"]);
+    assert_eq!(load(&["--incremental"])["incremental"], true);
+    let merged = answers();
+    assert!(merged.iter().any(|answer| answer[0]["visibility_km"].is_number()), "{merged:?}");
+    let whole = load(&[]);
+    assert_eq!((&whole["incremental"], whole["epoch"].as_u64() > first["epoch"].as_u64()), (&json!(false), true));
+    assert_eq!(answers(), merged);
+
+    // More history than the epoch has, and rows that were taken out, need a new one.
+    let earlier = ["materialize", "airport_weather", "--incremental", "--as-of", "2013-12-01T00:00:00Z"];
+    assert_eq!(project.json(&earlier)["result"]["views"][0]["incremental"], false);
+    write_rows(&project.path("data/weather.parquet"), rows[2].start..ROWS - 100, &part(2));
+    backfill();
+    let renewed = load(&["--incremental"]);
+    assert_eq!(renewed["offline_commit"], current_epoch(&project)["offline_commit"], "{renewed}");
+    assert_eq!(current_epoch(&project)["withdrawn_in"], Json::Null);
+}

@@ -508,6 +508,10 @@ fn schemas() -> Value {
             "properties": {
                 "views": views("load"),
                 "as_of": instant("what online_history is counted back from; default: now"),
+                "incremental": {
+                    "type": "boolean", "default": false,
+                    "description": "merge only rows that came since into what is served, where that can be done",
+                },
             },
         },
         "DatasetJob": {

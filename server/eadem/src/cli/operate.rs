@@ -46,6 +46,10 @@ pub(crate) struct Materialize {
     /// The instant (RFC 3339) that a view's online_history is counted back from; default: now.
     #[arg(long)]
     as_of: Option<String>,
+    /// Merge only the rows that were backfilled since the last time into what is served; where that is not possible (rows were
+    /// taken out, a longer history is wanted) everything is loaded anew.
+    #[arg(long)]
+    incremental: bool,
 }
 
 /// Serve features over HTTP.
@@ -222,7 +226,7 @@ impl Backfill {
 impl Materialize {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let client = context.client().await?;
-        let spec = json!({ "views": self.views, "as_of": self.as_of });
+        let spec = json!({ "views": self.views, "as_of": self.as_of, "incremental": self.incremental });
         let job = run_job(context, &client, "materialize", &spec).await?;
         context.printer.result(&job, job_text)
     }
