@@ -1,6 +1,7 @@
 //! Long work, as the routes see it. The binary owns the jobs themselves.
 
 use async_trait::async_trait;
+use eadem_registry::Actor;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use tokio::sync::watch;
@@ -174,11 +175,11 @@ pub struct Job {
 /// Starts, shows and ends jobs.
 #[async_trait]
 pub trait Jobs: Send + Sync {
-    /// Checks the specification and starts.
+    /// Checks the specification and starts; the trail says who asked for it.
     ///
     /// # Errors
     /// 4xx for a specification that is malformed or names what does not exist.
-    async fn start(&self, kind: JobKind, spec: Json) -> Result<Job, Problem>;
+    async fn start(&self, kind: JobKind, spec: Json, by: &Actor) -> Result<Job, Problem>;
 
     /// Jobs, newest first.
     ///
@@ -197,13 +198,13 @@ pub trait Jobs: Send + Sync {
     /// # Errors
     /// 404 if there is none of this id; 409 if its process ended while it made rows visible: whether they are, nobody knows
     /// until it is resumed.
-    async fn cancel(&self, id: &str) -> Result<Job, Problem>;
+    async fn cancel(&self, id: &str, by: &Actor) -> Result<Job, Problem>;
 
     /// Starts a job that failed, was interrupted or cancelled again where it stopped.
     ///
     /// # Errors
     /// 404 if there is none of this id, 409 if it is running or done.
-    async fn resume(&self, id: &str) -> Result<Job, Problem>;
+    async fn resume(&self, id: &str, by: &Actor) -> Result<Job, Problem>;
 
     /// Follows a job, in whichever process it runs.
     ///

@@ -4,6 +4,7 @@
 //! `runtime/`. What it needs and does not have (jobs, history, the state of the stores) is a trait of its own that the
 //! binary implements.
 
+mod access;
 mod clock;
 mod jobs;
 mod limits;
@@ -14,7 +15,9 @@ mod request_log;
 mod routes;
 pub mod serving;
 mod state;
+pub mod tls;
 
+pub use access::{Credential, Credentials, NewSecret, OwnerOfDirectory, Peer, ProjectFiles, Refusals, new_secret};
 pub use clock::{Clock, FixedClock, SystemClock};
 pub use jobs::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs};
 pub use limits::Limits;

@@ -46,6 +46,11 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, code, detail)
     }
 
+    /// 401: nobody knows who asks.
+    pub fn unauthorized(code: &str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, code, detail)
+    }
+
     /// 404: a name that nothing has.
     pub fn not_found(code: &str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, code, detail)
@@ -85,6 +90,16 @@ impl Problem {
     }
 }
 
+/// What was refused, for those that see only the answer.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ProblemNote {
+    pub(crate) code: String,
+    pub(crate) detail: String,
+}
+
+/// What a 401 must say: how to ask. Details stand in the document.
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"eadem\"");
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -95,6 +110,10 @@ impl IntoResponse for Problem {
         if let Some(seconds) = retry_after {
             response.headers_mut().insert(HeaderName::from_static("retry-after"), seconds);
         }
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, CHALLENGE);
+        }
+        response.extensions_mut().insert(ProblemNote { code: self.code, detail: self.detail });
         response
     }
 }

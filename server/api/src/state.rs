@@ -9,10 +9,11 @@ use async_trait::async_trait;
 use eadem_engine::Engine;
 use eadem_online::CacheUsage;
 use eadem_registry::model::ResolvedService;
-use eadem_registry::{Registry, SourceInspector};
+use eadem_registry::{Actor, Registry, SourceInspector};
 use serde_json::Value as Json;
 use tokio::sync::Semaphore;
 
+use crate::access::{Credentials, ProjectFiles, Refusals};
 use crate::clock::{Clock, as_us};
 use crate::jobs::Jobs;
 use crate::limits::Limits;
@@ -70,6 +71,14 @@ pub struct ApiState {
     pub quarantine: Arc<dyn Quarantine>,
     /// The stores' own view of themselves.
     pub status: Arc<dyn StoreStatus>,
+    /// The project that is served.
+    pub project: String,
+    /// Files that whoever is let in may name.
+    pub files: ProjectFiles,
+    /// Who is let in.
+    pub credentials: Arc<dyn Credentials>,
+    /// What was refused, before it is written.
+    pub refusals: Arc<Refusals>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// What one request may ask for.
@@ -86,6 +95,23 @@ pub struct ApiState {
     pub in_flight: Arc<Semaphore>,
     /// Places for uploads that are checked at once: checking is heavy, and serving must not feel it.
     pub uploads: Arc<Semaphore>,
+}
+
+impl ApiState {
+    /// Tells in the trail that something was refused. What is refused again and again is counted. That it cannot be told is no
+    /// reason to answer otherwise.
+    pub(crate) async fn tell_refused(&self, actor: &Actor, verb: &str, object: &str, code: &str, detail: &str) {
+        let now_us = self.clock.now_us();
+        let entries = self.refusals.note(actor, verb, object, code, detail, now_us);
+        if let Err(error) = self.registry.note_refusals(&entries, now_us).await {
+            tracing::warn!(%error, verb, code, "a refusal could not be told in the trail");
+        }
+    }
+
+    /// The registry, in which changes are told as this one's.
+    pub(crate) fn registry_of(&self, actor: &Actor) -> Registry {
+        self.registry.acting(actor.clone())
+    }
 }
 
 /// How a request names what it wants.

@@ -1,16 +1,18 @@
 //! One way for every verb to reach the store: the routes. Over HTTP where a server runs on the directory, else through
 //! the same router in this process.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, Method, Request, StatusCode, header};
-use eadem_api::Problem;
+use eadem_api::{OwnerOfDirectory, Problem};
 use futures::{Stream, StreamExt};
 use percent_encoding::{NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use tower::ServiceExt;
+
+use crate::tls::{Trust, client_config};
 
 /// Who asks, and where.
 #[derive(Clone)]
@@ -27,6 +29,8 @@ enum Way {
     Http {
         /// `http://127.0.0.1:7878`
         base: String,
+        /// `Bearer …`
+        authorization: Option<HeaderValue>,
         /// Keeps connections.
         http: reqwest::Client,
     },
@@ -54,11 +58,57 @@ fn render(problem: &Problem) -> String {
 }
 
 impl Client {
-    /// A client of a server at this address.
-    pub(crate) fn http(address: &str) -> Self {
+    /// A client of the server of this project, at the address that it has told. It is on this machine.
+    ///
+    /// # Errors
+    /// A token that cannot stand in a header, or a certificate that cannot be read.
+    pub(crate) fn local(address: &str, token: Option<&str>, trust: &Trust) -> anyhow::Result<Self> {
         // A proxy has no business between this machine and itself.
-        let http = reqwest::Client::builder().no_proxy().build().unwrap_or_default();
-        Self { way: Way::Http { base: format!("http://{address}"), http }, fresh: false }
+        Self::over(reqwest::Client::builder().no_proxy(), address, token, trust)
+    }
+
+    /// A client of a server somewhere.
+    ///
+    /// # Errors
+    /// The same, and a URL by which everybody on the way could read the token.
+    pub(crate) fn remote(url: &str, token: Option<&str>, trust: &Trust) -> anyhow::Result<Self> {
+        let parsed = reqwest::Url::parse(url).with_context(|| format!("{url} is no URL of a server"))?;
+        let is_loopback = parsed.host_str().is_some_and(|host| {
+            let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+            host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+        });
+        match parsed.scheme() {
+            "https" => {}
+            "http" if is_loopback || token.is_none() => {}
+            "http" => bail!("{url}: a token is sent only over https://, or to this machine"),
+            other => bail!("{url}: a server is reached by https:// or http://, not {other}://"),
+        }
+        Self::over(reqwest::Client::builder(), url, token, trust)
+    }
+
+    fn over(
+        builder: reqwest::ClientBuilder,
+        address: &str,
+        token: Option<&str>,
+        trust: &Trust,
+    ) -> anyhow::Result<Self> {
+        let base = match address.contains("://") {
+            true => address.trim_end_matches('/').to_owned(),
+            false => format!("http://{address}"),
+        };
+        // Reading certificates takes longer than the request where none is needed.
+        let builder = match base.starts_with("https://") {
+            true => builder.tls_backend_preconfigured(client_config(trust)?),
+            false => builder,
+        };
+        let authorization = token.map(|token| HeaderValue::try_from(format!("Bearer {token}"))).transpose();
+        let mut authorization = authorization.ok().context("the token is none: it has characters that no token has")?;
+        if let Some(authorization) = &mut authorization {
+            authorization.set_sensitive(true);
+        }
+        // What is asked with a token is asked there and nowhere else.
+        let http = builder.redirect(reqwest::redirect::Policy::none()).build().context("cannot make a client")?;
+        Ok(Self { way: Way::Http { base, authorization, http }, fresh: false })
     }
 
     /// A client of these routes, in this process.
@@ -80,8 +130,11 @@ impl Client {
     ) -> anyhow::Result<(StatusCode, impl Stream<Item = anyhow::Result<Bytes>> + use<>)> {
         let cache_control = self.fresh.then_some("no-cache");
         match &self.way {
-            Way::Http { base, http } => {
+            Way::Http { base, authorization, http } => {
                 let mut request = http.request(method, format!("{base}{path}"));
+                if let Some(authorization) = authorization {
+                    request = request.header(header::AUTHORIZATION, authorization.clone());
+                }
                 if let Some(cache_control) = cache_control {
                     request = request.header(header::CACHE_CONTROL, cache_control);
                 }
@@ -95,6 +148,7 @@ impl Client {
             }
             Way::InProcess(router) => {
                 let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+                request = request.extension(OwnerOfDirectory);
                 if let Some(cache_control) = cache_control {
                     request = request.header(header::CACHE_CONTROL, cache_control);
                 }

@@ -33,7 +33,11 @@ const OTHER_VARIABLES: &[&str] = &[
     "EADEM_SCYLLA_USER",
     "EADEM_SDK",
     "EADEM_SEED",
+    "EADEM_SERVER",
+    "EADEM_SERVER_CA",
     "EADEM_SOAK",
+    "EADEM_TOKEN",
+    "EADEM_TOKEN_FILE",
 ];
 
 /// Everything that can be set.
@@ -50,12 +54,47 @@ pub(crate) struct Config {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ServerConfig {
-    /// Address and port. Only loopback, until there are credentials.
+    /// Address and port. Beyond loopback only with an admin's token and TLS.
     pub(crate) listen: String,
+    /// Where TLS is.
+    pub(crate) tls: TlsMode,
+    /// A PEM file, relative to the project's folder: the server's certificate, then those that vouch for it.
+    pub(crate) tls_certificate: Option<PathBuf>,
+    /// A PEM file with the certificate's key.
+    pub(crate) tls_key: Option<PathBuf>,
     /// Seconds that requests in flight get after SIGTERM.
     pub(crate) drain_s: u64,
     /// The share of requests for features that is logged: 0 none, 1 all.
     pub(crate) request_log_share: f64,
+}
+
+/// Where TLS is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TlsMode {
+    /// Here, if there is a certificate; without one only this machine is served.
+    #[default]
+    Auto,
+    /// In a proxy in front of the server, which nobody reaches but by it.
+    OffBehindProxy,
+}
+
+impl ServerConfig {
+    /// The files of certificate and key, for a project in this folder; `None`: no TLS.
+    ///
+    /// # Errors
+    /// One without the other, or files where TLS is said to be elsewhere.
+    pub(crate) fn certificate_files(&self, project: &Path) -> anyhow::Result<Option<(PathBuf, PathBuf)>> {
+        match (&self.tls_certificate, &self.tls_key, self.tls) {
+            (None, None, _) => Ok(None),
+            (Some(certificate), Some(key), TlsMode::Auto) => Ok(Some((project.join(certificate), project.join(key)))),
+            (Some(_), Some(_), TlsMode::OffBehindProxy) => {
+                bail!("server.tls is off_behind_proxy, and there is a certificate: leave out one of the two")
+            }
+            (Some(_), None, _) => bail!("server.tls_certificate needs server.tls_key"),
+            (None, Some(_), _) => bail!("server.tls_key needs server.tls_certificate"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -96,7 +135,14 @@ pub(crate) struct JobsConfig {
 
 impl Default for ServerConfig {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:7878".to_owned(), drain_s: 20, request_log_share: 0.0 }
+        Self {
+            listen: "127.0.0.1:7878".to_owned(),
+            tls: TlsMode::Auto,
+            tls_certificate: None,
+            tls_key: None,
+            drain_s: 20,
+            request_log_share: 0.0,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A project's directory, opened: registry, stores, engine and jobs, behind the routes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,7 +9,11 @@ use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use axum::Router;
 use eadem_api::serving::{EntityKeys, History, OnlineThenHistory, ReadOptions, ReadRow, RowSource, RowSourceError};
-use eadem_api::{ApiState, Clock, Metrics, PlanCache, Problem, RequestLog, StoreStatus, StoredTable, SystemClock};
+use eadem_api::tls::{Certificate, TlsListener};
+use eadem_api::{
+    ApiState, Clock, Metrics, Peer, PlanCache, Problem, ProjectFiles, Refusals, RequestLog, StoreStatus, StoredTable,
+    SystemClock,
+};
 use eadem_engine::{CompilerCommand, Engine, EngineConfig};
 use eadem_offline::{OfflineStore, limit_object_stores};
 use eadem_online::scylla::ScyllaStore;
@@ -18,14 +22,16 @@ use eadem_online::{
     TableStatus,
 };
 use eadem_registry::model::ViewVersion;
-use eadem_registry::{Epoch, EpochState, Registry};
+use eadem_registry::{DEFAULT_PROJECT, Epoch, EpochState, Registry};
 use eadem_semantics::ReadAt;
+use futures::FutureExt as _;
 use serde_json::{Value as Json, json};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
+use crate::access::{TokenBook, Upkeep};
 use crate::adapters::{EngineTransforms, Inspector, OfflineHistory};
-use crate::config::{CONFIGURATION_TABLES, Config};
+use crate::config::{CONFIGURATION_TABLES, Config, TlsMode};
 use crate::jobs::JobRunner;
 use crate::output::{Printer, since_text};
 use crate::quarantine::RefusedRows;
@@ -37,6 +43,8 @@ const UPLOADS_AT_ONCE: usize = 1;
 /// Everything that one process needs to answer for a project.
 pub(crate) struct Home {
     state: Arc<ApiState>,
+    book: Arc<TokenBook>,
+    project: PathBuf,
     owner: Owner,
 }
 
@@ -120,8 +128,9 @@ impl Home {
                 (Owner::Lock(lock), CachedStore::new(Arc::new(store), cache_bytes_max, false))
             }
         };
-        let state = Self::assemble(project, &data_dir, config, Arc::new(online)).await.map_err(OpenError::Other)?;
-        Ok(Self { state, owner })
+        let assembled = Self::assemble(project, &data_dir, config, Arc::new(online)).await;
+        let (state, book) = assembled.map_err(OpenError::Other)?;
+        Ok(Self { state, book, project: project.to_owned(), owner })
     }
 
     async fn assemble(
@@ -129,7 +138,7 @@ impl Home {
         data_dir: &Path,
         config: &Config,
         online: Arc<CachedStore>,
-    ) -> anyhow::Result<Arc<ApiState>> {
+    ) -> anyhow::Result<(Arc<ApiState>, Arc<TokenBook>)> {
         let stores = Stores::open(project, data_dir, config, Some(Arc::clone(&online))).await?;
         // Whoever held the directory before is gone: its lock is ours.
         stores.registry.forget_workers_of(&stores.home_id).await?;
@@ -137,7 +146,9 @@ impl Home {
         let reads_max = config.limits.history_reads_max;
         let rows = OnlineThenHistory::new(stores.registry.clone(), online, Arc::clone(&history), reads_max);
         let jobs = JobRunner::new(stores.clone(), &config.jobs);
-        Ok(Arc::new(api_state(stores, config, Arc::new(rows), history, jobs)?))
+        let book = TokenBook::open(stores.registry.clone()).await?;
+        let state = api_state(stores, config, Arc::new(rows), history, jobs, Arc::clone(&book))?;
+        Ok((Arc::new(state), book))
     }
 
     /// The routes over this directory.
@@ -152,33 +163,95 @@ impl Home {
             .await
             .with_context(|| format!("server.listen = {listen}: not an address and port"))?
             .collect();
-        if let Some(open_to_all) = addresses.iter().find(|address| !address.ip().is_loopback()) {
-            bail!(
-                "server.listen = {listen} ({open_to_all}) is reachable from other machines, and there are no credentials yet; \
-                 listen on 127.0.0.1 and put a proxy that authenticates in front"
-            );
-        }
+        let files = config.server.certificate_files(&self.project)?;
+        let certificate = files.map(|(certificate, key)| Certificate::open(&certificate, &key)).transpose()?;
+        self.check_exposure(config, &addresses, certificate.is_some())?;
         let listener = tokio::net::TcpListener::bind(addresses.as_slice())
             .await
             .with_context(|| format!("cannot listen on {listen}"))?;
         let address = listener.local_addr()?;
-        self.owner.announce(&address.to_string())?;
-        printer.note(&format!("serving on http://{address}"));
+        let scheme = if certificate.is_some() { "https" } else { "http" };
+        self.owner.announce(&announced(scheme, address))?;
+        printer.note(&format!("serving on {scheme}://{address}"));
+        if self.state.credentials.is_open() {
+            tracing::warn!(
+                "open: there is no token, so everybody on this machine may do everything; `eadem token create` ends that"
+            );
+        }
+        let upkeep = self.upkeep(certificate.clone());
         let drain = Duration::from_secs(config.server.drain_s);
         let (drained, shutdown) = tokio::sync::oneshot::channel::<()>();
-        let server = axum::serve(listener, self.router()).with_graceful_shutdown(async move {
+        let end = async move {
             end_signal().await;
             let _ = drained.send(());
-        });
+        };
+        let service = self.router().into_make_service_with_connect_info::<Peer>();
+        let server = match &certificate {
+            None => axum::serve(listener, service).with_graceful_shutdown(end).into_future().boxed(),
+            Some(certificate) => {
+                let listener = TlsListener::new(listener, certificate)?;
+                axum::serve(listener, service).with_graceful_shutdown(end).into_future().boxed()
+            }
+        };
         tokio::select! {
             result = server => result?,
             () = async {
                 let _ = shutdown.await;
                 tokio::time::sleep(drain).await;
             } => tracing::warn!("requests in flight did not finish within {} s", drain.as_secs()),
+            () = upkeep.run() => {}
+        }
+        upkeep.end().await;
+        Ok(())
+    }
+
+    /// Beyond this machine nobody is served without a credential, and no credential goes over the wire in the clear.
+    fn check_exposure(&self, config: &Config, addresses: &[SocketAddr], has_certificate: bool) -> anyhow::Result<()> {
+        let listen = &config.server.listen;
+        let exposed = addresses.iter().find(|address| !address.ip().is_loopback());
+        // Everybody who shares a registry would be changed by whoever is on this machine.
+        let is_shared = config.store.registry.is_some();
+        if exposed.is_some() || is_shared {
+            self.book.never_open();
+        }
+        let why = match exposed {
+            Some(address) => format!("server.listen = {listen} ({address}) is reachable from other machines"),
+            None if is_shared => "others share the registry (store.registry)".to_owned(),
+            None => return Ok(()),
+        };
+        if !self.book.has_admin(self.state.clock.now_us()) {
+            bail!("{why}, and there is no token of an admin; make one: `eadem token create --name admin --role admin`");
+        }
+        if exposed.is_some() && !has_certificate && config.server.tls != TlsMode::OffBehindProxy {
+            bail!(
+                "{why}, and there is no TLS; set server.tls_certificate and server.tls_key, or, where a proxy that nobody \
+                 can go around ends TLS, server.tls = \"off_behind_proxy\""
+            );
         }
         Ok(())
     }
+
+    fn upkeep(&self, certificate: Option<Arc<Certificate>>) -> Upkeep {
+        Upkeep {
+            book: Arc::clone(&self.book),
+            refusals: Arc::clone(&self.state.refusals),
+            registry: self.state.registry.clone(),
+            clock: Arc::clone(&self.state.clock),
+            certificate,
+        }
+    }
+}
+
+/// Where verbs on this machine find the server. A plain address stands for `http://`.
+fn announced(scheme: &str, address: SocketAddr) -> String {
+    // To listen on all interfaces is to listen on this one.
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    let address = SocketAddr::new(ip, address.port());
+    if scheme == "https" { format!("https://{address}") } else { address.to_string() }
 }
 
 /// Why a directory could not be taken into possession.
@@ -295,6 +368,7 @@ fn api_state(
     rows: Arc<dyn RowSource>,
     history: Arc<dyn History>,
     jobs: JobRunner,
+    book: Arc<TokenBook>,
 ) -> anyhow::Result<ApiState> {
     let clock_skew_max = Duration::from_millis(config.limits.clock_skew_ms_max);
     // Who scrapes metrics every few seconds must not keep a database busy with counting.
@@ -309,10 +383,14 @@ fn api_state(
         transforms: stores.transforms,
         rows,
         history,
-        inspector: Arc::new(Inspector::new(stores.project)),
+        inspector: Arc::new(Inspector::new(stores.project.clone())),
         jobs: Arc::new(jobs),
         quarantine,
         status,
+        project: DEFAULT_PROJECT.to_owned(),
+        files: ProjectFiles::new(&stores.project, &stores.data_dir),
+        credentials: book,
+        refusals: Arc::new(Refusals::default()),
         clock: stores.clock,
         limits: config.limits.clone(),
         configuration_tables: CONFIGURATION_TABLES,
@@ -346,10 +424,11 @@ impl Beside {
     ///
     /// # Errors
     /// Metrics that cannot be made, which is a fault of ours.
-    pub(crate) fn router(&self) -> anyhow::Result<Router> {
+    pub(crate) async fn router(&self) -> anyhow::Result<Router> {
+        let book = TokenBook::open(self.stores.registry.clone()).await?;
         let rows = Arc::new(NoOnlineStore { stores: self.stores.clone() });
         let history = history_of(&self.stores, &self.config);
-        let state = api_state(self.stores.clone(), &self.config, rows, history, self.jobs())?;
+        let state = api_state(self.stores.clone(), &self.config, rows, history, self.jobs(), book)?;
         Ok(eadem_api::router(Arc::new(state)))
     }
 }

@@ -11,9 +11,9 @@ use eadem_api::serving::lifetime;
 use eadem_api::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs, Problem};
 use eadem_offline::{Backfill, BackfillOptions, BackfillReport, Progress, StopThreshold, plan_backfill, run_backfill};
 use eadem_online::{Coverage, Retention, TableId};
-use eadem_registry::JobRecord;
 use eadem_registry::definitions::split_version;
 use eadem_registry::model::{self as registry_model, Placement, StoredView, ViewVersion};
+use eadem_registry::{Actor, JobRecord};
 use eadem_values::{format_timestamp, parse_timestamp};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -836,7 +836,7 @@ fn registry_failed(error: eadem_registry::RegistryError) -> Problem {
 
 #[async_trait]
 impl Jobs for JobRunner {
-    async fn start(&self, kind: JobKind, spec: Json) -> Result<Job, Problem> {
+    async fn start(&self, kind: JobKind, spec: Json, by: &Actor) -> Result<Job, Problem> {
         // Versions are pinned now, so that a job that is resumed later does what this one was asked to do.
         let malformed = |message: String| Problem::bad_request("malformed_job", format!("{}: {message}", kind.name()));
         let mut spec = spec;
@@ -900,7 +900,8 @@ impl Jobs for JobRunner {
         }
         let id = Uuid::now_v7().simple().to_string();
         let now_us = self.shared.stores.clock.now_us();
-        self.shared.stores.registry.create_job(&id, kind.name(), &spec, now_us).await.map_err(registry_failed)?;
+        let registry = self.shared.stores.registry.acting(by.clone());
+        registry.create_job(&id, kind.name(), &spec, now_us).await.map_err(registry_failed)?;
         let job = Job {
             id,
             kind,
@@ -948,8 +949,8 @@ impl Jobs for JobRunner {
         }
     }
 
-    async fn cancel(&self, id: &str) -> Result<Job, Problem> {
-        let (registry, clock) = (&self.shared.stores.registry, &self.shared.stores.clock);
+    async fn cancel(&self, id: &str, by: &Actor) -> Result<Job, Problem> {
+        let (registry, clock) = (self.shared.stores.registry.acting(by.clone()), &self.shared.stores.clock);
         let ask = async || match registry.ask_job_to_cancel(id, clock.now_us()).await {
             // It has ended: it stays as it is.
             Err(error) if error.is_callers_fault() && !error.is_not_found() => Ok(()),
@@ -983,14 +984,15 @@ impl Jobs for JobRunner {
         self.get(id).await
     }
 
-    async fn resume(&self, id: &str) -> Result<Job, Problem> {
+    async fn resume(&self, id: &str, by: &Actor) -> Result<Job, Problem> {
         let mut job = self.get(id).await?;
         match job.state {
             JobState::Running => return Err(Problem::conflict("job_running", format!("job {id} is running"))),
             JobState::Succeeded => return Err(Problem::conflict("job_done", format!("job {id} is done"))),
             JobState::Failed | JobState::Cancelled | JobState::Interrupted => {
                 let now_us = self.shared.stores.clock.now_us();
-                self.shared.stores.registry.reopen_job(id, now_us).await.map_err(registry_failed)?;
+                let registry = self.shared.stores.registry.acting(by.clone());
+                registry.reopen_job(id, now_us).await.map_err(registry_failed)?;
             }
         }
         job.state = JobState::Running;

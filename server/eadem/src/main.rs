@@ -3,6 +3,7 @@
 //! Every verb that touches the store goes through the routes of `eadem-api`: over HTTP where a server runs on the
 //! project's directory, else through the same router in this process. There is no second way in.
 
+mod access;
 mod adapters;
 mod cli;
 mod client;
@@ -16,6 +17,7 @@ mod materialize;
 mod online_backup;
 mod output;
 mod quarantine;
+mod tls;
 mod upkeep;
 mod workers;
 

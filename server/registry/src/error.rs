@@ -19,6 +19,8 @@ pub enum ObjectKind {
     Service,
     Dataset,
     Job,
+    Project,
+    Token,
 }
 
 impl ObjectKind {
@@ -33,6 +35,8 @@ impl ObjectKind {
             Self::Service => "service",
             Self::Dataset => "dataset",
             Self::Job => "job",
+            Self::Project => "project",
+            Self::Token => "token",
         }
     }
 }

@@ -5,6 +5,7 @@
 //! [`model`]. The crate knows neither engine nor query engine: descriptions of components are rows of its own, and
 //! schemas of sources come through [`SourceInspector`].
 
+mod access;
 pub mod definitions;
 mod digest;
 mod error;
@@ -14,11 +15,14 @@ pub mod plan;
 mod resolve;
 mod store;
 
+pub use access::{Actor, Role};
 pub use error::{AppliedChange, ObjectKind, RegistryError};
 pub use lineage::{Lineage, LineageDirection, LineageEdge, LineageKind, LineageNode};
 pub use plan::{Applied, InspectError, Plan, PlanReport, SourceInspector};
 pub use store::{
-    Acceptance, ChunkWork, DatasetColumn, DatasetRecord, Epoch, EpochState, Erasures, JobActivity, JobChunk, JobRecord,
-    JobState, JobWorker, NewWorker, PartClaim, PostgresAddress, RecordedWork, Registry, RegistryAddress, SEARCH_KINDS,
-    SEARCH_LIMIT_MAX, Search, SearchHit, SearchResult, ServiceSummary, TransformRecord, ViewSummary, WorkerReport,
+    Acceptance, ChunkWork, DEFAULT_PROJECT, DatasetColumn, DatasetRecord, Epoch, EpochState, Erasures, JobActivity,
+    JobChunk, JobRecord, JobState, JobWorker, NewToken, NewWorker, PartClaim, PostgresAddress, ProjectRecord, Quota,
+    RecordedWork, Registry, RegistryAddress, SEARCH_KINDS, SEARCH_LIMIT_MAX, Search, SearchHit, SearchResult,
+    ServiceSummary, TokenRecord, TrailEntry, TrailEvent, TrailFault, TrailFilter, TrailHead, TrailOutcome,
+    TrailVerdict, TransformRecord, ViewSummary, WorkerReport,
 };

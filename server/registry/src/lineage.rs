@@ -580,7 +580,9 @@ async fn find_roots(snapshot: &mut Snapshot, kind: ObjectKind, name: &str) -> Re
             let id = read::require_dataset_id(snapshot, name).await?;
             Ok(vec![node(LineageKind::Dataset, id)])
         }
-        ObjectKind::Job => Err(RegistryError::Invalid("jobs have no lineage".into())),
+        ObjectKind::Job | ObjectKind::Project | ObjectKind::Token => {
+            Err(RegistryError::Invalid(format!("a {kind} has no lineage")))
+        }
     }
 }
 

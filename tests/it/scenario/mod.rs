@@ -1,5 +1,6 @@
 //! The whole system from outside: the binary, its files, its server.
 
+mod access;
 mod authoring;
 mod backup;
 mod bad_input;

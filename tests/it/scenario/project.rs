@@ -230,9 +230,21 @@ impl Server {
         let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address =
-            line.trim().strip_prefix("serving on http://").unwrap_or_else(|| panic!("no server: {line}")).to_owned();
+        let said = line.trim().strip_prefix("serving on http").map(|rest| rest.trim_start_matches('s'));
+        let address = said.and_then(|rest| rest.strip_prefix("://"));
+        let address = address.unwrap_or_else(|| panic!("no server: {line}")).to_owned();
         Self { process, address }
+    }
+
+    /// Starts a server by a verb with settings of its own; what it logs is dropped.
+    pub(crate) fn start_with(mut command: Command) -> Self {
+        Self::start(command.stderr(Stdio::null()))
+    }
+
+    /// The same server, asked at another address.
+    pub(crate) fn at(mut self, address: &str) -> Self {
+        address.clone_into(&mut self.address);
+        self
     }
 
     pub(crate) fn connect(&self) -> TcpStream {

@@ -7,10 +7,12 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::sse::{Event, KeepAlive, Sse};
+use eadem_registry::Role;
 use futures::{Stream, StreamExt};
 use serde_json::Value;
 use tokio_stream::wrappers::WatchStream;
 
+use crate::access::{By, Principal, role_too_low};
 use crate::jobs::{Job, JobFilter, JobKind, JobState};
 use crate::problem::Problem;
 use crate::routes::body::JsonBody;
@@ -19,6 +21,7 @@ use crate::state::ApiState;
 
 pub(super) async fn start(
     State(state): State<Arc<ApiState>>,
+    by: By,
     Path(kind): Path<String>,
     JsonBody(spec): JsonBody<Value>,
 ) -> Result<(StatusCode, Json<Job>), Problem> {
@@ -26,8 +29,30 @@ pub(super) async fn start(
         let kinds = JobKind::ALL.map(JobKind::name).join(", ");
         Problem::not_found("unknown_job_kind", format!("no job of kind `{kind}`; kinds are {kinds}"))
     })?;
-    let job = state.jobs.start(kind, spec).await?;
+    check_right(&state, &by.principal, kind, &spec)?;
+    let job = state.jobs.start(kind, spec, &by.actor).await?;
     Ok((StatusCode::ACCEPTED, Json(job)))
+}
+
+/// Jobs read and write files of the server's machine. Whoever comes over the network with less than an admin's token does so
+/// only within the project's folder, and not where the server keeps its own.
+fn check_right(state: &ApiState, principal: &Principal, kind: JobKind, spec: &Value) -> Result<(), Problem> {
+    let Principal::Token(credential) = principal else { return Ok(()) };
+    if credential.role == Role::Admin {
+        return Ok(());
+    }
+    if matches!(kind, JobKind::Backup | JobKind::Restore) {
+        return Err(role_too_low(credential, Role::Admin));
+    }
+    for field in ["spine", "output"] {
+        if let Some(file) = spec[field].as_str() {
+            state.files.check(file).map_err(|why| {
+                let detail = format!("{field}: {why}; only an admin may name other files of the server's machine");
+                Problem::new(StatusCode::FORBIDDEN, "foreign_file", detail)
+            })?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn list(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<Json<Value>, Problem> {
@@ -62,15 +87,20 @@ pub(super) async fn get(State(state): State<Arc<ApiState>>, Path(id): Path<Strin
     state.jobs.get(&id).await.map(Json)
 }
 
-pub(super) async fn cancel(State(state): State<Arc<ApiState>>, Path(id): Path<String>) -> Result<Json<Job>, Problem> {
-    state.jobs.cancel(&id).await.map(Json)
+pub(super) async fn cancel(
+    State(state): State<Arc<ApiState>>,
+    by: By,
+    Path(id): Path<String>,
+) -> Result<Json<Job>, Problem> {
+    state.jobs.cancel(&id, &by.actor).await.map(Json)
 }
 
 pub(super) async fn resume(
     State(state): State<Arc<ApiState>>,
+    by: By,
     Path(id): Path<String>,
 ) -> Result<(StatusCode, Json<Job>), Problem> {
-    let job = state.jobs.resume(&id).await?;
+    let job = state.jobs.resume(&id, &by.actor).await?;
     Ok((StatusCode::ACCEPTED, Json(job)))
 }
 

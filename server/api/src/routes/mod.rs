@@ -5,12 +5,17 @@ mod features;
 mod guard;
 mod jobs;
 mod openapi;
+mod openapi_access;
+mod projects;
 mod quarantine;
 mod query;
 mod registry;
+mod tokens;
+mod trail;
 mod transforms;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
@@ -19,14 +24,15 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
-use eadem_registry::RegistryError;
+use eadem_registry::{Actor, RegistryError, Role};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
 
-use crate::problem::Problem;
+use crate::access::{Access, OwnerOfDirectory, Principal, Refusal, who_asks};
+use crate::problem::{Problem, ProblemNote};
 use crate::request_log::{REQUEST_ID, RequestId};
 use crate::state::ApiState;
 
@@ -34,33 +40,42 @@ pub use openapi::openapi;
 
 type Handler = fn(&ApiState) -> MethodRouter<Arc<ApiState>>;
 
-/// One route: its methods with what they do, its path, its handler.
+/// A method of a route: its name, who it is for, what it does.
+type Operation = (&'static str, Access, &'static str);
+
+/// One route: its methods, its path, its handler.
 struct Route {
     path: &'static str,
-    methods: &'static [(&'static str, &'static str)],
+    methods: &'static [Operation],
     handler: Handler,
 }
+
+const EVERYBODY: Access = Access::Everybody;
+const READER: Access = Access::AtLeast(Role::Reader);
+const WRITER: Access = Access::AtLeast(Role::Writer);
+const AUTHOR: Access = Access::AtLeast(Role::Author);
+const ADMIN: Access = Access::AtLeast(Role::Admin);
 
 /// Every route there is.
 const ROUTES: &[Route] = &[
     Route {
         path: "/features/{entity_id}",
-        methods: &[("get", "The features of one entity, now or at a past instant")],
+        methods: &[("get", READER, "The features of one entity, now or at a past instant")],
         handler: |_| get(features::by_path),
     },
     Route {
         path: "/features",
-        methods: &[("get", "The same, with the entity id in the query")],
+        methods: &[("get", READER, "The same, with the entity id in the query")],
         handler: |_| get(features::by_query),
     },
     Route {
         path: "/features/batch",
-        methods: &[("post", "The features of many entities, as JSON or as an Arrow stream")],
+        methods: &[("post", READER, "The features of many entities, as JSON or as an Arrow stream")],
         handler: |_| post(features::batch),
     },
     Route {
         path: "/transforms",
-        methods: &[("post", "Upload a component"), ("get", "All components")],
+        methods: &[("post", AUTHOR, "Upload a component"), ("get", READER, "All components")],
         handler: |state| {
             let upload = post(transforms::upload).layer(DefaultBodyLimit::max(state.limits.component_bytes_max));
             upload.get(transforms::list)
@@ -68,92 +83,135 @@ const ROUTES: &[Route] = &[
     },
     Route {
         path: "/transforms/{name}",
-        methods: &[("get", "All components of this name")],
+        methods: &[("get", READER, "All components of this name")],
         handler: |_| get(transforms::by_name),
     },
     Route {
         path: "/transforms/{name}/{digest}",
-        methods: &[("get", "One component")],
+        methods: &[("get", READER, "One component")],
         handler: |_| get(transforms::by_digest),
     },
     Route {
         path: "/registry/plan",
-        methods: &[("post", "What applying these definitions would do")],
+        methods: &[("post", AUTHOR, "What applying these definitions would do")],
         handler: |_| post(registry::plan),
     },
     Route {
         path: "/registry/apply",
-        methods: &[("post", "Apply definitions in one transaction")],
+        methods: &[("post", AUTHOR, "Apply definitions in one transaction")],
         handler: |_| post(registry::apply),
     },
     Route {
         path: "/registry/{kind}",
-        methods: &[("get", "All entities, sources, views or services")],
+        methods: &[("get", READER, "All entities, sources, views or services")],
         handler: |_| get(registry::list),
     },
     Route {
         path: "/registry/{kind}/{name}",
-        methods: &[("get", "One entity, source, view version or service version")],
+        methods: &[("get", READER, "One entity, source, view version or service version")],
         handler: |_| get(registry::get),
     },
     Route {
         path: "/lineage/{kind}/{name}",
-        methods: &[("get", "Where an object comes from and what depends on it")],
+        methods: &[("get", READER, "Where an object comes from and what depends on it")],
         handler: |_| get(registry::lineage),
     },
     Route {
         path: "/search",
-        methods: &[("get", "Definitions and features that have all the words")],
+        methods: &[("get", READER, "Definitions and features that have all the words")],
         handler: |_| get(registry::search),
     },
-    Route { path: "/datasets", methods: &[("get", "All training sets")], handler: |_| get(registry::datasets) },
+    Route { path: "/datasets", methods: &[("get", READER, "All training sets")], handler: |_| get(registry::datasets) },
     Route {
         path: "/datasets/{id}",
-        methods: &[("get", "One training set with its recipe")],
+        methods: &[("get", READER, "One training set with its recipe")],
         handler: |_| get(registry::dataset),
     },
-    Route { path: "/jobs", methods: &[("get", "Jobs, newest first")], handler: |_| get(jobs::list) },
+    Route { path: "/jobs", methods: &[("get", READER, "Jobs, newest first")], handler: |_| get(jobs::list) },
     // A job's id on GET and DELETE, a kind of job on POST.
     Route {
         path: "/jobs/{id}",
         methods: &[
-            ("get", "One job"),
-            ("post", "Start a job: backfill, materialize, dataset, compact, vacuum or replay"),
-            ("delete", "Call a job off"),
+            ("get", READER, "One job"),
+            ("post", WRITER, "Start a job: backfill, materialize, dataset, compact, vacuum or replay"),
+            ("delete", WRITER, "Call a job off"),
         ],
         handler: |_| get(jobs::get).post(jobs::start).delete(jobs::cancel),
     },
     Route {
         path: "/jobs/{id}/events",
-        methods: &[("get", "The job at every change, as server-sent events")],
+        methods: &[("get", READER, "The job at every change, as server-sent events")],
         handler: |_| get(jobs::events),
     },
     Route {
         path: "/jobs/{id}/resume",
-        methods: &[("post", "Go on with a job that failed or was interrupted")],
+        methods: &[("post", WRITER, "Go on with a job that failed or was interrupted")],
         handler: |_| post(jobs::resume),
     },
     Route {
         path: "/quarantine",
-        methods: &[("get", "How many rows each view has refused, by reason")],
+        methods: &[("get", READER, "How many rows each view has refused, by reason")],
         handler: |_| get(quarantine::summary),
     },
     Route {
         path: "/quarantine/{view}",
-        methods: &[("get", "The refused rows of a view, newest jobs first")],
+        methods: &[("get", READER, "The refused rows of a view, newest jobs first")],
         handler: |_| get(quarantine::list),
     },
     Route {
         path: "/quarantine/{view}/{id}",
-        methods: &[("get", "One refused row, what has become of it, and whether it can be replayed")],
+        methods: &[("get", READER, "One refused row, what has become of it, and whether it can be replayed")],
         handler: |_| get(quarantine::row),
     },
-    Route { path: "/online", methods: &[("get", "What the online store holds")], handler: |_| get(online) },
-    Route { path: "/metrics", methods: &[("get", "Counters, in Prometheus' text format")], handler: |_| get(metrics) },
-    Route { path: "/healthz", methods: &[("get", "The process lives")], handler: |_| get(healthz) },
-    Route { path: "/readyz", methods: &[("get", "The stores answer")], handler: |_| get(readyz) },
-    Route { path: "/openapi.json", methods: &[("get", "This interface")], handler: |_| get(openapi::serve) },
+    Route {
+        path: "/projects",
+        methods: &[("get", ADMIN, "All projects, with their quotas"), ("post", ADMIN, "Make a project")],
+        handler: |_| get(projects::list).post(projects::create),
+    },
+    Route {
+        path: "/projects/{name}",
+        methods: &[("get", ADMIN, "One project, with its quotas")],
+        handler: |_| get(projects::get),
+    },
+    Route {
+        path: "/projects/{name}/quotas",
+        methods: &[("post", ADMIN, "Say how much the project may have")],
+        handler: |_| post(projects::set_quotas),
+    },
+    Route {
+        path: "/tokens",
+        methods: &[("get", ADMIN, "All tokens, without their secrets"), ("post", ADMIN, "Make a token")],
+        handler: |_| get(tokens::list).post(tokens::create),
+    },
+    Route {
+        path: "/tokens/{id}",
+        methods: &[("get", ADMIN, "One token"), ("delete", ADMIN, "End a token")],
+        handler: |_| get(tokens::get).delete(tokens::revoke),
+    },
+    Route {
+        path: "/trail",
+        methods: &[("get", ADMIN, "Who did what, when and from where")],
+        handler: |_| get(trail::list),
+    },
+    Route {
+        path: "/trail/verification",
+        methods: &[("get", ADMIN, "Whether every entry of the trail is as it was written")],
+        handler: |_| get(trail::verify),
+    },
+    Route { path: "/online", methods: &[("get", READER, "What the online store holds")], handler: |_| get(online) },
+    Route {
+        path: "/metrics",
+        methods: &[("get", READER, "Counters, in Prometheus' text format")],
+        handler: |_| get(metrics),
+    },
+    Route { path: "/healthz", methods: &[("get", EVERYBODY, "The process lives")], handler: |_| get(healthz) },
+    Route { path: "/readyz", methods: &[("get", EVERYBODY, "The stores answer")], handler: |_| get(readyz) },
+    Route { path: "/openapi.json", methods: &[("get", READER, "This interface")], handler: |_| get(openapi::serve) },
 ];
+
+/// The operations of each path.
+static OPERATIONS: LazyLock<HashMap<&'static str, &'static [Operation]>> =
+    LazyLock::new(|| ROUTES.iter().map(|route| (route.path, route.methods)).collect());
 
 /// The router over this state. Until there are credentials it answers only requests from and for this machine.
 pub fn router(state: Arc<ApiState>) -> Router {
@@ -177,7 +235,7 @@ pub fn router(state: Arc<ApiState>) -> Router {
 /// for the next one copies all that are below it, for every request.
 async fn admitted(
     State(state): State<Arc<ApiState>>,
-    route: Option<MatchedPath>,
+    matched: Option<MatchedPath>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -187,18 +245,68 @@ async fn admitted(
     let id = RequestId::of(request.headers());
     let name = id.header();
     // A path that is no route could be anything; counters for each would be without end. In the log it could name an entity.
-    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    let route = matched.as_ref().map_or("none", MatchedPath::as_str);
     let span = tracing::info_span!("request", id = id.as_str(), method, route);
-    let mut response = match admit(&state, &request) {
-        Ok(_place) => {
-            request.extensions_mut().insert(id);
-            next.run(request).instrument(span).await
+    request.extensions_mut().insert(id);
+    let access = access_of(route, method);
+    let admitted = admit(&state, &request, access);
+    let mut response = match admitted {
+        Ok(admitted) => {
+            // What somebody wanted to change and might not is told in the trail.
+            let is_change = matches!(method, "POST" | "DELETE") && access.is_some_and(|access| access > READER);
+            let told = is_change.then(|| Told {
+                actor: admitted.principal.actor(request.extensions()),
+                verb: format!("{method} {route}"),
+                object: request.uri().path().to_owned(),
+            });
+            request.extensions_mut().insert(admitted.principal);
+            let response = next.run(request).instrument(span).await;
+            if let Some(told) = told.filter(|_| response.status().is_client_error()) {
+                let note = response.extensions().get::<ProblemNote>().cloned();
+                told.tell_refused(&state, &note.unwrap_or_default()).await;
+            }
+            response
         }
-        Err(problem) => problem.into_response(),
+        Err(Refusal { problem, principal }) => {
+            let lacks_right = matches!(problem.status, 401 | 403);
+            // Paths may name entities, so the trail has the route.
+            let told = lacks_right.then(|| Told {
+                actor: principal.actor(request.extensions()),
+                verb: format!("{method} {route}"),
+                object: route.to_owned(),
+            });
+            drop(request);
+            if let Some(told) = told {
+                let note = ProblemNote { code: problem.code.clone(), detail: problem.detail.clone() };
+                told.tell_refused(&state, &note).await;
+            }
+            problem.into_response()
+        }
     };
     response.headers_mut().insert(REQUEST_ID, name);
     state.metrics.answered(method, route, response.status(), began.elapsed());
     response
+}
+
+/// Who a method of a route is for; `None`: there is no such thing.
+fn access_of(route: &str, method: &str) -> Option<Access> {
+    let method = if method == "HEAD" { "GET" } else { method };
+    let operations = OPERATIONS.get(route)?;
+    let (_, access, _) = operations.iter().find(|(name, _, _)| name.eq_ignore_ascii_case(method))?;
+    Some(*access)
+}
+
+/// What the trail says of a request that is refused.
+struct Told {
+    actor: Actor,
+    verb: String,
+    object: String,
+}
+
+impl Told {
+    async fn tell_refused(&self, state: &ApiState, note: &ProblemNote) {
+        state.tell_refused(&self.actor, &self.verb, &self.object, &note.code, &note.detail).await;
+    }
 }
 
 /// Of methods there may be as many as clients make up.
@@ -207,12 +315,25 @@ fn known_method(method: &Method) -> &'static str {
     known.into_iter().find(|known| *known == method.as_str()).unwrap_or("other")
 }
 
-/// A place among the requests that are served at once, for those that may ask.
-fn admit(state: &ApiState, request: &Request) -> Result<Option<OwnedSemaphorePermit>, Problem> {
-    guard::check_loopback(request)?;
-    let place = place_of(state, request)?;
-    check_path(request)?;
-    Ok(place)
+/// A request that is let in.
+struct Admitted {
+    principal: Principal,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+/// A place among the requests that are served at once, for those that may ask. Also what does not exist is only told to
+/// somebody who may ask for something.
+fn admit(state: &ApiState, request: &Request, access: Option<Access>) -> Result<Admitted, Refusal> {
+    let is_from_outside = request.extensions().get::<OwnerOfDirectory>().is_none();
+    if is_from_outside && state.credentials.is_open() {
+        guard::check_loopback(request).map_err(Refusal::of_nobody)?;
+    }
+    let access = access.unwrap_or(READER);
+    let now_us = state.clock.now_us();
+    let principal = who_asks(state.credentials.as_ref(), request, access, &state.project, now_us)?;
+    let place = place_of(state, request).map_err(Refusal::of_nobody)?;
+    check_path(request).map_err(Refusal::of_nobody)?;
+    Ok(Admitted { principal, _place: place })
 }
 
 /// 503 with Retry-After once too many requests are in flight, before memory grows. Health checks and metrics always pass.
@@ -267,7 +388,8 @@ async fn healthz() -> Json<Value> {
 async fn readyz(State(state): State<Arc<ApiState>>) -> Response {
     let not_ready = state.status.not_ready().await;
     if not_ready.is_empty() {
-        return Json(json!({ "status": "ready" })).into_response();
+        let access = if state.credentials.is_open() { "open" } else { "tokens" };
+        return Json(json!({ "status": "ready", "access": access })).into_response();
     }
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", not_ready.join("; "))
         .with_errors(not_ready)

@@ -4,7 +4,8 @@ use axum::Json;
 use eadem_registry::SEARCH_KINDS;
 use serde_json::{Map, Value, json};
 
-use super::ROUTES;
+use super::{ROUTES, openapi_access};
+use crate::access::Access;
 use crate::jobs::{JobKind, JobState};
 use crate::serving::reply::ARROW_STREAM;
 
@@ -17,8 +18,8 @@ pub fn openapi() -> Value {
     let mut paths = Map::new();
     for route in ROUTES {
         let mut operations = Map::new();
-        for (method, summary) in route.methods {
-            operations.insert((*method).to_owned(), operation(route.path, method, summary));
+        for (method, access, summary) in route.methods {
+            operations.insert((*method).to_owned(), operation(route.path, method, *access, summary));
         }
         paths.insert(route.path.to_owned(), Value::Object(operations));
     }
@@ -31,11 +32,20 @@ pub fn openapi() -> Value {
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "paths": paths,
-        "components": { "schemas": schemas() },
+        "components": {
+            "schemas": all_schemas(),
+            "securitySchemes": {
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "eadem_<id>_<secret>; a server that nobody has made a token for needs none",
+                },
+            },
+        },
     })
 }
 
-fn operation(path: &str, method: &str, summary: &str) -> Value {
+fn operation(path: &str, method: &str, access: Access, summary: &str) -> Value {
     let mut parameters: Vec<Value> = path
         .split('/')
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
@@ -45,8 +55,15 @@ fn operation(path: &str, method: &str, summary: &str) -> Value {
     let mut operation = json!({
         "summary": summary,
         "parameters": parameters,
-        "responses": responses(path, method),
+        "responses": responses(path, method, access),
     });
+    match access {
+        Access::Everybody => operation["security"] = json!([]),
+        Access::AtLeast(role) => {
+            operation["security"] = json!([{ "token": [] }]);
+            operation["x-eadem-role"] = json!(role);
+        }
+    }
     if let Some(content) = request_content(path).filter(|_| method == "post") {
         operation["requestBody"] = json!({ "required": true, "content": content });
     }
@@ -69,7 +86,7 @@ fn path_part(path: &str, method: &str, name: &str) -> Value {
 }
 
 /// Every status that the route answers with.
-fn responses(path: &str, method: &str) -> Value {
+fn responses(path: &str, method: &str, access: Access) -> Value {
     let mut responses = Map::new();
     for (status, description) in successes(path, method) {
         let response = json!({ "description": description, "content": reply_content(path, method) });
@@ -79,6 +96,14 @@ fn responses(path: &str, method: &str) -> Value {
     for (status, description) in of_route.chain(PROBLEMS_OF_EVERY_ROUTE) {
         responses.insert((*status).to_owned(), problem_response(description));
     }
+    if access != Access::Everybody {
+        let unauthorized = json!({
+            "description": "there is no token, or none that is taken",
+            "headers": { "www-authenticate": { "schema": { "type": "string" } } },
+            "content": problem_content(),
+        });
+        responses.insert("401".to_owned(), unauthorized);
+    }
     responses.sort_keys();
     Value::Object(responses)
 }
@@ -86,6 +111,7 @@ fn responses(path: &str, method: &str) -> Value {
 fn successes(path: &str, method: &str) -> &'static [(&'static str, &'static str)] {
     match (path, method) {
         ("/transforms", "post") => &[("200", "it was there"), ("201", "it was accepted")],
+        ("/tokens" | "/projects", "post") => &[("201", "it was made")],
         ("/jobs/{id}" | "/jobs/{id}/resume", "post") => &[("202", "the job is at work")],
         _ => &[("200", "success")],
     }
@@ -93,7 +119,7 @@ fn successes(path: &str, method: &str) -> &'static [(&'static str, &'static str)
 
 const PROBLEMS_OF_EVERY_ROUTE: &[(&str, &str)] = &[
     ("400", "the request is not what the route takes"),
-    ("403", "the request comes from a page of another origin"),
+    ("403", "the token's role or project is another, or a page of another origin asks"),
     ("421", "the request is for another host"),
     ("500", "the server is at fault"),
     ("503", "too many requests are being served, or the stores do not answer; come back later"),
@@ -135,7 +161,12 @@ fn problems(path: &str, method: &str) -> &'static [(&'static str, &'static str)]
         ("/jobs/{id}" | "/jobs/{id}/resume", _) => {
             &[("404", "no such job"), ("409", "the job is at work, done, or being committed")]
         }
+        ("/projects", "post") => &[("409", "it exists already"), ("413", "the body is too large")],
+        ("/projects/{name}/quotas" | "/tokens", "post") => {
+            &[("404", "no such project"), ("413", "the body is too large")]
+        }
         ("/transforms" | "/datasets" | "/search" | "/jobs" | "/quarantine" | "/online", _) => &[],
+        ("/projects" | "/tokens" | "/trail" | "/trail/verification", _) => &[],
         ("/metrics" | "/healthz" | "/readyz" | "/openapi.json", _) => &[],
         _ => &[("404", "a name that nothing has")],
     }
@@ -206,6 +237,27 @@ fn query_parameters(path: &str, method: &str) -> Vec<Value> {
             parameter("kind", "only service, view, feature, transform, source or entity; several with commas"),
             parameter("limit", "at most so many, 1 to 1000; default: 20"),
         ],
+        ("/trail", "get") => vec![
+            json!({
+                "name": "since",
+                "in": "query",
+                "description": "only entries at or after this instant",
+                "schema": { "type": "string", "format": "date-time" },
+            }),
+            json!({
+                "name": "after",
+                "in": "query",
+                "description": "only entries after this number, the oldest first; without, the newest first",
+                "schema": { "type": "integer", "minimum": 0, "maximum": i64::MAX },
+            }),
+            parameter("limit", "entries of a page, 1 to 1000; default: 100"),
+        ],
+        ("/trail/verification", "get") => vec![json!({
+            "name": "head",
+            "in": "query",
+            "description": "an end of the trail that was kept elsewhere: sequence, colon, hash",
+            "schema": { "type": "string", "pattern": "^[0-9]{1,18}:sha256:[0-9a-f]{64}$" },
+        })],
         ("/lineage/{kind}/{name}", "get") => vec![json!({
             "name": "direction",
             "in": "query",
@@ -236,6 +288,9 @@ fn request_content(path: &str) -> Option<Value> {
         "/transforms" => Some(json!({ "application/wasm": { "schema": binary() } })),
         "/features/batch" => json_of(reference("BatchRequest")),
         "/registry/plan" | "/registry/apply" => json_of(reference("Definitions")),
+        "/projects" => json_of(reference("NewProject")),
+        "/projects/{name}/quotas" => json_of(reference("Quotas")),
+        "/tokens" => json_of(reference("NewToken")),
         "/jobs/{id}/resume" => None,
         "/jobs/{id}" => json_of(json!({
             "description":
@@ -264,7 +319,7 @@ fn reference(schema: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{schema}") })
 }
 
-fn digest() -> Value {
+pub(super) fn digest() -> Value {
     json!({ "type": "string", "pattern": "^sha256:[0-9a-f]{64}$" })
 }
 
@@ -301,6 +356,37 @@ fn reply_content(path: &str, method: &str) -> Value {
             "properties": {
                 "hits": { "type": "array", "items": search_hit(), "description": "best first" },
                 "is_cut": { "type": "boolean", "description": "there may be more" },
+            },
+        })),
+        ("/projects", "get") => json_of(json!({
+            "type": "object",
+            "properties": { "projects": { "type": "array", "items": reference("Project") } },
+        })),
+        ("/projects" | "/projects/{name}" | "/projects/{name}/quotas", _) => json_of(reference("Project")),
+        ("/tokens", "get") => json_of(json!({
+            "type": "object",
+            "properties": { "tokens": { "type": "array", "items": reference("Token") } },
+        })),
+        ("/tokens" | "/tokens/{id}", _) => json_of(reference("Token")),
+        ("/trail", _) => json_of(json!({
+            "type": "object",
+            "properties": {
+                "entries": { "type": "array", "items": reference("TrailEntry") },
+                "head": reference("TrailHead"),
+            },
+        })),
+        ("/trail/verification", _) => json_of(json!({
+            "type": "object",
+            "properties": {
+                "entries": { "type": "integer", "description": "that were read" },
+                "head": reference("TrailHead"),
+                "faults": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": { "sequence": { "type": "integer" }, "what": { "type": "string" } },
+                    },
+                },
             },
         })),
         ("/quarantine", _) => json_of(json!({
@@ -392,10 +478,19 @@ fn timing() -> Value {
 }
 
 fn problem_response(description: &str) -> Value {
-    json!({
-        "description": description,
-        "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
-    })
+    json!({ "description": description, "content": problem_content() })
+}
+
+fn problem_content() -> Value {
+    json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } })
+}
+
+fn all_schemas() -> Value {
+    let (mut all, Value::Object(of_access)) = (schemas(), openapi_access::schemas()) else { return schemas() };
+    if let Value::Object(all) = &mut all {
+        all.extend(of_access);
+    }
+    all
 }
 
 fn schemas() -> Value {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::body::JsonBody;
 use super::query::RawQuery;
 use super::registry_problem;
+use crate::access::By;
 use crate::problem::Problem;
 use crate::state::ApiState;
 
@@ -43,9 +44,10 @@ pub(super) async fn plan(
 
 pub(super) async fn apply(
     State(state): State<Arc<ApiState>>,
+    by: By,
     JsonBody(body): JsonBody<DefinitionsBody>,
 ) -> Result<Json<Value>, Problem> {
-    let (plan, applied) = apply_plan(&state, &body).await?;
+    let (plan, applied) = apply_plan(&state, &body, &by).await?;
     let revision = applied.definitions_revision;
     let mut json = plan_json(&plan);
     json["definitions_revision"] = Value::from(revision);
@@ -55,12 +57,13 @@ pub(super) async fn apply(
 
 /// Plans and applies. Who has named a revision has seen a plan, and gets that one or none; for others the plan is made
 /// again where somebody was faster.
-async fn apply_plan(state: &ApiState, body: &DefinitionsBody) -> Result<(Plan, Applied), Problem> {
+async fn apply_plan(state: &ApiState, body: &DefinitionsBody, by: &By) -> Result<(Plan, Applied), Problem> {
     const ATTEMPTS_MAX: u32 = 100;
+    let registry = state.registry_of(&by.actor);
     let mut attempt = 1;
     loop {
         let plan = make_plan(state, body).await?;
-        match state.registry.apply(&plan, state.clock.now_us()).await {
+        match registry.apply(&plan, state.clock.now_us()).await {
             Ok(applied) => return Ok((plan, applied)),
             Err(RegistryError::Stale { .. }) if body.revision.is_none() && attempt < ATTEMPTS_MAX => attempt += 1,
             Err(error) => return Err(registry_problem(&error)),

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::body::read_body;
 use super::query::RawQuery;
 use super::registry_problem;
+use crate::access::By;
 use crate::problem::Problem;
 use crate::state::ApiState;
 
@@ -59,6 +60,7 @@ impl UploadQuery {
 /// `POST /transforms`: a component's bytes. Idempotent by digest.
 pub(super) async fn upload(
     State(state): State<Arc<ApiState>>,
+    by: By,
     request: Request,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let query = UploadQuery::parse(request.uri().query())?;
@@ -90,7 +92,8 @@ pub(super) async fn upload(
         false => Problem::internal("the component could not be checked", refusal),
     })?;
     let now_us = state.clock.now_us();
-    let stored = state.registry.put_transform(&component, &accepted.description, &acceptance(&accepted), now_us).await;
+    let registry = state.registry_of(&by.actor);
+    let stored = registry.put_transform(&component, &accepted.description, &acceptance(&accepted), now_us).await;
     let (_, is_new) = stored.map_err(|error| registry_problem(&error))?;
     let record = state.registry.transform(&digest).await.map_err(|error| registry_problem(&error))?;
     // Another upload of these bytes may have been faster, and its verdict is the one that stays.

@@ -19,6 +19,7 @@ use serde_json::{Value as Json, json};
 use super::{Context, PROJECT_FILE};
 use crate::client::Client;
 use crate::output::Format;
+use crate::tls::Trust;
 
 /// Run the whole loop on real flights.
 #[derive(Debug, Args)]
@@ -107,7 +108,7 @@ impl Demo {
         steps.title("7. Serve, and ask over HTTP");
         let server = Server::start(&steps)?;
         steps.note(&format!("$ eadem serve        # http://{}", server.address));
-        let client = Client::http(&server.address);
+        let client = Client::local(&server.address, None, &Trust::Authorities(None))?;
         show_requests(&mut steps, &client).await?;
 
         steps.title("8. Audit: what the server serves, against the training set, bit for bit");

@@ -1,5 +1,6 @@
 //! The verbs.
 
+mod access;
 mod audit;
 mod authoring;
 mod data;
@@ -16,9 +17,10 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 
 use crate::client::Client;
-use crate::config::{self, Layered};
+use crate::config::{self, Config, Layered};
 use crate::home::{Beside, Home, OpenError};
 use crate::output::{Format, Printer};
+use crate::tls::Trust;
 
 /// A feature store whose feature logic is WebAssembly: what trained the model is what serves it, bit for bit.
 #[derive(Debug, Parser)]
@@ -41,6 +43,15 @@ pub(crate) struct Global {
     /// Overrides a setting: --set server.listen=127.0.0.1:9000. `eadem config` lists them.
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// A server to work with, instead of the project's own: https://features.example.com.
+    #[arg(long, global = true, value_name = "URL", env = "EADEM_SERVER")]
+    server: Option<String>,
+    /// A PEM file with the authorities that vouch for the server, beside those that everybody trusts.
+    #[arg(long, global = true, value_name = "FILE", env = "EADEM_SERVER_CA")]
+    server_ca: Option<PathBuf>,
+    /// A file with the token to send, which only its owner may read; or set EADEM_TOKEN.
+    #[arg(long, global = true, value_name = "FILE", env = "EADEM_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -92,6 +103,15 @@ enum Verb {
     /// Show what the online store holds.
     #[command(subcommand)]
     Online(operate::Online),
+    /// Make, list and end tokens, by which people and programs are let in.
+    #[command(subcommand)]
+    Token(access::TokenVerb),
+    /// Who did what, when and from where: list, check and export it.
+    #[command(subcommand)]
+    Trail(access::TrailVerb),
+    /// Make and list projects, and say how much each may have.
+    #[command(name = "project", subcommand)]
+    Projects(access::ProjectVerb),
     /// Run the whole loop on real flights: build, apply, backfill, materialize, train, serve, audit.
     Demo(demo::Demo),
     /// The compiler of components, in a process of its own.
@@ -130,6 +150,9 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Config => operate::show_config(&context),
         Verb::Offline(verb) => verb.run(&context).await,
         Verb::Online(verb) => verb.run(&context).await,
+        Verb::Token(verb) => verb.run(&context).await,
+        Verb::Trail(verb) => verb.run(&context).await,
+        Verb::Projects(verb) => verb.run(&context).await,
         Verb::Demo(verb) => verb.run(&context).await,
         // Handled before the runtime starts.
         Verb::CompileChild => Ok(()),
@@ -180,11 +203,15 @@ impl Context {
         }
     }
 
-    /// The routes: of the server that runs on the project's directory, else of this process.
+    /// The routes: of the server that was named, of the one that runs on the project's directory, else of this process.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
-        match Home::open(&self.project()?, &self.layered()?.config).await {
+        if let Some(client) = self.named_server()? {
+            return Ok(client);
+        }
+        let (project, config) = (self.project()?, self.layered()?.config);
+        match Home::open(&project, &config).await {
             Ok(home) => Ok(Client::in_process(home.router())),
-            Err(OpenError::Serving { address }) => Ok(Client::http(&address)),
+            Err(OpenError::Serving { address }) => self.local_server(&project, &config, &address),
             Err(OpenError::Busy(error)) => Err(error.into()),
             Err(OpenError::Other(error)) => Err(error),
         }
@@ -193,14 +220,82 @@ impl Context {
     /// The same for verbs about jobs, which also work beside a verb that holds the directory: that one may well be at the
     /// job in question.
     pub(crate) async fn client_of_jobs(&self) -> anyhow::Result<Client> {
+        if let Some(client) = self.named_server()? {
+            return Ok(client);
+        }
         let (project, config) = (self.project()?, self.layered()?.config);
         match Home::open(&project, &config).await {
             Ok(home) => Ok(Client::in_process(home.router())),
-            Err(OpenError::Serving { address }) => Ok(Client::http(&address)),
-            Err(OpenError::Busy(_)) => Ok(Client::in_process(Beside::open(&project, &config).await?.router()?)),
+            Err(OpenError::Serving { address }) => self.local_server(&project, &config, &address),
+            Err(OpenError::Busy(_)) => Ok(Client::in_process(Beside::open(&project, &config).await?.router().await?)),
             Err(OpenError::Other(error)) => Err(error),
         }
     }
+
+    /// The same for verbs about people: whoever owns the directory needs no token, also while a server runs on it. Otherwise
+    /// nobody could make the first one, or one more after the last was lost.
+    pub(crate) async fn client_of_owner(&self) -> anyhow::Result<Client> {
+        if let Some(client) = self.named_server()? {
+            return Ok(client);
+        }
+        let (project, config) = (self.project()?, self.layered()?.config);
+        match Home::open(&project, &config).await {
+            Ok(home) => Ok(Client::in_process(home.router())),
+            Err(OpenError::Serving { .. } | OpenError::Busy(_)) => {
+                Ok(Client::in_process(Beside::open(&project, &config).await?.router().await?))
+            }
+            Err(OpenError::Other(error)) => Err(error),
+        }
+    }
+
+    fn named_server(&self) -> anyhow::Result<Option<Client>> {
+        let Some(url) = &self.global.server else { return Ok(None) };
+        let trust = Trust::Authorities(self.global.server_ca.clone());
+        Client::remote(url, self.token()?.as_deref(), &trust).map(Some)
+    }
+
+    /// A client of the server that runs on this project's directory.
+    pub(crate) fn local_server(&self, project: &Path, config: &Config, address: &str) -> anyhow::Result<Client> {
+        let files = config.server.certificate_files(project)?;
+        let trust = files.map_or(Trust::Authorities(None), |(certificate, _)| Trust::Exactly(certificate));
+        Client::local(address, self.token()?.as_deref(), &trust)
+    }
+
+    /// The token to send: from the file that was named, else from the environment.
+    fn token(&self) -> anyhow::Result<Option<String>> {
+        if let Some(file) = &self.global.token_file {
+            return read_token_file(file).map(Some);
+        }
+        match std::env::var(TOKEN_VARIABLE) {
+            Ok(token) if token.trim().is_empty() => Ok(None),
+            Ok(token) => Ok(Some(token.trim().to_owned())),
+            Err(std::env::VarError::NotPresent) => Ok(None),
+            Err(std::env::VarError::NotUnicode(_)) => bail!("{TOKEN_VARIABLE} is not UTF-8"),
+        }
+    }
+}
+
+/// The variable that holds a token.
+const TOKEN_VARIABLE: &str = "EADEM_TOKEN";
+
+/// A token in a file that nobody but its owner can read.
+fn read_token_file(file: &Path) -> anyhow::Result<String> {
+    let shown = file.display();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let metadata = std::fs::metadata(file).with_context(|| format!("cannot read {shown}"))?;
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            bail!("{shown} holds a token and has the mode {mode:04o}, so others can read it; chmod 600 {shown}");
+        }
+    }
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {shown}"))?;
+    let token = text.trim();
+    if token.is_empty() {
+        bail!("{shown} is empty; it shall hold a token");
+    }
+    Ok(token.to_owned())
 }
 
 /// `name=value` of a repeatable flag.

@@ -1,11 +1,12 @@
 //! Writing a plan, in one transaction.
 
+use eadem_values::Digest;
 use sqlx::Row;
 
-use super::{Applied, Plan, PlannedAction, ServiceWrite, ViewWrite};
+use super::{Applied, Plan, PlannedAction, PlannedChange, ServiceWrite, ViewWrite};
 use crate::error::RegistryError;
 use crate::store::write::{Indexed, Indexer};
-use crate::store::{Change, Registry, changes_since, signed, unsigned, write};
+use crate::store::{Change, Registry, TrailEvent, changes_since, read, signed, unsigned, write};
 
 pub(super) async fn apply(registry: &Registry, plan: &Plan, now_us: i64) -> Result<Applied, RegistryError> {
     let mut change = registry.change().await?;
@@ -20,6 +21,7 @@ pub(super) async fn apply(registry: &Registry, plan: &Plan, now_us: i64) -> Resu
         return Ok(Applied { definitions_revision: current, changed: false });
     }
     let mut indexer = Indexer::default();
+    let before = digests(&mut change, plan).await?;
     for entity in &plan.writes.entities {
         write::save_entity(&mut change, entity).await?;
         indexer.add(&Indexed::new("entity", &entity.name, &entity.about));
@@ -38,6 +40,7 @@ pub(super) async fn apply(registry: &Registry, plan: &Plan, now_us: i64) -> Resu
     }
     indexer.write(&mut change).await?;
     let revision = record_changes(&mut change, plan, now_us).await?;
+    tell_trail(&mut change, plan, &before, now_us).await?;
     change.commit_and_announce().await?;
     Ok(Applied { definitions_revision: revision, changed: true })
 }
@@ -75,6 +78,36 @@ async fn write_service(change: &mut Change, service: &ServiceWrite, now_us: i64)
     write::set_service_head(change, service_id, version_id).await
 }
 
+fn changed(plan: &Plan) -> impl Iterator<Item = &PlannedChange> {
+    plan.report.changes.iter().filter(|planned| planned.action != PlannedAction::Unchanged)
+}
+
+/// What stands now in the place of each object that changes, in the order of the plan.
+async fn digests(change: &mut Change, plan: &Plan) -> Result<Vec<Option<Digest>>, RegistryError> {
+    let mut digests = Vec::new();
+    for planned in changed(plan) {
+        digests.push(read::head_digest(change, planned.kind, &planned.name).await?);
+    }
+    Ok(digests)
+}
+
+/// An entry of the trail for each object.
+async fn tell_trail(
+    change: &mut Change,
+    plan: &Plan,
+    before: &[Option<Digest>],
+    now_us: i64,
+) -> Result<(), RegistryError> {
+    let after = digests(change, plan).await?;
+    for (planned, (before, after)) in changed(plan).zip(before.iter().zip(after)) {
+        let version = planned.version.map_or(String::new(), |version| format!("@{version}"));
+        let object = format!("{} {}{version}", planned.kind, planned.name);
+        let event = TrailEvent::done("apply", object, planned.summary());
+        change.record(event.with_digests(*before, after), now_us).await?;
+    }
+    Ok(())
+}
+
 async fn record_changes(change: &mut Change, plan: &Plan, now_us: i64) -> Result<u64, RegistryError> {
     let row = sqlx::query(
         "UPDATE registry_state SET definitions_revision = definitions_revision + 1 RETURNING definitions_revision",
@@ -82,8 +115,7 @@ async fn record_changes(change: &mut Change, plan: &Plan, now_us: i64) -> Result
     .fetch_one(change.sql())
     .await?;
     let revision: u64 = unsigned(row.try_get("definitions_revision")?)?;
-    let changed = plan.report.changes.iter().filter(|planned| planned.action != PlannedAction::Unchanged);
-    for (position, planned) in (0_i64..).zip(changed) {
+    for (position, planned) in (0_i64..).zip(changed(plan)) {
         sqlx::query(
             "INSERT INTO definition_change (definitions_revision, position, at_us, object_kind, object_name, action)
              VALUES ($1, $2, $3, $4, $5, $6)",

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use eadem_values::{Digest, EntityKey};
 use sqlx::Row;
 
+use super::trail::TrailEvent;
 use super::{Registry, read_digest};
 use crate::error::RegistryError;
 
@@ -65,6 +66,9 @@ impl Registry {
         .bind(now_us)
         .execute(change.sql())
         .await?;
+        // The key itself has no place where nothing is ever deleted.
+        let event = TrailEvent::done("erase", format!("entity {entity}"), "rows of one key");
+        change.record(event.with_digests(None, Some(key_hash(&salt, entity, key))), now_us).await?;
         change.commit_and_announce().await?;
         Ok(())
     }

@@ -1,10 +1,12 @@
 //! The ledger of jobs. What a job's documents say is its own business; the registry keeps them whole.
 
+use eadem_values::Digest;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
+use super::trail::TrailEvent;
 use super::workers::release_all;
 use super::{Registry, Session, read_flag, read_name, signed};
 use crate::error::{ObjectKind, RegistryError};
@@ -107,6 +109,9 @@ impl Registry {
         if created.rows_affected() == 0 {
             return Err(RegistryError::Conflict(format!("job `{id}` exists already")));
         }
+        let spec = Digest::of(spec.to_string().as_bytes());
+        let event = TrailEvent::done("start job", format!("job {id}"), kind);
+        change.record(event.with_digests(None, Some(spec)), now_us).await?;
         change.commit_quietly().await
     }
 
@@ -249,6 +254,7 @@ impl Registry {
         .bind(id)
         .execute(change.sql())
         .await?;
+        change.record(TrailEvent::done("resume job", format!("job {id}"), ""), now_us).await?;
         change.commit_quietly().await
     }
 
@@ -298,6 +304,7 @@ impl Registry {
             .bind(id)
             .execute(change.sql())
             .await?;
+        change.record(TrailEvent::done("cancel job", format!("job {id}"), ""), now_us).await?;
         change.commit_quietly().await
     }
 

@@ -6,9 +6,12 @@ mod entities;
 mod epochs;
 mod erasures;
 mod jobs;
+mod projects;
 mod search;
 mod services;
 mod sources;
+mod tokens;
+mod trail;
 mod transforms;
 mod views;
 mod workers;
@@ -23,6 +26,7 @@ use tokio::sync::watch;
 
 use database::{Database, Dialect};
 
+use crate::access::Actor;
 use crate::error::{AppliedChange, RegistryError};
 use crate::model::{About, ViewVersion};
 
@@ -31,8 +35,11 @@ pub use datasets::{DatasetColumn, DatasetRecord};
 pub use epochs::{Epoch, EpochState};
 pub use erasures::Erasures;
 pub use jobs::{ChunkWork, JobChunk, JobRecord, JobState};
+pub use projects::{DEFAULT_PROJECT, ProjectRecord, Quota};
 pub use search::{SEARCH_KINDS, SEARCH_LIMIT_MAX, Search, SearchHit, SearchResult};
 pub use services::ServiceSummary;
+pub use tokens::{NewToken, TokenRecord};
+pub use trail::{TrailEntry, TrailEvent, TrailFault, TrailFilter, TrailHead, TrailOutcome, TrailVerdict};
 pub use transforms::{Acceptance, TransformRecord};
 pub use views::ViewSummary;
 pub use workers::{JobActivity, JobWorker, NewWorker, PartClaim, RecordedWork, WorkerReport};
@@ -45,6 +52,7 @@ pub(crate) mod read {
         load_service_entries, load_service_head, load_service_versions, load_written_entries, require_service_version,
     };
     pub(crate) use super::sources::{load_columns, load_source, unknown_source};
+    pub(crate) use super::trail::head_digest;
     pub(crate) use super::transforms::{load_description, transform_id};
     pub(crate) use super::views::{
         head_version_id, load_upstream_pins, load_versions, load_view_version, require_view_version,
@@ -66,6 +74,8 @@ pub(crate) use services::WrittenEntry;
 #[derive(Clone)]
 pub struct Registry {
     shared: Arc<Shared>,
+    /// Who changes it through this handle.
+    actor: Arc<Actor>,
 }
 
 struct Shared {
@@ -81,6 +91,9 @@ struct Cache {
     view_versions: HashMap<i64, Arc<ViewVersion>>,
     descriptions: HashMap<i64, (Digest, Arc<Description>)>,
 }
+
+/// A row of a result.
+pub(crate) type SqlRow = sqlx::any::AnyRow;
 
 /// A transaction.
 pub(crate) struct Session {
@@ -120,6 +133,7 @@ impl std::ops::DerefMut for Snapshot {
 pub(crate) struct Change {
     session: Session,
     shared: Arc<Shared>,
+    actor: Arc<Actor>,
 }
 
 impl std::ops::Deref for Change {
@@ -137,6 +151,11 @@ impl std::ops::DerefMut for Change {
 }
 
 impl Change {
+    /// Who makes it.
+    pub(crate) fn actor(&self) -> &Actor {
+        &self.actor
+    }
+
     /// Commits what servers must follow: the revision moves on, and subscribers hear of it.
     pub(crate) async fn commit_and_announce(mut self) -> Result<u64, RegistryError> {
         let stored: i64 = sqlx::query_scalar("UPDATE registry_state SET revision = revision + 1 RETURNING revision")
@@ -208,9 +227,15 @@ impl Registry {
             database::follow(address.clone(), Arc::downgrade(&shared));
         }
         shared.refresh().await?;
-        let registry = Self { shared };
+        let registry = Self { shared, actor: Arc::new(Actor::system()) };
         registry.index_if_empty().await?;
         Ok(registry)
+    }
+
+    /// The same registry, in which changes are told as this one's.
+    #[must_use]
+    pub fn acting(&self, actor: Actor) -> Self {
+        Self { actor: Arc::new(actor), ..self.clone() }
     }
 
     /// Closes all connections; what is committed is in the database.
@@ -261,7 +286,8 @@ impl Registry {
 
     pub(crate) async fn change(&self) -> Result<Change, RegistryError> {
         let transaction = self.shared.database.begin_change().await?;
-        Ok(Change { session: Session { transaction }, shared: Arc::clone(&self.shared) })
+        let (shared, actor) = (Arc::clone(&self.shared), Arc::clone(&self.actor));
+        Ok(Change { session: Session { transaction }, shared, actor })
     }
 
     pub(crate) fn readers(&self) -> &AnyPool {

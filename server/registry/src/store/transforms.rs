@@ -8,6 +8,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::search::Indexer;
+use super::trail::TrailEvent;
 use super::{Registry, Session, Snapshot, read_digest, read_flag, signed, unsigned};
 use crate::error::{ObjectKind, RegistryError};
 
@@ -102,6 +103,8 @@ impl Registry {
         let mut indexer = Indexer::default();
         indexer.add_transform(description);
         indexer.write(&mut change).await?;
+        let event = TrailEvent::done("upload", format!("transform {}", description.name), "accepted");
+        change.record(event.with_digests(None, Some(digest)), now_us).await?;
         change.commit_and_announce().await?;
         Ok((digest, true))
     }

@@ -1,6 +1,7 @@
 //! What callers of the registry see.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod access;
 mod definitions;
 mod fuzz;
 mod lineage;

@@ -1,0 +1,100 @@
+//! Who may do what: which role each route needs, who a request comes from, and what is noted of those turned away.
+
+mod bearer;
+mod door;
+mod files;
+mod principal;
+mod refusals;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use async_trait::async_trait;
+use eadem_registry::{Role, TokenRecord};
+use eadem_values::Digest;
+
+use crate::problem::Problem;
+
+pub use bearer::{NewSecret, new_secret};
+pub(crate) use door::{Refusal, role_too_low, who_asks};
+pub use files::ProjectFiles;
+pub(crate) use principal::{By, Principal};
+pub use principal::{OwnerOfDirectory, Peer};
+pub use refusals::Refusals;
+
+/// Who a route is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Access {
+    /// Whoever can reach the server, without a credential: health checks, and nothing else.
+    Everybody,
+    /// Whoever has at least this role in the project.
+    AtLeast(Role),
+}
+
+/// A credential that the server knows.
+#[derive(Debug)]
+pub struct Credential {
+    /// No secret.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// The project that it is for; `None`: all.
+    pub project: Option<String>,
+    /// SHA-256 of the secret.
+    pub secret_hash: Digest,
+    /// From when on it is no longer taken, µs since the epoch.
+    pub expires_at_us: Option<i64>,
+    /// Whether somebody has ended it.
+    pub is_revoked: bool,
+    /// When it was last seen, µs since the epoch; `i64::MIN`: not by this process. Written to the registry now and then, and
+    /// never by a request.
+    last_used_at_us: AtomicI64,
+}
+
+impl Credential {
+    /// What the registry says of a token.
+    pub fn of(token: &TokenRecord) -> Self {
+        Self {
+            id: token.id.clone(),
+            name: token.name.clone(),
+            role: token.role,
+            project: token.project.clone(),
+            secret_hash: token.secret_hash,
+            expires_at_us: token.expires_at_us,
+            is_revoked: token.revoked_at_us.is_some(),
+            last_used_at_us: AtomicI64::new(i64::MIN),
+        }
+    }
+
+    /// Notes that it was seen.
+    pub fn used_at(&self, now_us: i64) {
+        self.last_used_at_us.fetch_max(now_us, Ordering::Relaxed);
+    }
+
+    /// When this process last saw it; `None`: not yet.
+    pub fn last_used_at_us(&self) -> Option<i64> {
+        Some(self.last_used_at_us.load(Ordering::Relaxed)).filter(|at_us| *at_us != i64::MIN)
+    }
+}
+
+/// Where credentials are looked up. Implemented by whoever keeps them in memory: it is asked in every request.
+#[async_trait]
+pub trait Credentials: Send + Sync {
+    /// The credential of this id, also one that has expired or was ended. No database is asked.
+    fn find(&self, id: &str) -> Option<Arc<Credential>>;
+
+    /// Whether requests without a credential may do everything: no credential was ever made, and nobody but this machine can
+    /// ask.
+    fn is_open(&self) -> bool;
+
+    /// Whether what is known is recent enough to let anybody in by it. It is not where the registry has not answered for long.
+    fn is_current(&self) -> bool;
+
+    /// Takes over what has just been changed.
+    ///
+    /// # Errors
+    /// The registry cannot be read.
+    async fn refresh(&self) -> Result<(), Problem>;
+}

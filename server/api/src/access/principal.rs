@@ -1,0 +1,98 @@
+//! Who asks.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::http::Extensions;
+use axum::http::request::Parts;
+use axum::serve::IncomingStream;
+use eadem_registry::Actor;
+use tokio::net::TcpListener;
+
+use super::Credential;
+use crate::request_log::RequestId;
+use crate::tls::TlsListener;
+
+/// Goes with the requests that a verb makes to the routes of its own process: whoever can open the project's directory can
+/// change everything in it anyway. Nothing that comes over a network can carry it.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnerOfDirectory;
+
+/// The address at the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+impl Connected<IncomingStream<'_, TcpListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
+impl Connected<IncomingStream<'_, TlsListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
+        Self(*stream.remote_addr())
+    }
+}
+
+/// Who a request comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum Principal {
+    /// Somebody who asks for what is for everybody.
+    Nobody,
+    /// Anybody on this machine, as long as there is no credential.
+    Open,
+    /// Whoever owns the project's directory.
+    Owner,
+    /// Whoever has this token.
+    Token(Arc<Credential>),
+}
+
+impl Principal {
+    /// The only project that it may act in; `None`: all.
+    pub(crate) fn project(&self) -> Option<&str> {
+        match self {
+            Self::Token(credential) => credential.project.as_deref(),
+            Self::Nobody | Self::Open | Self::Owner => None,
+        }
+    }
+
+    /// As the trail names it.
+    pub(crate) fn actor(&self, extensions: &Extensions) -> Actor {
+        let name = match self {
+            Self::Nobody => "nobody",
+            Self::Open => "open",
+            Self::Owner => "owner",
+            Self::Token(credential) => &credential.name,
+        };
+        let token_id = match self {
+            Self::Token(credential) => Some(credential.id.clone()),
+            Self::Nobody | Self::Open | Self::Owner => None,
+        };
+        Actor {
+            token_id,
+            name: name.to_owned(),
+            project: self.project().map(str::to_owned),
+            address: extensions.get::<ConnectInfo<Peer>>().map(|ConnectInfo(Peer(address))| address.ip().to_string()),
+            request_id: extensions.get::<RequestId>().map(|id| id.as_str().to_owned()),
+        }
+    }
+}
+
+/// Who asks, for handlers that change something or look at more than one project.
+#[derive(Debug, Clone)]
+pub(crate) struct By {
+    pub(crate) principal: Principal,
+    pub(crate) actor: Actor,
+}
+
+impl<S: Sync> FromRequestParts<S> for By {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let principal = parts.extensions.get::<Principal>().cloned().unwrap_or(Principal::Nobody);
+        Ok(Self { actor: principal.actor(&parts.extensions), principal })
+    }
+}

@@ -1,0 +1,121 @@
+//! `/trail`
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, Uri};
+use eadem_registry::{TrailEntry, TrailFilter, TrailHead};
+use eadem_values::{format_timestamp, parse_timestamp};
+use serde_json::{Value, json};
+
+use super::query::RawQuery;
+use super::registry_problem;
+use crate::access::{By, Principal};
+use crate::problem::Problem;
+use crate::state::ApiState;
+
+/// Entries of a page where the request does not say, and at most.
+const LIMIT_DEFAULT: u32 = 100;
+const LIMIT_MAX: u32 = 1_000;
+
+/// `GET /trail`: the newest first; after a number, those that follow it, the oldest first.
+pub(super) async fn list(State(state): State<Arc<ApiState>>, by: By, uri: Uri) -> Result<Json<Value>, Problem> {
+    let filter = read_filter(uri.query())?;
+    check_all_projects(&by.principal)?;
+    let entries = state.registry.trail(&filter).await.map_err(|error| registry_problem(&error))?;
+    let head = state.registry.trail_head().await.map_err(|error| registry_problem(&error))?;
+    let entries = entries.iter().map(entry_json).collect::<Result<Vec<Value>, Problem>>()?;
+    Ok(Json(json!({ "entries": entries, "head": head })))
+}
+
+/// `GET /trail/verification`
+pub(super) async fn verify(State(state): State<Arc<ApiState>>, by: By, uri: Uri) -> Result<Json<Value>, Problem> {
+    let query = RawQuery::parse(uri.query())?;
+    query.check(&["head"], None)?;
+    let known = query.get("head")?.map(|text| read_head(&text)).transpose()?;
+    check_all_projects(&by.principal)?;
+    let verdict = state.registry.verify_trail(known).await.map_err(|error| registry_problem(&error))?;
+    Ok(Json(json!(verdict)))
+}
+
+/// The chain is one for all projects, so that whoever sees all of it can check it, and nobody else sees any.
+fn check_all_projects(principal: &Principal) -> Result<(), Problem> {
+    let Some(own) = principal.project() else { return Ok(()) };
+    let detail = format!("the trail is that of all projects; an admin of the project `{own}` cannot read it");
+    Err(Problem::new(StatusCode::FORBIDDEN, "other_project", detail))
+}
+
+fn entry_json(entry: &TrailEntry) -> Result<Value, Problem> {
+    let shown = serde_json::to_value(entry);
+    let mut json = shown.map_err(|error| Problem::internal("the entry could not be shown", error))?;
+    json["at"] = Value::from(format_timestamp(entry.at_us));
+    Ok(json)
+}
+
+fn read_filter(query: Option<&str>) -> Result<TrailFilter, Problem> {
+    let query = RawQuery::parse(query)?;
+    query.check(&["since", "after", "limit"], None)?;
+    let malformed = |detail: String| Problem::bad_request("malformed_query", detail);
+    let limit = match query.get("limit")? {
+        None => LIMIT_DEFAULT,
+        Some(text) => {
+            let limit = text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
+            limit.ok_or_else(|| malformed(format!("`limit` is a whole number from 1 to {LIMIT_MAX}")))?
+        }
+    };
+    let after = match query.get("after")? {
+        None => None,
+        Some(text) => {
+            let after = text.parse().ok().filter(|after| i64::try_from(*after).is_ok());
+            Some(after.ok_or_else(|| malformed(format!("after is `{text}`; it is the number of an entry")))?)
+        }
+    };
+    let since_us = match query.get("since")? {
+        None => None,
+        Some(text) => {
+            let instant = parse_timestamp(&text);
+            Some(instant.map_err(|error| Problem::bad_request("malformed_timestamp", format!("since: {error}")))?)
+        }
+    };
+    Ok(TrailFilter { after: after.unwrap_or_default(), since_us, limit, newest_first: after.is_none() })
+}
+
+fn read_head(text: &str) -> Result<TrailHead, Problem> {
+    let parts = text.split_once(':').and_then(|(sequence, hash)| Some((sequence.parse().ok()?, hash.parse().ok()?)));
+    let detail = || format!("head is `{text}`; it is the number of an entry, a colon, and its hash (sha256:…)");
+    let (sequence, hash) = parts.ok_or_else(|| Problem::bad_request("malformed_query", detail()))?;
+    Ok(TrailHead { sequence, hash })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_read_with_its_limits() {
+        let newest = TrailFilter { after: 0, since_us: None, limit: LIMIT_DEFAULT, newest_first: true };
+        assert_eq!(read_filter(None).unwrap(), newest);
+        let read = read_filter(Some("after=0&limit=1000&since=1970-01-01T00:00:01Z")).unwrap();
+        assert_eq!(read, TrailFilter { after: 0, since_us: Some(1_000_000), limit: 1_000, newest_first: false });
+        for (query, code) in [
+            ("limit=0", "malformed_query"),
+            ("limit=1001", "malformed_query"),
+            ("after=-1", "malformed_query"),
+            ("since=yesterday", "malformed_timestamp"),
+            ("until=x", "unknown_parameter"),
+        ] {
+            assert_eq!(read_filter(Some(query)).unwrap_err().code, code, "{query}");
+        }
+    }
+
+    #[test]
+    fn an_end_is_a_number_and_a_hash() {
+        let hash = format!("sha256:{}", "0".repeat(64));
+        assert_eq!(read_head(&format!("7:{hash}")).unwrap().sequence, 7);
+        for text in ["", "7", "7:", "x:sha256:00", &hash] {
+            assert_eq!(read_head(text).unwrap_err().code, "malformed_query", "{text}");
+        }
+    }
+}

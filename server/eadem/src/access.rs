@@ -1,0 +1,225 @@
+//! Tokens in memory, for requests to be checked by; and what a server does about people besides answering them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use eadem_api::tls::Certificate;
+use eadem_api::{Clock, Credential, Credentials, Problem, Refusals};
+use eadem_registry::{Registry, RegistryError, Role};
+
+/// How often the registry is asked whether tokens have changed. What somebody revokes elsewhere is refused here within a second.
+const ASK_EVERY: Duration = Duration::from_millis(400);
+/// How often it is written when tokens were last used, and what was refused again and again.
+const WRITE_EVERY: Duration = Duration::from_secs(60);
+/// For how long tokens are believed without an answer of the registry. Longer than a database takes to be replaced, so that
+/// models are served meanwhile.
+const BELIEVED_FOR: Duration = Duration::from_secs(300);
+
+/// All tokens of a registry. There are few of them, and unknown ones must not cost a query each.
+pub(crate) struct TokenBook {
+    registry: Registry,
+    known: RwLock<Known>,
+    /// Whether requests may come without a token as long as there is none.
+    may_be_open: AtomicBool,
+    made_at: Instant,
+    /// When the registry last answered, in milliseconds since this was made.
+    checked_at_ms: AtomicU64,
+}
+
+#[derive(Default)]
+struct Known {
+    revision: u64,
+    by_id: HashMap<String, Arc<Credential>>,
+}
+
+impl TokenBook {
+    /// Reads all tokens.
+    ///
+    /// # Errors
+    /// The registry cannot be read.
+    pub(crate) async fn open(registry: Registry) -> Result<Arc<Self>, RegistryError> {
+        let book = Self {
+            registry,
+            known: RwLock::default(),
+            may_be_open: AtomicBool::new(true),
+            made_at: Instant::now(),
+            checked_at_ms: AtomicU64::new(0),
+        };
+        book.load().await?;
+        Ok(Arc::new(book))
+    }
+
+    /// Whether there is a token that may do everything in all projects, now.
+    pub(crate) fn has_admin(&self, now_us: i64) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.by_id.values().any(|credential| {
+            let has_expired = credential.expires_at_us.is_some_and(|expires_at_us| now_us >= expires_at_us);
+            credential.role == Role::Admin && credential.project.is_none() && !credential.is_revoked && !has_expired
+        })
+    }
+
+    /// From now on every request needs a token, also while there is none.
+    pub(crate) fn never_open(&self) {
+        self.may_be_open.store(false, Ordering::Relaxed);
+    }
+
+    async fn load(&self) -> Result<(), RegistryError> {
+        let (revision, tokens) = self.registry.access().await?;
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        // Another load may have been faster and newer.
+        if revision >= known.revision {
+            let by_id = tokens.iter().map(|token| (token.id.clone(), Arc::new(Credential::of(token)))).collect();
+            let before = std::mem::replace(&mut *known, Known { revision, by_id });
+            // When a token was last used must outlive what is known of it.
+            for (id, credential) in &before.by_id {
+                if let (Some(at_us), Some(now)) = (credential.last_used_at_us(), known.by_id.get(id)) {
+                    now.used_at(at_us);
+                }
+            }
+        }
+        drop(known);
+        self.checked();
+        Ok(())
+    }
+
+    fn checked(&self) {
+        self.checked_at_ms.store(self.age_ms(), Ordering::Relaxed);
+    }
+
+    fn age_ms(&self) -> u64 {
+        u64::try_from(self.made_at.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Loads all tokens again if any has changed.
+    async fn follow(&self) -> Result<(), RegistryError> {
+        let revision = self.registry.access_revision().await?;
+        if revision != self.known.read().unwrap_or_else(PoisonError::into_inner).revision {
+            return self.load().await;
+        }
+        self.checked();
+        Ok(())
+    }
+
+    /// When each token was last used, of those that this process saw after `written`, which then takes them over.
+    fn take_used(&self, written: &mut HashMap<String, i64>) -> Vec<(String, i64)> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let used = known.by_id.iter().filter_map(|(id, credential)| Some((id.clone(), credential.last_used_at_us()?)));
+        let news: Vec<(String, i64)> =
+            used.filter(|(id, at_us)| written.get(id).is_none_or(|written_us| written_us < at_us)).collect();
+        written.extend(news.iter().cloned());
+        news
+    }
+}
+
+#[async_trait]
+impl Credentials for TokenBook {
+    fn find(&self, id: &str) -> Option<Arc<Credential>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).by_id.get(id).cloned()
+    }
+
+    fn is_open(&self) -> bool {
+        let may_be_open = self.may_be_open.load(Ordering::Relaxed);
+        may_be_open && self.known.read().unwrap_or_else(PoisonError::into_inner).by_id.is_empty()
+    }
+
+    fn is_current(&self) -> bool {
+        let since_ms = self.age_ms().saturating_sub(self.checked_at_ms.load(Ordering::Relaxed));
+        u128::from(since_ms) < BELIEVED_FOR.as_millis()
+    }
+
+    async fn refresh(&self) -> Result<(), Problem> {
+        self.load().await.map_err(|error| Problem::internal("the tokens cannot be read", error))
+    }
+}
+
+/// What goes on beside the requests of a server.
+pub(crate) struct Upkeep {
+    pub(crate) book: Arc<TokenBook>,
+    pub(crate) refusals: Arc<Refusals>,
+    pub(crate) registry: Registry,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) certificate: Option<Arc<Certificate>>,
+}
+
+impl Upkeep {
+    /// Follows tokens and certificates, and writes what has gathered, for as long as it is polled.
+    pub(crate) async fn run(&self) {
+        let mut ask = tokio::time::interval(ASK_EVERY);
+        ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut hung_up = HangUps::new();
+        let mut written = HashMap::new();
+        let mut written_at = Instant::now();
+        loop {
+            tokio::select! {
+                _ = ask.tick() => {}
+                () = hung_up.next() => self.renew_certificate(true),
+            }
+            if let Err(error) = self.book.follow().await {
+                tracing::warn!(%error, "the registry does not say whether tokens have changed");
+            }
+            self.renew_certificate(false);
+            if written_at.elapsed() >= WRITE_EVERY {
+                written_at = Instant::now();
+                self.write(&mut written, false).await;
+            }
+        }
+    }
+
+    /// Writes what has gathered, before the process ends.
+    pub(crate) async fn end(&self) {
+        self.write(&mut HashMap::new(), true).await;
+    }
+
+    async fn write(&self, written: &mut HashMap<String, i64>, at_once: bool) {
+        let used = self.book.take_used(written);
+        if let Err(error) = self.registry.note_tokens_used(&used).await {
+            tracing::warn!(%error, "when tokens were last used could not be written");
+        }
+        let now_us = self.clock.now_us();
+        let refused = self.refusals.end_window(now_us, at_once);
+        if let Err(error) = self.registry.note_refusals(&refused, now_us).await {
+            tracing::warn!(%error, "refusals could not be told in the trail");
+        }
+    }
+
+    fn renew_certificate(&self, anyway: bool) {
+        let Some(certificate) = &self.certificate else { return };
+        let renewed = match anyway {
+            true => certificate.reload().map(|()| true),
+            false => certificate.reload_if_changed(),
+        };
+        match renewed {
+            Ok(true) => tracing::info!("the certificate was read again"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "the certificate could not be read again; the one before stays"),
+        }
+    }
+}
+
+/// Hang-ups, by which operators tell a server to read its files again.
+struct HangUps {
+    #[cfg(unix)]
+    signals: Option<tokio::signal::unix::Signal>,
+}
+
+impl HangUps {
+    fn new() -> Self {
+        Self {
+            #[cfg(unix)]
+            signals: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).ok(),
+        }
+    }
+
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        if let Some(signals) = &mut self.signals
+            && signals.recv().await.is_some()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+}
