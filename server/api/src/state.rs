@@ -26,6 +26,9 @@ use crate::serving::{History, RowSource, ServingPlan, Transforms};
 /// How often the registry is asked whether another process changed it.
 const REVISION_POLL: Duration = Duration::from_millis(500);
 
+/// How long the answer to a refused request waits for the trail.
+const TELL_MAX: Duration = Duration::from_secs(2);
+
 /// Plans kept at once; more and all are compiled again.
 const PLANS_MAX: usize = 10_000;
 
@@ -103,8 +106,14 @@ impl ApiState {
     pub(crate) async fn tell_refused(&self, actor: &Actor, verb: &str, object: &str, code: &str, detail: &str) {
         let now_us = self.clock.now_us();
         let entries = self.refusals.note(actor, verb, object, code, detail, now_us);
-        if let Err(error) = self.registry.note_refusals(&entries, now_us).await {
-            tracing::warn!(%error, verb, code, "a refusal could not be told in the trail");
+        if entries.is_empty() {
+            return;
+        }
+        let told = tokio::time::timeout(TELL_MAX, self.registry.note_refusals(&entries, now_us)).await;
+        match told {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, verb, code, "a refusal could not be told in the trail"),
+            Err(_) => tracing::warn!(verb, code, "the registry took too long to be told of a refusal"),
         }
     }
 

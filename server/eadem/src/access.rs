@@ -14,6 +14,8 @@ use eadem_registry::{Registry, RegistryError, Role};
 const ASK_EVERY: Duration = Duration::from_millis(400);
 /// How often it is written when tokens were last used, and what was refused again and again.
 const WRITE_EVERY: Duration = Duration::from_secs(60);
+/// How long a server that ends waits for that.
+const END_MAX: Duration = Duration::from_secs(5);
 /// For how long tokens are believed without an answer of the registry. Longer than a database takes to be replaced, so that
 /// models are served meanwhile.
 const BELIEVED_FOR: Duration = Duration::from_secs(300);
@@ -170,7 +172,9 @@ impl Upkeep {
 
     /// Writes what has gathered, before the process ends.
     pub(crate) async fn end(&self) {
-        self.write(&mut HashMap::new(), true).await;
+        if tokio::time::timeout(END_MAX, self.write(&mut HashMap::new(), true)).await.is_err() {
+            tracing::warn!("the registry took too long to be told of refusals and of when tokens were last used");
+        }
     }
 
     async fn write(&self, written: &mut HashMap<String, i64>, at_once: bool) {

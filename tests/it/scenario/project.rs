@@ -145,7 +145,14 @@ impl Project {
 
     /// A server on a free port.
     pub(crate) fn serve(&self) -> Server {
-        Server::start(self.command(SERVE).stderr(Stdio::null()))
+        self.with_token(Server::start(self.command(SERVE).stderr(Stdio::null())))
+    }
+
+    /// The server, asked with the token that verbs send.
+    fn with_token(&self, mut server: Server) -> Server {
+        let token = self.variables.iter().find(|(name, _)| *name == "EADEM_TOKEN");
+        server.token = token.map(|(_, token)| token.clone());
+        server
     }
 
     /// The same, whose log goes to the project's `server.log`.
@@ -187,6 +194,8 @@ fn copy_folder(from: &Path, to: &Path) {
 pub(crate) struct Server {
     pub(crate) process: Child,
     pub(crate) address: String,
+    /// What requests bring.
+    token: Option<String>,
 }
 
 impl Drop for Server {
@@ -233,7 +242,7 @@ impl Server {
         let said = line.trim().strip_prefix("serving on http").map(|rest| rest.trim_start_matches('s'));
         let address = said.and_then(|rest| rest.strip_prefix("://"));
         let address = address.unwrap_or_else(|| panic!("no server: {line}")).to_owned();
-        Self { process, address }
+        Self { process, address, token: None }
     }
 
     /// Starts a server by a verb with settings of its own; what it logs is dropped.
@@ -267,19 +276,24 @@ impl Server {
         (reply.status, reply.text())
     }
 
+    fn headers(&self) -> String {
+        let token = self.token.iter().map(|token| format!("Authorization: Bearer {token}\r\n"));
+        std::iter::once("Host: localhost\r\n".to_owned()).chain(token).collect()
+    }
+
     pub(crate) fn get(&self, path: &str) -> (u16, Json) {
-        let (status, body) = self.raw("GET", path, "Host: localhost\r\n", b"");
+        let (status, body) = self.raw("GET", path, &self.headers(), b"");
         (status, serde_json::from_str(&body).unwrap_or_else(|_| panic!("{path}: {body}")))
     }
 
     pub(crate) fn delete(&self, path: &str) -> (u16, Json) {
-        let (status, body) = self.raw("DELETE", path, "Host: localhost\r\n", b"");
+        let (status, body) = self.raw("DELETE", path, &self.headers(), b"");
         (status, serde_json::from_str(&body).unwrap_or_else(|_| panic!("{path}: {body}")))
     }
 
     pub(crate) fn post(&self, path: &str, body: &Json) -> (u16, Json) {
-        let headers = "Host: localhost\r\nContent-Type: application/json\r\n";
-        let (status, reply) = self.raw("POST", path, headers, body.to_string().as_bytes());
+        let headers = format!("{}Content-Type: application/json\r\n", self.headers());
+        let (status, reply) = self.raw("POST", path, &headers, body.to_string().as_bytes());
         (status, serde_json::from_str(&reply).unwrap_or_else(|_| panic!("{path}: {reply}")))
     }
 }

@@ -34,7 +34,14 @@ fn ask(server: &Server, service: &str) -> (u16, Json) {
 #[test]
 fn servers_of_one_registry_see_an_apply_at_once_and_drop_no_request() {
     let postgres = Postgres::start();
-    let (first, second) = (project_on(&postgres), project_on(&postgres));
+    let (mut first, mut second) = (project_on(&postgres), project_on(&postgres));
+    // A registry that others share is open to nobody, on this machine neither.
+    let refused = first.fail(&["serve", "--listen", "127.0.0.1:0"]);
+    assert!(refused.contains("others share the registry"), "{refused}");
+    let admin = first.json(&["token", "create", "--name", "root", "--role", "admin"]);
+    for project in [&mut first, &mut second] {
+        project.variables.push(("EADEM_TOKEN", admin["token"].as_str().unwrap().to_owned()));
+    }
     define(&first, &["score"]);
     first.succeed(&["apply"]);
     let (here, there) = (first.serve(), second.serve());
