@@ -53,6 +53,7 @@ const BENCHED_AS_A_WHOLE: &[&str] = &[
     "eadem-semantics",
     "eadem-engine",
     "eadem-query",
+    "eadem-registry",
     "eadem-offline",
     "eadem-online",
     "eadem-benches",

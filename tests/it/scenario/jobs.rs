@@ -92,8 +92,11 @@ fn rows_added_by_version(table: &Path) -> Vec<u64> {
 /// The backfill of a project, once a process of its own is at it and has done something; gives the process and the job.
 #[allow(clippy::zombie_processes)] // Whoever gets it waits for it.
 fn backfill_at_work(project: &Project) -> (Child, Json) {
-    let mut verb = project.command(&["backfill", "airport_weather"]);
-    let mut verb = verb.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let start = || {
+        let mut verb = project.command(&["backfill", "airport_weather"]);
+        verb.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let mut verb = start();
     loop {
         let has_ended = verb.try_wait().unwrap().is_some();
         // Beside the process that holds the directory, where there is something to look at by now.
@@ -102,7 +105,12 @@ fn backfill_at_work(project: &Project) -> (Child, Json) {
         if jobs["jobs"][0]["progress"]["chunks_done"].as_u64().unwrap_or(0) > 0 {
             return (verb, jobs["jobs"][0].clone());
         }
-        assert!(!has_ended, "the backfill has ended and did nothing: {jobs}");
+        if has_ended {
+            // Whoever looks may have been faster, and held the directory for that moment.
+            let (_, error) = super::project::texts(&verb.wait_with_output().unwrap());
+            assert!(error.contains("is in use by"), "the backfill has ended and did nothing: {jobs}\n{error}");
+            verb = start();
+        }
     }
 }
 
