@@ -1,5 +1,5 @@
 //! Many processes apply at once, and some of them are killed: what was acknowledged is there, nobody's change is lost, and
-//! the history is one line.
+//! the history is one line, and the trail of it all verifies.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
@@ -139,7 +139,9 @@ async fn the_race() {
     let current = registry.definitions_revision().await.unwrap();
     let line: BTreeSet<u64> = (1..=current).collect();
     let breaks = recorded.symmetric_difference(&line).count() + told.iter().filter(|told| !line.contains(told)).count();
-    let faults = lost.len() + told_twice + breaks;
+    let verdict = registry.verify_trail(None).await.unwrap();
+    let faults = lost.len() + told_twice + breaks + verdict.faults.len();
     println!("R2: cases={} faults={faults}", PROCESSES * APPLIES_EACH);
-    assert_eq!(faults, 0, "lost: {lost:?}; told: {told:?}; recorded: {recorded:?}; at {current}");
+    assert_eq!(faults, 0, "lost: {lost:?}; told: {told:?}; recorded: {recorded:?}; at {current}; {verdict:?}");
+    assert!(verdict.entries >= current, "every apply left something behind: {verdict:?}");
 }

@@ -16,8 +16,13 @@ use tempfile::TempDir;
 /// The server that registries are kept on; without one they are files.
 pub(crate) const POSTGRES: &str = "EADEM_TEST_REGISTRY";
 
-/// The address of a registry that does not exist yet, and the name of its schema on a server.
-fn a_new_registry(folder: &Path) -> (RegistryAddress, String) {
+/// The address of a registry that does not exist yet.
+pub(crate) fn a_new_registry(folder: &Path) -> RegistryAddress {
+    a_new_place(folder).0
+}
+
+/// The same, and the name of its schema on a server.
+fn a_new_place(folder: &Path) -> (RegistryAddress, String) {
     static SCHEMAS: AtomicU32 = AtomicU32::new(0);
     let Ok(url) = std::env::var(POSTGRES) else {
         return (RegistryAddress::File(folder.join("registry.db")), String::new());
@@ -233,7 +238,7 @@ impl Company {
     /// A registry with the three transforms uploaded and nothing applied.
     pub(crate) async fn found() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (address, schema) = a_new_registry(folder.path());
+        let (address, schema) = a_new_place(folder.path());
         let mut company = Self {
             registry: Registry::connect(&address).await.unwrap(),
             transforms: BTreeMap::new(),
