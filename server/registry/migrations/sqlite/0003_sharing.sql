@@ -21,8 +21,8 @@ CREATE TABLE search_term (
 
 CREATE TABLE search_posting (
     term_id   INTEGER NOT NULL REFERENCES search_term,
-    place     INTEGER NOT NULL,             -- where in the object: 0 name, 1 tag, 2 owner, 3 documentation
+    spot      INTEGER NOT NULL, -- 8 times where it stands (0 name, 1 tag, 2 owner, 3 documentation), plus the kind of the object
     object_id INTEGER NOT NULL REFERENCES search_object,
-    PRIMARY KEY (term_id, place, object_id)
+    PRIMARY KEY (term_id, spot, object_id)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX search_posting_by_object ON search_posting (object_id, term_id, place);
+CREATE INDEX search_posting_by_object ON search_posting (object_id, term_id, spot);

@@ -23,7 +23,7 @@ const TERMS_MAX: usize = 400;
 const QUERY_WORDS_MAX: usize = 16;
 /// Indexed words that a word of a search may be the beginning of.
 const EXPANSIONS_MAX: i64 = 32;
-/// Objects that are looked up at once.
+/// Objects that are looked up for other words at once.
 const CANDIDATES_STEP: usize = 1_000;
 /// Objects that one search looks up at most.
 const CANDIDATES_MAX: usize = 20_000;
@@ -79,6 +79,18 @@ impl Place {
     fn number(self) -> i64 {
         self as i64
     }
+
+    /// The place and the kind of the object in one number: places first, and within one the kinds in their order.
+    fn spot(self, kind: &str) -> i64 {
+        self.number() * KINDS_OF_A_PLACE + kind_number(kind)
+    }
+}
+
+/// Numbers that a place has for kinds.
+const KINDS_OF_A_PLACE: i64 = 8;
+
+fn kind_number(kind: &str) -> i64 {
+    (0..).zip(SEARCH_KINDS).find(|(_, known)| *known == kind).map_or(KINDS_OF_A_PLACE - 1, |(number, _)| number)
 }
 
 /// An object as it is indexed.
@@ -214,18 +226,7 @@ impl Indexer {
 
 /// Writes those of the objects that are not indexed so already.
 async fn write_objects(change: &mut Session, objects: &[((&str, String), Entry)]) -> Result<(), RegistryError> {
-    let mut query = sqlx::query(AssertSqlSafe(format!(
-        "SELECT object_id, kind, name, words FROM search_object WHERE (kind, name) IN ({})",
-        rows_of_parameters(objects.len(), 2)
-    )));
-    for ((kind, name), _) in objects {
-        query = query.bind(*kind).bind(name);
-    }
-    let mut known: HashMap<(String, String), (i64, Digest)> = HashMap::new();
-    for row in query.fetch_all(change.sql()).await? {
-        let digest = read_digest(row.try_get("words")?)?;
-        known.insert((row.try_get("kind")?, row.try_get("name")?), (row.try_get("object_id")?, digest));
-    }
+    let known = indexed_objects(change, objects).await?;
     let stands = |kind: &str, name: &str| known.get(&(kind.to_owned(), name.to_owned()));
     let changed: Vec<&((&str, String), Entry)> = objects
         .iter()
@@ -263,16 +264,42 @@ async fn write_objects(change: &mut Session, objects: &[((&str, String), Entry)]
         let vanished = || RegistryError::damaged(format!("{kind} {name} vanished from the index"));
         let object = ids.get(&((*kind).to_owned(), name.clone())).copied().ok_or_else(vanished)?;
         let of_object =
-            entry.terms.iter().filter_map(|(term, place)| Some((*terms.get(term)?, place.number(), object)));
+            entry.terms.iter().filter_map(|(term, place)| Some((*terms.get(term)?, place.spot(kind), object)));
         postings.extend(of_object);
     }
     for postings in postings.chunks(ROWS_PER_STATEMENT) {
         let rows: Vec<String> =
-            postings.iter().map(|(term, place, object)| format!("({term}, {place}, {object})")).collect();
+            postings.iter().map(|(term, spot, object)| format!("({term}, {spot}, {object})")).collect();
         let values = rows.join(", ");
-        run(change, format!("INSERT INTO search_posting (term_id, place, object_id) VALUES {values}")).await?;
+        run(change, format!("INSERT INTO search_posting (term_id, spot, object_id) VALUES {values}")).await?;
     }
     Ok(())
+}
+
+/// Row and digest of those of the objects that are indexed, by kind and name.
+async fn indexed_objects(
+    change: &mut Session,
+    objects: &[((&str, String), Entry)],
+) -> Result<HashMap<(String, String), (i64, Digest)>, RegistryError> {
+    let mut known = HashMap::new();
+    // One kind at a time: neither database looks pairs up by the index.
+    for objects in objects.chunk_by(|((one, _), _), ((other, _), _)| one == other) {
+        let Some(((kind, _), _)) = objects.first() else { continue };
+        let names: Vec<String> = (2..objects.len() + 2).map(|number| format!("${number}")).collect();
+        let mut query = sqlx::query(AssertSqlSafe(format!(
+            "SELECT object_id, name, words FROM search_object WHERE kind = $1 AND name IN ({})",
+            names.join(", ")
+        )))
+        .bind(*kind);
+        for ((_, name), _) in objects {
+            query = query.bind(name);
+        }
+        for row in query.fetch_all(change.sql()).await? {
+            let digest = read_digest(row.try_get("words")?)?;
+            known.insert(((*kind).to_owned(), row.try_get("name")?), (row.try_get("object_id")?, digest));
+        }
+    }
+    Ok(known)
 }
 
 /// The rows of these words, each of which so many more objects have.
@@ -304,9 +331,10 @@ async fn forget_postings(change: &mut Session, objects: &[i64]) -> Result<(), Re
         run(
             change,
             format!(
-                "UPDATE search_term SET objects = objects - (SELECT count(*) FROM search_posting
-                     WHERE search_posting.term_id = search_term.term_id AND object_id IN ({objects}))
-                 WHERE term_id IN (SELECT term_id FROM search_posting WHERE object_id IN ({objects}))"
+                "UPDATE search_term SET objects = search_term.objects - gone.objects
+                 FROM (SELECT term_id, count(*) AS objects FROM search_posting
+                       WHERE object_id IN ({objects}) GROUP BY term_id) AS gone
+                 WHERE search_term.term_id = gone.term_id"
             ),
         )
         .await?;
@@ -344,7 +372,8 @@ impl Wanted {
     }
 
     /// How good it is that this term stands there; less is better.
-    fn rank(&self, term_id: i64, place: i64) -> Option<i64> {
+    fn rank(&self, term_id: i64, spot: i64) -> Option<i64> {
+        let place = spot / KINDS_OF_A_PLACE;
         let (_, _, is_whole) = self.terms.iter().find(|(known, _, _)| *known == term_id)?;
         self.places.contains(&place).then_some(place * 2 + i64::from(!is_whole))
     }
@@ -459,7 +488,7 @@ struct Candidates {
     is_cut: bool,
 }
 
-/// Walks the postings of the rarest word and keeps the objects that have the others too.
+/// Walks the postings of the rarest word, the best places first, and keeps the objects that have the others too.
 async fn candidates(
     snapshot: &mut Snapshot,
     wanted: &[Wanted],
@@ -467,61 +496,64 @@ async fn candidates(
 ) -> Result<Candidates, RegistryError> {
     let mut found = Candidates { ranked: BTreeMap::new(), is_cut: false };
     let Some((leading, others)) = wanted.split_first() else { return Ok(found) };
+    // Where there are no other words, all that is read is found.
+    let step_rows = if others.is_empty() { search.limit + 1 } else { CANDIDATES_STEP };
     let mut looked_at = 0;
-    for (term_id, _, _) in &leading.terms {
-        // Behind this posting the next step begins.
-        let mut after = (*leading.places.start(), i64::MIN);
-        loop {
-            if looked_at >= CANDIDATES_MAX {
-                found.is_cut = true;
-                return Ok(found);
-            }
-            let step = postings(snapshot, *term_id, leading, after, search.kinds).await?;
-            let Some(last) = step.last() else { break };
-            after = *last;
-            looked_at += step.len();
-            let is_last_step = step.len() < CANDIDATES_STEP;
-            let ranked = step.iter().filter_map(|(place, object)| Some((*object, leading.rank(*term_id, *place)?)));
-            for (object, rank) in with_others(snapshot, ranked.collect(), others).await? {
-                let best = found.ranked.entry(object).or_insert(rank);
-                *best = rank.min(*best);
-            }
-            if found.ranked.len() > search.limit {
-                found.is_cut = true;
-                break;
-            }
-            if is_last_step {
-                break;
+    for spots in leading.places.clone().flat_map(|place| spots_of(place, search.kinds)) {
+        for (term_id, _, _) in &leading.terms {
+            let mut after = (*spots.start(), i64::MIN);
+            loop {
+                let postings = postings(snapshot, *term_id, after, *spots.end(), step_rows).await?;
+                looked_at += postings.len();
+                after = postings.last().copied().unwrap_or(after);
+                let ranked =
+                    postings.iter().filter_map(|(spot, object)| Some((*object, leading.rank(*term_id, *spot)?)));
+                for (object, rank) in with_others(snapshot, ranked.collect(), others).await? {
+                    let best = found.ranked.entry(object).or_insert(rank);
+                    *best = rank.min(*best);
+                }
+                found.is_cut = found.ranked.len() > search.limit || looked_at >= CANDIDATES_MAX;
+                if found.is_cut {
+                    return Ok(found);
+                }
+                if postings.len() < step_rows {
+                    break;
+                }
             }
         }
     }
     Ok(found)
 }
 
-/// The next postings of a term, as (place, object), in order.
+/// The spots of a place where objects of these kinds stand; of all kinds if none is named.
+fn spots_of(place: i64, kinds: &[String]) -> Vec<std::ops::RangeInclusive<i64>> {
+    let first = place * KINDS_OF_A_PLACE;
+    if kinds.is_empty() {
+        return vec![first..=first + KINDS_OF_A_PLACE - 1];
+    }
+    let mut numbers: Vec<i64> = kinds.iter().map(|kind| kind_number(kind)).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    numbers.into_iter().map(|kind| first + kind..=first + kind).collect()
+}
+
+/// The next postings of a term up to a spot, as (spot, object), in order.
 async fn postings(
     snapshot: &mut Snapshot,
     term_id: i64,
-    leading: &Wanted,
-    (place, object): (i64, i64),
-    kinds: &[String],
+    (spot, object): (i64, i64),
+    last_spot: i64,
+    rows_max: usize,
 ) -> Result<Vec<(i64, i64)>, RegistryError> {
-    // Kinds are checked words, see `search`.
-    let of_kind = match kinds {
-        [] => String::new(),
-        kinds => {
-            format!("AND kind IN ({})", kinds.iter().map(|kind| format!("'{kind}'")).collect::<Vec<_>>().join(", "))
-        }
-    };
     let rows = sqlx::query_as(AssertSqlSafe(format!(
-        "SELECT place, object_id FROM search_posting JOIN search_object USING (object_id)
-         WHERE term_id = $1 AND (place, object_id) > ($2, $3) AND place <= $4 {of_kind}
-         ORDER BY place, object_id LIMIT {CANDIDATES_STEP}"
+        "SELECT spot, object_id FROM search_posting
+         WHERE term_id = $1 AND (spot, object_id) > ($2, $3) AND spot <= $4
+         ORDER BY spot, object_id LIMIT {rows_max}"
     )))
     .bind(term_id)
-    .bind(place)
+    .bind(spot)
     .bind(object)
-    .bind(*leading.places.end())
+    .bind(last_spot)
     .fetch_all(snapshot.sql())
     .await?;
     Ok(rows)
@@ -540,14 +572,14 @@ async fn with_others(
         }
         let (terms, objects) = (word.term_list(), list(ranked.keys().copied()));
         let rows: Vec<(i64, i64, i64)> = sqlx::query_as(AssertSqlSafe(format!(
-            "SELECT object_id, term_id, place FROM search_posting WHERE object_id IN ({objects}) AND term_id IN ({terms})"
+            "SELECT object_id, term_id, spot FROM search_posting WHERE object_id IN ({objects}) AND term_id IN ({terms})"
         )))
         .persistent(false)
         .fetch_all(snapshot.sql())
         .await?;
         let mut best: BTreeMap<i64, i64> = BTreeMap::new();
-        for (object, term_id, place) in rows {
-            let Some(rank) = word.rank(term_id, place) else { continue };
+        for (object, term_id, spot) in rows {
+            let Some(rank) = word.rank(term_id, spot) else { continue };
             let known = best.entry(object).or_insert(rank);
             *known = rank.min(*known);
         }
