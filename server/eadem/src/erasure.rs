@@ -221,15 +221,23 @@ impl OneView<'_> {
         Ok(report)
     }
 
-    async fn online(&self, report: &mut ViewReport) -> anyhow::Result<()> {
+    /// Rows that went from the online store, also where another run of the job took them out.
+    async fn online_once(&self) -> anyhow::Result<u64> {
+        let (registry, chunk) = (&self.stores.registry, format!("{}/online", self.view.id));
+        let done = registry.list_chunks(self.id).await?.into_iter().find(|done| done.chunk == chunk);
+        if let Some(done) = done {
+            return Ok(done.result["rows"].as_u64().unwrap_or_default());
+        }
         let online = self.stores.online()?;
+        let mut rows = 0;
         for entity in self.entities {
             if self.handle.cancel.is_cancelled() {
                 bail!("cancelled");
             }
-            report.online_rows += online.erase(self.view.digest, &KeyBytes::from(&entity.key), entity.up_to_us).await?;
+            rows += online.erase(self.view.digest, &KeyBytes::from(&entity.key), entity.up_to_us).await?;
         }
-        Ok(())
+        registry.record_chunk(self.id, &chunk, &json!({ "rows": rows }), None, self.stores.clock.now_us()).await?;
+        Ok(rows)
     }
 
     async fn offline(&self, report: &mut ViewReport) -> anyhow::Result<()> {

@@ -463,6 +463,7 @@ fn the_command_line_erases_one_entity_or_many_and_says_what_is_wrong() {
     assert!(expected.len() < before.len());
     assert_eq!(rows_of_table(&table(&project, VIEW)), expected);
     assert_eq!(job["result"]["views"][0]["offline_rows"], (before.len() - expected.len()) as u64);
+    assert!(job["result"]["views"][0]["online_rows"].as_u64().unwrap() > 0, "{job}");
     assert!(leftovers(&case, &project).is_empty());
 
     // One more, all of it.
