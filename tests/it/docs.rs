@@ -21,7 +21,8 @@ const CONSTRUCTORS: [(&str, u16); 6] = [
     ("refused", 422),
 ];
 /// Statuses that are spelled out where the problem is made; the code follows them.
-const SPELLED_STATUSES: [(&str, u16); 7] = [
+const SPELLED_STATUSES: [(&str, u16); 8] = [
+    ("REQUEST_TIMEOUT", 408),
     ("FORBIDDEN", 403),
     ("METHOD_NOT_ALLOWED", 405),
     ("GONE", 410),
@@ -107,7 +108,7 @@ fn codes_of_the_sources() -> Codes {
     for kind in literals(method(&registry, "pub fn as_str(")) {
         note(&mut codes, &format!("unknown_{kind}"), NOT_FOUND);
     }
-    for file in ["mod.rs", "laws.rs"] {
+    for file in ["mod.rs", "laws.rs", "check.rs"] {
         let upload = read(&root().join("runtime/engine/src/upload").join(file));
         for code in literals(method(&upload, "pub fn code(")) {
             note(&mut codes, code, UPLOAD_REFUSED);

@@ -47,9 +47,10 @@ pub(crate) fn eadem(folder: &Path) -> Command {
     work_on(folder, Command::new(binary()))
 }
 
-/// Where the product is.
+/// Where the product is, as it was built with this program.
 pub(crate) fn binary() -> PathBuf {
-    root().join("target/release/eadem")
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+    root().join("target").join(profile).join("eadem")
 }
 
 /// What becomes the product, told about the project.

@@ -70,6 +70,17 @@ const R2: Soak = Soak {
            revisions, on SQLite and on PostgreSQL; runs: applies",
 };
 
+const R7: Soak = Soak {
+    bar: "R7",
+    targets: &["system"],
+    tests: &["scenario::erasure::nothing_of"],
+    report: "R7: cases=",
+    between: " faults=",
+    cases_min: 1_000_000,
+    name: "rows and values that came back or went missing after 1,000 entities among 1 M rows were erased by a job that was \
+           killed, with late rows, replays and loads; runs: rows and values",
+};
+
 const S10: Soak = Soak {
     bar: "S10",
     targets: &["online", "system"],
@@ -89,6 +100,11 @@ pub(crate) fn h8() -> Result<Measured> {
 /// Applies that race.
 pub(crate) fn r2() -> Result<Measured> {
     R2.run()
+}
+
+/// Erasures that are killed.
+pub(crate) fn r7() -> Result<Measured> {
+    R7.run()
 }
 
 /// Kills and faults.

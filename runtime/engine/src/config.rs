@@ -25,6 +25,11 @@ pub struct EngineConfig {
     pub compile_memory_bytes_max: u64,
     /// Largest artefact that the compiling child may write.
     pub artifact_bytes_max: u64,
+    /// Wall time that the whole check of an upload may take before its children are killed, and processor time of the one that runs
+    /// the component. They run when nothing else wants to, so on a busy machine it takes long.
+    pub check_ms_max: u64,
+    /// Memory that the child which runs the component for a check may write to.
+    pub check_memory_bytes_max: u64,
 
     /// Calls that may run at the same moment: the size of the instance pool. Each slot reserves 4 GiB of address space
     /// (not memory); a pool that the address space cannot hold fails when the engine starts.
@@ -130,6 +135,8 @@ impl Default for EngineConfig {
             compile_ms_max: 120_000,
             compile_memory_bytes_max: 4096 * MIB,
             artifact_bytes_max: 512 * MIB,
+            check_ms_max: 600_000,
+            check_memory_bytes_max: 4096 * MIB,
             instances_max: 512,
             memory_bytes_max: 256 * MIB,
             memory_resident_bytes: 2 * MIB,

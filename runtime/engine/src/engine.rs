@@ -11,7 +11,7 @@ use wasmtime::component::{Component, HasSelf, Linker};
 use crate::artifact::{ArtifactStore, Authentic, Rejected};
 use crate::bindings::eadem::transform::diagnostics;
 use crate::call::Linked;
-use crate::compiler;
+use crate::compiler::{self, Manner};
 use crate::config::EngineConfig;
 use crate::cpu_pool::CpuPool;
 use crate::error::EngineError;
@@ -30,7 +30,8 @@ struct Inner {
     running: wasmtime::Engine,
     linker: Linker<CallState>,
     measuring: OnceLock<Result<Measuring, String>>,
-    artifacts: ArtifactStore,
+    /// `None`: this engine is for one trial, and keeps nothing.
+    artifacts: Option<ArtifactStore>,
     compiling: Compiling,
     fingerprint: String,
     cpu_pool: CpuPool,
@@ -84,16 +85,29 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Start`]: the pool does not fit into the address space, the directory or the key cannot be used.
     pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
+        fs::create_dir_all(&config.artifacts_dir).map_err(|error| {
+            EngineError::Start(format!("artifacts_dir {}: {error}", config.artifacts_dir.display()))
+        })?;
+        Self::start(config, |config, fingerprint| ArtifactStore::open(config, fingerprint).map(Some))
+    }
+
+    /// An engine that has no artefacts and no key, for a child that tries a component.
+    pub(crate) fn for_trial(config: EngineConfig) -> Result<Self, EngineError> {
+        Self::start(config, |_, _| Ok(None))
+    }
+
+    fn start(
+        config: EngineConfig,
+        artifacts: impl FnOnce(&EngineConfig, String) -> Result<Option<ArtifactStore>, String>,
+    ) -> Result<Self, EngineError> {
         let start = |what: String| EngineError::Start(what);
         config.check().map_err(start)?;
-        fs::create_dir_all(&config.artifacts_dir)
-            .map_err(|error| start(format!("artifacts_dir {}: {error}", config.artifacts_dir.display())))?;
         let running = wasmtime::Engine::new(&flavour::running_config(&config))
             .map_err(|error| start(format!("{error:#} (instances_max is {})", config.instances_max)))?;
         ticker::start(&running, tick(&config)).map_err(start)?;
         let linker = linker(&running).map_err(start)?;
         let fingerprint = fingerprint::of(&running);
-        let artifacts = ArtifactStore::open(&config, fingerprint.clone()).map_err(start)?;
+        let artifacts = artifacts(&config, fingerprint.clone()).map_err(start)?;
         let cpu_pool = CpuPool::new(&config).map_err(start)?;
         let measuring = OnceLock::new();
         let compiling = Compiling::default();
@@ -153,7 +167,8 @@ impl Engine {
         if Digest::of(&bytes) != digest {
             return Err(format!("the bytes that were provided are {}", Digest::of(&bytes)));
         }
-        let code = compiler::compile(&self.0.config, flavour, &bytes).map_err(|error| error.to_string())?;
+        let code =
+            compiler::compile(&self.0.config, flavour, Manner::Prompt, &bytes).map_err(|error| error.to_string())?;
         let linked = self.link_compiled(flavour, &code)?;
         self.store(&digest, flavour, &code);
         Ok(linked)
@@ -161,10 +176,11 @@ impl Engine {
 
     /// The stored artefact, if it is authentic and runs here.
     pub(crate) fn link_stored(&self, digest: &Digest, flavour: Flavour) -> Option<Linked> {
-        let authentic = match self.0.artifacts.read(digest, flavour) {
+        let artifacts = self.0.artifacts.as_ref()?;
+        let authentic = match artifacts.read(digest, flavour) {
             Ok(authentic) => authentic,
             Err(Rejected::Forged) => {
-                let path = self.0.artifacts.path(digest, flavour);
+                let path = artifacts.path(digest, flavour);
                 tracing::warn!(%digest, path = %path.display(), "a forged artefact; it is made anew");
                 return None;
             }
@@ -191,14 +207,16 @@ impl Engine {
 
     /// Keeps an artefact for the next time. Without it everything works, only later: a full disk stops no request.
     pub(crate) fn store(&self, digest: &Digest, flavour: Flavour, code: &[u8]) {
-        if let Err(error) = self.0.artifacts.write(digest, flavour, code) {
+        let Some(artifacts) = &self.0.artifacts else { return };
+        if let Err(error) = artifacts.write(digest, flavour, code) {
             tracing::warn!(%digest, %error, "the artefact cannot be stored; the component is compiled again next time");
         }
     }
 
     /// Where the artefact of a component stands, for tools that show or remove it.
     pub fn artifact_path(&self, digest: &Digest, strict_nan: bool) -> std::path::PathBuf {
-        self.0.artifacts.path(digest, Flavour::production(strict_nan))
+        let flavour = Flavour::production(strict_nan);
+        self.0.artifacts.as_ref().map_or_else(std::path::PathBuf::new, |artifacts| artifacts.path(digest, flavour))
     }
 
     fn trust(&self, authentic: &Authentic) -> Result<Component, String> {

@@ -154,6 +154,14 @@ impl fmt::Display for Trap {
 }
 
 impl Fault {
+    /// The output that is at fault, where one is.
+    pub(crate) fn field(&self) -> Option<&str> {
+        match self {
+            Self::Breach(breach) => breach.column(),
+            _ => None,
+        }
+    }
+
     /// A short stable word: `memory`, `table`, `output`, `stack`, `trap`, `breach`, `declined`, `contract`, `deadline`.
     pub fn code(&self) -> &'static str {
         match self {

@@ -30,6 +30,7 @@ mod artifact;
 mod bindings;
 mod bits;
 mod call;
+mod child;
 pub mod compiler;
 mod config;
 mod cpu_pool;
@@ -46,6 +47,7 @@ mod ticker;
 mod transform;
 mod upload;
 
+pub use child::Stop;
 pub use compiler::CompileError;
 pub use config::{CompilerCommand, EngineConfig};
 pub use cpu_pool::{CpuPool, JobLost, Pending, PoolFull};
@@ -56,6 +58,6 @@ pub use measure::Cost;
 pub use output::Breach;
 pub use transform::{Applied, CallClass, FailedRow, FailureKind, RowOutcomes, Transform};
 pub use upload::{
-    Accepted, CORPUS_VERSION, Evidence, Inspection, Law, Refusal, UploadOptions, Violation, generate_rows, inspect,
-    random_seed,
+    Accepted, CORPUS_VERSION, CheckError, CheckPriority, Checked, DescriptionProblem, Evidence, Inspection, Law,
+    Refusal, RefusalReport, UploadOptions, Violation, generate_rows, inspect, random_seed,
 };

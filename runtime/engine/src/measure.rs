@@ -6,7 +6,7 @@ use arrow_array::{Array, ArrayRef, UInt32Array};
 use serde::{Deserialize, Serialize};
 
 use crate::call::{CallError, Linked, Metered};
-use crate::compiler;
+use crate::compiler::{self, Manner};
 use crate::cpu_time::thread_cpu_time;
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -48,8 +48,8 @@ impl Engine {
     pub fn measure(&self, component: &[u8], transform: &Transform, columns: &[ArrayRef]) -> Result<Cost, EngineError> {
         let digest = *transform.digest();
         let fail = |what: String| EngineError::Artifact { digest, what };
-        let code =
-            compiler::compile(self.config(), Flavour::Measuring, component).map_err(|error| fail(error.to_string()))?;
+        let code = compiler::compile(self.config(), Flavour::Measuring, Manner::Prompt, component)
+            .map_err(|error| fail(error.to_string()))?;
         let measuring = self.link_compiled(Flavour::Measuring, &code).map_err(fail)?;
         measure(transform, &measuring, columns)
     }

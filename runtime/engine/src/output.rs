@@ -100,6 +100,25 @@ pub enum Breach {
     },
 }
 
+impl Breach {
+    /// The output that is at fault, where one is.
+    pub(crate) fn column(&self) -> Option<&str> {
+        match self {
+            Self::Type { column, .. }
+            | Self::RowCount { column, .. }
+            | Self::BitmapLength { column, .. }
+            | Self::OffsetCount { column, .. }
+            | Self::OffsetStart { column, .. }
+            | Self::OffsetFalls { column, .. }
+            | Self::OffsetEnd { column, .. }
+            | Self::NotUtf8 { column, .. }
+            | Self::Null { column, .. }
+            | Self::TooLong { column, .. } => Some(column),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Breach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -87,6 +87,8 @@ pub struct FailedRow {
     pub kind: FailureKind,
     /// For people: the transform's own message, or what the engine saw.
     pub message: String,
+    /// The output that is at fault, where one is.
+    pub field: Option<String>,
     /// Names of the first functions, innermost first, one a line; empty unless it trapped.
     pub backtrace: String,
 }
@@ -156,8 +158,13 @@ impl Applied {
             columns = null_at(columns, without_result)?;
         }
         let kind = FailureKind::RowError;
-        let failed =
-            failed.into_iter().map(|(row, message)| FailedRow { row, kind, message, backtrace: String::new() });
+        let failed = failed.into_iter().map(|(row, message)| FailedRow {
+            row,
+            kind,
+            message,
+            field: None,
+            backtrace: String::new(),
+        });
         let failed = failed.collect();
         Ok(Self { columns, rows: RowOutcomes { dropped, failed } })
     }
@@ -412,6 +419,7 @@ impl<'a> Splitter<'a> {
             row: row as u32,
             kind,
             message: message.clone(),
+            field: fault.field().map(str::to_owned),
             backtrace: backtrace.clone(),
         });
         self.outcomes.failed.extend(failed);

@@ -15,7 +15,7 @@ mod value;
 
 pub use canonical::{CANONICAL_NAN_F32, CANONICAL_NAN_F64, canonicalize, null_element_rows};
 pub use data_type::{DataType, ElementType, UnknownDataType};
-pub use digest::{Digest, InvalidDigest, TieDigest};
+pub use digest::{Digest, Digester, InvalidDigest, TieDigest};
 pub use encoding::{BatchEncoder, ENCODING_VERSION, decode_row, decode_rows, encode_value, encode_values};
 pub use field::{Constraint, Description, Field, Literal, arrow_schema};
 pub use json::{JsonColumn, value_from_json, value_to_json};

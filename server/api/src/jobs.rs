@@ -28,6 +28,8 @@ pub enum JobKind {
     Backup,
     /// Load the online store from such a file.
     Restore,
+    /// Take entities out of all stores, for good.
+    Erase,
 }
 
 /// How a job stands.
@@ -85,7 +87,7 @@ pub struct JobFilter {
 
 impl JobKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Backfill,
         Self::Materialize,
         Self::Dataset,
@@ -94,6 +96,7 @@ impl JobKind {
         Self::Replay,
         Self::Backup,
         Self::Restore,
+        Self::Erase,
     ];
 
     /// As in paths.
@@ -107,6 +110,7 @@ impl JobKind {
             Self::Replay => "replay",
             Self::Backup => "backup",
             Self::Restore => "restore",
+            Self::Erase => "erase",
         }
     }
 

@@ -16,14 +16,16 @@ mod routes;
 pub mod serving;
 mod state;
 pub mod tls;
+mod uploads;
 
 pub use access::{Credential, Credentials, NewSecret, OwnerOfDirectory, Peer, ProjectFiles, Refusals, new_secret};
 pub use clock::{Clock, FixedClock, SystemClock};
 pub use jobs::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs};
 pub use limits::Limits;
 pub use metrics::{Metrics, StoredTable};
-pub use problem::Problem;
+pub use problem::{Finding, Problem};
 pub use quarantine::{Quarantine, QuarantineQuery};
 pub use request_log::RequestLog;
 pub use routes::{openapi, router};
 pub use state::{ApiState, PlanCache, StoreStatus};
+pub use uploads::Uploads;

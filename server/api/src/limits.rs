@@ -1,4 +1,4 @@
-//! What one request may ask for. Every limit has its documented answer: 413, 414, 422 or 503.
+//! What one request may ask for. Every limit has its documented answer: 408, 413, 414, 422 or 503.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +10,14 @@ pub struct Limits {
     pub body_bytes_max: usize,
     /// Bytes of an uploaded component; over it: 413.
     pub component_bytes_max: usize,
+    /// Uploads that are checked at once, each in a child process.
+    pub uploads_at_once: usize,
+    /// Whether a server checks uploads only where nothing else wants to run; on a machine that is always busy they hardly ever do.
+    pub uploads_lowest_priority: bool,
+    /// Uploads that may be on their way or wait for their check besides; over it: 503 with Retry-After. What waits lies on disk.
+    pub uploads_waiting_max: usize,
+    /// Milliseconds in which the bytes of an upload have to arrive; after them: 408.
+    pub upload_ms_max: u64,
     /// Entities in one batch; over it: 413.
     pub entities_max: usize,
     /// Features in one request; over it: 413.
@@ -37,6 +45,10 @@ impl Default for Limits {
         Self {
             body_bytes_max: 8 << 20,
             component_bytes_max: 32 << 20,
+            uploads_at_once: 1,
+            uploads_lowest_priority: true,
+            uploads_waiting_max: 16,
+            upload_ms_max: 60_000,
             entities_max: 10_000,
             features_max: 2_000,
             values_max: 2_000_000,

@@ -82,6 +82,7 @@ pub struct Metrics {
     transform_seconds: HistogramVec,
     transform_rows: IntCounterVec,
     transform_failures: IntCounterVec,
+    upload_checks: IntCounterVec,
     served_of: RwLock<HashMap<ViewRef, Arc<ServedCounters>>>,
     read_of: RwLock<HashMap<ViewRef, Arc<ReadCounters>>>,
     calls_of: RwLock<HashMap<String, Arc<CallCounters>>>,
@@ -209,6 +210,11 @@ impl Metrics {
                 "Rows that a transform failed in requests, and calls that could not be made",
                 &["transform"],
             )?,
+            upload_checks: counters(
+                "eadem_upload_checks_total",
+                "Components that were checked, by what came of it: accepted, refused or unfinished",
+                &["outcome"],
+            )?,
             registry,
             served_of: RwLock::default(),
             read_of: RwLock::default(),
@@ -252,6 +258,11 @@ impl Metrics {
     pub(crate) fn begin(&self) -> InFlight<'_> {
         self.in_flight.inc();
         InFlight(&self.in_flight)
+    }
+
+    /// A component was checked.
+    pub(crate) fn upload_checked(&self, outcome: &str) {
+        self.upload_checks.with_label_values(&[outcome]).inc();
     }
 
     /// A request was answered.

@@ -4,6 +4,24 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
+/// Where a component that is refused breaks what it has to keep.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Finding {
+    /// The law: `row_by_row`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub law: Option<String>,
+    /// The seed with which it is seen again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// The first row where it shows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub row: Option<u32>,
+    /// The input or output that is at fault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+}
+
 /// A problem document. `docs/errors.md` has a paragraph for every code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{detail}")]
@@ -25,6 +43,9 @@ pub struct Problem {
     /// Seconds after which to try again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_s: Option<u32>,
+    /// Of a refused component.
+    #[serde(flatten)]
+    pub finding: Box<Finding>,
 }
 
 impl Problem {
@@ -38,6 +59,7 @@ impl Problem {
             detail: detail.into(),
             errors: Vec::new(),
             retry_after_s: None,
+            finding: Box::default(),
         }
     }
 
@@ -73,7 +95,21 @@ impl Problem {
 
     /// 503 with `Retry-After`: more is asked than can be done.
     pub fn overloaded(detail: impl Into<String>) -> Self {
-        Self { retry_after_s: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail) }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail).retry_after(1)
+    }
+
+    /// Says when to try again.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// Says where a component breaks what it has to keep.
+    #[must_use]
+    pub fn with_finding(mut self, finding: Finding) -> Self {
+        self.finding = Box::new(finding);
+        self
     }
 
     /// 500: ours. The cause goes to the log too.

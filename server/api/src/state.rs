@@ -6,7 +6,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use eadem_engine::Engine;
 use eadem_online::CacheUsage;
 use eadem_registry::model::ResolvedService;
 use eadem_registry::{Actor, Registry, SourceInspector};
@@ -22,6 +21,7 @@ use crate::problem::Problem;
 use crate::quarantine::Quarantine;
 use crate::request_log::RequestLog;
 use crate::serving::{History, RowSource, ServingPlan, Transforms};
+use crate::uploads::Uploads;
 
 /// How often the registry is asked whether another process changed it.
 const REVISION_POLL: Duration = Duration::from_millis(500);
@@ -58,8 +58,6 @@ pub trait StoreStatus: Send + Sync {
 pub struct ApiState {
     /// Definitions and versions.
     pub registry: Registry,
-    /// Accepts uploads.
-    pub engine: Engine,
     /// Transforms ready for a request.
     pub transforms: Arc<dyn Transforms>,
     /// Where rows are read.
@@ -96,8 +94,8 @@ pub struct ApiState {
     pub request_log: RequestLog,
     /// Places for requests that are served at once.
     pub in_flight: Arc<Semaphore>,
-    /// Places for uploads that are checked at once: checking is heavy, and serving must not feel it.
-    pub uploads: Arc<Semaphore>,
+    /// Components on their way in.
+    pub uploads: Uploads,
 }
 
 impl ApiState {

@@ -390,6 +390,21 @@ impl Stores {
     }
 }
 
+impl Stores {
+    /// A stored view as far as its table needs it: also one whose rows nobody can read from a source any more.
+    pub(crate) async fn table_spec(&self, view: &ViewVersion) -> anyhow::Result<offline::ViewSpec> {
+        let transform = self.transforms.get(&view.transform, CallClass::Batch).await?;
+        let mut view = view.clone();
+        if let Some(stored) = &mut view.stored
+            && stored.source.origin.is_none()
+        {
+            let place = Place::Path(String::new());
+            stored.source.origin = Some(registry_model::Origin { format: RowFormat::Parquet, place });
+        }
+        view_spec(&self.project, &view, transform).map_err(anyhow::Error::msg)
+    }
+}
+
 /// The ledger of backfills, in the registry, as one worker sees it. A backfill's job is named `<job>/<view>`: one job of
 /// the registry may compute several views.
 pub(crate) struct RegistryLedger {

@@ -24,6 +24,7 @@ use crate::adapters::source_spec;
 use crate::dataset_diff;
 pub(crate) use crate::dataset_request::DatasetRequest;
 use crate::dataset_request::{CreateRequest, DiffRequest, PinnedInputs, RebuildRequest, SpineSource};
+use crate::erasure;
 use crate::home::Stores;
 use crate::workers::Handle;
 
@@ -343,6 +344,9 @@ pub(crate) async fn rebuild_to(
     output: &str,
     watch: DatasetWatch,
 ) -> anyhow::Result<DatasetReport> {
+    if let Some(hindrance) = erasure::hindrance_of_dataset(&stores.registry, &record.id).await? {
+        anyhow::bail!("{hindrance}");
+    }
     let recipe = recipe_of(record)?;
     let service = stores.registry.resolve_service(&recipe.service).await?;
     let spec = DatasetSpec {

@@ -12,7 +12,7 @@ use eadem_api::serving::{EntityKeys, History, OnlineThenHistory, ReadOptions, Re
 use eadem_api::tls::{Certificate, TlsListener};
 use eadem_api::{
     ApiState, Clock, Metrics, Peer, PlanCache, Problem, ProjectFiles, Refusals, RequestLog, StoreStatus, StoredTable,
-    SystemClock,
+    SystemClock, Uploads,
 };
 use eadem_engine::{CompilerCommand, Engine, EngineConfig};
 use eadem_offline::{OfflineStore, limit_object_stores};
@@ -32,13 +32,11 @@ use uuid::Uuid;
 use crate::access::{TokenBook, Upkeep};
 use crate::adapters::{EngineTransforms, Inspector, OfflineHistory};
 use crate::config::{CONFIGURATION_TABLES, Config, TlsMode};
+use crate::erasure::RegistryErasures;
 use crate::jobs::JobRunner;
 use crate::output::{Printer, since_text};
 use crate::quarantine::RefusedRows;
 use crate::upkeep;
-
-/// Uploads that are checked at once: each compiles and runs a component in the background.
-const UPLOADS_AT_ONCE: usize = 1;
 
 /// Everything that one process needs to answer for a project.
 pub(crate) struct Home {
@@ -170,6 +168,9 @@ impl Home {
             .await
             .with_context(|| format!("cannot listen on {listen}"))?;
         let address = listener.local_addr()?;
+        if config.limits.uploads_lowest_priority {
+            self.state.uploads.step_back();
+        }
         let scheme = if certificate.is_some() { "https" } else { "http" };
         self.owner.announce(&announced(scheme, address))?;
         printer.note(&format!("serving on {scheme}://{address}"));
@@ -307,7 +308,8 @@ impl Stores {
         let home_id = home_id(data_dir)?;
         let engine = Engine::new(engine_config(&config.engine, data_dir)?)?;
         limit_object_stores(config.store.limits());
-        let offline = Arc::new(OfflineStore::open(&config.store.offline_root(project))?);
+        let erasures = Arc::new(RegistryErasures(registry.clone()));
+        let offline = Arc::new(OfflineStore::open(&config.store.offline_root(project))?.with_erasures(erasures));
         offline.prepare()?;
         let transforms = Arc::new(EngineTransforms::new(registry.clone(), engine.clone()));
         Ok(Self {
@@ -379,7 +381,7 @@ fn api_state(
     let quarantine = Arc::new(RefusedRows::new(stores.clone()));
     Ok(ApiState {
         registry: stores.registry,
-        engine: stores.engine,
+        uploads: Uploads::new(stores.engine, &config.limits, Arc::clone(&metrics)),
         transforms: stores.transforms,
         rows,
         history,
@@ -398,7 +400,6 @@ fn api_state(
         metrics,
         request_log: RequestLog::of_share(config.server.request_log_share),
         in_flight: Arc::new(Semaphore::new(config.limits.requests_in_flight_max.min(Semaphore::MAX_PERMITS))),
-        uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
     })
 }
 

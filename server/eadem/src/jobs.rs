@@ -23,6 +23,7 @@ use uuid::Uuid;
 use crate::adapters::RegistryLedger;
 use crate::config::JobsConfig;
 use crate::datasets::{self, DatasetRequest};
+use crate::erasure;
 use crate::home::Stores;
 use crate::materialize;
 use crate::online_backup::{self, BackupRequest, RestoreRequest};
@@ -251,6 +252,7 @@ impl Shared {
                         let views = shared.named_views(&request.views).await?;
                         online_backup::run_backup(&shared.stores, &id, &views, &request, &handle).await
                     }
+                    JobKind::Erase => erasure::run(&shared.stores, &id, &spec, &handle).await,
                     JobKind::Restore => {
                         let request: RestoreRequest = serde_json::from_value(spec)?;
                         let views = shared.named_views(&request.views).await?;
@@ -747,6 +749,7 @@ fn backfill_line(view: &ViewVersion, report: &BackfillReport) -> String {
         (report.rows_left_out, "left out by where"),
         (report.rows_out_of_range, "outside the time range or loaded before"),
         (report.rows_dropped, "dropped by the transform"),
+        (report.rows_erased, "erased"),
         (report.rows_failed, "failed"),
         (report.rows_refused(), "refused"),
     ];
@@ -788,6 +791,7 @@ fn backfill_json(view: &ViewVersion, report: &BackfillReport) -> Json {
         "rows_left_out": report.rows_left_out,
         "rows_out_of_range": report.rows_out_of_range,
         "rows_dropped": report.rows_dropped,
+        "rows_erased": report.rows_erased,
         "rows_failed": report.rows_failed,
         "refused": report.refused,
         "chunks_done_now": report.chunks_done_now,
@@ -844,6 +848,12 @@ impl Jobs for JobRunner {
         if !spec.is_object() {
             return Err(malformed("a specification is a JSON object".to_owned()));
         }
+        if kind == JobKind::Erase {
+            self.shared.stores.online().map_err(|error| malformed(format!("{error:#}")))?;
+            let id = Uuid::now_v7().simple().to_string();
+            let job = erasure::begin(&self.shared.stores, &id, spec, by).await?;
+            return self.spawn(job).await;
+        }
         match kind {
             JobKind::Backfill => {
                 let request: BackfillRequest =
@@ -890,6 +900,8 @@ impl Jobs for JobRunner {
                 spec["views"] = json!(self.pinned_named_views(&request.views).await?);
             }
             JobKind::Replay => quarantine::check_and_pin(&self.shared.stores, &mut spec).await?,
+            // It has begun above.
+            JobKind::Erase => {}
             JobKind::Dataset => {
                 let request = DatasetRequest::read(&spec).map_err(|error| malformed(error.to_string()))?;
                 if let Some(pins) = datasets::check_and_pin(&self.shared.stores, &request).await? {

@@ -14,6 +14,7 @@ use eadem_online::{
 use eadem_registry::definitions::split_version;
 use eadem_registry::model::{Placement, ViewRef, ViewVersion};
 use eadem_registry::{Epoch, EpochState};
+use eadem_semantics::erased;
 use eadem_values::{Digest, ENCODING_VERSION, format_timestamp};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -525,10 +526,19 @@ async fn load_table(
 ) -> anyhow::Result<u64> {
     let online = stores.online()?;
     online.create_epoch(table).await?;
+    let erasures = stores.registry.erasures_now().await?;
+    let erasures = planned.view.stored.as_ref().and_then(|stored| erasures.of(&stored.entity.name).cloned());
     let mut count = 0;
-    while let Some(rows) = rows.next_of(planned.number)? {
+    while let Some(mut rows) = rows.next_of(planned.number)? {
         if handle.cancel.is_cancelled() {
             bail!("cancelled");
+        }
+        if let Some(erasures) = &erasures {
+            // The copy may be older than the erasure.
+            rows.retain(|row| match row.key.decode() {
+                Ok(key) => !erased(row.order.event_time_us, erasures.up_to_us(&key)),
+                Err(_) => true,
+            });
         }
         count += rows.len() as u64;
         online.bulk_load(table, rows).await?;

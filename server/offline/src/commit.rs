@@ -58,6 +58,23 @@ impl LiveFile {
         }
     }
 
+    /// A file that is not committed yet.
+    pub(crate) fn of_add(add: Add) -> Self {
+        let tag = |name: &str| add.tags.as_ref()?.get(name)?.clone();
+        let stats: Option<Json> = add.stats.as_deref().and_then(|stats| serde_json::from_str(stats).ok());
+        let path = Path::from_url_path(&add.path).map_or_else(|_| add.path.clone(), |path| path.to_string());
+        Self {
+            file: DataFile {
+                path,
+                bytes: u64::try_from(add.size).unwrap_or_default(),
+                event_time_us: add.stats.as_deref().and_then(event_time_range),
+            },
+            lane: tag(TAG_LANE),
+            rows: stats.and_then(|stats| stats["numRecords"].as_u64()),
+            add,
+        }
+    }
+
     pub(crate) fn remove(&self, data_change: bool, now_ms: i64) -> Remove {
         Remove {
             path: self.add.path.clone(),
@@ -262,6 +279,7 @@ pub(crate) async fn append_once(
 /// What a backfill commits: its new files, and the withdrawal of the rows that they take the place of.
 struct Backfilled<'a> {
     table: &'a ViewTable,
+    job: &'a str,
     plan: &'a JobPlan,
     new: NewFiles<'a>,
     withdrawal: Withdrawal<'a>,
@@ -283,7 +301,10 @@ impl Proposal for Backfilled<'_> {
                 predicate: lanes.withdrawn.expression(),
             },
         };
-        let adds = self.new.checked().await?.iter().cloned().chain(withdrawn.adds);
+        let new = self.new.checked().await?.to_vec();
+        // What was erased since it was written.
+        let new = self.table.adds_without_erased(self.job, new).await?;
+        let adds = new.into_iter().chain(withdrawn.adds);
         let removes = withdrawn.removes.into_iter().map(Action::Remove);
         Ok(Some(Change { actions: removes.chain(adds.map(Action::Add)).collect(), info, operation }))
     }
@@ -294,7 +315,7 @@ impl ViewTable {
     pub(crate) async fn commit(&self, job: &str, adds: &[Json], plan: &JobPlan) -> Result<Committed, OfflineError> {
         let table = self.ensure().await?;
         let new = NewFiles::of(&self.location, self.store.as_ref(), adds)?;
-        let mut proposal = Backfilled { table: self, plan, new, withdrawal: Withdrawal::new(self, job) };
+        let mut proposal = Backfilled { table: self, job, plan, new, withdrawal: Withdrawal::new(self, job) };
         let committed = commit_once(&self.location, &self.log_store, table, job, &mut proposal).await?;
         committed.ok_or_else(|| table_error(&self.location, "a backfill has nothing to commit"))
     }

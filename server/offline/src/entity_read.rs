@@ -60,14 +60,24 @@ impl ViewTable {
             return Err(eadem_query::QueryError::Shape(message).into());
         }
         let found = self.search(keys, reads, lifetime, version).await;
-        match found {
+        let mut found = match found {
             // Between a look at the log and one at the files these may have been replaced, and the old ones vacuumed.
             Err(OfflineError::Vacuumed { .. }) if version == ReadVersion::Current => {
                 self.forget();
                 self.search(keys, reads, lifetime, version).await
             }
             found => found,
+        }?;
+        if let Some(erased) = self.erased().await? {
+            for (key, read) in keys.iter().zip(&mut found) {
+                // Whatever it beat lies before it, and is erased as well.
+                let is_erased = |read: &EntityRead| erased.takes(key, read.order.event_time_us);
+                if read.as_ref().is_some_and(is_erased) {
+                    *read = None;
+                }
+            }
         }
+        Ok(found)
     }
 
     async fn search(

@@ -15,6 +15,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
+use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
 use crate::leaf_exec::Leaf;
 use crate::read::{ScanRange, typed_column};
@@ -48,14 +49,24 @@ pub(crate) struct History {
     version: u64,
     files: Arc<[DataFile]>,
     partitions: usize,
+    erased: Option<ErasedRows>,
 }
 
 impl History {
     /// Reads the files that `range` may find in the table's `state`, in `partitions` parts. Rows of such a file that lie
     /// outside the range are given too: the join passes them over more cheaply than a filter would.
-    pub(crate) fn new(table: ViewTable, state: &TableState, range: ScanRange, partitions: usize) -> Self {
+    ///
+    /// # Errors
+    /// What is erased cannot be told.
+    pub(crate) async fn new(
+        table: ViewTable,
+        state: &TableState,
+        range: ScanRange,
+        partitions: usize,
+    ) -> std::result::Result<Self, OfflineError> {
         let files: Arc<[DataFile]> = state.files.iter().filter(|file| range.meets(file)).cloned().collect();
-        Self { table, version: state.version, files, partitions: partitions.max(1) }
+        let erased = table.erased().await?;
+        Ok(Self { table, version: state.version, files, partitions: partitions.max(1), erased })
     }
 
     /// The files, in the order that places count them.
@@ -97,6 +108,7 @@ async fn read_file(
     file: DataFile,
     number: usize,
     schema: SchemaRef,
+    erased: Option<ErasedRows>,
 ) -> std::result::Result<impl futures::Stream<Item = std::result::Result<RecordBatch, OfflineError>>, OfflineError> {
     let (reader, damaged) = table.open_file(&file);
     let index = table.file_index(&file).await?;
@@ -131,7 +143,11 @@ async fn read_file(
         let rows = batch.num_rows() as u64;
         let places = next_place..next_place + rows;
         next_place += rows;
-        ordered(&batch, &schema, places)
+        let rows = ordered(&batch, &schema, places)?;
+        match &erased {
+            None => Ok(rows),
+            Some(erased) => erased.without(rows).map(|(rows, _)| rows),
+        }
     }))
 }
 
@@ -174,9 +190,9 @@ impl Leaf for History {
             self.files.iter().cloned().enumerate().skip(partition).step_by(self.partitions).collect();
         let schema = self.schema();
         let file_schema = schema.clone();
-        let table = self.table.clone();
+        let (table, erased) = (self.table.clone(), self.erased.clone());
         let batches = futures::stream::iter(own_files)
-            .then(move |(number, file)| read_file(table.clone(), file, number, file_schema.clone()))
+            .then(move |(number, file)| read_file(table.clone(), file, number, file_schema.clone(), erased.clone()))
             .try_flatten()
             .map_err(|error| DataFusionError::External(Box::new(error)));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))

@@ -170,6 +170,9 @@ pub struct ChunkOutcome {
     pub rows_out_of_range: u64,
     /// Rows that the transform dropped.
     pub rows_dropped: u64,
+    /// Rows left out because an erasure covers them, refused ones too.
+    #[serde(default)]
+    pub rows_erased: u64,
     /// Stored rows whose status is `error`.
     pub rows_failed: u64,
     /// Refused rows, by reason.

@@ -11,6 +11,7 @@ mod commit;
 mod compact;
 mod dataset;
 mod entity_read;
+mod erasure;
 mod error;
 mod expression;
 mod fetch_exec;
@@ -51,6 +52,7 @@ pub use dataset::{
     ViewOfService, create_dataset, diff_datasets, file_digest_of, open_rows, rebuild_dataset,
 };
 pub use entity_read::EntityRead;
+pub use erasure::{DoomedFiles, ErasedEntities, Erasure, ErasureLedger, ErasureReport, doomed_files, erase_rows};
 pub use error::OfflineError;
 pub use expression::EXPRESSION_FUNCTIONS;
 pub use lanes::{CommittedLane, LaneName};

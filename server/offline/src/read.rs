@@ -17,6 +17,7 @@ use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use parquet::errors::ParquetError;
 
 use crate::commit::{LiveFile, live_files};
+use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
 use crate::lanes::withdrawn_at;
 use crate::object_file::ObjectFile;
@@ -143,7 +144,8 @@ impl ViewTable {
     ) -> Result<Option<(u64, BoxStream<'static, Result<HistoryBatch, OfflineError>>)>, OfflineError> {
         let Some(TableState { version, files }) = self.state(ReadVersion::Current).await? else { return Ok(None) };
         let files = files.into_iter().filter(|file| range.meets(file)).collect();
-        Ok(Some((version, self.read_files(Arc::new(Mutex::new(files)), range, true))))
+        let erased = self.erased().await?;
+        Ok(Some((version, self.read_files(Arc::new(Mutex::new(files)), range, true, erased))))
     }
 
     /// All rows of the current version, in so many parts, without where they came from; nothing if nothing was ever loaded.
@@ -154,7 +156,7 @@ impl ViewTable {
         let Some(table) = self.load_with_rows().await? else { return Ok(None) };
         let version = table.version().unwrap_or_default();
         let live = live_files(&table, &self.location)?;
-        Ok(Some(self.read_in_parts(version, live, parts)))
+        self.read_in_parts(version, live, parts).await.map(Some)
     }
 
     /// The rows that came since `commit`, in so many parts; nothing if rows have been taken out since, for then more has
@@ -173,15 +175,17 @@ impl ViewTable {
         let before: HashSet<String> = before.into_iter().map(|file| file.path).collect();
         let mut live = live_files(&table, &self.location)?;
         live.retain(|live| !before.contains(&live.file.path));
-        Ok(Some(self.read_in_parts(version, live, parts)))
+        self.read_in_parts(version, live, parts).await.map(Some)
     }
 
-    fn read_in_parts(&self, version: u64, live: Vec<LiveFile>, parts: usize) -> TableScan {
+    async fn read_in_parts(&self, version: u64, live: Vec<LiveFile>, parts: usize) -> Result<TableScan, OfflineError> {
         let rows = live.iter().map(|live| live.rows).sum();
         let files: Arc<Mutex<VecDeque<DataFile>>> =
             Arc::new(Mutex::new(live.into_iter().map(|live| live.file).collect()));
-        let parts = (0..parts.max(1)).map(|_| self.read_files(Arc::clone(&files), ScanRange::ALL, false)).collect();
-        TableScan { version, rows, parts }
+        let erased = self.erased().await?;
+        let part = |_| self.read_files(Arc::clone(&files), ScanRange::ALL, false, erased.clone());
+        let parts = (0..parts.max(1)).map(part).collect();
+        Ok(TableScan { version, rows, parts })
     }
 
     /// The rows of the files that this stream takes out of `files`.
@@ -190,13 +194,14 @@ impl ViewTable {
         files: Arc<Mutex<VecDeque<DataFile>>>,
         range: ScanRange,
         with_origins: bool,
+        erased: Option<ErasedRows>,
     ) -> BoxStream<'static, Result<HistoryBatch, OfflineError>> {
         let table = self.clone();
         let next = move || files.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         futures::stream::iter(std::iter::from_fn(next))
             .then(move |file| {
-                let table = table.clone();
-                async move { table.read_file(file, range, with_origins).await }
+                let (table, erased) = (table.clone(), erased.clone());
+                async move { table.read_file(file, range, with_origins, erased).await }
             })
             .try_flatten()
             .boxed()
@@ -256,6 +261,7 @@ impl ViewTable {
         file: DataFile,
         range: ScanRange,
         with_origins: bool,
+        erased: Option<ErasedRows>,
     ) -> Result<BoxStream<'static, Result<HistoryBatch, OfflineError>>, OfflineError> {
         let (reader, damaged) = self.open_file(&file);
         let mut builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&damaged)?;
@@ -276,10 +282,18 @@ impl ViewTable {
         Ok(stream
             .map_err(damaged)
             .and_then(move |batch| {
-                let decoded = decode(&schema, &batch, with_origins);
+                let decoded =
+                    without_erased(batch, erased.as_ref()).and_then(|batch| decode(&schema, &batch, with_origins));
                 async move { decoded }
             })
             .boxed())
+    }
+}
+
+fn without_erased(batch: RecordBatch, erased: Option<&ErasedRows>) -> Result<RecordBatch, OfflineError> {
+    match erased {
+        None => Ok(batch),
+        Some(erased) => erased.without(batch).map(|(batch, _)| batch),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::lanes::Withdrawn;
 use crate::partition::PartitionWriter;
 use crate::read::typed_column;
 use crate::schema::{COLUMN_EVENT_TIME, COLUMN_LANE};
-use crate::table::ViewTable;
+use crate::table::{DataFile, ViewTable};
 
 /// Rows that are read of a file at once.
 const BATCH_ROWS: usize = 8_192;
@@ -191,7 +191,16 @@ impl ViewTable {
         file: &LiveFile,
         names: &[&str],
     ) -> Result<futures::stream::BoxStream<'static, Result<RecordBatch, OfflineError>>, OfflineError> {
-        let (reader, damaged) = self.open_file(&file.file);
+        self.raw_batches_of(&file.file, names).await
+    }
+
+    /// The same of a file that need not be in any version.
+    pub(crate) async fn raw_batches_of(
+        &self,
+        file: &DataFile,
+        names: &[&str],
+    ) -> Result<futures::stream::BoxStream<'static, Result<RecordBatch, OfflineError>>, OfflineError> {
+        let (reader, damaged) = self.open_file(file);
         let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&damaged)?;
         let wanted = self.schema.file_schema();
         let wanted = match names {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::Caches;
 use crate::commit::{append_once, live_files};
+use crate::erasure::ErasureLedger;
 use crate::error::OfflineError;
 use crate::lanes::{CommittedLane, Lanes, read_lane_log, withdrawn_at};
 use crate::location::{Location, OfflineStore};
@@ -62,6 +63,7 @@ pub struct ViewTable {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) log_store: LogStoreRef,
     pub(crate) caches: Arc<Caches>,
+    pub(crate) erasures: Option<Arc<dyn ErasureLedger>>,
     view: String,
     view_digest: String,
 }
@@ -87,6 +89,7 @@ impl OfflineStore {
             store,
             log_store,
             caches: self.caches.clone(),
+            erasures: self.erasures.clone(),
             view: view.id(),
             view_digest: view.digest.clone(),
         })

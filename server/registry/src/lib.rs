@@ -20,9 +20,9 @@ pub use error::{AppliedChange, ObjectKind, RegistryError};
 pub use lineage::{Lineage, LineageDirection, LineageEdge, LineageKind, LineageNode};
 pub use plan::{Applied, InspectError, Plan, PlanReport, SourceInspector};
 pub use store::{
-    Acceptance, ChunkWork, DEFAULT_PROJECT, DatasetColumn, DatasetRecord, Epoch, EpochState, Erasures, JobActivity,
-    JobChunk, JobRecord, JobState, JobWorker, NewToken, NewWorker, PartClaim, PostgresAddress, ProjectRecord, Quota,
-    RecordedWork, Registry, RegistryAddress, SEARCH_KINDS, SEARCH_LIMIT_MAX, Search, SearchHit, SearchResult,
-    ServiceSummary, TokenRecord, TrailEntry, TrailEvent, TrailFault, TrailFilter, TrailHead, TrailOutcome,
-    TrailVerdict, TransformRecord, ViewSummary, WorkerReport,
+    Acceptance, ChunkWork, DEFAULT_PROJECT, DatasetColumn, DatasetRecord, EntityErasures, Epoch, EpochState,
+    ErasedEntity, Erasures, JobActivity, JobChunk, JobRecord, JobState, JobWorker, NewErasure, NewToken, NewWorker,
+    PartClaim, PostgresAddress, ProjectRecord, Quota, RecordedWork, Registry, RegistryAddress, SEARCH_KINDS,
+    SEARCH_LIMIT_MAX, Search, SearchHit, SearchResult, ServiceSummary, TokenRecord, TrailEntry, TrailEvent, TrailFault,
+    TrailFilter, TrailHead, TrailOutcome, TrailVerdict, TransformRecord, ViewSummary, WorkerReport,
 };

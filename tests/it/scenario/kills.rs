@@ -102,7 +102,7 @@ fn applied_project() -> Project {
 }
 
 /// The files of the newest version of a Delta table; `None` where no version has rows.
-fn files_of_table(table: &Path) -> Option<Vec<PathBuf>> {
+pub(super) fn files_of_table(table: &Path) -> Option<Vec<PathBuf>> {
     let log = std::fs::read_dir(table.join("_delta_log")).ok()?;
     let mut versions: Vec<PathBuf> = log
         .map(|entry| entry.unwrap().path())
@@ -128,7 +128,7 @@ fn files_of_table(table: &Path) -> Option<Vec<PathBuf>> {
 }
 
 /// The rows of a table as text, sorted, without the columns that say which job wrote them; none without a table.
-fn rows_of_table(table: &Path) -> Vec<String> {
+pub(super) fn rows_of_table(table: &Path) -> Vec<String> {
     let mut rows = Vec::new();
     for file in files_of_table(table).unwrap_or_default() {
         rows.extend(rows_of_file(&file));
@@ -137,7 +137,7 @@ fn rows_of_table(table: &Path) -> Vec<String> {
     rows
 }
 
-fn rows_of_file(file: &Path) -> Vec<String> {
+pub(super) fn rows_of_file(file: &Path) -> Vec<String> {
     let open = std::fs::File::open(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     let mut rows = Vec::new();
     for batch in ParquetRecordBatchReaderBuilder::try_new(open).unwrap().build().unwrap() {

@@ -4,6 +4,7 @@ mod access;
 mod authoring;
 mod backup;
 mod bad_input;
+mod erasure;
 mod flights;
 mod fuzz;
 mod interface;
@@ -18,6 +19,7 @@ mod shared_registry;
 mod sources;
 mod travel;
 mod upkeep;
+mod uploads;
 
 /// Whether the full counts are wanted.
 fn is_soak() -> bool {

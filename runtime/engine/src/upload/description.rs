@@ -1,6 +1,7 @@
 //! What a component says of itself: converted, compared, checked.
 
 use std::collections::HashSet;
+use std::fmt;
 
 use eadem_values::{Constraint, DataType, Description, ElementType, Field, Literal, Value};
 
@@ -99,12 +100,27 @@ pub(super) fn difference(first: &Description, other: &Description) -> Option<Str
     None
 }
 
+/// What is wrong with a description.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DescriptionProblem {
+    /// The input or output that it is about, if it is about one.
+    pub field: Option<String>,
+    /// In words, the field included.
+    pub what: String,
+}
+
+impl fmt::Display for DescriptionProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
 /// Checks a description against everything that the store will want of it.
 ///
 /// # Errors
 /// All problems.
-pub(super) fn check(description: &Description, config: &EngineConfig) -> Result<(), Vec<String>> {
-    let mut check = Check { config, problems: Vec::new() };
+pub(super) fn check(description: &Description, config: &EngineConfig) -> Result<(), Vec<DescriptionProblem>> {
+    let mut check = Check { config, field: None, problems: Vec::new() };
     check.name("the transform", &description.name);
     check.text("the documentation", &description.doc);
     check.text("the owner", &description.owner);
@@ -118,15 +134,17 @@ pub(super) fn check(description: &Description, config: &EngineConfig) -> Result<
 
 struct Check<'a> {
     config: &'a EngineConfig,
-    problems: Vec<String>,
+    /// The field that is being looked at.
+    field: Option<String>,
+    problems: Vec<DescriptionProblem>,
 }
 
 impl Check<'_> {
     /// A hostile description may have millions of problems.
-    fn problem(&mut self, problem: String) {
+    fn problem(&mut self, what: String) {
         const PROBLEMS_MAX: usize = 20;
         if self.problems.len() < PROBLEMS_MAX {
-            self.problems.push(problem);
+            self.problems.push(DescriptionProblem { field: self.field.clone(), what });
         }
     }
 
@@ -140,6 +158,7 @@ impl Check<'_> {
         let mut seen = HashSet::new();
         for field in fields {
             let called = format!("{what} `{}`", shortened(&field.name));
+            self.field = Some(shortened(&field.name).to_owned());
             self.name(&called, &field.name);
             if RESERVED_NAMES.contains(&field.name.as_str()) || field.name.ends_with(RESERVED_SUFFIX) {
                 self.problem(format!("{called}: the name is reserved for the store's own columns"));
@@ -151,6 +170,7 @@ impl Check<'_> {
             self.data_type(&called, field.data_type);
             self.constraints(&called, field);
         }
+        self.field = None;
     }
 
     /// Whatever a row holds, the host has to make room for this much: for generated rows, and for the nulls of failed

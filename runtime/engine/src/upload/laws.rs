@@ -75,6 +75,8 @@ pub struct Violation {
     pub seed: u64,
     /// The first row where it shows, counted over the fixed corpus and the random rows.
     pub row: Option<u32>,
+    /// The first output that is at fault, where one is.
+    pub field: Option<String>,
     /// What was seen.
     pub what: String,
     /// The inputs of that row.
@@ -188,7 +190,7 @@ struct Trial<'a> {
 impl Trial<'_> {
     fn violation(&self, law: Law, row: Option<u32>, what: String) -> Violation {
         let inputs = row.map_or(String::new(), |row| self.inputs(row));
-        Violation { law, seed: self.rows.seed, row, what, inputs, backtrace: String::new() }
+        Violation { law, seed: self.rows.seed, row, field: None, what, inputs, backtrace: String::new() }
     }
 
     /// The inputs of one row, as an author would write them down.
@@ -270,7 +272,7 @@ impl Trial<'_> {
             _ => return Ok(()),
         };
         let violation = self.violation(law, Some(row), failed.message.clone());
-        Err(Violation { backtrace: failed.backtrace.clone(), ..violation })
+        Err(Violation { backtrace: failed.backtrace.clone(), field: failed.field.clone(), ..violation })
     }
 
     /// What a fault says of rows that have an answer each alone.
@@ -283,7 +285,8 @@ impl Trial<'_> {
                 (Law::RowByRow, format!("each of {rows} rows has an answer alone, in one call they have none: {fault}"))
             }
         };
-        Err(Violation { backtrace: first_frames(fault), ..self.violation(law, None, what) })
+        let field = fault.field().map(str::to_owned);
+        Err(Violation { backtrace: first_frames(fault), field, ..self.violation(law, None, what) })
     }
 
     fn compare(
@@ -299,7 +302,8 @@ impl Trial<'_> {
             return Ok(());
         };
         let what = format!("{between} it is {} and {}", self.text(&expected[at]), self.text(&found[at]));
-        Err(self.violation(law, rows.get(at).copied(), what))
+        let field = self.differing_field(&expected[at], &found[at]);
+        Err(Violation { field, ..self.violation(law, rows.get(at).copied(), what) })
     }
 
     /// As [`Trial::compare`], with what each row is alone.
@@ -315,8 +319,22 @@ impl Trial<'_> {
         let Some((row, found)) = differing else {
             return Ok(());
         };
-        let what = format!("{between} it is {} and {}", self.text(&single[*row as usize]), self.text(found));
-        Err(self.violation(law, Some(*row), what))
+        let expected = &single[*row as usize];
+        let what = format!("{between} it is {} and {}", self.text(expected), self.text(found));
+        let field = self.differing_field(expected, found);
+        Err(Violation { field, ..self.violation(law, Some(*row), what) })
+    }
+
+    /// The first output whose value differs, where both are values.
+    fn differing_field(&self, expected: &Outcome, found: &Outcome) -> Option<String> {
+        let (Outcome::Values(expected), Outcome::Values(found)) = (expected, found) else { return None };
+        let outputs = &self.transform.description().outputs;
+        let types: Vec<_> = outputs.iter().map(|field| field.data_type).collect();
+        let expected = eadem_values::decode_row(&types, expected).ok()?;
+        let found = eadem_values::decode_row(&types, found).ok()?;
+        let mut pairs = outputs.iter().zip(expected.iter().zip(&found));
+        let (field, _) = pairs.find(|(_, (expected, found))| !expected.bits_eq(found))?;
+        Some(field.name.clone())
     }
 
     fn text(&self, outcome: &Outcome) -> String {

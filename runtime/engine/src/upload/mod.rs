@@ -1,5 +1,6 @@
 //! Upload: everything that is found out about a component before it may compute anything.
 
+mod check;
 mod corpus;
 mod description;
 mod inspect;
@@ -12,20 +13,23 @@ use eadem_values::{Description, Digest};
 use serde::{Deserialize, Serialize};
 
 use crate::call::{CallError, Linked};
-use crate::compiler::{self, CompileError};
+use crate::compiler::{self, CompileError, Manner};
 use crate::engine::Engine;
 use crate::error::{EngineError, Fault};
 use crate::flavour::Flavour;
 use crate::measure::{self, Cost};
 use crate::state::cut_to;
 
+pub(crate) use check::try_here;
+pub use check::{CheckError, CheckPriority, Checked, RefusalReport};
 pub(crate) use corpus::CORPUS_BYTES_MAX;
 pub use corpus::{CORPUS_VERSION, generate_rows};
+pub use description::DescriptionProblem;
 pub use inspect::{Inspection, inspect};
 pub use laws::{Law, Violation};
 
 /// What an uploader may choose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UploadOptions {
     /// Seed of the random rows. The fixed corpus comes first, whatever the seed.
     pub seed: u64,
@@ -155,8 +159,8 @@ pub enum Refusal {
         what: String,
     },
     /// What it says of itself is not acceptable. All problems, not only the first.
-    #[error("the description is not acceptable: {}", .0.join("; "))]
-    Description(Vec<String>),
+    #[error("the description is not acceptable: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Description(Vec<DescriptionProblem>),
     /// It breaks a law.
     #[error(transparent)]
     Law(#[from] Violation),
@@ -196,7 +200,12 @@ impl Refusal {
 
     /// Whether the component is at fault, rather than this host.
     pub fn blames_component(&self) -> bool {
-        !matches!(self, Self::Engine(_) | Self::Compile(CompileError::Process(_)))
+        let is_ours = |error: &CompileError| matches!(error, CompileError::Process(_) | CompileError::Unfinished);
+        match self {
+            Self::Engine(_) => false,
+            Self::Compile(error) => !is_ours(error),
+            _ => true,
+        }
     }
 }
 
@@ -209,6 +218,19 @@ impl Engine {
     /// # Errors
     /// [`Refusal`], which says what to do about it; a violated law names its seed and row.
     pub fn accept(&self, component: &[u8], options: &UploadOptions) -> Result<Accepted, Refusal> {
+        let compile = |flavour| compiler::compile(self.config(), flavour, Manner::Prompt, component);
+        let (accepted, code) = self.examine(component, options, &compile)?;
+        self.store(&accepted.digest, Flavour::production(accepted.strict_nan), &code);
+        Ok(accepted)
+    }
+
+    /// The examination itself, with the machine code of what is accepted. `compile` gives machine code that can be trusted.
+    fn examine(
+        &self,
+        component: &[u8],
+        options: &UploadOptions,
+        compile: &Compile<'_>,
+    ) -> Result<(Accepted, Vec<u8>), Refusal> {
         let config = self.config();
         let component_bytes = component.len() as u64;
         if component_bytes > config.component_bytes_max {
@@ -219,7 +241,7 @@ impl Engine {
         inspection.check(config)?;
 
         let digest = Digest::of(component);
-        let plain = self.compile_and_link(Flavour::Production, component)?;
+        let plain = self.compile_and_link(Flavour::Production, compile)?;
         let description = described(self, &plain.linked)?;
         description::check(&description, config).map_err(Refusal::Description)?;
 
@@ -227,7 +249,7 @@ impl Engine {
         let mut code = plain.code;
         let mut subject = laws::Subject::new(self, digest, &description, false, plain.linked);
         let mut finding = laws::check(&subject, &rows)?;
-        let strict = self.compile_and_link(Flavour::StrictNan, component)?;
+        let strict = self.compile_and_link(Flavour::StrictNan, compile)?;
         let strict_nan = options.strict_nan || laws::nan_bits_matter(&subject, &strict.linked, &finding.sound_rows)?;
         if strict_nan {
             code = strict.code;
@@ -235,9 +257,9 @@ impl Engine {
             finding = laws::check(&subject, &rows)?;
         }
 
-        let cost = self.cost(component, &subject, &finding)?;
-        self.store(&digest, Flavour::production(strict_nan), &code);
-        Ok(Accepted {
+        let measuring = self.compile_and_link(Flavour::Measuring, compile)?;
+        let cost = measure::measure(&subject.transform, &measuring.linked, &finding.sound_rows);
+        let accepted = Accepted {
             digest,
             component_bytes,
             imports: inspection.imports,
@@ -250,24 +272,19 @@ impl Engine {
                 faulty_rows: finding.faulty_rows,
                 first_fault: finding.first_fault.clone(),
             },
-            cost,
+            cost: cost.map_err(Refusal::Engine)?,
             description,
-        })
+        };
+        Ok((accepted, code))
     }
 
-    fn compile_and_link(&self, flavour: Flavour, component: &[u8]) -> Result<Compiled, Refusal> {
-        let code = compiler::compile(self.config(), flavour, component)?;
+    fn compile_and_link(&self, flavour: Flavour, compile: &Compile<'_>) -> Result<Compiled, Refusal> {
+        let code = compile(flavour)?;
         let linked = self.link_compiled(flavour, &code).map_err(|what| {
             let what = cut_to(&what, self.config().message_bytes_max as usize).to_owned();
             Refusal::Contract { what }
         })?;
         Ok(Compiled { code, linked })
-    }
-
-    fn cost(&self, component: &[u8], subject: &laws::Subject, finding: &laws::Finding) -> Result<Cost, Refusal> {
-        let measuring = self.compile_and_link(Flavour::Measuring, component)?;
-        let measured = measure::measure(&subject.transform, &measuring.linked, &finding.sound_rows);
-        measured.map_err(Refusal::Engine)
     }
 }
 
@@ -281,10 +298,14 @@ impl Engine {
     /// [`Refusal`] where it cannot be compiled, started or asked, and where its answers differ.
     pub fn describe(&self, component: &[u8]) -> Result<Description, Refusal> {
         inspect(component)?.check(self.config())?;
-        let compiled = self.compile_and_link(Flavour::Production, component)?;
+        let compile = |flavour| compiler::compile(self.config(), flavour, Manner::Prompt, component);
+        let compiled = self.compile_and_link(Flavour::Production, &compile)?;
         described(self, &compiled.linked)
     }
 }
+
+/// Makes machine code of the component that is examined.
+type Compile<'a> = dyn Fn(Flavour) -> Result<Vec<u8>, CompileError> + 'a;
 
 struct Compiled {
     code: Vec<u8>,

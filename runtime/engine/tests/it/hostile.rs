@@ -37,6 +37,11 @@ fn violation(name: &str) -> (Law, Option<u32>, String) {
     }
 }
 
+fn description_problems(refusal: Refusal) -> Vec<String> {
+    let Refusal::Description(problems) = refusal else { panic!("{refusal}") };
+    problems.iter().map(ToString::to_string).collect()
+}
+
 #[test]
 fn endless_loop_in_describe() {
     let refusal = refusal_by(&impatient().engine, "endless_loop_in_describe");
@@ -195,7 +200,7 @@ fn description_that_changes() {
 
 #[test]
 fn description_of_nothing() {
-    let Refusal::Description(problems) = refusal("describes_nothing") else { panic!() };
+    let problems = description_problems(refusal("describes_nothing"));
     assert_eq!(problems.len(), 2, "{problems:?}");
     assert!(problems[0].starts_with("the transform: a name begins with"), "{problems:?}");
     assert_eq!(problems[1], "there are no outputs");
@@ -265,7 +270,7 @@ fn trap_that_only_a_second_call_has() {
 
 #[test]
 fn values_that_no_host_can_generate() {
-    let Refusal::Description(problems) = refusal("needs_giant_values") else { panic!() };
+    let problems = description_problems(refusal("needs_giant_values"));
     assert_eq!(
         problems,
         [
@@ -278,7 +283,7 @@ fn values_that_no_host_can_generate() {
 
 #[test]
 fn rows_that_are_too_wide() {
-    let Refusal::Description(problems) = refusal("wide_rows") else { panic!() };
+    let problems = description_problems(refusal("wide_rows"));
     let wide = |what: &str| {
         format!("the {what} of one row take 262144000 bytes at least, 1048576 are allowed (row_bytes_max)")
     };

@@ -4,6 +4,7 @@
 
 mod artifacts;
 mod breaches;
+mod check;
 mod concurrency;
 mod fuzz;
 mod golden;

@@ -151,7 +151,7 @@ fn descriptions_are_held_to_the_configured_limits() {
     });
     let refusal = test.engine.accept(&component("bench_numeric"), &UploadOptions::default()).unwrap_err();
     let Refusal::Description(problems) = refusal else { panic!("{refusal}") };
-    let all = problems.join("\n");
+    let all = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     assert!(all.contains("the transform: the name has 13 bytes, 8 are allowed (name_bytes_max)"), "{all}");
     assert!(all.contains("4 inputs, 3 are allowed (fields_max)"), "{all}");
     assert!(all.contains("(doc_bytes_max)"), "{all}");

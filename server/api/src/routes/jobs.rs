@@ -41,7 +41,7 @@ fn check_right(state: &ApiState, principal: &Principal, kind: JobKind, spec: &Va
     if credential.role == Role::Admin {
         return Ok(());
     }
-    if matches!(kind, JobKind::Backup | JobKind::Restore) {
+    if matches!(kind, JobKind::Backup | JobKind::Restore | JobKind::Erase) {
         return Err(role_too_low(credential, Role::Admin));
     }
     for field in ["spine", "output"] {
@@ -53,6 +53,15 @@ fn check_right(state: &ApiState, principal: &Principal, kind: JobKind, spec: &Va
         }
     }
     Ok(())
+}
+
+/// `POST /erasures`: from the moment on at which it is answered, what it names is hidden.
+pub(super) async fn erase(
+    State(state): State<Arc<ApiState>>,
+    by: By,
+    JsonBody(spec): JsonBody<Value>,
+) -> Result<(StatusCode, Json<Job>), Problem> {
+    Ok((StatusCode::ACCEPTED, Json(state.jobs.start(JobKind::Erase, spec, &by.actor).await?)))
 }
 
 pub(super) async fn list(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<Json<Value>, Problem> {

@@ -76,10 +76,7 @@ const ROUTES: &[Route] = &[
     Route {
         path: "/transforms",
         methods: &[("post", AUTHOR, "Upload a component"), ("get", READER, "All components")],
-        handler: |state| {
-            let upload = post(transforms::upload).layer(DefaultBodyLimit::max(state.limits.component_bytes_max));
-            upload.get(transforms::list)
-        },
+        handler: |_| post(transforms::upload).get(transforms::list),
     },
     Route {
         path: "/transforms/{name}",
@@ -133,7 +130,11 @@ const ROUTES: &[Route] = &[
         path: "/jobs/{id}",
         methods: &[
             ("get", READER, "One job"),
-            ("post", WRITER, "Start a job: backfill, materialize, dataset, compact, vacuum or replay"),
+            (
+                "post",
+                WRITER,
+                "Start a job: backfill, materialize, dataset, compact, vacuum, replay, backup, restore or erase",
+            ),
             ("delete", WRITER, "Call a job off"),
         ],
         handler: |_| get(jobs::get).post(jobs::start).delete(jobs::cancel),
@@ -147,6 +148,11 @@ const ROUTES: &[Route] = &[
         path: "/jobs/{id}/resume",
         methods: &[("post", WRITER, "Go on with a job that failed or was interrupted")],
         handler: |_| post(jobs::resume),
+    },
+    Route {
+        path: "/erasures",
+        methods: &[("post", ADMIN, "Erase entities everywhere, up to an instant, for good")],
+        handler: |_| post(jobs::erase),
     },
     Route {
         path: "/quarantine",

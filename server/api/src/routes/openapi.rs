@@ -110,9 +110,9 @@ fn responses(path: &str, method: &str, access: Access) -> Value {
 
 fn successes(path: &str, method: &str) -> &'static [(&'static str, &'static str)] {
     match (path, method) {
-        ("/transforms", "post") => &[("200", "it was there"), ("201", "it was accepted")],
+        ("/transforms", "post") => &[("200", "it was there, or it would be accepted"), ("201", "it was accepted")],
         ("/tokens" | "/projects", "post") => &[("201", "it was made")],
-        ("/jobs/{id}" | "/jobs/{id}/resume", "post") => &[("202", "the job is at work")],
+        ("/jobs/{id}" | "/jobs/{id}/resume" | "/erasures", "post") => &[("202", "the job is at work")],
         _ => &[("200", "success")],
     }
 }
@@ -142,6 +142,7 @@ fn problems(path: &str, method: &str) -> &'static [(&'static str, &'static str)]
             ("422", "a key or a field that is none of its type, or missing"),
         ],
         ("/transforms", "post") => &[
+            ("408", "the component does not arrive in time"),
             ("409", "it was accepted before, and otherwise"),
             ("413", "the component is too large"),
             ("422", "the component is refused"),
@@ -158,6 +159,7 @@ fn problems(path: &str, method: &str) -> &'static [(&'static str, &'static str)]
             ("413", "the body is too large"),
             ("422", "the job cannot be done as it was asked for"),
         ],
+        ("/erasures", _) => &[("404", "no such entity type"), ("413", "the body is too large")],
         ("/jobs/{id}" | "/jobs/{id}/resume", _) => {
             &[("404", "no such job"), ("409", "the job is at work, done, or being committed")]
         }
@@ -203,6 +205,7 @@ fn query_parameters(path: &str, method: &str) -> Vec<Value> {
         }
         ("/features/batch", "post") => one_entity[4..7].iter().map(|(name, text)| parameter(name, text)).collect(),
         ("/transforms", "post") => vec![
+            parameter("dry_run", "true: check it and store nothing"),
             parameter("strict_nan", "true: compile it so that there is only one NaN, whatever the check finds"),
             parameter(
                 "seed",
@@ -273,7 +276,7 @@ fn query_value(name: &str) -> Value {
     match name {
         "timestamp" => json!({ "type": "string", "format": "date-time" }),
         "include" => json!({ "enum": ["metadata", "explain"] }),
-        "strict_nan" | "all" => json!({ "type": "boolean" }),
+        "strict_nan" | "dry_run" | "all" => json!({ "type": "boolean" }),
         "seed" => json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX }),
         "deadline_ms" => json!({ "type": "integer", "minimum": 1, "maximum": u64::MAX }),
         "limit" => json!({ "type": "integer", "minimum": 1, "maximum": 1_000 }),
@@ -292,9 +295,10 @@ fn request_content(path: &str) -> Option<Value> {
         "/projects/{name}/quotas" => json_of(reference("Quotas")),
         "/tokens" => json_of(reference("NewToken")),
         "/jobs/{id}/resume" => None,
+        "/erasures" => json_of(reference("EraseJob")),
         "/jobs/{id}" => json_of(json!({
             "description":
-                "for backfill, materialize, dataset (a new one, one to make again, two to compare), compact, vacuum, replay, backup, restore",
+                "for backfill, materialize, dataset (a new one, one to make again, two to compare), compact, vacuum, replay, backup, restore, erase",
             "anyOf": JOB_BODIES.map(reference),
         })),
         _ => None,
@@ -302,7 +306,7 @@ fn request_content(path: &str) -> Option<Value> {
 }
 
 /// The bodies of `POST /jobs/{id}`, in the order of the kinds.
-const JOB_BODIES: [&str; 10] = [
+const JOB_BODIES: [&str; 11] = [
     "BackfillJob",
     "MaterializeJob",
     "DatasetJob",
@@ -313,6 +317,7 @@ const JOB_BODIES: [&str; 10] = [
     "ReplayJob",
     "BackupJob",
     "RestoreJob",
+    "EraseJob",
 ];
 
 fn reference(schema: &str) -> Value {
@@ -349,7 +354,7 @@ fn reply_content(path: &str, method: &str) -> Value {
             "type": "object",
             "properties": { "jobs": { "type": "array", "items": reference("Job") } },
         })),
-        ("/jobs/{id}" | "/jobs/{id}/resume", _) => json_of(reference("Job")),
+        ("/jobs/{id}" | "/jobs/{id}/resume" | "/erasures", _) => json_of(reference("Job")),
         ("/search", _) => json_of(json!({
             "type": "object",
             "required": ["hits", "is_cut"],
@@ -809,6 +814,22 @@ fn schemas() -> Value {
                 "error": { "type": "string", "description": "why it broke off" },
             },
         },
+        "EraseJob": {
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["entity", "keys"],
+            "properties": {
+                "entity": { "type": "string", "description": "the entity type" },
+                "keys": {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": 100_000,
+                    "items": { "type": "object" },
+                    "description": "of each entity an object with all its join keys",
+                },
+                "up_to": instant("rows with an event time up to (and with) this one are erased; default: now"),
+            },
+        },
         "Problem": {
             "type": "object",
             "additionalProperties": false,
@@ -821,6 +842,10 @@ fn schemas() -> Value {
                 "detail": { "type": "string", "description": "what was wrong, and what to do" },
                 "errors": { "type": "array", "items": { "type": "string" }, "description": "several mistakes" },
                 "retry_after_s": { "type": "integer", "minimum": 1 },
+                "law": { "type": "string", "description": "of a refused component: the law that it breaks" },
+                "seed": { "type": "integer", "minimum": 0, "description": "of a refused component: the seed with which it shows" },
+                "row": { "type": "integer", "minimum": 0, "description": "of a refused component: the first row where it shows" },
+                "field": { "type": "string", "description": "of a refused component: the input or output at fault" },
             },
         },
     })

@@ -192,7 +192,14 @@ pub(super) async fn dataset(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
     let dataset = state.registry.dataset(&id).await.map_err(|error| registry_problem(&error))?;
-    dataset_json(&dataset).map(Json)
+    let mut json = dataset_json(&dataset)?;
+    let erased = state.registry.dataset_erased_by(&dataset.id).await.map_err(|error| registry_problem(&error))?;
+    // Files that it was made of are gone: it cannot be made again.
+    json["erased"] = match erased {
+        Some((job, at_us)) => json!({ "job": job, "at": eadem_values::format_timestamp(at_us) }),
+        None => Value::Null,
+    };
+    Ok(Json(json))
 }
 
 fn dataset_json(dataset: &DatasetRecord) -> Result<Value, Problem> {

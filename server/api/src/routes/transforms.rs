@@ -5,47 +5,49 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
-use eadem_engine::{Accepted, UploadOptions, random_seed};
+use eadem_engine::Accepted;
 use eadem_registry::{Acceptance, TransformRecord};
 use eadem_values::Digest;
 use serde_json::{Value, json};
 
-use super::body::read_body;
 use super::query::RawQuery;
 use super::registry_problem;
 use crate::access::By;
 use crate::problem::Problem;
 use crate::state::ApiState;
+use crate::uploads::Wish;
 
 /// What an uploader may ask for in the query string.
 #[derive(Debug, PartialEq, Eq)]
 struct UploadQuery {
-    strict_nan: bool,
-    seed: Option<u64>,
+    wish: Wish,
+    /// Everything but storing.
+    dry_run: bool,
 }
 
 impl UploadQuery {
     fn parse(query: Option<&str>) -> Result<Self, Problem> {
         let query = RawQuery::parse(query)?;
-        query.check(&["strict_nan", "seed"], None)?;
-        let strict_nan = match query.get("strict_nan")?.as_deref() {
-            None | Some("false") => false,
-            Some("true") => true,
+        query.check(&["strict_nan", "seed", "dry_run"], None)?;
+        let is_set = |name: &str| match query.get(name)?.as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
             Some(other) => {
-                let detail = format!("strict_nan is `{other}`; it is `true` or `false`");
-                return Err(Problem::bad_request("malformed_query", detail));
+                let detail = format!("{name} is `{other}`; it is `true` or `false`");
+                Err(Problem::bad_request("malformed_query", detail))
             }
         };
         let whole_number = |text: String| {
             let detail = format!("seed is `{text}`; it is a whole number from 0 to {}", u64::MAX);
             text.parse().map_err(|_| Problem::bad_request("malformed_query", detail))
         };
-        Ok(Self { strict_nan, seed: query.get("seed")?.map(whole_number).transpose()? })
+        let wish = Wish { strict_nan: is_set("strict_nan")?, seed: query.get("seed")?.map(whole_number).transpose()? };
+        Ok(Self { wish, dry_run: is_set("dry_run")? })
     }
 
     /// A verdict is made once for a digest: what has been computed with it must not change.
     fn check_known(&self, known: &TransformRecord) -> Result<(), Problem> {
-        if !self.strict_nan || known.acceptance.strict_nan {
+        if !self.wish.strict_nan || known.acceptance.strict_nan {
             return Ok(());
         }
         let detail = format!(
@@ -64,42 +66,48 @@ pub(super) async fn upload(
     request: Request,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let query = UploadQuery::parse(request.uri().query())?;
-    let component = read_body(request, &state).await?;
-    let digest = Digest::of(&component);
+    let (received, _place) = state.uploads.receive(request).await?;
+    let digest = received.digest;
     if let Ok(known) = state.registry.transform(&digest).await {
         query.check_known(&known)?;
-        return Ok((StatusCode::OK, Json(transform_json(&known, false))));
+        return Ok((StatusCode::OK, Json(reply_json(&known, false, &query))));
     }
-    let place = Arc::clone(&state.uploads).acquire_owned().await;
-    let place = place.map_err(|error| Problem::internal("uploads are closed", error))?;
-    let engine = state.engine.clone();
-    let bytes = component.clone();
-    let options = UploadOptions {
-        strict_nan: query.strict_nan,
-        seed: query.seed.unwrap_or_else(random_seed),
-        ..UploadOptions::default()
-    };
-    let check = move || {
-        // Held until the check is over, also when the client has gone.
-        let _place = place;
-        engine.accept(&bytes, &options)
-    };
-    let accepted = tokio::task::spawn_blocking(check)
-        .await
-        .map_err(|error| Problem::internal("the upload could not be checked", error))?;
-    let accepted = accepted.map_err(|refusal| match refusal.blames_component() {
-        true => Problem::refused(refusal.code(), format!("the component is refused: {refusal}")),
-        false => Problem::internal("the component could not be checked", refusal),
-    })?;
+    let checked = state.uploads.check(&received, query.wish).await?;
+    let accepted = &checked.accepted;
     let now_us = state.clock.now_us();
+    if query.dry_run {
+        let would_be = TransformRecord {
+            digest,
+            description: Arc::new(accepted.description.clone()),
+            acceptance: acceptance(accepted),
+            component_bytes: accepted.component_bytes,
+            uploaded_at_us: now_us,
+        };
+        return Ok((StatusCode::OK, Json(reply_json(&would_be, true, &query))));
+    }
+    state.uploads.keep(Arc::clone(&checked)).await?;
+    let component = received.read().await?;
     let registry = state.registry_of(&by.actor);
-    let stored = registry.put_transform(&component, &accepted.description, &acceptance(&accepted), now_us).await;
+    let stored = registry.put_transform(&component, &accepted.description, &acceptance(accepted), now_us).await;
     let (_, is_new) = stored.map_err(|error| registry_problem(&error))?;
     let record = state.registry.transform(&digest).await.map_err(|error| registry_problem(&error))?;
     // Another upload of these bytes may have been faster, and its verdict is the one that stays.
     query.check_known(&record)?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(transform_json(&record, is_new))))
+    Ok((status, Json(reply_json(&record, is_new, &query))))
+}
+
+/// What the uploader gets; after a dry run it says so.
+fn reply_json(record: &TransformRecord, is_new: bool, query: &UploadQuery) -> Value {
+    let mut reply = transform_json(record, is_new);
+    if query.dry_run {
+        reply["dry_run"] = json!(true);
+        // Nothing was uploaded.
+        if is_new && let Some(reply) = reply.as_object_mut() {
+            reply.remove("uploaded_at");
+        }
+    }
+    reply
 }
 
 fn acceptance(accepted: &Accepted) -> Acceptance {
@@ -179,11 +187,13 @@ mod tests {
     #[test]
     fn an_uploader_may_ask_for_canonical_nans_and_for_rows() {
         let parse = |query: &str| UploadQuery::parse(Some(query));
-        assert_eq!(UploadQuery::parse(None).unwrap(), UploadQuery { strict_nan: false, seed: None });
-        let both = UploadQuery { strict_nan: true, seed: Some(u64::MAX) };
-        assert_eq!(parse("strict_nan=true&seed=18446744073709551615").unwrap(), both);
+        let nothing = UploadQuery { wish: Wish { strict_nan: false, seed: None }, dry_run: false };
+        assert_eq!(UploadQuery::parse(None).unwrap(), nothing);
+        let all = UploadQuery { wish: Wish { strict_nan: true, seed: Some(u64::MAX) }, dry_run: true };
+        assert_eq!(parse("strict_nan=true&seed=18446744073709551615&dry_run=true").unwrap(), all);
         for (query, code) in [
             ("strict_nan=yes", "malformed_query"),
+            ("dry_run=1", "malformed_query"),
             ("seed=-1", "malformed_query"),
             ("seed=", "malformed_query"),
             ("strict=true", "unknown_parameter"),
@@ -208,7 +218,7 @@ mod tests {
             component_bytes: 9,
             uploaded_at_us: 0,
         };
-        let query = |strict_nan: bool| UploadQuery { strict_nan, seed: None };
+        let query = |strict_nan: bool| UploadQuery { wish: Wish { strict_nan, seed: None }, dry_run: false };
         assert_eq!(query(false).check_known(&known(false)), Ok(()));
         // Who does not ask leaves it to the check.
         assert_eq!(query(false).check_known(&known(true)), Ok(()));

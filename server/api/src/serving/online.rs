@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use eadem_online::{CacheRule, CachedStore, Found, KeyBytes, OnlineStore, PointRead, StoreError, TableId};
 use eadem_registry::Registry;
 use eadem_registry::model::{ViewRef, ViewVersion};
-use eadem_semantics::ReadAt;
+use eadem_semantics::{ReadAt, erased};
 use eadem_values::EntityKey;
 
 use super::rows::{
@@ -108,6 +108,40 @@ fn online_error(error: &dyn std::fmt::Display) -> RowSourceError {
 #[async_trait]
 impl RowSource for OnlineThenHistory {
     async fn read(
+        &self,
+        view: &ViewVersion,
+        keys: &EntityKeys,
+        reads: &[ReadAt],
+        options: ReadOptions,
+    ) -> Result<Vec<ReadRow>, RowSourceError> {
+        let mut rows = self.read_stores(view, keys, reads, options).await?;
+        self.leave_out_erased(view, keys, &mut rows).await?;
+        Ok(rows)
+    }
+}
+
+impl OnlineThenHistory {
+    /// Hides rows that are erased, from the moment on at which the registry says so: the stores may hold them for a while.
+    async fn leave_out_erased(
+        &self,
+        view: &ViewVersion,
+        keys: &EntityKeys,
+        rows: &mut [ReadRow],
+    ) -> Result<(), RowSourceError> {
+        let Some(stored) = &view.stored else { return Ok(()) };
+        let erasures = self.registry.erasures().await.map_err(|error| online_error(&error))?;
+        let Some(erasures) = erasures.of(&stored.entity.name) else { return Ok(()) };
+        for (key, read) in keys.keys().iter().zip(rows) {
+            // Whatever it beat lies before it, and is erased as well.
+            let is_erased = |row: &StoredRow| erased(row.order.event_time_us, erasures.up_to_us(key));
+            if read.row.as_ref().is_some_and(is_erased) {
+                read.row = None;
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_stores(
         &self,
         view: &ViewVersion,
         keys: &EntityKeys,

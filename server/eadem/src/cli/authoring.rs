@@ -98,6 +98,9 @@ pub(crate) struct Push {
     /// Seed of the rows that the laws are checked on, to see a refusal again; default: a random one.
     #[arg(long)]
     seed: Option<u64>,
+    /// Have them checked by the server as at an upload, and store nothing.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// A component that the registry has.
@@ -524,7 +527,7 @@ impl Push {
     /// The route with what was asked for.
     fn route(&self) -> String {
         let seed = self.seed.map(|seed| format!("&seed={seed}")).unwrap_or_default();
-        format!("/transforms?strict_nan={}{seed}", self.strict_nan)
+        format!("/transforms?strict_nan={}&dry_run={}{seed}", self.strict_nan, self.dry_run)
     }
 
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
@@ -548,8 +551,7 @@ impl Push {
                 }
                 Err(error) => {
                     context.printer.note(&format!("refused  {}: {error:#}", path.display()));
-                    let code = error.downcast_ref::<Refused>().map(|refused| refused.0.code.as_str());
-                    replies.push(json!({ "component": path, "refused": format!("{error:#}"), "code": code }));
+                    replies.push(refusal_json(path, &error));
                     refused += 1;
                 }
             }
@@ -562,6 +564,20 @@ impl Push {
         }
         Ok(())
     }
+}
+
+/// What is known of a component that was not taken: with code, law, seed, row and field as in the problem document.
+fn refusal_json(path: &Path, error: &anyhow::Error) -> Json {
+    let mut reply = json!({ "component": path, "refused": format!("{error:#}"), "code": null });
+    if let Some(Refused(problem)) = error.downcast_ref::<Refused>() {
+        reply["code"] = json!(problem.code);
+        if let Ok(Json::Object(finding)) = serde_json::to_value(problem.finding.as_ref()) {
+            for (name, value) in finding {
+                reply[name] = value;
+            }
+        }
+    }
+    reply
 }
 
 /// Uploads one component, with everything left to the check.
@@ -582,7 +598,12 @@ async fn upload_to(client: &Client, route: &str, bytes: Vec<u8>) -> anyhow::Resu
 impl Uploaded {
     /// One line for people.
     pub(crate) fn line(&self) -> String {
-        let verb = if self.was_known { "known   " } else { "accepted" };
+        let is_dry_run = self.reply["dry_run"].as_bool().unwrap_or(false);
+        let verb = match (self.was_known, is_dry_run) {
+            (true, _) => "known   ",
+            (false, false) => "accepted",
+            (false, true) => "would be accepted",
+        };
         let rows = &self.reply["acceptance"]["laws_rows"];
         let digest: String = self.digest.chars().take("sha256:".len() + 12).collect();
         format!("{verb} {:24} {digest}  {} bytes, laws held on {rows} rows", self.name, self.reply["bytes"])

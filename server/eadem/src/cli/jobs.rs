@@ -227,7 +227,7 @@ fn progress_text(at: &JobProgress) -> String {
     text
 }
 
-async fn follow(context: &Context, client: &Client, job: Job) -> anyhow::Result<Job> {
+pub(crate) async fn follow(context: &Context, client: &Client, job: Job) -> anyhow::Result<Job> {
     let mut shown = ShownProgress::new(context, &job);
     let mut latest = job;
     let events = client.events(&format!("/jobs/{}/events", latest.id)).await?;

@@ -6,6 +6,7 @@ mod authoring;
 mod data;
 mod definitions;
 mod demo;
+mod erase;
 mod input_rows;
 mod jobs;
 mod operate;
@@ -92,6 +93,8 @@ enum Verb {
     /// List, show, resume, cancel and share jobs.
     #[command(subcommand)]
     Jobs(jobs::JobsVerb),
+    /// Erase entities everywhere, up to an instant, for good.
+    Erase(erase::Erase),
     /// List, show and replay refused rows.
     #[command(subcommand)]
     Quarantine(quarantine::QuarantineVerb),
@@ -146,6 +149,7 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Lineage(verb) => verb.run(&context).await,
         Verb::Search(verb) => verb.run(&context).await,
         Verb::Jobs(verb) => verb.run(&context).await,
+        Verb::Erase(verb) => verb.run(&context).await,
         Verb::Quarantine(verb) => verb.run(&context).await,
         Verb::Config => operate::show_config(&context),
         Verb::Offline(verb) => verb.run(&context).await,

@@ -158,6 +158,8 @@ pub struct BackfillReport {
     pub rows_out_of_range: u64,
     /// Rows that the transform dropped.
     pub rows_dropped: u64,
+    /// Rows left out because an erasure covers them.
+    pub rows_erased: u64,
     /// Stored rows whose status is `error`.
     pub rows_failed: u64,
     /// Refused rows by reason; each is in the quarantine table.
@@ -287,6 +289,7 @@ pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineE
         report.rows_left_out += outcome.rows_left_out;
         report.rows_out_of_range += outcome.rows_out_of_range;
         report.rows_dropped += outcome.rows_dropped;
+        report.rows_erased += outcome.rows_erased;
         report.rows_failed += outcome.rows_failed;
         for (reason, rows) in outcome.refused {
             *report.refused.entry(reason).or_default() += rows;

@@ -16,6 +16,7 @@ use super::memory::{Allowance, Gauge, Held, bytes_of_columns};
 use super::progress::Meter;
 use super::{Backfill, Cancel, OTHERS_POLL, Progress};
 use crate::bind::{Acceptance, BindPlan, BoundRows, RefusedRow};
+use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
 use crate::ledger::{ChunkOutcome, ChunkPart, JobLedger, JobPlan, Part, PlannedChunk, PlannedFile};
 use crate::partition::PartitionWriter;
@@ -43,7 +44,7 @@ struct Workshop {
     /// Room for row groups in memory.
     reading: Semaphore,
     gauge: Gauge,
-    table_store: Arc<dyn ObjectStore>,
+    table: ViewTable,
     quarantine_store: Arc<dyn ObjectStore>,
     press: Press,
     cancel: Cancel,
@@ -102,7 +103,7 @@ pub(super) async fn run_chunks(
         allowance,
         reading: Semaphore::new(places_of(allowance.row_groups_bytes_max) as usize),
         gauge: Gauge::default(),
-        table_store: table.store.clone(),
+        table: table.clone(),
         quarantine_store: open_log(&quarantine_location).0,
         press: Press::new(&backfill.view, &table.schema),
         cancel: backfill.cancel.clone(),
@@ -213,9 +214,10 @@ impl Workshop {
         let mut stream = source::open(&self.view.source, &file, &self.footers, part, wanted, batch_rows).await?;
         let lane: ArrayRef = Arc::new(StringArray::from(vec![planned.digest.as_str()]));
         let mut desk = Desk {
+            erased: self.table.erased_now().await?,
             outcome: ChunkOutcome { chunk: number, ..ChunkOutcome::default() },
             writer: PartitionWriter::new(
-                self.table_store.clone(),
+                self.table.store.clone(),
                 self.press.writer_schema().clone(),
                 Some(self.view.keys.iter().map(|key| key.name.clone()).collect()),
                 self.allowance.buffered_bytes_max,
@@ -281,7 +283,12 @@ impl Workshop {
         planned: &PlannedFile,
         desk: &mut Desk,
     ) -> Result<(), OfflineError> {
-        let pressed = self.press.rows(&self.bind, bound, &planned.url, lane)?;
+        let mut pressed = self.press.rows(&self.bind, bound, &planned.url, lane)?;
+        if let Some(erased) = &desk.erased {
+            let (batch, gone) = erased.without(pressed.batch)?;
+            pressed.batch = batch;
+            desk.outcome.rows_erased += gone;
+        }
         desk.outcome.rows_dropped += pressed.rows_dropped;
         desk.outcome.rows_failed += pressed.rows_failed;
         self.refuse(pressed.refused, planned, desk);
@@ -298,6 +305,10 @@ impl Workshop {
 
     fn refuse(&self, rows: Vec<RefusedRow>, planned: &PlannedFile, desk: &mut Desk) {
         for row in rows {
+            if desk.erased.as_ref().is_some_and(|erased| erased.takes_kept(&row.inputs)) {
+                desk.outcome.rows_erased += 1;
+                continue;
+            }
             *desk.outcome.refused.entry(row.kind.clone()).or_default() += 1;
             desk.quarantined_bytes += row.reason.len() + row.inputs.len() + size_of::<QuarantinedRow>();
             desk.quarantined.push(QuarantinedRow {
@@ -363,6 +374,8 @@ fn places_of(bytes: usize) -> u32 {
 
 /// What one chunk gathers.
 struct Desk {
+    /// What was erased when the chunk was begun. What is erased later is looked for when the job is committed.
+    erased: Option<ErasedRows>,
     outcome: ChunkOutcome,
     writer: PartitionWriter,
     quarantine: PartitionWriter,

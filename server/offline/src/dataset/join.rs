@@ -146,7 +146,7 @@ impl<'a> PlannedJoin<'a> {
     ) -> Result<StartedJoin<'a>, OfflineError> {
         let view = &self.stored.view;
         let spine_parts = SpineParts::new(spine.clone(), self.keys.clone(), partitions);
-        let history = History::new(self.table.clone(), &self.state, self.range, spec.workers);
+        let history = History::new(self.table.clone(), &self.state, self.range, spec.workers).await?;
         let join = PointInTimeJoin {
             spine_keys: (0..view.keys.len()).collect(),
             spine_time: view.keys.len(),

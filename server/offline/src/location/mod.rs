@@ -14,6 +14,7 @@ use object_store::path::Path;
 use url::Url;
 
 use crate::cache::Caches;
+use crate::erasure::ErasureLedger;
 use crate::error::OfflineError;
 
 use clients::{Scheme, client_of};
@@ -170,6 +171,8 @@ fn absolute(path: &FilePath) -> std::io::Result<PathBuf> {
 pub struct OfflineStore {
     pub(crate) root: Location,
     pub(crate) caches: Arc<Caches>,
+    /// `None`: nothing is ever erased.
+    pub(crate) erasures: Option<Arc<dyn ErasureLedger>>,
 }
 
 impl OfflineStore {
@@ -178,7 +181,7 @@ impl OfflineStore {
     /// # Errors
     /// See [`Location::parse`].
     pub fn open(root: &str) -> Result<Self, OfflineError> {
-        Ok(Self { root: Location::parse(root)?, caches: Arc::default() })
+        Ok(Self { root: Location::parse(root)?, caches: Arc::default(), erasures: None })
     }
 
     /// Makes the store's folder, where it is one.
@@ -201,7 +204,13 @@ impl OfflineStore {
     /// See [`Location::parse`].
     pub fn with_object_store(root: &str, store: Arc<dyn ObjectStore>) -> Result<Self, OfflineError> {
         let root = Location::parse(root)?;
-        Ok(Self { root: Location { store, ..root }, caches: Arc::default() })
+        Ok(Self { root: Location { store, ..root }, caches: Arc::default(), erasures: None })
+    }
+
+    /// The same store, whose readers and writers leave out what this ledger says is erased.
+    #[must_use]
+    pub fn with_erasures(self, erasures: Arc<dyn ErasureLedger>) -> Self {
+        Self { erasures: Some(erasures), ..self }
     }
 
     /// Where the store is.

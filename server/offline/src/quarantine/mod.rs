@@ -1,5 +1,6 @@
 //! Refused rows: counted by reason, kept with their inputs, replayable.
 
+mod erase;
 mod read;
 mod replay;
 

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ARRIVAL, ATTEMPT, FILE, INPUTS, JOB, KIND, LANE, OUTCOME, QuarantinedRow, REASON, ROW, RefusalCounts, RowOutcome,
 };
+use crate::erasure::{ErasedRows, ErasureLedger};
 use crate::error::OfflineError;
 use crate::location::{Location, OfflineStore};
 use crate::object_file::ObjectFile;
@@ -33,9 +34,12 @@ const BATCH_ROWS: usize = 8_192;
 /// The refused rows of a view version.
 #[derive(Debug, Clone)]
 pub struct Quarantine {
-    location: Location,
-    store: Arc<dyn ObjectStore>,
-    log_store: LogStoreRef,
+    pub(super) location: Location,
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) log_store: LogStoreRef,
+    /// `name@version`.
+    view: String,
+    erasures: Option<Arc<dyn ErasureLedger>>,
 }
 
 /// Which refused rows are meant.
@@ -288,7 +292,8 @@ impl OfflineStore {
     pub fn quarantine(&self, view: &str, version: u32) -> Result<Quarantine, OfflineError> {
         let location = self.quarantine_location(view, version)?;
         let (store, log_store) = open_log(&location);
-        Ok(Quarantine { location, store, log_store })
+        let erasures = self.erasures.clone();
+        Ok(Quarantine { location, store, log_store, view: format!("{view}@{version}"), erasures })
     }
 }
 
@@ -299,6 +304,11 @@ impl Quarantine {
     /// A log that cannot be read.
     pub async fn version(&self) -> Result<Option<u64>, OfflineError> {
         Ok(self.state(None).await?.map(|state| state.version))
+    }
+
+    /// What is erased of the view's entity type now.
+    pub(super) async fn erased(&self) -> Result<Option<ErasedRows>, OfflineError> {
+        ErasedRows::of_view(self.erasures.as_ref(), &self.view, false).await
     }
 
     /// Entries from a cursor on, newest jobs first; at most `limit`.
@@ -315,6 +325,7 @@ impl Quarantine {
             return Ok(QuarantinePage::default());
         };
         let replayed = self.replayed(&state).await?;
+        let erased = self.erased().await?;
         let mut page = QuarantinePage { version: Some(state.version), ..QuarantinePage::default() };
         let first = from.map_or((0, 0), |cursor| (cursor.file, cursor.row));
         for file in first.0..state.files.len() {
@@ -326,7 +337,8 @@ impl Quarantine {
                 for row in 0..batch.num_rows() {
                     let line = Line { columns: &lines, row };
                     let is_meant = line.is_refusal() && (filter.settled || replayed.of(&line).is_none());
-                    if is_meant && filter.takes(&line) {
+                    let is_erased = || erased.as_ref().is_some_and(|erased| erased.takes_kept(inputs.value(row)));
+                    if is_meant && filter.takes(&line) && !is_erased() {
                         if page.entries.len() == limit {
                             page.next = Some(QuarantineCursor { version: state.version, file, row: at });
                             return Ok(page);
@@ -348,9 +360,14 @@ impl Quarantine {
         let Some(state) = self.state(None).await? else { return Ok(QuarantineSummary::default()) };
         let replayed = self.replayed(&state).await?;
         let mut summary = QuarantineSummary { version: Some(state.version), ..QuarantineSummary::default() };
-        let columns = [KIND, LANE, ROW, ARRIVAL, OUTCOME, ATTEMPT];
-        let mut visit = |line: &Line<'_>, _: &str| {
-            if replayed.leaves(line) {
+        let erased = self.erased().await?;
+        let mut columns = vec![KIND, LANE, ROW, ARRIVAL, OUTCOME, ATTEMPT];
+        if erased.is_some() {
+            columns.push(INPUTS);
+        }
+        let mut visit = |line: &Line<'_>, inputs: &str| {
+            let is_erased = || erased.as_ref().is_some_and(|erased| erased.takes_kept(inputs));
+            if replayed.leaves(line) && !is_erased() {
                 match summary.refused.get_mut(line.kind()) {
                     Some(rows) => *rows += 1,
                     None => {

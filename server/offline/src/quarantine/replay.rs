@@ -381,12 +381,14 @@ async fn select(replay: &Replay, table: &ViewTable) -> Result<Selection, Offline
     let loaded = Loaded::of(table).await?;
     let filter = &replay.options.filter;
     let mut selection = Selection::default();
+    let erased = table.erased_now().await?;
     let columns = [KIND, REASON, FILE, LANE, ROW, INPUTS, ARRIVAL, JOB, OUTCOME, ATTEMPT];
     let mut visit = |line: &Line<'_>, inputs: &str| {
         if replay.cancel.is_cancelled() {
             return Err(OfflineError::Cancelled);
         }
-        if replayed.leaves(line) && filter.takes(line) {
+        let is_erased = || erased.as_ref().is_some_and(|erased| erased.takes_kept(inputs));
+        if replayed.leaves(line) && filter.takes(line) && !is_erased() {
             selection.add(&replay.view, &loaded, line, inputs, replay.options.rows_max);
         }
         Ok(())
@@ -528,6 +530,7 @@ pub(super) fn hindrance(view: &ViewSpec, loaded: &Loaded, row: &QuarantinedRow) 
 /// What a replay commits: its rows, if the table holds none of them yet and still has their lanes.
 struct Replayed<'a> {
     table: &'a ViewTable,
+    job: &'a str,
     adds: &'a [Json],
     new: NewFiles<'a>,
 }
@@ -536,7 +539,8 @@ struct Replayed<'a> {
 impl Proposal for Replayed<'_> {
     async fn on(&mut self, base: &Base) -> Result<Option<Change>, OfflineError> {
         check_new(self.table, self.adds, base).await?;
-        let adds = self.new.checked().await?.iter().cloned();
+        let new = self.new.checked().await?.to_vec();
+        let adds = self.table.adds_without_erased(self.job, new).await?.into_iter();
         Ok(Some(Change { actions: adds.map(Action::Add).collect(), info: Vec::new(), operation: append() }))
     }
 }
@@ -546,7 +550,7 @@ impl ViewTable {
     async fn commit_replay(&self, job: &str, adds: &[Json]) -> Result<u64, OfflineError> {
         let table = self.ensure().await?;
         let new = NewFiles::of(&self.location, self.store.as_ref(), adds)?;
-        let mut proposal = Replayed { table: self, adds, new };
+        let mut proposal = Replayed { table: self, job, adds, new };
         let committed = commit_once(&self.location, &self.log_store, table, job, &mut proposal).await?;
         let committed =
             committed.ok_or_else(|| OfflineError::Quarantine("a replay has nothing to commit".to_owned()))?;

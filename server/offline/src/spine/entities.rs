@@ -149,7 +149,7 @@ async fn known_from(
         let range = ScanRange { from_us: i64::MIN, to_us: latest_us };
         let keys = stored.view.keys.len();
         // One part after the other: what is kept of them is one map.
-        let mut batches = History::new(table, &state, range, 1).read(0)?;
+        let mut batches = History::new(table, &state, range, 1).await?.read(0)?;
         let mut encoded = Vec::new();
         while let Some(batch) = batches.try_next().await? {
             let columns = order.iter().map(|at| to_canonical(batch.column(*at)).map_err(OfflineError::Dataset));

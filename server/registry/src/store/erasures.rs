@@ -1,34 +1,73 @@
 //! Erasures: for which entities everything up to an instant is gone, and stays gone.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError};
 
 use eadem_values::{Digest, EntityKey};
+use serde_json::Value as Json;
 use sqlx::Row;
 
+use super::jobs::insert_job;
 use super::trail::TrailEvent;
-use super::{Registry, read_digest};
+use super::{Registry, Session, read_digest};
 use crate::error::RegistryError;
 
 /// Every erasure at one revision of the registry, by salted hash.
 #[derive(Debug, Clone, Default)]
 pub struct Erasures {
+    entities: HashMap<String, Arc<EntityErasures>>,
+}
+
+/// The erasures of one entity type.
+#[derive(Debug, Clone, Default)]
+pub struct EntityErasures {
+    entity: String,
     salt: Vec<u8>,
     up_to_us: HashMap<Digest, i64>,
+    latest_us: i64,
 }
 
 impl Erasures {
     /// The instant (µs since the epoch) up to which the rows of this entity are erased; `None` if none are.
     pub fn up_to_us(&self, entity: &str, key: &EntityKey) -> Option<i64> {
-        if self.up_to_us.is_empty() {
-            return None;
-        }
-        self.up_to_us.get(&key_hash(&self.salt, entity, key)).copied()
+        self.entities.get(entity)?.up_to_us(key)
+    }
+
+    /// Those of one entity type; `None` if it has none.
+    pub fn of(&self, entity: &str) -> Option<&Arc<EntityErasures>> {
+        self.entities.get(entity)
     }
 
     /// Whether nothing was ever erased.
     pub fn is_empty(&self) -> bool {
-        self.up_to_us.is_empty()
+        self.entities.is_empty()
     }
+}
+
+impl EntityErasures {
+    /// The instant (µs since the epoch) up to which the rows of this entity are erased; `None` if none are.
+    pub fn up_to_us(&self, key: &EntityKey) -> Option<i64> {
+        self.up_to_us.get(&key_hash(&self.salt, &self.entity, key)).copied()
+    }
+
+    /// The latest instant up to which any entity is erased: rows after it all stay.
+    pub fn latest_us(&self) -> i64 {
+        self.latest_us
+    }
+
+    /// How many entities have erased rows.
+    pub fn count(&self) -> usize {
+        self.up_to_us.len()
+    }
+}
+
+/// An entity that a job of erasure is to find.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErasedEntity {
+    /// Its key.
+    pub key: EntityKey,
+    /// Rows with an event time up to this one are erased.
+    pub up_to_us: i64,
 }
 
 /// SHA-256 of salt, entity type, a zero byte and the canonical key. Names of entities have no zero byte.
@@ -53,19 +92,8 @@ impl Registry {
         now_us: i64,
     ) -> Result<(), RegistryError> {
         let mut change = self.change().await?;
-        let salt: Vec<u8> =
-            sqlx::query_scalar("SELECT erasure_salt FROM registry_state").fetch_one(change.sql()).await?;
-        sqlx::query(
-            "INSERT INTO erasure (entity, key_hash, up_to_us, created_at_us) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (entity, key_hash) DO UPDATE SET up_to_us = excluded.up_to_us
-                 WHERE excluded.up_to_us > erasure.up_to_us",
-        )
-        .bind(entity)
-        .bind(key_hash(&salt, entity, key).as_bytes().as_slice())
-        .bind(up_to_us)
-        .bind(now_us)
-        .execute(change.sql())
-        .await?;
+        let salt = read_salt(&mut change).await?;
+        insert_erasure(&mut change, &salt, entity, key, up_to_us, now_us).await?;
         // The key itself has no place where nothing is ever deleted.
         let event = TrailEvent::done("erase", format!("entity {entity}"), "rows of one key");
         change.record(event.with_digests(None, Some(key_hash(&salt, entity, key))), now_us).await?;
@@ -73,18 +101,191 @@ impl Registry {
         Ok(())
     }
 
-    /// All erasures, for readers and writers to apply.
+    /// Creates a job of erasure and records its erasures, all or nothing: from then on their rows are gone for readers and
+    /// writers. The keys themselves are kept only until the job is done.
+    ///
+    /// # Errors
+    /// A job of this id exists.
+    pub async fn begin_erasure(&self, job: &NewErasure<'_>, now_us: i64) -> Result<(), RegistryError> {
+        let mut change = self.change().await?;
+        insert_job(&mut change, job.id, job.kind, job.spec, now_us).await?;
+        // The keys themselves have no place where nothing is ever deleted.
+        let detail = format!("job {}, {} entities", job.id, job.entities.len());
+        change.record(TrailEvent::done("erase", format!("entity {}", job.entity), detail), now_us).await?;
+        let salt = read_salt(&mut change).await?;
+        for ErasedEntity { key, up_to_us } in job.entities {
+            insert_erasure(&mut change, &salt, job.entity, key, *up_to_us, now_us).await?;
+            sqlx::query(
+                "INSERT INTO erasure_entity (job_id, entity, key, up_to_us) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT (job_id, key) DO UPDATE SET up_to_us = excluded.up_to_us
+                     WHERE excluded.up_to_us > erasure_entity.up_to_us",
+            )
+            .bind(job.id)
+            .bind(job.entity)
+            .bind(key.encode())
+            .bind(*up_to_us)
+            .execute(change.sql())
+            .await?;
+        }
+        change.commit_and_announce().await?;
+        Ok(())
+    }
+
+    /// The entities of a job of erasure that is not done.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn erasures(&self) -> Result<Erasures, RegistryError> {
-        let mut snapshot = self.snapshot().await?;
-        let salt = sqlx::query_scalar("SELECT erasure_salt FROM registry_state").fetch_one(snapshot.sql()).await?;
-        let rows = sqlx::query("SELECT key_hash, up_to_us FROM erasure").fetch_all(snapshot.sql()).await?;
-        let mut up_to_us = HashMap::with_capacity(rows.len());
-        for row in rows {
-            up_to_us.insert(read_digest(row.try_get("key_hash")?)?, row.try_get("up_to_us")?);
-        }
-        Ok(Erasures { salt, up_to_us })
+    pub async fn erased_entities(&self, job: &str) -> Result<Vec<ErasedEntity>, RegistryError> {
+        let rows = sqlx::query("SELECT key, up_to_us FROM erasure_entity WHERE job_id = $1 ORDER BY key")
+            .bind(job)
+            .fetch_all(self.readers())
+            .await?;
+        let read = |row: &sqlx::any::AnyRow| {
+            let key: Vec<u8> = row.try_get("key")?;
+            let key = EntityKey::decode(&key).map_err(|error| RegistryError::damaged(error.to_string()))?;
+            Ok(ErasedEntity { key, up_to_us: row.try_get("up_to_us")? })
+        };
+        rows.iter().map(read).collect()
     }
+
+    /// Forgets the entities of a job of erasure: it has found them all.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn forget_erased_entities(&self, job: &str) -> Result<(), RegistryError> {
+        let mut change = self.change().await?;
+        sqlx::query("DELETE FROM erasure_entity WHERE job_id = $1").bind(job).execute(change.sql()).await?;
+        change.commit_quietly().await
+    }
+
+    /// Notes of training sets that an erasure takes away files that they were made of. The first such erasure stays noted.
+    ///
+    /// # Errors
+    /// No such training set.
+    pub async fn note_datasets_erased(
+        &self,
+        datasets: &BTreeSet<String>,
+        job: &str,
+        now_us: i64,
+    ) -> Result<(), RegistryError> {
+        let mut change = self.change().await?;
+        for dataset in datasets {
+            sqlx::query(
+                "INSERT INTO dataset_erasure (dataset_id, job_id, erased_at_us) VALUES ($1, $2, $3)
+                 ON CONFLICT (dataset_id) DO NOTHING",
+            )
+            .bind(dataset.as_str())
+            .bind(job)
+            .bind(now_us)
+            .execute(change.sql())
+            .await?;
+        }
+        change.commit_and_announce().await?;
+        Ok(())
+    }
+
+    /// The job of erasure that has taken away files of a training set, and when; `None`: none has.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn dataset_erased_by(&self, dataset: &str) -> Result<Option<(String, i64)>, RegistryError> {
+        let row = sqlx::query("SELECT job_id, erased_at_us FROM dataset_erasure WHERE dataset_id = $1")
+            .bind(dataset)
+            .fetch_optional(self.readers())
+            .await?;
+        row.map(|row| Ok((row.try_get("job_id")?, row.try_get("erased_at_us")?))).transpose()
+    }
+
+    /// All erasures, for readers and writers to apply, as of the last revision that this process has heard of. Read once for a
+    /// revision.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn erasures(&self) -> Result<Arc<Erasures>, RegistryError> {
+        let heard_of = *self.shared.announced.borrow();
+        let known = self.shared.erasures.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((revision, erasures)) = known
+            && revision >= heard_of
+        {
+            return Ok(erasures);
+        }
+        self.read_erasures().await
+    }
+
+    /// All erasures that were recorded before this call: for writers, which another process's erasure must not miss.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn erasures_now(&self) -> Result<Arc<Erasures>, RegistryError> {
+        self.shared.refresh().await?;
+        self.erasures().await
+    }
+
+    async fn read_erasures(&self) -> Result<Arc<Erasures>, RegistryError> {
+        let mut snapshot = self.snapshot().await?;
+        let revision = snapshot.revision;
+        let salt = read_salt(&mut snapshot).await?;
+        let rows = sqlx::query("SELECT entity, key_hash, up_to_us FROM erasure").fetch_all(snapshot.sql()).await?;
+        let mut entities: HashMap<String, EntityErasures> = HashMap::new();
+        for row in rows {
+            let entity: String = row.try_get("entity")?;
+            let up_to_us = row.try_get("up_to_us")?;
+            let of_entity = entities.entry(entity.clone()).or_insert_with(|| EntityErasures {
+                entity,
+                salt: salt.clone(),
+                up_to_us: HashMap::new(),
+                latest_us: i64::MIN,
+            });
+            of_entity.up_to_us.insert(read_digest(row.try_get("key_hash")?)?, up_to_us);
+            of_entity.latest_us = of_entity.latest_us.max(up_to_us);
+        }
+        let entities = entities.into_iter().map(|(entity, erasures)| (entity, Arc::new(erasures))).collect();
+        let erasures = Arc::new(Erasures { entities });
+        let mut known = self.shared.erasures.write().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().is_none_or(|(known, _)| *known <= revision) {
+            *known = Some((revision, Arc::clone(&erasures)));
+        }
+        Ok(erasures)
+    }
+}
+
+/// What [`Registry::begin_erasure`] begins.
+#[derive(Debug, Clone, Copy)]
+pub struct NewErasure<'a> {
+    /// The job's id.
+    pub id: &'a str,
+    /// Its kind.
+    pub kind: &'a str,
+    /// What is kept of what it was asked to do.
+    pub spec: &'a Json,
+    /// The entity type.
+    pub entity: &'a str,
+    /// Which entities of it, and up to when.
+    pub entities: &'a [ErasedEntity],
+}
+
+async fn read_salt(session: &mut Session) -> Result<Vec<u8>, RegistryError> {
+    Ok(sqlx::query_scalar("SELECT erasure_salt FROM registry_state").fetch_one(session.sql()).await?)
+}
+
+async fn insert_erasure(
+    session: &mut Session,
+    salt: &[u8],
+    entity: &str,
+    key: &EntityKey,
+    up_to_us: i64,
+    now_us: i64,
+) -> Result<(), RegistryError> {
+    sqlx::query(
+        "INSERT INTO erasure (entity, key_hash, up_to_us, created_at_us) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (entity, key_hash) DO UPDATE SET up_to_us = excluded.up_to_us
+             WHERE excluded.up_to_us > erasure.up_to_us",
+    )
+    .bind(entity)
+    .bind(key_hash(salt, entity, key).as_bytes().as_slice())
+    .bind(up_to_us)
+    .bind(now_us)
+    .execute(session.sql())
+    .await?;
+    Ok(())
 }

@@ -95,20 +95,7 @@ impl Registry {
     /// A job of this id exists.
     pub async fn create_job(&self, id: &str, kind: &str, spec: &Json, now_us: i64) -> Result<(), RegistryError> {
         let mut change = self.change().await?;
-        let created = sqlx::query(
-            "INSERT INTO job (job_id, kind, state, spec, created_at_us, changed_at_us) VALUES ($1, $2, 'open', $3, $4, $5)
-             ON CONFLICT (job_id) DO NOTHING",
-        )
-        .bind(id)
-        .bind(kind)
-        .bind(spec.to_string())
-        .bind(now_us)
-        .bind(now_us)
-        .execute(change.sql())
-        .await?;
-        if created.rows_affected() == 0 {
-            return Err(RegistryError::Conflict(format!("job `{id}` exists already")));
-        }
+        insert_job(&mut change, id, kind, spec, now_us).await?;
         let spec = Digest::of(spec.to_string().as_bytes());
         let event = TrailEvent::done("start job", format!("job {id}"), kind);
         change.record(event.with_digests(None, Some(spec)), now_us).await?;
@@ -420,4 +407,28 @@ fn read_job(row: &AnyRow) -> Result<JobRecord, RegistryError> {
         created_at_us: row.try_get("created_at_us")?,
         changed_at_us: row.try_get("changed_at_us")?,
     })
+}
+
+pub(super) async fn insert_job(
+    session: &mut Session,
+    id: &str,
+    kind: &str,
+    spec: &Json,
+    now_us: i64,
+) -> Result<(), RegistryError> {
+    let created = sqlx::query(
+        "INSERT INTO job (job_id, kind, state, spec, created_at_us, changed_at_us) VALUES ($1, $2, 'open', $3, $4, $5)
+         ON CONFLICT (job_id) DO NOTHING",
+    )
+    .bind(id)
+    .bind(kind)
+    .bind(spec.to_string())
+    .bind(now_us)
+    .bind(now_us)
+    .execute(session.sql())
+    .await?;
+    match created.rows_affected() {
+        0 => Err(RegistryError::Conflict(format!("job `{id}` exists already"))),
+        _ => Ok(()),
+    }
 }

@@ -18,7 +18,7 @@ mod workers;
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use eadem_values::{Description, Digest};
 use sqlx::{Any, AnyConnection, AnyPool, Row, Transaction};
@@ -33,7 +33,7 @@ use crate::model::{About, ViewVersion};
 pub use database::{PostgresAddress, RegistryAddress};
 pub use datasets::{DatasetColumn, DatasetRecord};
 pub use epochs::{Epoch, EpochState};
-pub use erasures::Erasures;
+pub use erasures::{EntityErasures, ErasedEntity, Erasures, NewErasure};
 pub use jobs::{ChunkWork, JobChunk, JobRecord, JobState};
 pub use projects::{DEFAULT_PROJECT, ProjectRecord, Quota};
 pub use search::{SEARCH_KINDS, SEARCH_LIMIT_MAX, Search, SearchHit, SearchResult};
@@ -82,6 +82,8 @@ struct Shared {
     database: Database,
     announced: watch::Sender<u64>,
     cache: Mutex<Cache>,
+    /// The erasures, and the revision as of which.
+    erasures: RwLock<Option<(u64, Arc<Erasures>)>>,
 }
 
 /// Objects as they stand at one revision.
@@ -222,7 +224,8 @@ impl Registry {
     pub async fn connect(address: &RegistryAddress) -> Result<Self, RegistryError> {
         let (announced, _) = watch::channel(0);
         let database = Database::open(address).await?;
-        let shared = Arc::new(Shared { database, announced, cache: Mutex::new(Cache::default()) });
+        let shared =
+            Arc::new(Shared { database, announced, cache: Mutex::new(Cache::default()), erasures: RwLock::default() });
         if let Dialect::Postgres(address) = &shared.database.dialect {
             database::follow(address.clone(), Arc::downgrade(&shared));
         }
