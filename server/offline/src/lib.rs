@@ -10,6 +10,7 @@ mod cache;
 mod commit;
 mod compact;
 mod dataset;
+mod effect;
 mod entity_read;
 mod error;
 mod expression;
@@ -50,6 +51,10 @@ pub use dataset::{
     SpineReport, Split, SplitBy, SplitRule, SplitShare, StatisticsBuilder, StoredView, TimeRange, TopValue,
     ViewOfService, create_dataset, diff_datasets, file_digest_of, open_rows, rebuild_dataset,
 };
+pub use effect::{
+    ChangedRow, Effect, EffectOptions, EffectOutcome, EffectProgress, EffectReport, FeatureChange, FeatureEffect,
+    OutcomeCount, compare_versions,
+};
 pub use entity_read::EntityRead;
 pub use error::OfflineError;
 pub use expression::EXPRESSION_FUNCTIONS;
@@ -78,5 +83,5 @@ pub use spine::{
 };
 pub use state::StoredVersion;
 pub use stop::StopThreshold;
-pub use table::{DataFile, ReadVersion, ViewTable};
+pub use table::{DataFile, ReadVersion, TableContents, ViewTable};
 pub use vacuum::{FilesInUse, InUse, PlaceReport, VacuumOptions, VacuumProgress, VacuumReport};

@@ -18,6 +18,7 @@ mod shared_registry;
 mod sources;
 mod travel;
 mod upkeep;
+mod versions;
 
 /// Whether the full counts are wanted.
 fn is_soak() -> bool {
