@@ -1,4 +1,4 @@
-//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6, F7, H1 to H9, R1 to R3, R7 and S1 to S10, all of them or those named,
+//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6, F7, H1 to H9, R1 to R4, R7 and S1 to S10, all of them or those named,
 //! and replaces their figures in `target/bench/results.json`.
 //!
 //! Verbs besides are processes that are measured or prepare for it: `accept`, `backfill` and `baseline` of F6, `fill` and
@@ -9,6 +9,7 @@ mod bare;
 mod baseline;
 mod database;
 mod demo;
+mod effect;
 mod feast;
 mod identity;
 mod join;
@@ -53,6 +54,7 @@ const BARS: &[Bar] = &[
     ("R1", registry::r1),
     ("R2", soak::r2),
     ("R3", uploads::r3),
+    ("R4", effect::r4),
     ("R7", soak::r7),
     ("S1", serving::s1),
     ("S2", serving::s2),

@@ -6,6 +6,7 @@
 
 mod access;
 mod clock;
+mod effect;
 mod jobs;
 mod limits;
 mod metrics;
@@ -20,6 +21,7 @@ mod uploads;
 
 pub use access::{Credential, Credentials, NewSecret, OwnerOfDirectory, Peer, ProjectFiles, Refusals, new_secret};
 pub use clock::{Clock, FixedClock, SystemClock};
+pub use effect::{EFFECT_ROWS_MAX, EffectOptions, EffectProgress, Effects, Policy, ViewEffect};
 pub use jobs::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs};
 pub use limits::Limits;
 pub use metrics::{Metrics, StoredTable};

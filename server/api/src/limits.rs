@@ -36,6 +36,8 @@ pub struct Limits {
     pub request_ms_max: u64,
     /// Milliseconds by which the clock of the online store may differ from ours; over it `/readyz` answers 503.
     pub clock_skew_ms_max: u64,
+    /// Milliseconds that comparing the versions of one view may take; the report tells of what was compared by then.
+    pub effect_ms_max: u64,
     /// Requests served at once; over it: 503 with Retry-After.
     pub requests_in_flight_max: usize,
 }
@@ -58,6 +60,7 @@ impl Default for Limits {
             history_ms_max: 30_000,
             request_ms_max: 30_000,
             clock_skew_ms_max: 1_000,
+            effect_ms_max: 60_000,
             requests_in_flight_max: 1_024,
         }
     }

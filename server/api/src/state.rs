@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use eadem_online::CacheUsage;
-use eadem_registry::model::ResolvedService;
-use eadem_registry::{Actor, Registry, SourceInspector};
+use eadem_registry::model::{ResolvedService, ViewVersion};
+use eadem_registry::{Actor, ObjectKind, Registry, RegistryError, SourceInspector};
 use serde_json::Value as Json;
 use tokio::sync::Semaphore;
 
 use crate::access::{Credentials, ProjectFiles, Refusals};
 use crate::clock::{Clock, as_us};
+use crate::effect::{Effects, Policy};
 use crate::jobs::Jobs;
 use crate::limits::Limits;
 use crate::metrics::{Metrics, StoredTable};
@@ -47,6 +48,12 @@ pub trait StoreStatus: Send + Sync {
     /// A store that cannot be read.
     async fn tables(&self) -> Result<Vec<StoredTable>, Problem>;
 
+    /// The offline and online tables of a view version: `{"offline": …, "online": […]}`.
+    ///
+    /// # Errors
+    /// A store that cannot be read.
+    async fn view_tables(&self, view: &ViewVersion) -> Result<Json, Problem>;
+
     /// What does not work at the moment; empty when ready.
     async fn not_ready(&self) -> Vec<String>;
 
@@ -68,6 +75,10 @@ pub struct ApiState {
     pub inspector: Arc<dyn SourceInspector>,
     /// Long work.
     pub jobs: Arc<dyn Jobs>,
+    /// What plans would do to values.
+    pub effects: Arc<dyn Effects>,
+    /// What plans may do without being asked about it.
+    pub policy: Policy,
     /// Refused rows.
     pub quarantine: Arc<dyn Quarantine>,
     /// The stores' own view of themselves.
@@ -204,7 +215,19 @@ async fn resolve(registry: &Registry, wanted: &Wanted) -> Result<ResolvedService
             registry.resolve_features(&names, Some(&entity)).await
         }
     };
-    resolved.map_err(|error| crate::routes::registry_problem(&error))
+    let service = resolved.map_err(|error| crate::routes::registry_problem(&error))?;
+    check_served(&service).map_err(|error| crate::routes::registry_problem(&error))?;
+    Ok(service)
+}
+
+/// A service that is retired is known, and not served.
+fn check_served(service: &ResolvedService) -> Result<(), RegistryError> {
+    let (Some(name), Some(mark)) = (&service.name, &service.mark) else { return Ok(()) };
+    if !mark.is_retired() {
+        return Ok(());
+    }
+    let name = format!("{name}@{}", service.version.unwrap_or_default());
+    Err(RegistryError::retired(ObjectKind::Service, name, mark))
 }
 
 /// Every stored feature of an entity type, by bare name where only one of its views has it. Without a name, the only
@@ -232,7 +255,7 @@ async fn features_of_entity(registry: &Registry, entity: Option<&str>) -> Result
     let of_entity = views
         .iter()
         .map(|view| &view.newest)
-        .filter(|view| view.stored.as_ref().is_some_and(|stored| stored.entity.name == entity));
+        .filter(|view| !view.is_retired() && view.stored.as_ref().is_some_and(|stored| stored.entity.name == entity));
     let mut features: Vec<(String, String)> = Vec::new();
     for view in of_entity {
         features.extend(view.description.outputs.iter().map(|output| (view.id.name.clone(), output.name.clone())));
@@ -241,7 +264,8 @@ async fn features_of_entity(registry: &Registry, entity: Option<&str>) -> Result
         let detail = format!("no view describes the entity `{entity}`");
         return Err(Problem::not_found("unknown_feature", detail));
     }
-    let all = views.iter().flat_map(|view| &view.newest.description.outputs);
+    let served = views.iter().filter(|view| !view.newest.is_retired());
+    let all = served.flat_map(|view| &view.newest.description.outputs);
     let mut views_with: HashMap<&str, usize> = HashMap::new();
     for output in all {
         *views_with.entry(output.name.as_str()).or_default() += 1;

@@ -126,6 +126,7 @@ impl Client {
         method: Method,
         path: &str,
         content_type: Option<&'static str>,
+        accept: Option<&'static str>,
         body: Bytes,
     ) -> anyhow::Result<(StatusCode, impl Stream<Item = anyhow::Result<Bytes>> + use<>)> {
         let cache_control = self.fresh.then_some("no-cache");
@@ -141,6 +142,9 @@ impl Client {
                 if let Some(content_type) = content_type {
                     request = request.header(header::CONTENT_TYPE, content_type);
                 }
+                if let Some(accept) = accept {
+                    request = request.header(header::ACCEPT, accept);
+                }
                 let response =
                     request.body(body).send().await.with_context(|| format!("the server at {base} does not answer"))?;
                 let status = response.status();
@@ -154,6 +158,9 @@ impl Client {
                 }
                 if let Some(content_type) = content_type {
                     request = request.header(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+                }
+                if let Some(accept) = accept {
+                    request = request.header(header::ACCEPT, HeaderValue::from_static(accept));
                 }
                 let response = router.clone().oneshot(request.body(Body::from(body))?).await?;
                 let status = response.status();
@@ -169,7 +176,7 @@ impl Client {
         content_type: Option<&'static str>,
         body: Bytes,
     ) -> anyhow::Result<T> {
-        let (status, mut parts) = self.send(method, path, content_type, body).await?;
+        let (status, mut parts) = self.send(method, path, content_type, None, body).await?;
         let mut reply = Vec::new();
         while let Some(part) = parts.next().await {
             reply.extend_from_slice(&part?);
@@ -202,7 +209,26 @@ impl Client {
 
     /// The data of server-sent events, one by one.
     pub(crate) async fn events(&self, path: &str) -> anyhow::Result<impl Stream<Item = anyhow::Result<Json>> + use<>> {
-        let (status, parts) = self.send(Method::GET, path, None, Bytes::new()).await?;
+        self.listen(Method::GET, path, None, Bytes::new()).await
+    }
+
+    /// POST JSON; the data of the server-sent events that answer it.
+    pub(crate) async fn post_events(
+        &self,
+        path: &str,
+        body: &Json,
+    ) -> anyhow::Result<impl Stream<Item = anyhow::Result<Json>> + use<>> {
+        self.listen(Method::POST, path, Some("application/json"), serde_json::to_vec(body)?.into()).await
+    }
+
+    async fn listen(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: Option<&'static str>,
+        body: Bytes,
+    ) -> anyhow::Result<impl Stream<Item = anyhow::Result<Json>> + use<>> {
+        let (status, parts) = self.send(method, path, content_type, Some("text/event-stream"), body).await?;
         if !status.is_success() {
             let reply: Vec<anyhow::Result<Bytes>> = parts.collect().await;
             let reply: Vec<u8> = reply.into_iter().flatten().flatten().collect();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use eadem_api::Limits;
+use eadem_api::{EFFECT_ROWS_MAX, Limits, Policy};
 use eadem_engine::EngineConfig;
 use eadem_offline::{Location, StoreLimits};
 use eadem_online::scylla::{PASSWORD_VARIABLE, ScyllaConfig, USER_VARIABLE};
@@ -18,7 +18,7 @@ use serde_json::{Map, Value as Json};
 use toml::de::DeTable;
 
 /// The tables of `eadem.toml` that are configuration and not definitions.
-pub(crate) const CONFIGURATION_TABLES: &[&str] = &["server", "store", "jobs", "limits", "engine"];
+pub(crate) const CONFIGURATION_TABLES: &[&str] = &["server", "store", "jobs", "limits", "policy", "engine"];
 
 /// Variables of the environment that are no settings: those that the binary, its builder or the tests read elsewhere.
 const OTHER_VARIABLES: &[&str] = &[
@@ -48,6 +48,7 @@ pub(crate) struct Config {
     pub(crate) store: StoreConfig,
     pub(crate) jobs: JobsConfig,
     pub(crate) limits: Limits,
+    pub(crate) policy: Policy,
     pub(crate) engine: EngineConfig,
 }
 
@@ -329,10 +330,19 @@ fn layer(
         }
     }
     let config: Config = serde_json::from_value(nest(&values)).context("configuration")?;
-    let share = config.server.request_log_share;
-    if !(0.0..=1.0).contains(&share) {
-        let origin = &values["server.request_log_share"].1;
-        bail!("{origin}: setting `server.request_log_share` is {share}; a share lies between 0 and 1");
+    for (key, share) in [
+        ("server.request_log_share", config.server.request_log_share),
+        ("policy.effect_rows_changed_share_max", config.policy.effect_rows_changed_share_max),
+    ] {
+        if !(0.0..=1.0).contains(&share) {
+            let origin = &values[key].1;
+            bail!("{origin}: setting `{key}` is {share}; a share lies between 0 and 1");
+        }
+    }
+    let effect_rows = config.policy.effect_rows;
+    if !(1..=EFFECT_ROWS_MAX).contains(&effect_rows) {
+        let origin = &values["policy.effect_rows"].1;
+        bail!("{origin}: setting `policy.effect_rows` is {effect_rows}; it lies between 1 and {EFFECT_ROWS_MAX}");
     }
     if let Some(offline) = &config.store.offline {
         let origin = &values["store.offline"].1;

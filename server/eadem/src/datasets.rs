@@ -14,7 +14,7 @@ use eadem_offline::{
     ViewOfService, create_dataset, keep_entities_spine, rebuild_dataset, tables_of_query,
 };
 use eadem_registry::model::{BoundTo, ResolvedService, ViewRef, ViewVersion, required_key_name};
-use eadem_registry::{DatasetColumn, DatasetRecord, RegistryError};
+use eadem_registry::{DatasetColumn, DatasetRecord, ObjectKind, RegistryError};
 use eadem_semantics::{AsStored, InvalidAsStored, KnownAtCut};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
@@ -26,6 +26,7 @@ pub(crate) use crate::dataset_request::DatasetRequest;
 use crate::dataset_request::{CreateRequest, DiffRequest, PinnedInputs, RebuildRequest, SpineSource};
 use crate::erasure;
 use crate::home::Stores;
+use crate::jobs::retired_problem;
 use crate::workers::Handle;
 
 /// Threads that read each view's history.
@@ -85,6 +86,9 @@ pub(crate) async fn check_and_pin(stores: &Stores, request: &DatasetRequest) -> 
                 return Err(malformed("`pinned` is for the server to say; leave it out".to_owned()));
             }
             let service = stores.registry.resolve_service(&request.service).await.map_err(registry_failed)?;
+            if let Some(mark) = service.mark.as_ref().filter(|mark| mark.is_retired()) {
+                return Err(retired_problem(ObjectKind::Service, &request.service, mark));
+            }
             let spec = dataset_spec(stores, &service, cut, request).await;
             let spec = spec.map_err(|error| Problem::internal("the service could not be prepared", error))?;
             spec.check_columns().map_err(|error| malformed(error.to_string()))?;

@@ -32,6 +32,7 @@ use uuid::Uuid;
 use crate::access::{TokenBook, Upkeep};
 use crate::adapters::{EngineTransforms, Inspector, OfflineHistory};
 use crate::config::{CONFIGURATION_TABLES, Config, TlsMode};
+use crate::effects::HistoryEffects;
 use crate::erasure::RegistryErasures;
 use crate::jobs::JobRunner;
 use crate::output::{Printer, since_text};
@@ -379,6 +380,7 @@ fn api_state(
     let status = Arc::new(Status { stores: stores.clone(), clock_skew_max, tables_last, last_tables });
     let metrics = Arc::new(Metrics::new().context("metrics")?);
     let quarantine = Arc::new(RefusedRows::new(stores.clone()));
+    let effects = Arc::new(HistoryEffects::new(stores.clone()));
     Ok(ApiState {
         registry: stores.registry,
         uploads: Uploads::new(stores.engine, &config.limits, Arc::clone(&metrics)),
@@ -387,6 +389,8 @@ fn api_state(
         history,
         inspector: Arc::new(Inspector::new(stores.project.clone())),
         jobs: Arc::new(jobs),
+        effects,
+        policy: config.policy.clone(),
         quarantine,
         status,
         project: DEFAULT_PROJECT.to_owned(),
@@ -540,6 +544,34 @@ impl StoreStatus for Status {
             }));
         }
         Ok(json!({ "store": self.online_store()?.kind(), "views": views }))
+    }
+
+    async fn view_tables(&self, view: &ViewVersion) -> Result<Json, Problem> {
+        if view.is_on_demand() {
+            return Ok(json!({ "offline": null, "online": [] }));
+        }
+        let unreadable = |error: anyhow::Error| Problem::internal("the offline table could not be read", error);
+        let spec = self.stores.view_spec(view).await.map_err(unreadable)?;
+        let table = self.stores.offline.table(&spec).map_err(|error| unreadable(error.into()))?;
+        let offline = table.contents().await.map_err(|error| unreadable(error.into()))?;
+        let registry_failed = |error| Problem::internal("the registry could not be read", error);
+        let mut online = Vec::new();
+        for epoch in self.stores.registry.epochs(Some(&view.id)).await.map_err(registry_failed)? {
+            let table = TableId { view: view.digest, epoch: u64::from(epoch.epoch) };
+            // It may have been dropped meanwhile, or another process may hold the store.
+            let status = match &self.stores.online {
+                Some(store) => store.status(table).await.ok(),
+                None => None,
+            };
+            online.push(json!({
+                "epoch": epoch.epoch,
+                "state": epoch.state,
+                "rows": status.as_ref().map(|status| status.rows),
+                "bytes": status.as_ref().map(|status| status.bytes),
+                "offline_commit": status.as_ref().and_then(|status| status.coverage.offline_commit),
+            }));
+        }
+        Ok(json!({ "offline": offline, "online": online }))
     }
 
     async fn tables(&self) -> Result<Vec<StoredTable>, Problem> {

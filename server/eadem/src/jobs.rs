@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
+use axum::http::StatusCode;
 use eadem_api::serving::lifetime;
 use eadem_api::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs, Problem};
 use eadem_offline::{Backfill, BackfillOptions, BackfillReport, Progress, StopThreshold, plan_backfill, run_backfill};
 use eadem_online::{Coverage, Retention, TableId};
 use eadem_registry::definitions::split_version;
 use eadem_registry::model::{self as registry_model, Placement, StoredView, ViewVersion};
-use eadem_registry::{Actor, JobRecord};
+use eadem_registry::{Actor, JobRecord, Mark, ObjectKind, RegistryError};
 use eadem_values::{format_timestamp, parse_timestamp};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -368,8 +369,8 @@ impl Shared {
     async fn stored_views(&self, names: &[String]) -> anyhow::Result<Vec<Arc<ViewVersion>>> {
         if names.is_empty() {
             let views = self.stores.registry.views().await?;
-            let stored: Vec<_> =
-                views.into_iter().map(|view| view.newest).filter(|view| !view.is_on_demand()).collect();
+            let newest = views.into_iter().map(|view| view.newest);
+            let stored: Vec<_> = newest.filter(|view| !view.is_on_demand() && !view.is_retired()).collect();
             if stored.is_empty() {
                 bail!("there is no stored view; apply definitions first");
             }
@@ -838,6 +839,11 @@ fn registry_failed(error: eadem_registry::RegistryError) -> Problem {
     }
 }
 
+/// 410 for what is retired.
+pub(crate) fn retired_problem(kind: ObjectKind, name: &str, mark: &Mark) -> Problem {
+    Problem::new(StatusCode::GONE, "retired", RegistryError::retired(kind, name, mark).to_string())
+}
+
 #[async_trait]
 impl Jobs for JobRunner {
     async fn start(&self, kind: JobKind, spec: Json, by: &Actor) -> Result<Job, Problem> {
@@ -1138,6 +1144,10 @@ impl JobRunner {
     /// The views as `name@version`.
     async fn pinned_views(&self, names: &[String]) -> Result<Vec<String>, Problem> {
         let views = self.shared.stored_views(names).await;
+        let marked = views.iter().flatten().filter_map(|view| Some((view, view.mark.as_ref()?)));
+        if let Some((view, mark)) = marked.into_iter().find(|(_, mark)| mark.is_retired()) {
+            return Err(retired_problem(ObjectKind::View, &view.id.to_string(), mark));
+        }
         let named = |views: Vec<Arc<ViewVersion>>| {
             let mut names: Vec<String> = Vec::with_capacity(views.len());
             for name in views.iter().map(|view| view.id.to_string()) {

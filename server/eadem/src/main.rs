@@ -11,6 +11,7 @@ mod config;
 mod dataset_diff;
 mod dataset_request;
 mod datasets;
+mod effects;
 mod erasure;
 mod home;
 mod jobs;

@@ -88,6 +88,9 @@ pub enum OfflineError {
         /// The refused rows by reason.
         counts: RefusalCounts,
     },
+    /// Two versions of a view that no rows can be run through, side by side.
+    #[error("{0}")]
+    NotComparable(String),
     /// A quarantine table that cannot be read as asked, or a replay that cannot go on.
     #[error("{0}")]
     Quarantine(String),

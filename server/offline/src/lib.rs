@@ -10,6 +10,7 @@ mod cache;
 mod commit;
 mod compact;
 mod dataset;
+mod effect;
 mod entity_read;
 mod erasure;
 mod error;
@@ -51,6 +52,10 @@ pub use dataset::{
     SpineReport, Split, SplitBy, SplitRule, SplitShare, StatisticsBuilder, StoredView, TimeRange, TopValue,
     ViewOfService, create_dataset, diff_datasets, file_digest_of, open_rows, rebuild_dataset,
 };
+pub use effect::{
+    ChangedRow, Effect, EffectOptions, EffectOutcome, EffectProgress, EffectReport, FeatureChange, FeatureEffect,
+    OutcomeCount, compare_versions,
+};
 pub use entity_read::EntityRead;
 pub use erasure::{DoomedFiles, ErasedEntities, Erasure, ErasureLedger, ErasureReport, doomed_files, erase_rows};
 pub use error::OfflineError;
@@ -80,5 +85,5 @@ pub use spine::{
 };
 pub use state::StoredVersion;
 pub use stop::StopThreshold;
-pub use table::{DataFile, ReadVersion, ViewTable};
+pub use table::{DataFile, ReadVersion, TableContents, ViewTable};
 pub use vacuum::{FilesInUse, InUse, PlaceReport, VacuumOptions, VacuumProgress, VacuumReport};

@@ -55,6 +55,19 @@ impl ReadVersion {
     }
 }
 
+/// How much a table holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TableContents {
+    /// The version: the commit axis of time.
+    pub commit: u64,
+    /// Its data files.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Their rows; `None` if some writer did not say.
+    pub rows: Option<u64>,
+}
+
 /// The Delta table of one view version.
 #[derive(Debug, Clone)]
 pub struct ViewTable {
@@ -190,6 +203,21 @@ impl ViewTable {
     /// A log that cannot be read.
     pub async fn version(&self) -> Result<Option<u64>, OfflineError> {
         Ok(self.load_with_rows().await?.and_then(|table| table.version()))
+    }
+
+    /// What the table holds now; `None` if nothing was ever loaded.
+    ///
+    /// # Errors
+    /// A log that cannot be read.
+    pub async fn contents(&self) -> Result<Option<TableContents>, OfflineError> {
+        let Some(table) = self.load_with_rows().await? else { return Ok(None) };
+        let files = live_files(&table, &self.location)?;
+        Ok(Some(TableContents {
+            commit: table.version().unwrap_or_default(),
+            files: files.len(),
+            bytes: files.iter().map(|file| file.file.bytes).sum(),
+            rows: files.iter().map(|file| file.rows).sum(),
+        }))
     }
 
     /// The files whose rows are in the table, by path.

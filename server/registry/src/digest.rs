@@ -423,6 +423,7 @@ mod tests {
             bounds: BTreeMap::new(),
             about: About { doc: "never read".into(), ..About::default() },
             created_at_us: 99,
+            mark: None,
         }
     }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::definitions::DefinitionErrors;
+use crate::store::Mark;
 
 /// What kind of object a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -104,6 +105,24 @@ pub enum RegistryError {
         /// What happened since.
         changes: Vec<AppliedChange>,
     },
+    /// Something that is retired. Over HTTP: 410.
+    #[error("{kind} {name} is {text}; `eadem retire {kind} {name} --undo` brings it back")]
+    Retired {
+        /// What it is.
+        kind: ObjectKind,
+        /// Its name, with its version.
+        name: String,
+        /// The mark's text.
+        text: String,
+    },
+    /// Something cannot be retired while others depend on it. Over HTTP: 409.
+    #[error("{what} cannot be retired: {} {} on it", .dependants.join(", "), if .dependants.len() == 1 { "depends" } else { "depend" })]
+    InUse {
+        /// What was to be retired.
+        what: String,
+        /// What depends on it, one by one.
+        dependants: Vec<String>,
+    },
     /// A state that the operation does not start from. Over HTTP: 409.
     #[error("{0}")]
     Conflict(String),
@@ -141,6 +160,11 @@ impl RegistryError {
     /// Something unknown, and what is near it.
     pub(crate) fn not_found(kind: ObjectKind, name: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::NotFound { kind, name: name.into(), hint: hint.into() }
+    }
+
+    /// Something that cannot be used any more.
+    pub fn retired(kind: ObjectKind, name: impl Into<String>, mark: &Mark) -> Self {
+        Self::Retired { kind, name: name.into(), text: mark.text() }
     }
 
     pub(crate) fn damaged(what: impl Into<String>) -> Self {

@@ -7,6 +7,7 @@
 
 mod access;
 pub mod definitions;
+mod describe;
 mod digest;
 mod error;
 mod lineage;
@@ -16,13 +17,18 @@ mod resolve;
 mod store;
 
 pub use access::{Actor, Role};
+pub use describe::{Described, DescribedVersion, HistoryEntry};
 pub use error::{AppliedChange, ObjectKind, RegistryError};
-pub use lineage::{Lineage, LineageDirection, LineageEdge, LineageKind, LineageNode};
-pub use plan::{Applied, InspectError, Plan, PlanReport, SourceInspector};
+pub use lineage::{LINEAGE_NODES_MAX, Lineage, LineageDirection, LineageEdge, LineageKind, LineageNode};
+pub use plan::{
+    Applied, ChangeClass, InspectError, Plan, PlanReport, PlannedAction, PlannedChange, SchemaChange, SchemaChangeKind,
+    SourceInspector, VersionPair,
+};
 pub use store::{
     Acceptance, ChunkWork, DEFAULT_PROJECT, DatasetColumn, DatasetRecord, EntityErasures, Epoch, EpochState,
-    ErasedEntity, Erasures, JobActivity, JobChunk, JobRecord, JobState, JobWorker, NewErasure, NewToken, NewWorker,
-    PartClaim, PostgresAddress, ProjectRecord, Quota, RecordedWork, Registry, RegistryAddress, SEARCH_KINDS,
-    SEARCH_LIMIT_MAX, Search, SearchHit, SearchResult, ServiceSummary, TokenRecord, TrailEntry, TrailEvent, TrailFault,
-    TrailFilter, TrailHead, TrailOutcome, TrailVerdict, TransformRecord, ViewSummary, WorkerReport,
+    ErasedEntity, Erasures, JobActivity, JobChunk, JobRecord, JobState, JobWorker, LifecycleChange, LifecycleState,
+    Mark, Marked, NewErasure, NewToken, NewWorker, PartClaim, PostgresAddress, ProjectRecord, Quota, RecordedWork,
+    Registry, RegistryAddress, SEARCH_KINDS, SEARCH_LIMIT_MAX, Search, SearchHit, SearchResult, ServiceSummary,
+    TokenRecord, TrailEntry, TrailEvent, TrailFault, TrailFilter, TrailHead, TrailOutcome, TrailVerdict,
+    TransformRecord, ViewSummary, WorkerReport,
 };

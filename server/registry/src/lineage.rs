@@ -80,7 +80,13 @@ pub struct Lineage {
     pub nodes: Vec<LineageNode>,
     /// All edges, sorted.
     pub edges: Vec<LineageEdge>,
+    /// Whether there are more nodes than were asked for: these are the nearest.
+    #[serde(default)]
+    pub is_cut: bool,
 }
+
+/// Nodes of a lineage, at most.
+pub const LINEAGE_NODES_MAX: usize = 10_000;
 
 impl LineageKind {
     /// As it stands in JSON, for people with a space.
@@ -116,6 +122,9 @@ impl Lineage {
                 let _infallible = writeln!(text, "{} {}", node.kind.as_str(), node.name);
             }
         }
+        if self.is_cut {
+            let _infallible = writeln!(text, "! {}", self.cut_notice());
+        }
         text
     }
 
@@ -138,8 +147,19 @@ impl Lineage {
             };
             let _infallible = writeln!(text, "  n{from} -> n{to}{label};");
         }
+        if self.is_cut {
+            let _infallible = writeln!(text, "  label={};", dot_text(&self.cut_notice()));
+        }
         text.push_str("}\n");
         text
+    }
+
+    /// What to say of a lineage that is not whole.
+    fn cut_notice(&self) -> String {
+        format!(
+            "only the {} nearest nodes are shown, and there are more: ask for one feature or column, or for one direction",
+            self.nodes.len()
+        )
     }
 }
 
@@ -161,22 +181,52 @@ impl Registry {
         name: &str,
         direction: LineageDirection,
     ) -> Result<Lineage, RegistryError> {
+        self.lineage_within(kind, name, direction, LINEAGE_NODES_MAX).await
+    }
+
+    /// The same, of the nearest nodes: at most `nodes_max`, and at most [`LINEAGE_NODES_MAX`].
+    ///
+    /// # Errors
+    /// As [`Registry::lineage`].
+    pub async fn lineage_within(
+        &self,
+        kind: ObjectKind,
+        name: &str,
+        direction: LineageDirection,
+        nodes_max: usize,
+    ) -> Result<Lineage, RegistryError> {
+        let nodes_max = nodes_max.clamp(1, LINEAGE_NODES_MAX);
         let mut snapshot = self.snapshot().await?;
-        let roots = find_roots(&mut snapshot, kind, name).await?;
-        let mut found = Found { nodes: roots.iter().cloned().collect(), edges: BTreeSet::new() };
+        let mut roots = find_roots(&mut snapshot, kind, name).await?;
+        let is_cut = roots.len() > nodes_max;
+        roots.truncate(nodes_max);
+        let mut found = Found { nodes: roots.iter().cloned().collect(), edges: BTreeSet::new(), nodes_max, is_cut };
         if direction != LineageDirection::Downstream {
             walk(&mut snapshot, &roots, true, &mut found).await?;
         }
         if direction != LineageDirection::Upstream {
             walk(&mut snapshot, &roots, false, &mut found).await?;
         }
-        Ok(Lineage { roots, nodes: found.nodes.into_iter().collect(), edges: found.edges.into_iter().collect() })
+        let Found { nodes, edges, is_cut, .. } = found;
+        Ok(Lineage { roots, nodes: nodes.into_iter().collect(), edges: edges.into_iter().collect(), is_cut })
     }
 }
 
 struct Found {
     nodes: BTreeSet<LineageNode>,
     edges: BTreeSet<LineageEdge>,
+    nodes_max: usize,
+    /// Whether a node was left out.
+    is_cut: bool,
+}
+
+impl Found {
+    /// Whether there is room for the node, or it is there.
+    fn has_room_for(&mut self, node: &LineageNode) -> bool {
+        let has_room = self.nodes.len() < self.nodes_max || self.nodes.contains(node);
+        self.is_cut |= !has_room;
+        has_room
+    }
 }
 
 async fn walk(
@@ -191,6 +241,9 @@ async fn walk(
         let edges = if upstream { edges_into(snapshot, &node).await? } else { edges_out_of(snapshot, &node).await? };
         for edge in edges {
             let next = if upstream { edge.from.clone() } else { edge.to.clone() };
+            if !found.has_room_for(&next) {
+                continue;
+            }
             found.nodes.insert(next.clone());
             found.edges.insert(edge);
             if seen.insert(next.clone()) {
@@ -378,18 +431,52 @@ async fn edges_out_of_column(
 
 /// The edges out of a request field or feature, into the inputs that are bound to it.
 async fn edges_into_inputs(snapshot: &mut Snapshot, origin: &LineageNode) -> Result<Vec<LineageEdge>, RegistryError> {
-    // On-demand views are the only ones that read either.
-    let ids: Vec<i64> = sqlx::query_scalar("SELECT view_version_id FROM view_version WHERE meaning_id IS NULL")
-        .fetch_all(snapshot.sql())
-        .await?;
-    let mut edges = Vec::new();
-    for id in ids {
-        let view = read::load_view_version(snapshot, id).await?;
-        let into = |input: &str| input_node(&view.id, input);
-        edges.extend(view.bindings.iter().filter_map(|binding| binding_edge(&binding.from, into(&binding.input.name))));
-    }
-    edges.retain(|edge| edge.from == *origin);
-    Ok(edges)
+    let rows = match origin.kind {
+        LineageKind::Feature => {
+            let (upstream, feature) = split_view(&origin.name, ':')?;
+            sqlx::query(
+                "SELECT view.name AS view, view_version.version, field.name AS input, binding.role
+                 FROM view AS upstream_view
+                     JOIN view_version AS upstream ON upstream.view_id = upstream_view.view_id
+                     JOIN view_binding AS binding ON binding.upstream_version_id = upstream.view_version_id
+                     JOIN view_version ON view_version.view_version_id = binding.view_version_id
+                     JOIN view ON view.view_id = view_version.view_id
+                     JOIN transform_field AS field ON field.transform_id = view_version.transform_id
+                         AND field.direction = 'input' AND field.position = binding.position
+                 WHERE upstream_view.name = $1 AND upstream.version = $2 AND binding.name = $3",
+            )
+            .bind(&upstream.name)
+            .bind(i64::from(upstream.version))
+            .bind(feature)
+            .fetch_all(snapshot.sql())
+            .await?
+        }
+        _ => {
+            let field = origin.name.strip_prefix("request.").unwrap_or(&origin.name);
+            // A field may be called `timestamp`, as the instant that the request is about.
+            sqlx::query(
+                "SELECT view.name AS view, view_version.version, field.name AS input, binding.role
+                 FROM view_binding AS binding
+                     JOIN view_version ON view_version.view_version_id = binding.view_version_id
+                     JOIN view ON view.view_id = view_version.view_id
+                     JOIN transform_field AS field ON field.transform_id = view_version.transform_id
+                         AND field.direction = 'input' AND field.position = binding.position
+                 WHERE (binding.kind = 'request' AND binding.name = $1)
+                     OR (binding.kind = 'request_timestamp' AND $2 = 1)",
+            )
+            .bind(field)
+            .bind(i64::from(field == "timestamp"))
+            .fetch_all(snapshot.sql())
+            .await?
+        }
+    };
+    rows.iter()
+        .map(|row| {
+            let view = ViewRef { name: row.try_get("view")?, version: unsigned(row.try_get("version")?)? };
+            let to = input_node(&view, row.try_get("input")?);
+            Ok(LineageEdge { note: role_note(row.try_get("role")?), ..plain_edge(origin.clone(), to) })
+        })
+        .collect()
 }
 
 /// A view version that a node of the lineage names.

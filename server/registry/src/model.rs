@@ -9,6 +9,8 @@ use std::sync::Arc;
 use eadem_values::{DataType, Description, Digest, Field, KeyType, Value};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::store::Mark;
+
 /// One join key of an entity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinKey {
@@ -447,9 +449,16 @@ pub struct ViewVersion {
     pub about: About,
     /// When the version was made, µs since the epoch.
     pub created_at_us: i64,
+    /// Whether it is on its way out.
+    pub mark: Option<Mark>,
 }
 
 impl ViewVersion {
+    /// Whether it is not served and cannot be named any more.
+    pub fn is_retired(&self) -> bool {
+        self.mark.as_ref().is_some_and(Mark::is_retired)
+    }
+
     /// Computed when asked, from request fields, other views' features and literals.
     pub fn is_on_demand(&self) -> bool {
         self.stored.is_none()
@@ -538,6 +547,20 @@ pub struct ResolvedService {
     pub views: BTreeMap<ViewRef, Arc<ViewVersion>>,
     /// For people.
     pub about: About,
+    /// Whether the service version is on its way out.
+    pub mark: Option<Mark>,
+}
+
+impl ResolvedService {
+    /// What is deprecated of what was asked for: `service departure_delay@1 is deprecated: use @2`.
+    pub fn deprecations(&self) -> Vec<String> {
+        let service = self.mark.iter().map(|mark| {
+            let version = self.version.map(|version| format!("@{version}")).unwrap_or_default();
+            format!("service {}{version} is {}", self.name.as_deref().unwrap_or_default(), mark.text())
+        });
+        let views = self.views.values().filter_map(|view| Some((view, view.mark.as_ref()?)));
+        service.chain(views.map(|(view, mark)| format!("view {} is {}", view.id, mark.text()))).collect()
+    }
 }
 
 /// The name under which a caller sends a join key: the key's own without role, the role for a single key, `role.key`

@@ -148,6 +148,7 @@ impl Registry {
         let (id, version, digest) = read::require_service_version(&mut snapshot, name, version).await?;
         let entries = read::load_service_entries(&mut snapshot, id).await?;
         let about = read::load_service_head(&mut snapshot, name).await?.map(|head| head.about);
+        let mark = read::load_service_mark(&mut snapshot, id).await?;
         let mut views = ViewVersions::new();
         for entry in &entries {
             if !views.contains_key(&entry.view) {
@@ -166,6 +167,7 @@ impl Registry {
             request_fields: required.request_fields,
             views,
             about: about.unwrap_or_default(),
+            mark,
         })
     }
 
@@ -223,6 +225,7 @@ impl Registry {
             request_fields: required.request_fields,
             views,
             about: About::default(),
+            mark: None,
         })
     }
 }
@@ -256,7 +259,11 @@ async fn resolve_feature(
         Some(view) => read::require_view_version(snapshot, view, name.version).await?,
         None => find_bare_feature(snapshot, &name.feature, entity).await?,
     };
-    load_with_upstreams(snapshot, id, views).await
+    let view = load_with_upstreams(snapshot, id, views).await?;
+    match &view.mark {
+        Some(mark) if mark.is_retired() => Err(RegistryError::retired(ObjectKind::View, view.id.to_string(), mark)),
+        _ => Ok(view),
+    }
 }
 
 /// The newest version of the one view that has this feature.
@@ -267,7 +274,9 @@ async fn find_bare_feature(snapshot: &mut Snapshot, feature: &str, entity: Optio
              JOIN view_version USING (transform_id)
              JOIN view ON view.head_version_id = view_version.view_version_id
              LEFT JOIN entity_shape USING (shape_id)
-         WHERE field.direction = 'output' AND field.name = $1 ORDER BY view.name",
+             LEFT JOIN view_mark ON view_mark.view_version_id = view_version.view_version_id
+         WHERE field.direction = 'output' AND field.name = $1 AND (state IS NULL OR state <> 'retired')
+         ORDER BY view.name",
     )
     .bind(feature)
     .fetch_all(snapshot.sql())

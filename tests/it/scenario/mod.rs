@@ -20,6 +20,7 @@ mod sources;
 mod travel;
 mod upkeep;
 mod uploads;
+mod versions;
 
 /// Whether the full counts are wanted.
 fn is_soak() -> bool {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::Extension;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use eadem_registry::model::ResolvedService;
 use eadem_semantics::AsStored;
@@ -30,6 +30,7 @@ const GET_PARAMETERS: &[&str] = &["features", "service", "entity", "timestamp", 
 const GET_PARAMETERS_WITH_ID: &[&str] =
     &["entity_id", "features", "service", "entity", "timestamp", "as_stored", "include", "deadline_ms"];
 const REQUEST_PREFIX: &str = "request.";
+const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
 
 /// The body of `POST /features/batch`.
 #[derive(Debug, Deserialize)]
@@ -176,7 +177,13 @@ impl<'a> Asking<'a> {
         };
         state.metrics.stage(Stage::Encode, encoding_began);
         state.request_log.answered(self.id, plan, rows, &answer, self.began);
-        Ok(([(header::CONTENT_TYPE, content_type)], body).into_response())
+        let mut response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
+        if let Some(deprecation) = &plan.deprecation {
+            let headers = response.headers_mut();
+            headers.insert(DEPRECATION, deprecation.since.clone());
+            headers.insert(header::WARNING, deprecation.warning.clone());
+        }
+        Ok(response)
     }
 }
 

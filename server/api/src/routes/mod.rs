@@ -13,6 +13,7 @@ mod registry;
 mod tokens;
 mod trail;
 mod transforms;
+mod versions;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -105,8 +106,17 @@ const ROUTES: &[Route] = &[
     },
     Route {
         path: "/registry/{kind}/{name}",
-        methods: &[("get", READER, "One entity, source, view version or service version")],
-        handler: |_| get(registry::get),
+        methods: &[(
+            "get",
+            READER,
+            "One entity, source, transform, view version, feature or service version, and all that is known of it",
+        )],
+        handler: |_| get(versions::get),
+    },
+    Route {
+        path: "/registry/{kind}/{name}/{action}",
+        methods: &[("post", AUTHOR, "Deprecate or retire versions, or undo that")],
+        handler: |_| post(versions::mark),
     },
     Route {
         path: "/lineage/{kind}/{name}",
@@ -416,6 +426,10 @@ pub(crate) fn registry_problem(error: &RegistryError) -> Problem {
                 .with_errors(errors.lines())
         }
         RegistryError::Stale { .. } => Problem::conflict("stale_plan", error.to_string()),
+        RegistryError::Retired { .. } => Problem::new(StatusCode::GONE, "retired", error.to_string()),
+        RegistryError::InUse { dependants, .. } => {
+            Problem::conflict("in_use", error.to_string()).with_errors(dependants.iter().cloned())
+        }
         RegistryError::Conflict(_) => Problem::conflict("conflict", error.to_string()),
         other => {
             let mut cause = other.to_string();

@@ -6,8 +6,10 @@ use serde_json::{Map, Value, json};
 
 use super::{ROUTES, openapi_access};
 use crate::access::Access;
+use crate::effect::EFFECT_ROWS_MAX;
 use crate::jobs::{JobKind, JobState};
 use crate::serving::reply::ARROW_STREAM;
+use eadem_registry::LINEAGE_NODES_MAX;
 
 pub(super) async fn serve() -> Json<Value> {
     Json(openapi())
@@ -73,9 +75,12 @@ fn operation(path: &str, method: &str, access: Access, summary: &str) -> Value {
 /// What may stand in a path at `{name}`.
 fn path_part(path: &str, method: &str, name: &str) -> Value {
     match (path, method, name) {
-        ("/registry/{kind}" | "/registry/{kind}/{name}", _, "kind") => {
-            json!({ "enum": ["entities", "sources", "views", "services"] })
+        ("/registry/{kind}", _, "kind") => json!({ "enum": ["entities", "sources", "views", "services"] }),
+        ("/registry/{kind}/{name}", _, "kind") => {
+            json!({ "enum": ["entities", "sources", "transforms", "views", "features", "services"] })
         }
+        ("/registry/{kind}/{name}/{action}", _, "kind") => json!({ "enum": ["transforms", "views", "services"] }),
+        (_, _, "action") => json!({ "enum": ["deprecate", "retire"] }),
         ("/lineage/{kind}/{name}", _, "kind") => {
             json!({ "enum": ["source", "entity", "transform", "view", "feature", "service", "dataset"] })
         }
@@ -130,14 +135,14 @@ fn problems(path: &str, method: &str) -> &'static [(&'static str, &'static str)]
     match (path, method) {
         ("/features/{entity_id}" | "/features", _) => &[
             ("404", "a name that nothing has, or nothing was stored"),
-            ("410", "what was stored then is no longer there"),
+            ("410", "what was stored then is no longer there, or a version is retired"),
             ("413", "more features or reads than one request may have"),
             ("414", "the entity id is too long"),
             ("422", "a value that is none of its type"),
         ],
         ("/features/batch", _) => &[
             ("404", "a name that nothing has, or nothing was stored"),
-            ("410", "what was stored then is no longer there"),
+            ("410", "what was stored then is no longer there, or a version is retired"),
             ("413", "a body, or more entities or values, than one request may have"),
             ("422", "a key or a field that is none of its type, or missing"),
         ],
@@ -151,11 +156,17 @@ fn problems(path: &str, method: &str) -> &'static [(&'static str, &'static str)]
             ("404", "a name that nothing has"),
             ("409", "somebody applied meanwhile, or the definitions contradict what is there"),
             ("413", "the body is too large"),
-            ("422", "the definitions have mistakes"),
+            ("422", "the definitions have mistakes, or the effect is beyond what the policy tolerates"),
+        ],
+        ("/registry/{kind}/{name}/{action}", _) => &[
+            ("404", "a name that nothing has"),
+            ("409", "something depends on it, or it is marked that way already"),
+            ("413", "the body is too large"),
         ],
         ("/jobs/{id}", "post") => &[
             ("404", "a kind of job or a name that nothing has"),
             ("409", "the job contradicts what is there or at work"),
+            ("410", "a version is retired"),
             ("413", "the body is too large"),
             ("422", "the job cannot be done as it was asked for"),
         ],
@@ -261,12 +272,32 @@ fn query_parameters(path: &str, method: &str) -> Vec<Value> {
             "description": "an end of the trail that was kept elsewhere: sequence, colon, hash",
             "schema": { "type": "string", "pattern": "^[0-9]{1,18}:sha256:[0-9a-f]{64}$" },
         })],
-        ("/lineage/{kind}/{name}", "get") => vec![json!({
-            "name": "direction",
+        ("/registry/{kind}/{name}", "get") => vec![json!({
+            "name": "include",
             "in": "query",
-            "description": "which way to go from the object",
-            "schema": { "enum": ["upstream", "downstream", "both"], "default": "both" },
+            "description": "tables: also what a view's offline and online tables hold",
+            "schema": { "enum": ["tables"] },
         })],
+        ("/lineage/{kind}/{name}", "get") => vec![
+            json!({
+                "name": "direction",
+                "in": "query",
+                "description": "which way to go from the object",
+                "schema": { "enum": ["upstream", "downstream", "both"], "default": "both" },
+            }),
+            json!({
+                "name": "format",
+                "in": "query",
+                "description": "dot: the language of Graphviz",
+                "schema": { "enum": ["json", "dot"], "default": "json" },
+            }),
+            json!({
+                "name": "nodes_max",
+                "in": "query",
+                "description": "at most so many nodes, the nearest; `is_cut` says that there are more",
+                "schema": { "type": "integer", "minimum": 1, "maximum": LINEAGE_NODES_MAX, "default": LINEAGE_NODES_MAX },
+            }),
+        ],
         _ => Vec::new(),
     }
 }
@@ -294,6 +325,7 @@ fn request_content(path: &str) -> Option<Value> {
         "/projects" => json_of(reference("NewProject")),
         "/projects/{name}/quotas" => json_of(reference("Quotas")),
         "/tokens" => json_of(reference("NewToken")),
+        "/registry/{kind}/{name}/{action}" => json_of(mark_body()),
         "/jobs/{id}/resume" => None,
         "/erasures" => json_of(reference("EraseJob")),
         "/jobs/{id}" => json_of(json!({
@@ -355,6 +387,18 @@ fn reply_content(path: &str, method: &str) -> Value {
             "properties": { "jobs": { "type": "array", "items": reference("Job") } },
         })),
         ("/jobs/{id}" | "/jobs/{id}/resume" | "/erasures", _) => json_of(reference("Job")),
+        ("/registry/{kind}/{name}/{action}", _) => json_of(marked()),
+        ("/registry/plan", "post") => json!({
+            "application/json": { "schema": {} },
+            "text/event-stream": { "schema": {
+                "type": "string",
+                "description": "events whose data is JSON: {\"progress\": …}, and at last {\"plan\": …} or {\"problem\": …}",
+            } },
+        }),
+        ("/lineage/{kind}/{name}", _) => json!({
+            "application/json": { "schema": {} },
+            "text/vnd.graphviz": { "schema": { "type": "string" } },
+        }),
         ("/search", _) => json_of(json!({
             "type": "object",
             "required": ["hits", "is_cut"],
@@ -461,6 +505,40 @@ fn split_schema() -> Value {
                 "default": "entity",
             },
             "salt": { "type": "string", "default": "" },
+        },
+    })
+}
+
+/// The body of `deprecate` and `retire`; it may be left out.
+fn mark_body() -> Value {
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "message": { "type": "string", "description": "what to do instead", "maxLength": 500 },
+            "undo": { "type": "boolean", "default": false, "description": "take the mark away" },
+        },
+    })
+}
+
+fn marked() -> Value {
+    json!({
+        "type": "object",
+        "required": ["kind", "versions", "mark", "warnings", "definitions_revision", "text"],
+        "properties": {
+            "kind": { "enum": ["transform", "view", "service"] },
+            "versions": { "type": "array", "items": { "type": "string" } },
+            "mark": {
+                "type": ["object", "null"],
+                "properties": {
+                    "state": { "enum": ["deprecated", "retired"] },
+                    "message": { "type": "string" },
+                    "at_us": { "type": "integer" },
+                },
+            },
+            "warnings": { "type": "array", "items": { "type": "string" } },
+            "definitions_revision": { "type": "integer" },
+            "text": { "type": "string", "description": "the same for people" },
         },
     })
 }
@@ -574,6 +652,19 @@ fn schemas() -> Value {
                     "type": "object",
                     "description": "transform as the definitions name it: digest of its component",
                     "additionalProperties": digest(),
+                },
+                "effect": {
+                    "type": "object",
+                    "additionalProperties": false,
+                    "description": "run history through the old and the new version of each view",
+                    "properties": { "rows": {
+                        "type": "integer", "minimum": 1, "maximum": EFFECT_ROWS_MAX,
+                        "description": "at most about so many of each view; default: policy.effect_rows",
+                    } },
+                },
+                "accept": {
+                    "type": "string", "minLength": 1, "maxLength": 500,
+                    "description": "for apply: why an effect beyond what the policy tolerates is accepted",
                 },
                 "revision": {
                     "type": ["integer", "null"],

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::query::RawQuery;
 use super::registry_problem;
+use super::versions::mark_json;
 use crate::access::By;
 use crate::problem::Problem;
 use crate::state::ApiState;
@@ -127,13 +128,14 @@ fn acceptance(accepted: &Accepted) -> Acceptance {
     }
 }
 
-fn transform_json(record: &TransformRecord, is_new: bool) -> Value {
+pub(super) fn transform_json(record: &TransformRecord, is_new: bool) -> Value {
     json!({
         "name": record.description.name,
         "digest": record.digest,
         "is_new": is_new,
         "bytes": record.component_bytes,
         "uploaded_at": eadem_values::format_timestamp(record.uploaded_at_us),
+        "state": mark_json(record.mark.as_ref()),
         "acceptance": record.acceptance,
         "description": record.description,
     })
@@ -217,6 +219,7 @@ mod tests {
             acceptance: Acceptance { strict_nan, ..Acceptance::default() },
             component_bytes: 9,
             uploaded_at_us: 0,
+            mark: None,
         };
         let query = |strict_nan: bool| UploadQuery { wish: Wish { strict_nan, seed: None }, dry_run: false };
         assert_eq!(query(false).check_known(&known(false)), Ok(()));

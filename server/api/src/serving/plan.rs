@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use axum::http::HeaderValue;
 use eadem_registry::model::{BoundTo, ResolvedService, ViewRef, ViewVersion, required_key_name};
 use eadem_semantics::Lifetime;
 use eadem_values::{DataType, Value};
@@ -21,6 +22,41 @@ pub struct ServingPlan {
     /// By which keys rows are read: views that are read by the same ones share them.
     pub(crate) key_sets: Vec<KeySet>,
     pub(crate) outputs: Vec<Output>,
+    /// What replies say of what is deprecated.
+    pub(crate) deprecation: Option<Deprecation>,
+}
+
+/// Headers of replies that rest on something deprecated: made once, not for every request.
+#[derive(Debug, Clone)]
+pub(crate) struct Deprecation {
+    /// `Deprecation`, RFC 9745: since when, the earliest of all.
+    pub(crate) since: HeaderValue,
+    /// `Warning`: what, and what to do instead.
+    pub(crate) warning: HeaderValue,
+}
+
+impl Deprecation {
+    fn of(service: &ResolvedService) -> Option<Self> {
+        /// Bytes of a header that proxies still let through.
+        const TEXT_BYTES_MAX: usize = 1_000;
+        let of_views = service.views.values().filter_map(|view| view.mark.as_ref());
+        let since_us = service.mark.iter().chain(of_views).map(|mark| mark.at_us).min()?;
+        let text: String = service
+            .deprecations()
+            .join("; ")
+            .chars()
+            .map(|character| match character {
+                '"' | '\\' => '\'',
+                ' '..='~' => character,
+                _ => '?',
+            })
+            .take(TEXT_BYTES_MAX)
+            .collect();
+        Some(Self {
+            since: HeaderValue::from_str(&format!("@{}", since_us.div_euclid(1_000_000))).ok()?,
+            warning: HeaderValue::from_str(&format!("299 eadem \"{text}\"")).ok()?,
+        })
+    }
 }
 
 /// The rows of one view, for every role that it is wanted for.
@@ -118,7 +154,8 @@ impl ServingPlan {
         }
         let nodes = compiler.nodes;
         let (reads, key_sets) = reads_of(&nodes);
-        Ok(Self { service, nodes, reads, key_sets, outputs })
+        let deprecation = Deprecation::of(&service);
+        Ok(Self { service, nodes, reads, key_sets, outputs, deprecation })
     }
 }
 

@@ -79,6 +79,7 @@ fn view(name: &str, bindings: Vec<Binding>, stored: Option<StoredView>) -> ViewV
         bounds: BTreeMap::new(),
         about: About::default(),
         created_at_us: 0,
+        mark: None,
     }
 }
 
@@ -142,6 +143,7 @@ fn service_of(views: &[ViewVersion]) -> ServingPlan {
         request_fields: Vec::new(),
         views: views.iter().map(|view| (view.id.clone(), Arc::new(view.clone()))).collect(),
         about: About::default(),
+        mark: None,
     };
     ServingPlan::compile(Arc::new(service)).unwrap()
 }

@@ -413,6 +413,7 @@ fn view(accepted: &Accepted, placement: Placement, bounds: &BTreeMap<String, Out
         bounds: bounds.clone(),
         about: About::default(),
         created_at_us: 0,
+        mark: None,
     }
 }
 
@@ -445,6 +446,7 @@ fn plan(view: ViewVersion) -> ServingPlan {
         request_fields: request_fields.collect(),
         views: BTreeMap::from([(view.id.clone(), Arc::new(view))]),
         about: About::default(),
+        mark: None,
     };
     ServingPlan::compile(Arc::new(service)).unwrap()
 }

@@ -173,6 +173,12 @@ pub(crate) struct Lineage {
     kind: String,
     /// Its name: planes, planes.seats, plane_profile@1, plane_profile@1:seats, my_model@1.
     name: String,
+    /// Which way to go from it: upstream, downstream or both.
+    #[arg(long, default_value = "both")]
+    direction: String,
+    /// At most so many nodes, the nearest (1 to 10000; default: 10000).
+    #[arg(long, value_name = "NODES")]
+    nodes_max: Option<usize>,
     /// Print Graphviz instead.
     #[arg(long)]
     dot: bool,
@@ -527,7 +533,11 @@ fn split_range(text: &str) -> anyhow::Result<Json> {
 impl Lineage {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let client = context.client().await?;
-        let path = format!("/lineage/{}/{}", encoded(&self.kind), encoded(&self.name));
+        let direction = encoded(&self.direction);
+        let mut path = format!("/lineage/{}/{}?direction={direction}", encoded(&self.kind), encoded(&self.name));
+        if let Some(nodes_max) = self.nodes_max {
+            path.push_str(&format!("&nodes_max={nodes_max}"));
+        }
         let lineage: Json = client.get(&path).await?;
         let part = if self.dot { "dot" } else { "text" };
         context.printer.result(&lineage, |lineage| lineage[part].as_str().unwrap_or_default().to_owned())

@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use eadem_api::Problem;
 use eadem_registry::definitions::{DefinitionFile, Definitions, TransformReference};
+use futures::StreamExt as _;
 use serde_json::{Value as Json, json};
 
 use super::{Context, PROJECT_FILE};
-use crate::client::Client;
+use crate::client::{Client, Refused};
 use crate::config::CONFIGURATION_TABLES;
+use crate::output::Progress;
 
 /// Make a project.
 #[derive(Debug, Args)]
@@ -23,7 +26,15 @@ pub(crate) struct Init {
 /// Show what apply would do. Transforms that the registry does not have are built and uploaded, which changes nothing
 /// that is served.
 #[derive(Debug, Args)]
-pub(crate) struct Plan {}
+pub(crate) struct Plan {
+    /// Run up to so many rows of history through the old and the new version of each view that gets one, and show what
+    /// changes (without a number: 1000000; default: policy.effect_rows).
+    #[arg(long, value_name = "ROWS", num_args = 0..=1, require_equals = true, default_missing_value = "1000000")]
+    effect: Option<u64>,
+    /// Do not look at history.
+    #[arg(long, conflicts_with = "effect")]
+    no_effect: bool,
+}
 
 /// Make the registry say what the files say.
 #[derive(Debug, Args)]
@@ -31,6 +42,12 @@ pub(crate) struct Apply {
     /// Apply the plan only if the registry is still at this revision, as `plan` showed it.
     #[arg(long)]
     revision: Option<i64>,
+    /// Show what changes in up to so many rows of history, as `plan` does (without a number: 1000000).
+    #[arg(long, value_name = "ROWS", num_args = 0..=1, require_equals = true, default_missing_value = "1000000")]
+    effect: Option<u64>,
+    /// Apply although the effect is beyond what `policy` tolerates, for this reason, which is kept.
+    #[arg(long, value_name = "REASON")]
+    accept: Option<String>,
 }
 
 const PROJECT_TEMPLATE: &str = r#"# A feature store project. Definitions may stand here and in features/*.toml; settings only here.
@@ -92,7 +109,11 @@ impl Plan {
         let transforms = read_transforms(context, &project, &files)?;
         let client = context.client().await?;
         let transforms = upload_transforms(context, &client, transforms).await?;
-        let plan: Json = client.post("/registry/plan", &json!({ "files": files, "transforms": transforms })).await?;
+        let mut request = json!({ "files": files, "transforms": transforms });
+        if !self.no_effect {
+            request["effect"] = self.effect.map_or_else(|| json!({}), |rows| json!({ "rows": rows }));
+        }
+        let plan = plan_with_progress(context, &client, &request).await?;
         context.printer.result(&plan, plan_text)
     }
 }
@@ -104,9 +125,46 @@ impl Apply {
         let transforms = read_transforms(context, &project, &files)?;
         let client = context.client().await?;
         let transforms = upload_transforms(context, &client, transforms).await?;
-        let request = json!({ "files": files, "transforms": transforms, "revision": self.revision });
+        let mut request = json!({ "files": files, "transforms": transforms, "revision": self.revision });
+        if let Some(rows) = self.effect {
+            request["effect"] = json!({ "rows": rows });
+        }
+        if let Some(reason) = &self.accept {
+            request["accept"] = json!(reason);
+        }
         let plan: Json = client.post("/registry/apply", &request).await?;
         context.printer.result(&plan, plan_text)
+    }
+}
+
+/// Plans, and shows how far the comparison of history is.
+async fn plan_with_progress(context: &Context, client: &Client, request: &Json) -> anyhow::Result<Json> {
+    let mut progress: Option<Progress> = None;
+    let mut events = std::pin::pin!(client.post_events("/registry/plan", request).await?);
+    let mut outcome = None;
+    while let Some(event) = events.next().await {
+        let mut event = event?;
+        let told = &event["progress"];
+        if told.is_object() {
+            let (done, rows) =
+                (told["rows_done"].as_u64().unwrap_or_default(), told["rows"].as_u64().unwrap_or_default());
+            let view = told["view"].as_str().unwrap_or_default();
+            let bar = progress.get_or_insert_with(|| Progress::new("effect on history", context.printer.format));
+            bar.update(done, rows, view);
+        } else {
+            outcome = Some((event["plan"].take(), event["problem"].take()));
+        }
+    }
+    if let Some(progress) = progress {
+        progress.finish();
+    }
+    match outcome {
+        Some((plan, Json::Null)) => Ok(plan),
+        Some((_, problem)) => {
+            let problem: Problem = serde_json::from_value(problem).context("the reply is not what was expected")?;
+            Err(Refused(problem).into())
+        }
+        None => bail!("the server broke off before the plan was made; try again"),
     }
 }
 

@@ -11,6 +11,7 @@ mod input_rows;
 mod jobs;
 mod operate;
 mod quarantine;
+mod versions;
 
 use std::path::{Path, PathBuf};
 
@@ -90,6 +91,12 @@ enum Verb {
     Lineage(data::Lineage),
     /// Find entities, sources, transforms, views, features and services by words.
     Search(data::Search),
+    /// Show one object with its versions, its history, its tables and what depends on it.
+    Describe(versions::Describe),
+    /// Say that versions work as before and should not be used any more.
+    Deprecate(versions::Deprecate),
+    /// Stop serving versions that nothing depends on.
+    Retire(versions::Retire),
     /// List, show, resume, cancel and share jobs.
     #[command(subcommand)]
     Jobs(jobs::JobsVerb),
@@ -148,6 +155,9 @@ pub(crate) async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Audit(verb) => verb.run(&context).await,
         Verb::Lineage(verb) => verb.run(&context).await,
         Verb::Search(verb) => verb.run(&context).await,
+        Verb::Describe(verb) => verb.run(&context).await,
+        Verb::Deprecate(verb) => verb.run(&context).await,
+        Verb::Retire(verb) => verb.run(&context).await,
         Verb::Jobs(verb) => verb.run(&context).await,
         Verb::Erase(verb) => verb.run(&context).await,
         Verb::Quarantine(verb) => verb.run(&context).await,

@@ -264,6 +264,19 @@ async fn own_columns(source: &SourceSpec, file: &SourceFile, footers: &Footers) 
     })
 }
 
+/// Every file of a source, whatever was loaded of it.
+pub(crate) async fn list_all_files(source: &SourceSpec) -> Result<Listing, OfflineError> {
+    check_types(source)?;
+    match &source.origin {
+        Origin::Delta { location } => delta::list_all(source, location).await,
+        Origin::Postgres(_) => {
+            let reason = "a database is only read by backfills; write the rows into a file, and make a source of it";
+            Err(source_error(source, "postgres", reason.to_owned()))
+        }
+        _ => list_files(source).await,
+    }
+}
+
 /// The rows of all files of a source, with these columns, as its definition reads them. A row of which nothing could be read
 /// is a fault and no row.
 pub(crate) async fn source_rows(
@@ -271,15 +284,7 @@ pub(crate) async fn source_rows(
     needed: Vec<String>,
     batch_rows: usize,
 ) -> Result<BoxStream<'static, Result<SourceRows, OfflineError>>, OfflineError> {
-    check_types(source)?;
-    let listing = match &source.origin {
-        Origin::Delta { location } => delta::list_all(source, location).await?,
-        Origin::Postgres(_) => {
-            let reason = "a database is only read by backfills; write the rows into a file, and make a source of it";
-            return Err(source_error(source, "postgres", reason.to_owned()));
-        }
-        _ => list_files(source).await?,
-    };
+    let listing = list_all_files(source).await?;
     let (source, footers) = (Arc::new(source.clone()), Arc::new(Footers::default()));
     let schema = survey(&source, &listing, &footers).await?;
     let reader = Arc::new(SourceReader::try_new(&source, &schema, &needed)?);

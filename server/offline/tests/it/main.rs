@@ -13,6 +13,7 @@ mod dataset;
 mod dataset_files;
 mod dataset_spines;
 mod delta_log;
+mod effect;
 mod entities;
 mod every_request;
 mod fault_proxy;

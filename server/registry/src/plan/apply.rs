@@ -41,6 +41,7 @@ pub(super) async fn apply(registry: &Registry, plan: &Plan, now_us: i64) -> Resu
     indexer.write(&mut change).await?;
     let revision = record_changes(&mut change, plan, now_us).await?;
     tell_trail(&mut change, plan, &before, now_us).await?;
+    record_acceptance(&mut change, plan, revision, now_us).await?;
     change.commit_and_announce().await?;
     Ok(Applied { definitions_revision: revision, changed: true })
 }
@@ -115,10 +116,11 @@ async fn record_changes(change: &mut Change, plan: &Plan, now_us: i64) -> Result
     .fetch_one(change.sql())
     .await?;
     let revision: u64 = unsigned(row.try_get("definitions_revision")?)?;
+    let actor = change.actor().name.clone();
     for (position, planned) in (0_i64..).zip(changed(plan)) {
         sqlx::query(
-            "INSERT INTO definition_change (definitions_revision, position, at_us, object_kind, object_name, action)
-             VALUES ($1, $2, $3, $4, $5, $6)",
+            "INSERT INTO definition_change (definitions_revision, position, at_us, object_kind, object_name, action, actor)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
         )
         .bind(signed(revision)?)
         .bind(position)
@@ -126,8 +128,24 @@ async fn record_changes(change: &mut Change, plan: &Plan, now_us: i64) -> Result
         .bind(planned.kind.as_str())
         .bind(&planned.name)
         .bind(planned.summary())
+        .bind(&actor)
         .execute(change.sql())
         .await?;
     }
     Ok(revision)
+}
+
+/// Notes why an effect beyond what the policy tolerates was accepted.
+async fn record_acceptance(change: &mut Change, plan: &Plan, revision: u64, now_us: i64) -> Result<(), RegistryError> {
+    let Some(accepted) = &plan.acceptance else { return Ok(()) };
+    sqlx::query("INSERT INTO accepted_effect (definitions_revision, at_us, reason, effect) VALUES ($1, $2, $3, $4)")
+        .bind(signed(revision)?)
+        .bind(now_us)
+        .bind(&accepted.reason)
+        .bind(&accepted.effect)
+        .execute(change.sql())
+        .await?;
+    let event = TrailEvent::done("accept effect", format!("definitions {revision}"), &accepted.reason);
+    change.record(event, now_us).await?;
+    Ok(())
 }

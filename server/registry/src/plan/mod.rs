@@ -3,9 +3,11 @@
 mod apply;
 mod planner;
 mod report;
+mod schema_change;
 mod view_planner;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use eadem_values::Digest;
@@ -16,6 +18,7 @@ use crate::model::{About, Entity, ServiceEntry, Source, SourceColumn, ViewVersio
 use crate::store::{Registry, WrittenEntry, changes_since};
 
 pub use report::{PlanReport, PlannedAction, PlannedChange};
+pub use schema_change::{ChangeClass, SchemaChange, SchemaChangeKind};
 
 /// Says which columns a source has once its expressions and filter are in place. Implemented by whoever can read sources.
 #[async_trait]
@@ -42,6 +45,25 @@ pub struct InspectError {
 pub struct Plan {
     report: PlanReport,
     writes: Writes,
+    pairs: Vec<VersionPair>,
+    acceptance: Option<AcceptedEffect>,
+}
+
+/// A view version, and the one that takes its place as the newest.
+#[derive(Debug, Clone)]
+pub struct VersionPair {
+    /// What is the newest now.
+    pub before: Arc<ViewVersion>,
+    /// What it will be.
+    pub after: Arc<ViewVersion>,
+}
+
+/// Why a plan is applied whose effect is beyond what the policy tolerates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AcceptedEffect {
+    pub(crate) reason: String,
+    /// What was found.
+    pub(crate) effect: String,
 }
 
 /// The rows that `apply` writes.
@@ -98,6 +120,16 @@ impl Plan {
     /// Whether `apply` would change nothing.
     pub fn is_empty(&self) -> bool {
         self.report.is_empty()
+    }
+
+    /// The view versions that others take the place of, upstreams before those that read them.
+    pub fn version_pairs(&self) -> &[VersionPair] {
+        &self.pairs
+    }
+
+    /// Notes that the effect is accepted although it is beyond what the policy tolerates. `apply` records it.
+    pub fn accept_effect(&mut self, reason: &str, effect: &str) {
+        self.acceptance = Some(AcceptedEffect { reason: reason.to_owned(), effect: effect.to_owned() });
     }
 }
 

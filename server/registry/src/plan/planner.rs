@@ -1,13 +1,14 @@
 //! Comparing definitions with the registry.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use eadem_values::Digest;
 
 use super::report::{PlanReport, PlannedAction, PlannedChange};
+use super::schema_change::{SchemaChange, SchemaChangeKind, service_changes};
 use super::view_planner::bound_as_defined;
-use super::{InspectError, Plan, ServiceWrite, SourceInspector, Writes};
+use super::{InspectError, Plan, ServiceWrite, SourceInspector, VersionPair, Writes};
 use crate::definitions::{
     BindingDefinition, BindingName, Definitions, ErrorList, LiteralText, Location, Places, SPINE_TIMESTAMP,
     ServiceDefinition, TransformReference, ViewDefinition, check_column_name, did_you_mean, parse_binding_name,
@@ -19,7 +20,7 @@ use crate::model::{
     ViewRef, ViewVersion,
 };
 use crate::resolve::{ViewVersions, load_with_upstreams, required};
-use crate::store::{Registry, Snapshot, WrittenEntry, read};
+use crate::store::{Mark, Registry, Snapshot, WrittenEntry, read};
 
 /// Where definitions that are only in the registry "stand".
 const REGISTRY_FILE: &str = "the registry";
@@ -35,13 +36,18 @@ pub(super) async fn plan(
     for (name, definition) in &definitions.sources {
         inspected.insert(name.as_str(), inspector.columns(&definition.source).await);
     }
-    let snapshot = registry.snapshot().await?;
+    let mut snapshot = registry.snapshot().await?;
+    let transform_marks = read::load_transform_marks(&mut snapshot).await?;
+    let service_marks = read::load_service_marks(&mut snapshot).await?;
     let mut planner = Planner {
         report: PlanReport { definitions_revision: snapshot.definitions_revision, ..PlanReport::default() },
         snapshot,
         transforms,
         errors: ErrorList::default(),
         writes: Writes::default(),
+        pairs: Vec::new(),
+        transform_marks,
+        service_marks,
         entities: BTreeMap::new(),
         sources: BTreeMap::new(),
         view_definitions: definitions.views.clone(),
@@ -70,6 +76,11 @@ pub(super) struct Planner<'a> {
     pub(super) errors: ErrorList,
     pub(super) report: PlanReport,
     pub(super) writes: Writes,
+    /// The versions that other ones take the place of.
+    pub(super) pairs: Vec<VersionPair>,
+    /// What is deprecated or retired of components and of service versions, by their rows.
+    pub(super) transform_marks: HashMap<i64, Mark>,
+    service_marks: HashMap<i64, Mark>,
     /// Entities as they will be.
     pub(super) entities: BTreeMap<String, Entity>,
     /// Sources as they will be.
@@ -127,7 +138,8 @@ impl Planner<'_> {
                 self.writes.entities.push(entity.clone());
             }
             self.entities.insert(name.clone(), entity.clone());
-            self.report.changes.push(unversioned(ObjectKind::Entity, name, action, details));
+            let ground = SchemaChangeKind::RequestChanged;
+            self.report.changes.push(unversioned(ObjectKind::Entity, name, action, details, ground));
         }
         Ok(())
     }
@@ -166,7 +178,8 @@ impl Planner<'_> {
                 self.writes.sources.push((source.clone(), known.columns.clone().unwrap_or_default()));
             }
             self.sources.insert(name.clone(), known);
-            self.report.changes.push(unversioned(ObjectKind::Source, name, action, details));
+            let ground = SchemaChangeKind::MeaningChanged;
+            self.report.changes.push(unversioned(ObjectKind::Source, name, action, details, ground));
         }
         Ok(())
     }
@@ -263,7 +276,7 @@ impl Planner<'_> {
             .fetch_all(self.snapshot.sql())
             .await?;
             for service in services {
-                if !self.service_definitions.contains_key(&service) {
+                if !self.service_definitions.contains_key(&service) && !self.is_service_retired(&service).await? {
                     let definition = self.service_as_defined(&service).await?;
                     self.service_definitions.insert(service, definition);
                 }
@@ -302,6 +315,9 @@ impl Planner<'_> {
     async fn view_as_defined(&mut self, name: &str) -> Result<Option<ViewDefinition>, RegistryError> {
         let Some(id) = read::head_version_id(&mut self.snapshot, name).await? else { return Ok(None) };
         let version = read::load_view_version(&mut self.snapshot, id).await?;
+        if version.is_retired() {
+            return Ok(None);
+        }
         let pins = read::load_upstream_pins(&mut self.snapshot, name).await?;
         let mut bind = BTreeMap::new();
         for binding in &version.bindings {
@@ -345,6 +361,12 @@ impl Planner<'_> {
             about: version.about.clone(),
             places: Places::new(registry_location()),
         }))
+    }
+
+    /// Whether what the service's name stands for is retired.
+    async fn is_service_retired(&mut self, name: &str) -> Result<bool, RegistryError> {
+        let Some(head) = read::load_service_head(&mut self.snapshot, name).await? else { return Ok(false) };
+        Ok(self.service_marks.get(&head.service_version_id).is_some_and(Mark::is_retired))
     }
 
     async fn service_as_defined(&mut self, name: &str) -> Result<ServiceDefinition, RegistryError> {
@@ -438,7 +460,10 @@ impl Planner<'_> {
             return Ok(Some(Arc::clone(planned)));
         }
         match read::require_view_version(&mut self.snapshot, view, version).await {
-            Ok(id) => Ok(Some(load_with_upstreams(&mut self.snapshot, id, &mut self.versions).await?)),
+            Ok(id) => {
+                let found = load_with_upstreams(&mut self.snapshot, id, &mut self.versions).await?;
+                Ok(Some(found).filter(|found| !found.is_retired()))
+            }
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
@@ -449,6 +474,12 @@ impl Planner<'_> {
         let mut versions: BTreeSet<u32> =
             read::load_versions(&mut self.snapshot, view).await?.iter().map(|row| row.version).collect();
         versions.extend(self.newest.get(view).map(|planned| planned.id.version));
+        if let Ok(id) = read::require_view_version(&mut self.snapshot, view, version).await {
+            let found = read::load_view_version(&mut self.snapshot, id).await?;
+            if let Some(mark) = found.mark.as_ref().filter(|mark| mark.is_retired()) {
+                return Ok(RegistryError::retired(ObjectKind::View, found.id.to_string(), mark).to_string());
+            }
+        }
         if let Some(version) = version.filter(|_| !versions.is_empty()) {
             let known: Vec<String> = versions.iter().map(u32::to_string).collect();
             return Ok(format!("view {view} has no version {version}; it has {}", known.join(", ")));
@@ -522,10 +553,17 @@ impl Planner<'_> {
         let existing = versions.iter().find(|(_, _, known)| *known == digest).map(|(id, version, _)| (*id, *version));
         let next = versions.iter().map(|(_, version, _)| version + 1).max().unwrap_or(1);
         let version = existing.map_or(next, |(_, version)| version);
+        let mark = existing.and_then(|(id, _)| self.service_marks.get(&id).cloned());
+        if let Some(mark) = mark.as_ref().filter(|mark| mark.is_retired()) {
+            let retired = RegistryError::retired(ObjectKind::Service, format!("{name}@{version}"), mark);
+            self.errors.push(definition.places.header(), format!("service {name}: what it says is a version that is not served any more: {retired}; or take it out of the files"));
+            return Ok(());
+        }
 
         let written: Vec<WrittenEntry> = definition.features.iter().map(|(entry, _)| entry.clone()).collect();
         let mut details = Vec::new();
-        let mut breaks = Vec::new();
+        let mut schema = Vec::new();
+        let mut read_before: BTreeSet<ViewRef> = BTreeSet::new();
         let action = match &head {
             None => {
                 details.push(format!("features: {}", output_names(&entries)));
@@ -548,7 +586,12 @@ impl Planner<'_> {
                 if written_before != written {
                     details.push("written differently, the same features".to_owned());
                 }
-                if details.is_empty() { PlannedAction::Unchanged } else { PlannedAction::Settings }
+                if details.is_empty() {
+                    PlannedAction::Unchanged
+                } else {
+                    schema.push(SchemaChange::settings(&details));
+                    PlannedAction::Settings
+                }
             }
             Some(head) => {
                 let entries_before = read::load_service_entries(&mut self.snapshot, head.service_version_id).await?;
@@ -559,25 +602,31 @@ impl Planner<'_> {
                 }
                 let needed_before = required(&entries_before, &self.versions).unwrap_or_default();
                 details.extend(entry_differences(&entries_before, &entries));
-                breaks.extend(service_breaks(
+                read_before.extend(entries_before.iter().map(|entry| entry.view.clone()));
+                schema.extend(service_changes(
                     &entries_before,
                     &entries,
                     (&needed_before.keys, &needed.keys),
                     (&needed_before.request_fields, &needed.request_fields),
+                    &self.versions,
                 ));
                 if existing.is_some() { PlannedAction::EarlierVersion } else { PlannedAction::NewVersion }
             }
         };
-        self.report.changes.push(PlannedChange {
-            kind: ObjectKind::Service,
-            name: name.to_owned(),
-            action,
+        if !matches!(action, PlannedAction::Unchanged | PlannedAction::Settings) {
+            let read_now = entries.iter().map(|entry| entry.view.clone()).collect();
+            self.warn_of_deprecated(&format!("service {name}"), &read_before, &read_now);
+            if let Some(mark) = &mark {
+                self.report.warnings.push(format!("service {name}@{version} is {}", mark.text()));
+            }
+        }
+        let change = PlannedChange {
             version: Some(version),
             version_before: head.map(|head| head.version),
             details,
-            used_by: Vec::new(),
-            breaks,
-        });
+            ..PlannedChange::of(ObjectKind::Service, name, action)
+        };
+        self.report.changes.push(change.with_schema(schema));
         if action != PlannedAction::Unchanged {
             self.writes.services.push(ServiceWrite {
                 name: name.to_owned(),
@@ -590,6 +639,16 @@ impl Planner<'_> {
             });
         }
         Ok(())
+    }
+
+    /// Warns of view versions that are deprecated and were not read before.
+    pub(super) fn warn_of_deprecated(&mut self, reader: &str, before: &BTreeSet<ViewRef>, now: &BTreeSet<ViewRef>) {
+        for view in now.difference(before) {
+            let mark = self.versions.get(view).and_then(|version| version.mark.as_ref());
+            if let Some(mark) = mark {
+                self.report.warnings.push(format!("{reader} reads view {view}, which is {}", mark.text()));
+            }
+        }
     }
 
     /// The features that an entry stands for; `None` after an error, also one of the view itself.
@@ -699,7 +758,7 @@ impl Planner<'_> {
     fn finish(mut self) -> Result<Plan, RegistryError> {
         let of_followers = self.errors.take_if(|error| error.at.line == 0);
         self.report.left_behind = of_followers.into_iter().map(|error| error.message).collect();
-        let plan = Plan { report: self.report, writes: self.writes };
+        let plan = Plan { report: self.report, writes: self.writes, pairs: self.pairs, acceptance: None };
         Ok(self.errors.into_result(plan)?)
     }
 }
@@ -708,17 +767,20 @@ fn registry_location() -> Location {
     Location { file: REGISTRY_FILE.into(), line: 0 }
 }
 
-fn unversioned(kind: ObjectKind, name: &str, action: PlannedAction, details: Vec<String>) -> PlannedChange {
-    PlannedChange {
-        kind,
-        name: name.to_owned(),
-        action,
-        version: None,
-        version_before: None,
-        details,
-        used_by: Vec::new(),
-        breaks: Vec::new(),
-    }
+/// `ground` is what another meaning of it changes for those who read it.
+fn unversioned(
+    kind: ObjectKind,
+    name: &str,
+    action: PlannedAction,
+    details: Vec<String>,
+    ground: SchemaChangeKind,
+) -> PlannedChange {
+    let schema = match action {
+        PlannedAction::Change => vec![SchemaChange::of_ground(ground, &details)],
+        PlannedAction::Settings => vec![SchemaChange::settings(&details)],
+        _ => Vec::new(),
+    };
+    PlannedChange { details, ..PlannedChange::of(kind, name, action) }.with_schema(schema)
 }
 
 fn reader(kind: &str, name: &str, pinned: Option<u32>) -> String {
@@ -893,6 +955,16 @@ pub(super) fn differences(before: &[(String, String)], after: &[(String, String)
     lines
 }
 
+/// The names of what differs, in the order of the new state; what is gone comes last.
+pub(super) fn differing_names(before: &[(String, String)], after: &[(String, String)]) -> Vec<String> {
+    let differs = |one: &(String, String), others: &[(String, String)]| !others.contains(one);
+    let mut names: Vec<String> =
+        after.iter().filter(|part| differs(part, before)).map(|(name, _)| name.clone()).collect();
+    let is_gone = |name: &String| !after.iter().any(|(known, _)| known == name);
+    names.extend(before.iter().map(|(name, _)| name).filter(|name| is_gone(name)).cloned());
+    names
+}
+
 fn output_name(written: &WrittenEntry, feature: &str) -> String {
     match (&written.alias, &written.role) {
         (Some(alias), _) => alias.clone(),
@@ -925,68 +997,4 @@ fn entry_differences(before: &[ServiceEntry], after: &[ServiceEntry]) -> Vec<Str
         lines.push("order of the features".to_owned());
     }
     lines
-}
-
-/// What a caller of the newest version meets: requests that are refused, values that are gone or of another type.
-fn service_breaks(
-    before: &[ServiceEntry],
-    after: &[ServiceEntry],
-    keys: (&[RequiredKey], &[RequiredKey]),
-    fields: (&[RequestField], &[RequestField]),
-) -> Vec<String> {
-    let mut breaks = Vec::new();
-    for entry in before {
-        match after.iter().find(|candidate| candidate.output_name == entry.output_name) {
-            None => breaks.push(format!("feature `{}` is gone", entry.output_name)),
-            Some(now) if now.data_type != entry.data_type => breaks
-                .push(format!("feature `{}` changes from {} to {}", entry.output_name, entry.data_type, now.data_type)),
-            Some(_) => {}
-        }
-    }
-    breaks.extend(key_breaks(keys.0, keys.1));
-    breaks.extend(field_breaks(fields.0, fields.1));
-    breaks
-}
-
-fn key_breaks(before: &[RequiredKey], after: &[RequiredKey]) -> Vec<String> {
-    let mut breaks = Vec::new();
-    for key in after {
-        match before.iter().find(|candidate| candidate.name == key.name) {
-            None => breaks.push(format!("callers must send key `{}`", key.name)),
-            Some(known) if known.key_type != key.key_type => {
-                breaks.push(format!("key `{}` changes from {} to {}", key.name, known.key_type, key.key_type));
-            }
-            Some(_) => {}
-        }
-    }
-    let is_gone = |key: &&RequiredKey| !after.iter().any(|candidate| candidate.name == key.name);
-    breaks
-        .extend(before.iter().filter(is_gone).map(|key| format!("callers must not send key `{}` any more", key.name)));
-    breaks
-}
-
-fn field_breaks(before: &[RequestField], after: &[RequestField]) -> Vec<String> {
-    let mut breaks = Vec::new();
-    for field in after {
-        match before.iter().find(|candidate| candidate.name == field.name) {
-            None if !field.nullable => breaks.push(format!("callers must send request field `{}`", field.name)),
-            None => {}
-            Some(known) if known.data_type != field.data_type => breaks.push(format!(
-                "request field `{}` changes from {} to {}",
-                field.name, known.data_type, field.data_type
-            )),
-            Some(known) if known.nullable && !field.nullable => {
-                breaks.push(format!("request field `{}` may not be left out or null any more", field.name));
-            }
-            Some(_) => {}
-        }
-    }
-    let is_gone = |field: &&RequestField| !after.iter().any(|candidate| candidate.name == field.name);
-    breaks.extend(
-        before
-            .iter()
-            .filter(is_gone)
-            .map(|field| format!("callers must not send request field `{}` any more", field.name)),
-    );
-    breaks
 }

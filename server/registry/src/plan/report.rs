@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::schema_change::{ChangeClass, SchemaChange, SchemaChangeKind};
 use crate::error::ObjectKind;
 
 /// What happens to one object.
@@ -41,7 +42,11 @@ pub struct PlannedChange {
     pub details: Vec<String>,
     /// What reads it, each with its kind.
     pub used_by: Vec<String>,
-    /// What callers that follow the newest version lose.
+    /// Whether it can break those who follow the newest version; `None` for what is new or unchanged.
+    pub class: Option<ChangeClass>,
+    /// What changes for them, one by one.
+    pub schema: Vec<SchemaChange>,
+    /// The texts of what can break them.
     pub breaks: Vec<String>,
 }
 
@@ -55,6 +60,9 @@ pub struct PlanReport {
     pub changes: Vec<PlannedChange>,
     /// Objects that are not in these definitions and cannot follow the change: they stay as they are.
     pub left_behind: Vec<String>,
+    /// What is deprecated and named by something that did not name it before.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 impl PlanReport {
@@ -74,6 +82,31 @@ impl PlanReport {
 }
 
 impl PlannedChange {
+    /// A change that nothing is said of yet.
+    pub(super) fn of(kind: ObjectKind, name: &str, action: PlannedAction) -> Self {
+        Self {
+            kind,
+            name: name.to_owned(),
+            action,
+            version: None,
+            version_before: None,
+            details: Vec::new(),
+            used_by: Vec::new(),
+            class: None,
+            schema: Vec::new(),
+            breaks: Vec::new(),
+        }
+    }
+
+    /// The same with what changes for readers.
+    pub(super) fn with_schema(mut self, schema: Vec<SchemaChange>) -> Self {
+        self.class = schema.iter().map(|change| change.class).max();
+        let breaking = schema.iter().filter(|change| change.class == ChangeClass::Breaking);
+        self.breaks = breaking.map(|change| change.text.clone()).collect();
+        self.schema = schema;
+        self
+    }
+
     fn mark(&self) -> char {
         match self.action {
             PlannedAction::Create => '+',
@@ -110,7 +143,8 @@ impl PlanReport {
 
     fn write_summary(&self, f: &mut impl fmt::Write) -> fmt::Result {
         for change in self.changes.iter().filter(|change| change.action != PlannedAction::Unchanged) {
-            writeln!(f, "{} {} {}: {}", change.mark(), change.kind, change.name, change.summary())?;
+            let class = change.class.map(|class| format!(" [{class}]")).unwrap_or_default();
+            writeln!(f, "{} {} {}: {}{class}", change.mark(), change.kind, change.name, change.summary())?;
             for detail in &change.details {
                 writeln!(f, "    {detail}")?;
             }
@@ -120,6 +154,16 @@ impl PlanReport {
             for broken in &change.breaks {
                 writeln!(f, "    ! {broken}")?;
             }
+            // Settings stand among the details already.
+            let is_news = |schema: &&SchemaChange| {
+                schema.class == ChangeClass::Compatible && schema.kind != SchemaChangeKind::SettingsChanged
+            };
+            for compatible in change.schema.iter().filter(is_news) {
+                writeln!(f, "    compatible: {}", compatible.text)?;
+            }
+        }
+        for warning in &self.warnings {
+            writeln!(f, "! {warning}")?;
         }
         for left in &self.left_behind {
             writeln!(f, "! left as it is: {left}")?;

@@ -1,13 +1,16 @@
 //! Planning one view: resolving its names, checking its types, finding its version.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use eadem_values::{Constraint, DataType, Description, Digest, Field, Value, value_from_json};
 
-use super::ViewWrite;
-use super::planner::{CHAIN_MAX, KnownSource, Planner, TOO_LONG_A_CHAIN, differences, digest_among, named_views};
+use super::planner::{
+    CHAIN_MAX, KnownSource, Planner, TOO_LONG_A_CHAIN, differences, differing_names, digest_among, named_views,
+};
 use super::report::{PlannedAction, PlannedChange};
+use super::schema_change::{SchemaChange, view_changes};
+use super::{VersionPair, ViewWrite};
 use crate::definitions::{
     BindingDefinition, BindingName, BoundDefinition, LiteralText, TransformReference, ViewDefinition,
     check_column_name, did_you_mean, names_the_request, parse_binding_name,
@@ -19,7 +22,7 @@ use crate::model::{
     ValidationPolicy, ViewRef, ViewVersion,
 };
 use crate::resolve::{key_data_type, required};
-use crate::store::read;
+use crate::store::{Mark, read};
 
 impl Planner<'_> {
     pub(super) async fn plan_view(&mut self, name: &str) -> Result<(), RegistryError> {
@@ -43,10 +46,20 @@ impl Planner<'_> {
         draft.id.version = existing.map_or(next, |row| row.version);
         if let Some(row) = existing {
             let stands = read::load_view_version(&mut self.snapshot, row.view_version_id).await?;
+            if let Some(mark) = stands.mark.as_ref().filter(|mark| mark.is_retired()) {
+                let retired = RegistryError::retired(ObjectKind::View, stands.id.to_string(), mark);
+                let message = format!(
+                    "what it says is a version that is not served any more: {retired}; or take it out of the files"
+                );
+                self.view_error(&definition, "", message);
+                self.mark_failed(name);
+                return Ok(());
+            }
             if !self.keeps_placement(&definition, &stands) {
                 self.mark_failed(name);
                 return Ok(());
             }
+            draft.mark = stands.mark.clone();
         }
         if !self.can_be_asked_for(&definition, &draft) {
             self.mark_failed(name);
@@ -62,7 +75,7 @@ impl Planner<'_> {
             upstreams.iter().map(|(input, (_, version))| (input.clone(), *version)).collect();
 
         let mut details = Vec::new();
-        let mut breaks = Vec::new();
+        let mut schema = Vec::new();
         let action = match &before {
             None => {
                 details.extend(new_view_details(&draft));
@@ -73,35 +86,78 @@ impl Planner<'_> {
                 if pins_before != pins {
                     details.push("versions of upstream views written differently, the same versions".to_owned());
                 }
-                if details.is_empty() { PlannedAction::Unchanged } else { PlannedAction::Settings }
+                if details.is_empty() {
+                    PlannedAction::Unchanged
+                } else {
+                    schema.push(SchemaChange::settings(&details));
+                    PlannedAction::Settings
+                }
             }
             Some(before) => {
-                details.extend(differences(&explained(before), &explained(&draft)));
-                let outputs = output_differences(&before.description, &draft.description);
-                details.extend(outputs.lines);
-                breaks.extend(outputs.breaks);
+                let (old, new) = (explained(before), explained(&draft));
+                details.extend(differences(&old, &new));
+                details.extend(output_differences(&before.description, &draft.description));
+                let meaning = differing_names(&old, &new);
+                schema.extend(view_changes(&before.description, &draft.description, &meaning));
                 details.extend(settings_differences(before, &draft));
                 if existing.is_some() { PlannedAction::EarlierVersion } else { PlannedAction::NewVersion }
             }
         };
-        self.report.changes.push(PlannedChange {
-            kind: ObjectKind::View,
-            name: name.to_owned(),
-            action,
+        if !matches!(action, PlannedAction::Unchanged | PlannedAction::Settings) {
+            self.warn_of_what_it_uses(before.as_deref(), &draft).await?;
+        }
+        let change = PlannedChange {
             version: Some(draft.id.version),
             version_before: before.as_ref().map(|before| before.id.version),
             details,
             used_by: self.readers_of(name),
-            breaks,
-        });
+            ..PlannedChange::of(ObjectKind::View, name, action)
+        };
+        self.report.changes.push(change.with_schema(schema));
         let existing = existing.map(|row| row.view_version_id);
         if action != PlannedAction::Unchanged {
             self.writes.views.push(ViewWrite { version: draft.clone(), existing, upstreams });
         }
         let planned = Arc::new(draft);
+        if let Some(before) = before.filter(|before| before.digest != planned.digest) {
+            self.pairs.push(VersionPair { before, after: Arc::clone(&planned) });
+        }
         self.versions.insert(planned.id.clone(), Arc::clone(&planned));
         self.newest.insert(name.to_owned(), planned);
         Ok(())
+    }
+
+    /// Warns of what is deprecated, and was not used by the version before.
+    async fn warn_of_what_it_uses(
+        &mut self,
+        before: Option<&ViewVersion>,
+        draft: &ViewVersion,
+    ) -> Result<(), RegistryError> {
+        let reads = |version: &ViewVersion| version.upstream_features().map(|upstream| upstream.view.clone()).collect();
+        let read_before: BTreeSet<ViewRef> = before.map(reads).unwrap_or_default();
+        self.warn_of_deprecated(&format!("view {}", draft.id), &read_before, &reads(draft));
+        if let Some(mark) = &draft.mark {
+            self.report.warnings.push(format!("view {} is {}", draft.id, mark.text()));
+        }
+        if before.is_some_and(|before| before.transform == draft.transform) {
+            return Ok(());
+        }
+        if let Some(mark) = self.transform_mark(&draft.transform).await? {
+            let (name, digest) = (&draft.description.name, draft.transform.short());
+            self.report.warnings.push(format!(
+                "view {} uses transform {name} ({digest}), which is {}",
+                draft.id,
+                mark.text()
+            ));
+        }
+        Ok(())
+    }
+
+    async fn transform_mark(&mut self, digest: &Digest) -> Result<Option<Mark>, RegistryError> {
+        match read::transform_id(&mut self.snapshot, digest).await? {
+            Some(id) => Ok(self.transform_marks.get(&id).cloned()),
+            None => Ok(None),
+        }
     }
 
     /// The version that a definition describes, without number and digest. `None` only after an error.
@@ -150,6 +206,7 @@ impl Planner<'_> {
             bounds,
             about: definition.about.clone(),
             created_at_us: 0,
+            mark: None,
         }))
     }
 
@@ -180,6 +237,12 @@ impl Planner<'_> {
             return Ok(None);
         };
         let (digest, description) = read::load_description(&mut self.snapshot, id).await?;
+        if let Some(mark) = self.transform_marks.get(&id).filter(|mark| mark.is_retired()) {
+            let name = format!("{}@{digest}", description.name);
+            let retired = RegistryError::retired(ObjectKind::Transform, name, mark);
+            self.view_error(definition, "transform", retired.to_string());
+            return Ok(None);
+        }
         if let TransformReference::Uploaded { name, .. } = reference
             && *name != description.name
         {
@@ -785,12 +848,7 @@ fn settings_differences(before: &ViewVersion, after: &ViewVersion) -> Vec<String
     lines
 }
 
-struct OutputDifferences {
-    lines: Vec<String>,
-    breaks: Vec<String>,
-}
-
-fn output_differences(before: &Description, after: &Description) -> OutputDifferences {
+fn output_differences(before: &Description, after: &Description) -> Vec<String> {
     let shape = |field: &Field| {
         let null = if field.accepts_null() { "" } else { " not null" };
         format!("{}{null}", field.data_type)
@@ -798,34 +856,5 @@ fn output_differences(before: &Description, after: &Description) -> OutputDiffer
     let parts = |description: &Description| -> Vec<(String, String)> {
         description.outputs.iter().map(|output| (format!("feature {}", output.name), shape(output))).collect()
     };
-    let mut breaks = Vec::new();
-    for output in &before.outputs {
-        match after.outputs.iter().find(|candidate| candidate.name == output.name) {
-            None => breaks.push(format!("feature `{}` is gone", output.name)),
-            Some(now) if now.data_type != output.data_type => {
-                breaks
-                    .push(format!("feature `{}` changes from {} to {}", output.name, output.data_type, now.data_type));
-            }
-            Some(now) if now.accepts_null() && !output.accepts_null() => {
-                breaks.push(format!("feature `{}` may now be null", output.name));
-            }
-            Some(now) if unit(now) != unit(output) => {
-                breaks.push(format!(
-                    "feature `{}` changes its unit from {} to {}",
-                    output.name,
-                    unit(output).unwrap_or("none"),
-                    unit(now).unwrap_or("none")
-                ));
-            }
-            Some(_) => {}
-        }
-    }
-    OutputDifferences { lines: differences(&parts(before), &parts(after)), breaks }
-}
-
-fn unit(field: &Field) -> Option<&str> {
-    field.constraints.iter().find_map(|constraint| match constraint {
-        Constraint::Unit(unit) => Some(unit.as_str()),
-        _ => None,
-    })
+    differences(&parts(before), &parts(after))
 }

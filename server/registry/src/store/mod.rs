@@ -6,6 +6,7 @@ mod entities;
 mod epochs;
 mod erasures;
 mod jobs;
+mod lifecycle;
 mod projects;
 mod search;
 mod services;
@@ -35,6 +36,7 @@ pub use datasets::{DatasetColumn, DatasetRecord};
 pub use epochs::{Epoch, EpochState};
 pub use erasures::{EntityErasures, ErasedEntity, Erasures, NewErasure};
 pub use jobs::{ChunkWork, JobChunk, JobRecord, JobState};
+pub use lifecycle::{LifecycleChange, LifecycleState, Mark, Marked};
 pub use projects::{DEFAULT_PROJECT, ProjectRecord, Quota};
 pub use search::{SEARCH_KINDS, SEARCH_LIMIT_MAX, Search, SearchHit, SearchResult};
 pub use services::ServiceSummary;
@@ -48,6 +50,9 @@ pub use workers::{JobActivity, JobWorker, NewWorker, PartClaim, RecordedWork, Wo
 pub(crate) mod read {
     pub(crate) use super::datasets::require_dataset_id;
     pub(crate) use super::entities::{load_entity, unknown_entity};
+    pub(crate) use super::lifecycle::{
+        datasets_of, dependants_of, load_service_mark, load_service_marks, load_transform_marks, transforms_named,
+    };
     pub(crate) use super::services::{
         load_service_entries, load_service_head, load_service_versions, load_written_entries, require_service_version,
     };
@@ -68,6 +73,7 @@ pub(crate) mod write {
     pub(crate) use super::views::{insert_version, save_deployment, save_upstreams, save_view, set_head};
 }
 
+pub(crate) use lifecycle::read_mark;
 pub(crate) use services::WrittenEntry;
 
 /// The registry. Cheap to clone; all clones share connections, cache and subscribers.

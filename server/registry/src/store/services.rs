@@ -4,6 +4,7 @@ use eadem_values::Digest;
 use serde::Serialize;
 use sqlx::Row;
 
+use super::lifecycle::{Mark, load_service_mark};
 use super::views::{load_view_version, view_version_id};
 use super::{Registry, Session, Snapshot, load_tags, read_digest, save_tags, unsigned};
 use crate::definitions::{ServiceEntryName, did_you_mean};
@@ -23,6 +24,8 @@ pub struct ServiceSummary {
     pub features: Vec<String>,
     /// For people.
     pub about: About,
+    /// Whether the newest version is on its way out.
+    pub mark: Option<Mark>,
 }
 
 /// An entry of the newest definition of a service, as written.
@@ -56,6 +59,7 @@ impl Registry {
                 newest: head.version,
                 versions: load_service_versions(&mut snapshot, &name).await?.into_iter().map(|row| row.1).collect(),
                 features: written.iter().map(ToString::to_string).collect(),
+                mark: load_service_mark(&mut snapshot, head.service_version_id).await?,
                 about: head.about,
                 name,
             });

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
+use super::lifecycle::{Mark, read_mark};
 use super::search::Indexer;
 use super::trail::TrailEvent;
 use super::{Registry, Session, Snapshot, read_digest, read_flag, signed, unsigned};
@@ -48,6 +49,8 @@ pub struct TransformRecord {
     pub component_bytes: u64,
     /// When it was first uploaded, µs since the epoch.
     pub uploaded_at_us: i64,
+    /// Whether it is on its way out.
+    pub mark: Option<Mark>,
 }
 
 impl Registry {
@@ -174,8 +177,8 @@ async fn load_record(snapshot: &mut Snapshot, id: i64) -> Result<TransformRecord
     let (digest, description) = load_description(snapshot, id).await?;
     let row = sqlx::query(
         "SELECT component_bytes, strict_nan, laws_corpus, laws_seed, laws_rows, fuel_per_row, nanoseconds_per_row,
-                nanoseconds_per_call, memory_bytes, measured_rows, uploaded_at_us
-         FROM transform WHERE transform_id = $1",
+                nanoseconds_per_call, memory_bytes, measured_rows, uploaded_at_us, state, message, at_us
+         FROM transform LEFT JOIN transform_mark USING (transform_id) WHERE transform.transform_id = $1",
     )
     .bind(id)
     .fetch_one(snapshot.sql())
@@ -199,6 +202,7 @@ async fn load_record(snapshot: &mut Snapshot, id: i64) -> Result<TransformRecord
         },
         component_bytes: unsigned(row.try_get("component_bytes")?)?,
         uploaded_at_us: row.try_get("uploaded_at_us")?,
+        mark: read_mark(&row)?,
     })
 }
 

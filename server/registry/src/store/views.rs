@@ -8,6 +8,7 @@ use serde::Serialize;
 use sqlx::Row;
 
 use super::entities::{load_shape, save_shape};
+use super::lifecycle::read_mark;
 use super::sources::{load_meaning, save_meaning};
 use super::transforms::{load_description, transform_id};
 use super::{Registry, Session, Snapshot, load_tags, read_digest, read_flag, read_name, unsigned};
@@ -178,8 +179,9 @@ pub(crate) async fn load_view_version(snapshot: &mut Snapshot, id: i64) -> Resul
     }
     let row = sqlx::query(
         "SELECT name, version, digest, transform_id, shape_id, meaning_id, ttl_us, horizon_us, validation,
-                created_at_us, doc, owner
-         FROM view_version JOIN view USING (view_id) WHERE view_version_id = $1",
+                created_at_us, doc, owner, state, message, at_us
+         FROM view_version JOIN view USING (view_id) LEFT JOIN view_mark USING (view_version_id)
+         WHERE view_version_id = $1",
     )
     .bind(id)
     .fetch_one(snapshot.sql())
@@ -213,6 +215,7 @@ pub(crate) async fn load_view_version(snapshot: &mut Snapshot, id: i64) -> Resul
             tags: load_tags(snapshot, "view", &name).await?,
         },
         created_at_us: row.try_get("created_at_us")?,
+        mark: read_mark(&row)?,
     };
     version.bindings = load_bindings(snapshot, id, &version).await?;
     version.defaults = load_defaults(snapshot, id, &version).await?;

@@ -1,5 +1,7 @@
 //! Lineage, both ways, in all three forms.
 
+use std::collections::BTreeMap;
+
 use eadem_registry::model::ViewRef;
 use eadem_registry::{DatasetColumn, DatasetRecord, LineageDirection, LineageKind, ObjectKind};
 use eadem_values::{DataType, Digest};
@@ -137,5 +139,104 @@ async fn every_kind_of_object_has_roots() {
     ] {
         let error = registry.registry.lineage(kind, name, LineageDirection::Both).await.unwrap_err();
         assert!(error.is_not_found(), "{kind} {name}: {error}");
+    }
+}
+
+/// Reads the language of Graphviz as far as it is written here: the nodes with their labels, the edges, the graph's label.
+fn read_dot(dot: &str) -> (BTreeMap<String, String>, Vec<(String, String)>, Option<String>) {
+    /// The quoted text at the beginning, and what follows it.
+    fn quoted(text: &str) -> (String, &str) {
+        let mut rest = text.strip_prefix('"').unwrap_or_else(|| panic!("no quote: {text}")).char_indices();
+        let mut value = String::new();
+        while let Some((at, character)) = rest.next() {
+            match character {
+                '"' => return (value, &text[at + 2..]),
+                '\\' => match rest.next() {
+                    Some((_, 'n')) => value.push('\n'),
+                    Some((_, escaped @ ('"' | '\\'))) => value.push(escaped),
+                    other => panic!("unknown escape {other:?} in {text}"),
+                },
+                '\n' => panic!("a line ends inside of a text: {text}"),
+                other => value.push(other),
+            }
+        }
+        panic!("the text is not closed: {text}")
+    }
+    let mut lines = dot.lines();
+    assert_eq!(lines.next(), Some("digraph lineage {"));
+    let (mut nodes, mut edges, mut label, mut is_closed) = (BTreeMap::new(), Vec::new(), None, false);
+    for line in lines {
+        assert!(!is_closed, "after the end: {line}");
+        let line = line.trim();
+        if line == "}" {
+            is_closed = true;
+            continue;
+        }
+        let statement = line.strip_suffix(';').unwrap_or_else(|| panic!("no end: {line}"));
+        if matches!(statement, "rankdir=LR" | "node [shape=box]") {
+            continue;
+        }
+        if let Some(text) = statement.strip_prefix("label=") {
+            label = Some(quoted(text).0);
+            continue;
+        }
+        let (id, rest) = statement.split_once(' ').unwrap_or((statement, ""));
+        let rest = match rest.strip_prefix("-> ") {
+            Some(rest) => {
+                let (to, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+                edges.push((id.to_owned(), to.to_owned()));
+                rest
+            }
+            None => {
+                let (text, _) = quoted(rest.strip_prefix("[label=").unwrap());
+                nodes.insert(id.to_owned(), text);
+                rest
+            }
+        };
+        if !rest.is_empty() {
+            let after = quoted(rest.strip_prefix("[label=").unwrap()).1;
+            assert!(matches!(after, "]" | ", style=bold]"), "{line}");
+        }
+    }
+    assert!(is_closed, "{dot}");
+    assert!(edges.iter().all(|(from, to)| nodes.contains_key(from) && nodes.contains_key(to)), "{dot}");
+    (nodes, edges, label)
+}
+
+#[tokio::test]
+async fn the_graph_can_be_read_whatever_names_and_expressions_hold() {
+    let mut registry = Company::found().await;
+    let landings = registry.inspector.0.get_mut("landings").unwrap();
+    landings.push(column("a \"quoted\" \\ name", DataType::Float64));
+    let features = FEATURES.replace("ttl = \"2d\"", "ttl = \"2d\"\nbind.arr_delay = 'a \"quoted\" \\ name'");
+    registry.apply(&company_with(&features)).await;
+    let lineage =
+        registry.registry.lineage(ObjectKind::Service, "departure_delay", LineageDirection::Both).await.unwrap();
+    let (nodes, edges, label) = read_dot(&lineage.to_dot());
+    assert_eq!((nodes.len(), edges.len(), label), (lineage.nodes.len(), lineage.edges.len(), None));
+    let quoted = "source column\nlandings.a \"quoted\" \\ name";
+    assert!(nodes.values().any(|name| name == quoted), "{nodes:?}");
+}
+
+#[tokio::test]
+async fn a_lineage_is_bounded_and_says_so() {
+    let registry = founded().await;
+    let all = registry.registry.lineage(ObjectKind::Entity, "airport", LineageDirection::Both).await.unwrap();
+    assert!(!all.is_cut && !all.to_text().contains('!'));
+    let total = all.nodes.len();
+    for nodes_max in 1..=total {
+        let cut = registry
+            .registry
+            .lineage_within(ObjectKind::Entity, "airport", LineageDirection::Both, nodes_max)
+            .await
+            .unwrap();
+        assert_eq!((cut.nodes.len(), cut.is_cut), (nodes_max, nodes_max < total));
+        assert!(cut.nodes.iter().all(|node| all.nodes.contains(node)));
+        assert!(cut.edges.iter().all(|edge| cut.nodes.contains(&edge.from) && cut.nodes.contains(&edge.to)));
+        let (nodes, _, label) = read_dot(&cut.to_dot());
+        let notice = format!("only the {nodes_max} nearest nodes are shown, and there are more");
+        assert_eq!(nodes.len(), nodes_max);
+        assert_eq!(label.is_some_and(|label| label.starts_with(&notice)), cut.is_cut);
+        assert_eq!(cut.to_text().contains(&format!("! {notice}")), cut.is_cut);
     }
 }

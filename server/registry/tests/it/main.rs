@@ -14,3 +14,4 @@ mod resolve;
 mod search;
 mod store;
 mod support;
+mod versions;

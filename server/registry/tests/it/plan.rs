@@ -3,7 +3,7 @@
 use eadem_registry::model::{
     ColumnType, OutlierBound, Partition, Placement, SourceColumn, StopThreshold, ValidationPolicy,
 };
-use eadem_registry::{Registry, RegistryError};
+use eadem_registry::{ChangeClass, Registry, RegistryError, SchemaChange, SchemaChangeKind};
 use eadem_values::{Constraint, DataType, ElementType, Field, Value};
 use serde_json::json;
 
@@ -633,7 +633,10 @@ async fn request_fields_that_change_break_callers() {
     let breaks = async |registry: &Company, a: &str| {
         let plan = registry.plan(&definitions(a)).await.unwrap();
         let service = plan.report().changes.iter().find(|change| change.name == "s").unwrap().clone();
-        service.breaks
+        let of_request = |change: &&SchemaChange| {
+            change.kind == SchemaChangeKind::RequestChanged && change.class == ChangeClass::Breaking
+        };
+        service.schema.iter().filter(of_request).map(|change| change.text.clone()).collect::<Vec<_>>()
     };
     registry.apply(&definitions("a")).await;
     assert_eq!(breaks(&registry, "other").await, ["callers must not send request field `a` any more"]);

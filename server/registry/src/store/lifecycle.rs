@@ -1,0 +1,647 @@
+//! What is deprecated and what is retired: marks on transforms, view versions and service versions.
+//!
+//! A deprecated version works as before and says so. A retired one is not served and cannot be named any more; nothing
+//! depends on it at that moment. Neither changes the version, and its number is never given again.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use eadem_values::Digest;
+use serde::{Deserialize, Serialize};
+use sqlx::Row;
+
+use super::services::require_service_version;
+use super::views::require_view_version;
+use super::{Change, Registry, Session, SqlRow, TrailEvent, read_digest, read_name, signed, unsigned};
+use crate::definitions::split_version;
+use crate::error::{ObjectKind, RegistryError};
+
+/// How far a version is on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LifecycleState {
+    /// It works, and whoever uses it should turn to something else.
+    Deprecated,
+    /// It is not served and cannot be named.
+    Retired,
+}
+
+impl LifecycleState {
+    /// As it stands in messages and tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deprecated => "deprecated",
+            Self::Retired => "retired",
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Self> {
+        [Self::Deprecated, Self::Retired].into_iter().find(|state| state.as_str() == name)
+    }
+}
+
+impl fmt::Display for LifecycleState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// That a version is deprecated or retired.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Which of both.
+    pub state: LifecycleState,
+    /// What to do instead; may be empty.
+    pub message: String,
+    /// Since when, µs since the epoch.
+    pub at_us: i64,
+}
+
+impl Mark {
+    /// Whether the version is not served any more.
+    pub fn is_retired(&self) -> bool {
+        self.state == LifecycleState::Retired
+    }
+
+    /// `deprecated: use weather@2`
+    pub fn text(&self) -> String {
+        if self.message.is_empty() { self.state.to_string() } else { format!("{}: {}", self.state, self.message) }
+    }
+}
+
+/// What to do with a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LifecycleChange {
+    /// Mark it with this message.
+    Mark(LifecycleState, String),
+    /// Take away the mark of this state.
+    Undo(LifecycleState),
+}
+
+impl LifecycleChange {
+    /// As the trail says it.
+    fn verb(&self) -> &'static str {
+        match self {
+            Self::Mark(LifecycleState::Deprecated, _) => "deprecate",
+            Self::Mark(LifecycleState::Retired, _) => "retire",
+            Self::Undo(LifecycleState::Deprecated) => "undo deprecate",
+            Self::Undo(LifecycleState::Retired) => "undo retire",
+        }
+    }
+
+    fn detail(&self) -> String {
+        match self {
+            Self::Mark(_, message) => message.clone(),
+            Self::Undo(_) => String::new(),
+        }
+    }
+}
+
+/// What was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marked {
+    /// Transform, view or service.
+    pub kind: ObjectKind,
+    /// The versions, as people write them: `weather@2`, `weather@sha256:…`.
+    pub versions: Vec<String>,
+    /// How they are marked now; `None` if not at all.
+    pub mark: Option<Mark>,
+    /// What to know.
+    pub warnings: Vec<String>,
+    /// The definitions' revision now.
+    pub definitions_revision: u64,
+}
+
+/// A version that is to be marked.
+pub(crate) struct Target {
+    pub(crate) id: i64,
+    /// `weather@2`
+    pub(crate) reference: String,
+    pub(crate) mark: Option<Mark>,
+    /// Whether the name without version stands for it.
+    is_head: bool,
+}
+
+/// The statements about the marks of one kind of object.
+struct Statements {
+    save: &'static str,
+    delete: &'static str,
+}
+
+macro_rules! statements {
+    ($table:literal, $id:literal) => {
+        Statements {
+            save: concat!(
+                "INSERT INTO ",
+                $table,
+                " (",
+                $id,
+                ", state, message, at_us) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT (",
+                $id,
+                ") DO UPDATE
+                 SET state = excluded.state, message = excluded.message, at_us = excluded.at_us"
+            ),
+            delete: concat!("DELETE FROM ", $table, " WHERE ", $id, " = $1"),
+        }
+    };
+}
+
+const OF_VIEWS: Statements = statements!("view_mark", "view_version_id");
+const OF_SERVICES: Statements = statements!("service_mark", "service_version_id");
+const OF_TRANSFORMS: Statements = statements!("transform_mark", "transform_id");
+
+/// Training sets that a warning names.
+const NAMED_MAX: usize = 20;
+const MESSAGE_CHARS_MAX: usize = 500;
+
+impl Registry {
+    /// Deprecates or retires versions, or takes the mark away again. `name` is `view`, `view@2`, `service`, `service@2`, the
+    /// name of a transform, `name@sha256:…` or a digest; without version it is all versions that there are.
+    ///
+    /// # Errors
+    /// No such object; a version that something depends on ([`RegistryError::InUse`]); a mark that it has already, or has not;
+    /// a message that is too long; the database failed.
+    pub async fn mark(
+        &self,
+        kind: ObjectKind,
+        name: &str,
+        change: &LifecycleChange,
+        now_us: i64,
+    ) -> Result<Marked, RegistryError> {
+        if let LifecycleChange::Mark(_, message) = change
+            && message.chars().count() > MESSAGE_CHARS_MAX
+        {
+            let reason = format!("the message is longer than {MESSAGE_CHARS_MAX} characters; say it in fewer words");
+            return Err(RegistryError::Invalid(reason));
+        }
+        let mut transaction = self.change().await?;
+        let targets = find_targets(&mut transaction, kind, name).await?;
+        let mut warnings = Vec::new();
+        if let LifecycleChange::Mark(LifecycleState::Retired, _) = change {
+            check_unused(&mut transaction, kind, &targets).await?;
+            warnings = rebuild_warnings(&mut transaction, kind, &targets).await?;
+        }
+        let is_undo = matches!(change, LifecycleChange::Undo(_));
+        if is_undo {
+            check_ground(&mut transaction, kind, &targets).await?;
+        }
+        let mark = match change {
+            LifecycleChange::Mark(state, message) => {
+                Some(Mark { state: *state, message: message.clone(), at_us: now_us })
+            }
+            LifecycleChange::Undo(_) => None,
+        };
+        let affected: Vec<&Target> = targets.iter().filter(|target| is_affected(target, change)).collect();
+        if affected.is_empty() {
+            return Err(RegistryError::Conflict(nothing_to_do(&targets, change)));
+        }
+        for target in &affected {
+            save_mark(&mut transaction, kind, target.id, mark.as_ref()).await?;
+        }
+        let references: Vec<String> = affected.iter().map(|target| target.reference.clone()).collect();
+        let bare = name.split('@').next().unwrap_or(name);
+        let action = action_text(&references, change);
+        let definitions_revision = record(&mut transaction, kind, bare, &action, now_us).await?;
+        for target in &affected {
+            let event = TrailEvent::done(change.verb(), format!("{kind} {}", target.reference), change.detail());
+            transaction.record(event, now_us).await?;
+        }
+        transaction.commit_and_announce().await?;
+        Ok(Marked { kind, versions: references, mark, warnings, definitions_revision })
+    }
+}
+
+fn is_affected(target: &Target, change: &LifecycleChange) -> bool {
+    let state = target.mark.as_ref().map(|mark| mark.state);
+    match change {
+        LifecycleChange::Mark(LifecycleState::Deprecated, message) => {
+            let says_so = target.mark.as_ref().is_some_and(|mark| mark.message == *message);
+            state.is_none() || (state == Some(LifecycleState::Deprecated) && !says_so)
+        }
+        LifecycleChange::Mark(LifecycleState::Retired, _) => state != Some(LifecycleState::Retired),
+        LifecycleChange::Undo(undone) => state == Some(*undone),
+    }
+}
+
+fn nothing_to_do(targets: &[Target], change: &LifecycleChange) -> String {
+    let references: Vec<&str> = targets.iter().map(|target| target.reference.as_str()).collect();
+    let are_retired = targets.iter().all(|target| target.mark.as_ref().is_some_and(Mark::is_retired));
+    let verb = if targets.len() == 1 { "is" } else { "are" };
+    let what = match change {
+        LifecycleChange::Mark(LifecycleState::Deprecated, _) if are_retired => "retired already".to_owned(),
+        LifecycleChange::Mark(state, _) => format!("{state} already"),
+        LifecycleChange::Undo(state) => format!("not {state}"),
+    };
+    format!("{} {verb} {what}; nothing was changed", references.join(", "))
+}
+
+fn action_text(references: &[String], change: &LifecycleChange) -> String {
+    let versions: Vec<&str> =
+        references.iter().map(|reference| reference.split_once('@').map_or("", |(_, version)| version)).collect();
+    let versions = versions.join(", ");
+    match change {
+        LifecycleChange::Mark(state, message) if message.is_empty() => format!("version {versions} {state}"),
+        LifecycleChange::Mark(state, message) => format!("version {versions} {state}: {message}"),
+        LifecycleChange::Undo(state) => format!("version {versions} no longer {state}"),
+    }
+}
+
+/// The versions that a name stands for.
+async fn find_targets(connection: &mut Session, kind: ObjectKind, name: &str) -> Result<Vec<Target>, RegistryError> {
+    match kind {
+        ObjectKind::View => {
+            let (bare, version) = split_version(name)?;
+            require_view_version(connection, bare, version).await?;
+            let rows = sqlx::query(
+                "SELECT view_version.view_version_id AS id, version, state, message, at_us,
+                        CAST(CASE WHEN head_version_id = view_version.view_version_id THEN 1 ELSE 0 END AS BIGINT) AS is_head
+                 FROM view_version JOIN view USING (view_id) LEFT JOIN view_mark USING (view_version_id)
+                 WHERE name = $1 ORDER BY version",
+            )
+            .bind(bare)
+            .fetch_all(connection.sql())
+            .await?;
+            versions_of(rows, bare, version)
+        }
+        ObjectKind::Service => {
+            let (bare, version) = split_version(name)?;
+            require_service_version(connection, bare, version).await?;
+            let rows = sqlx::query(
+                "SELECT service_version.service_version_id AS id, version, state, message, at_us,
+                        CAST(CASE WHEN head_version_id = service_version.service_version_id THEN 1 ELSE 0 END AS BIGINT) AS is_head
+                 FROM service_version JOIN service USING (service_id) LEFT JOIN service_mark USING (service_version_id)
+                 WHERE name = $1 ORDER BY version",
+            )
+            .bind(bare)
+            .fetch_all(connection.sql())
+            .await?;
+            versions_of(rows, bare, version)
+        }
+        ObjectKind::Transform => transforms_named(connection, name).await,
+        other => Err(RegistryError::Invalid(format!(
+            "a {other} has no versions to deprecate or retire; transforms, views and services have"
+        ))),
+    }
+}
+
+fn versions_of(rows: Vec<SqlRow>, name: &str, wanted: Option<u32>) -> Result<Vec<Target>, RegistryError> {
+    let mut targets = Vec::with_capacity(rows.len());
+    for row in rows {
+        let version: u32 = unsigned(row.try_get("version")?)?;
+        if wanted.is_some_and(|wanted| wanted != version) {
+            continue;
+        }
+        targets.push(Target {
+            id: row.try_get("id")?,
+            reference: format!("{name}@{version}"),
+            mark: read_mark(&row)?,
+            is_head: row.try_get::<i64, _>("is_head")? != 0,
+        });
+    }
+    Ok(targets)
+}
+
+/// The transforms of a name, or the one of a digest: `name`, `name@sha256:…`, `sha256:…`.
+pub(crate) async fn transforms_named(connection: &mut Session, name: &str) -> Result<Vec<Target>, RegistryError> {
+    let (bare, digest) = match name.split_once('@') {
+        Some((bare, digest)) => (Some(bare), digest.parse::<Digest>().ok()),
+        None => (Some(name).filter(|name| name.parse::<Digest>().is_err()), name.parse::<Digest>().ok()),
+    };
+    let is_malformed = name.contains('@') && digest.is_none();
+    let rows = match digest {
+        Some(digest) => {
+            sqlx::query(
+                "SELECT transform.transform_id AS id, name, digest, state, message, at_us
+                 FROM transform LEFT JOIN transform_mark USING (transform_id) WHERE digest = $1",
+            )
+            .bind(digest.as_bytes().to_vec())
+            .fetch_all(connection.sql())
+            .await?
+        }
+        None => {
+            sqlx::query(
+                "SELECT transform.transform_id AS id, name, digest, state, message, at_us
+                 FROM transform LEFT JOIN transform_mark USING (transform_id)
+                 WHERE name = $1 ORDER BY transform.transform_id",
+            )
+            .bind(bare)
+            .fetch_all(connection.sql())
+            .await?
+        }
+    };
+    let mut targets = Vec::with_capacity(rows.len());
+    for row in rows {
+        let found: String = row.try_get("name")?;
+        let digest = read_digest(row.try_get("digest")?)?;
+        if bare.is_none_or(|bare| bare == found) && !is_malformed {
+            let reference = format!("{found}@{digest}");
+            targets.push(Target { id: row.try_get("id")?, reference, mark: read_mark(&row)?, is_head: false });
+        }
+    }
+    if targets.is_empty() {
+        return Err(RegistryError::not_found(ObjectKind::Transform, name, "; `GET /transforms` lists all"));
+    }
+    Ok(targets)
+}
+
+/// The mark in a row that was joined with a table of marks.
+pub(crate) fn read_mark(row: &SqlRow) -> Result<Option<Mark>, RegistryError> {
+    let Some(state) = row.try_get::<Option<String>, _>("state")? else { return Ok(None) };
+    Ok(Some(Mark {
+        state: read_name(&state, LifecycleState::from_name)?,
+        message: row.try_get("message")?,
+        at_us: row.try_get("at_us")?,
+    }))
+}
+
+/// All marks of components, by their rows. There are few: most versions have none.
+pub(crate) async fn load_transform_marks(connection: &mut Session) -> Result<HashMap<i64, Mark>, RegistryError> {
+    let rows = sqlx::query("SELECT transform_id AS id, state, message, at_us FROM transform_mark");
+    marks_by_id(rows.fetch_all(connection.sql()).await?)
+}
+
+/// All marks of service versions, by their rows.
+pub(crate) async fn load_service_marks(connection: &mut Session) -> Result<HashMap<i64, Mark>, RegistryError> {
+    let rows = sqlx::query("SELECT service_version_id AS id, state, message, at_us FROM service_mark");
+    marks_by_id(rows.fetch_all(connection.sql()).await?)
+}
+
+fn marks_by_id(rows: Vec<SqlRow>) -> Result<HashMap<i64, Mark>, RegistryError> {
+    let mut marks = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        if let Some(mark) = read_mark(row)? {
+            marks.insert(row.try_get("id")?, mark);
+        }
+    }
+    Ok(marks)
+}
+
+/// The mark of a service version.
+pub(crate) async fn load_service_mark(
+    connection: &mut Session,
+    service_version_id: i64,
+) -> Result<Option<Mark>, RegistryError> {
+    let row = sqlx::query("SELECT state, message, at_us FROM service_mark WHERE service_version_id = $1")
+        .bind(service_version_id)
+        .fetch_optional(connection.sql())
+        .await?;
+    row.as_ref().map_or(Ok(None), read_mark)
+}
+
+async fn save_mark(
+    connection: &mut Session,
+    kind: ObjectKind,
+    id: i64,
+    mark: Option<&Mark>,
+) -> Result<(), RegistryError> {
+    let statements = match kind {
+        ObjectKind::View => OF_VIEWS,
+        ObjectKind::Service => OF_SERVICES,
+        _ => OF_TRANSFORMS,
+    };
+    match mark {
+        None => sqlx::query(statements.delete).bind(id).execute(connection.sql()).await?,
+        Some(mark) => {
+            sqlx::query(statements.save)
+                .bind(id)
+                .bind(mark.state.as_str())
+                .bind(&mark.message)
+                .bind(mark.at_us)
+                .execute(connection.sql())
+                .await?
+        }
+    };
+    Ok(())
+}
+
+/// Refuses to retire what something depends on.
+async fn check_unused(connection: &mut Session, kind: ObjectKind, targets: &[Target]) -> Result<(), RegistryError> {
+    let mut dependants = Vec::new();
+    for target in targets {
+        dependants.extend(dependants_of(connection, kind, target.id, &target.reference).await?);
+    }
+    dependants.sort();
+    dependants.dedup();
+    if let Some(head) = targets.iter().find(|target| target.is_head) {
+        let others = unretired_beside(connection, kind, targets).await?;
+        if !others.is_empty() {
+            dependants.push(format!(
+                "the name `{}`, which stands for {}: apply another definition first, or retire the {kind} as a whole \
+                 (without a version); {} would be left",
+                head.reference.split('@').next().unwrap_or_default(),
+                head.reference,
+                others.join(", ")
+            ));
+        }
+    }
+    if dependants.is_empty() {
+        return Ok(());
+    }
+    let references: Vec<&str> = targets.iter().map(|target| target.reference.as_str()).collect();
+    Err(RegistryError::InUse { what: format!("{kind} {}", references.join(", ")), dependants })
+}
+
+/// Other versions of the same name that are not retired.
+async fn unretired_beside(
+    connection: &mut Session,
+    kind: ObjectKind,
+    targets: &[Target],
+) -> Result<Vec<String>, RegistryError> {
+    let Some(name) = targets.first().and_then(|target| target.reference.split('@').next()) else {
+        return Ok(Vec::new());
+    };
+    let all = find_targets(connection, kind, name).await?;
+    let is_other = |target: &&Target| !targets.iter().any(|known| known.id == target.id);
+    let is_live = |target: &&Target| !target.mark.as_ref().is_some_and(Mark::is_retired);
+    Ok(all.iter().filter(is_other).filter(is_live).map(|target| target.reference.clone()).collect())
+}
+
+/// What would not work any more: versions that are not retired themselves, and open jobs.
+pub(crate) async fn dependants_of(
+    connection: &mut Session,
+    kind: ObjectKind,
+    id: i64,
+    reference: &str,
+) -> Result<Vec<String>, RegistryError> {
+    let mut dependants: Vec<String> = match kind {
+        ObjectKind::Transform => {
+            sqlx::query_scalar(
+                "SELECT 'view ' || view.name || '@' || CAST(version AS TEXT)
+                 FROM view_version JOIN view USING (view_id) LEFT JOIN view_mark USING (view_version_id)
+                 WHERE transform_id = $1 AND (state IS NULL OR state <> 'retired') ORDER BY view.name, version",
+            )
+            .bind(id)
+            .fetch_all(connection.sql())
+            .await?
+        }
+        ObjectKind::View => {
+            let mut readers: Vec<String> = sqlx::query_scalar(
+                "SELECT DISTINCT 'view ' || view.name || '@' || CAST(version AS TEXT)
+                 FROM view_binding JOIN view_version USING (view_version_id) JOIN view USING (view_id)
+                     LEFT JOIN view_mark USING (view_version_id)
+                 WHERE upstream_version_id = $1 AND (state IS NULL OR state <> 'retired') ORDER BY 1",
+            )
+            .bind(id)
+            .fetch_all(connection.sql())
+            .await?;
+            let services: Vec<String> = sqlx::query_scalar(
+                "SELECT DISTINCT 'service ' || service.name || '@' || CAST(version AS TEXT)
+                 FROM service_entry JOIN service_version USING (service_version_id) JOIN service USING (service_id)
+                     LEFT JOIN service_mark USING (service_version_id)
+                 WHERE view_version_id = $1 AND (state IS NULL OR state <> 'retired') ORDER BY 1",
+            )
+            .bind(id)
+            .fetch_all(connection.sql())
+            .await?;
+            readers.extend(services);
+            readers
+        }
+        _ => Vec::new(),
+    };
+    dependants.extend(open_jobs_of(connection, kind, reference).await?);
+    Ok(dependants)
+}
+
+/// Jobs that are not over and name the version in their specification.
+async fn open_jobs_of(
+    connection: &mut Session,
+    kind: ObjectKind,
+    reference: &str,
+) -> Result<Vec<String>, RegistryError> {
+    let rows: Vec<(String, String, String)> =
+        sqlx::query_as("SELECT job_id, kind, spec FROM job WHERE state = 'open' ORDER BY created_at_us, job_id")
+            .fetch_all(connection.sql())
+            .await?;
+    let names_it = |spec: &str| {
+        let spec: serde_json::Value = serde_json::from_str(spec).unwrap_or_default();
+        match kind {
+            ObjectKind::Service => spec["service"] == *reference,
+            ObjectKind::View => {
+                let views = spec["views"].as_array().into_iter().flatten().chain([&spec["view"]]);
+                let mut views = views.filter_map(serde_json::Value::as_str);
+                views.any(|view| view == reference) || spec["pinned"].to_string().contains(&format!("\"{reference}\""))
+            }
+            _ => false,
+        }
+    };
+    let open = rows.into_iter().filter(|(_, _, spec)| names_it(spec));
+    Ok(open.map(|(id, job_kind, _)| format!("{job_kind} job {id}, which is not over")).collect())
+}
+
+/// Training sets that need the tables of what is retired.
+async fn rebuild_warnings(
+    connection: &mut Session,
+    kind: ObjectKind,
+    targets: &[Target],
+) -> Result<Vec<String>, RegistryError> {
+    let mut datasets: Vec<String> = Vec::new();
+    for target in targets {
+        datasets.extend(datasets_of(connection, kind, target.id).await?);
+    }
+    datasets.sort();
+    datasets.dedup();
+    if datasets.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut listed: Vec<String> = datasets.iter().take(NAMED_MAX).cloned().collect();
+    if datasets.len() > NAMED_MAX {
+        listed.push(format!("and {} more", datasets.len() - NAMED_MAX));
+    }
+    Ok(vec![format!("could not be rebuilt once its tables are deleted: training set {}", listed.join(", "))])
+}
+
+/// Training sets that were made of a version, as `name (id)`.
+pub(crate) async fn datasets_of(
+    connection: &mut Session,
+    kind: ObjectKind,
+    id: i64,
+) -> Result<Vec<String>, RegistryError> {
+    let statement = match kind {
+        ObjectKind::Service => {
+            "SELECT name || ' (' || dataset_id || ')' FROM dataset WHERE service_version_id = $1 ORDER BY 1"
+        }
+        ObjectKind::View => {
+            "SELECT DISTINCT dataset.name || ' (' || dataset_id || ')'
+             FROM dataset JOIN dataset_column USING (dataset_id) WHERE view_version_id = $1 ORDER BY 1"
+        }
+        _ => {
+            "SELECT DISTINCT dataset.name || ' (' || dataset_id || ')'
+             FROM dataset JOIN dataset_column USING (dataset_id) JOIN view_version USING (view_version_id)
+             WHERE transform_id = $1 ORDER BY 1"
+        }
+    };
+    Ok(sqlx::query_scalar(statement).bind(id).fetch_all(connection.sql()).await?)
+}
+
+/// What is to come back must have what it stands on.
+async fn check_ground(connection: &mut Session, kind: ObjectKind, targets: &[Target]) -> Result<(), RegistryError> {
+    let mut missing: Vec<String> = Vec::new();
+    for target in targets.iter().filter(|target| target.mark.as_ref().is_some_and(Mark::is_retired)) {
+        let retired: Vec<String> = match kind {
+            ObjectKind::View => {
+                sqlx::query_scalar(
+                    "SELECT 'transform ' || transform.name FROM view_version JOIN transform USING (transform_id)
+                         JOIN transform_mark USING (transform_id)
+                     WHERE view_version_id = $1 AND state = 'retired'
+                     UNION
+                     SELECT 'view ' || upstream_view.name || '@' || CAST(upstream.version AS TEXT) FROM view_binding
+                         JOIN view_version AS upstream ON upstream.view_version_id = upstream_version_id
+                         JOIN view AS upstream_view ON upstream_view.view_id = upstream.view_id
+                         JOIN view_mark ON view_mark.view_version_id = upstream_version_id
+                     WHERE view_binding.view_version_id = $1 AND state = 'retired'",
+                )
+                .bind(target.id)
+                .fetch_all(connection.sql())
+                .await?
+            }
+            ObjectKind::Service => {
+                sqlx::query_scalar(
+                    "SELECT DISTINCT 'view ' || view.name || '@' || CAST(version AS TEXT) FROM service_entry
+                         JOIN view_version USING (view_version_id) JOIN view USING (view_id)
+                         JOIN view_mark USING (view_version_id)
+                     WHERE service_version_id = $1 AND state = 'retired'",
+                )
+                .bind(target.id)
+                .fetch_all(connection.sql())
+                .await?
+            }
+            _ => Vec::new(),
+        };
+        missing.extend(retired.into_iter().map(|what| format!("{} needs {what}", target.reference)));
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(RegistryError::Conflict(format!("{}, which is retired; bring that back first", missing.join(", "))))
+}
+
+/// Notes what was done among the changes of definitions, so that plans made before are stale and history shows it.
+async fn record(
+    change: &mut Change,
+    kind: ObjectKind,
+    name: &str,
+    action: &str,
+    now_us: i64,
+) -> Result<u64, RegistryError> {
+    let revision: i64 = sqlx::query_scalar(
+        "UPDATE registry_state SET definitions_revision = definitions_revision + 1 RETURNING definitions_revision",
+    )
+    .fetch_one(change.sql())
+    .await?;
+    let revision: u64 = unsigned(revision)?;
+    let actor = change.actor().name.clone();
+    sqlx::query(
+        "INSERT INTO definition_change (definitions_revision, position, at_us, object_kind, object_name, action, actor)
+         VALUES ($1, 0, $2, $3, $4, $5, $6)",
+    )
+    .bind(signed(revision)?)
+    .bind(now_us)
+    .bind(kind.as_str())
+    .bind(name)
+    .bind(action)
+    .bind(actor)
+    .execute(change.sql())
+    .await?;
+    Ok(revision)
+}
