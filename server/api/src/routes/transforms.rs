@@ -83,6 +83,7 @@ pub(super) async fn upload(
             acceptance: acceptance(accepted),
             component_bytes: accepted.component_bytes,
             uploaded_at_us: now_us,
+            mark: None,
         };
         return Ok((StatusCode::OK, Json(reply_json(&would_be, true, &query))));
     }
