@@ -90,7 +90,7 @@ def use_known_names(case, choice):
         parts["name"], digest = choice.of(TRANSFORMS)
         if "digest" in parts:
             parts["digest"] = digest
-    elif "name" in parts:
+    elif "name" in parts and "kind" in parts:
         # Of lineage the kind is a single object.
         kind = {"view": "views", "service": "services", "source": "sources", "entity": "entities"}
         parts["name"] = choice.of(KNOWN.get(kind.get(parts["kind"], parts["kind"]), ["seats", "plane_profile"]))

@@ -73,6 +73,7 @@ impl HistoryEffects {
         let effect = Effect {
             before,
             after,
+            erasures: self.stores.offline.erasures(),
             options: offline::EffectOptions {
                 duration_max: options.duration_max,
                 ..offline::EffectOptions::of_rows(options.rows_max, arrival_us)

@@ -8,6 +8,7 @@ use eadem_query::{Validation, run_transform};
 
 use super::report::EffectOutcome;
 use crate::bind::{Acceptance, BindPlan};
+use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
 use crate::source::{ReadBatch, SourceReader, inspect_schema};
 use crate::spec::ViewSpec;
@@ -29,7 +30,9 @@ pub(super) struct Judged {
     pub(super) sequence: Vec<i64>,
     /// What became of each.
     pub(super) outcomes: Vec<EffectOutcome>,
-    /// Where a computed row stands in the columns below.
+    /// Whether the row was bound, so that it stands in the columns below.
+    is_bound: Vec<bool>,
+    /// Where a row that was bound stands in them.
     pub(super) places: Vec<u32>,
     pub(super) keys: Vec<ArrayRef>,
     pub(super) event_time: ArrayRef,
@@ -66,9 +69,11 @@ impl Side {
         }
         let number_of = |row: usize| bound.sequence.value(row);
         let mut places = vec![0_u32; sequence.len()];
+        let mut is_bound = vec![false; sequence.len()];
         for (place, number) in (0_u32..).zip(bound.sequence.values()) {
             if let Some(position) = verdict.set(*number, EffectOutcome::Computed, None) {
                 places[position] = place;
+                is_bound[position] = true;
             }
         }
         for row in transformed.dropped {
@@ -85,6 +90,7 @@ impl Side {
             outcomes,
             reasons,
             sequence,
+            is_bound,
             places,
             keys: bound.keys,
             event_time: bound.event_time,
@@ -127,6 +133,19 @@ impl<'a> Verdicts<'a> {
 }
 
 impl Judged {
+    /// The computed, dropped and failed rows whose entity is erased, by their position in the batch.
+    pub(super) fn erased(&self, erased: &ErasedRows) -> Result<Vec<usize>, OfflineError> {
+        let Some(stays) = erased.staying(&self.keys, &self.event_time)? else { return Ok(Vec::new()) };
+        let is_bound = |row: &usize| self.is_bound[*row];
+        Ok((0..self.outcomes.len()).filter(is_bound).filter(|row| !stays.value(self.places[*row] as usize)).collect())
+    }
+
+    /// Makes nothing of a row.
+    pub(super) fn leave_out(&mut self, row: usize) {
+        self.outcomes[row] = EffectOutcome::LeftOut;
+        self.reasons.remove(&row);
+    }
+
     /// The columns of computed rows alone.
     pub(super) fn computed(&self) -> Result<(usize, Vec<ArrayRef>), OfflineError> {
         let is_computed = |outcome: &EffectOutcome| *outcome == EffectOutcome::Computed;

@@ -19,10 +19,11 @@ use tokio::runtime::Handle;
 pub use report::{ChangedRow, EffectOutcome, EffectReport, FeatureChange, FeatureEffect, OutcomeCount};
 
 use self::compare::{Comparison, Where};
-use self::judge::Side;
+use self::judge::{Judged, Side};
 use self::sample::{Portion, Sample};
 use crate::backfill::Cancel;
 use crate::bind::Acceptance;
+use crate::erasure::{ErasedRows, ErasureLedger};
 use crate::error::OfflineError;
 use crate::source::{self, Footers};
 use crate::spec::{Origin, ViewSpec};
@@ -37,6 +38,8 @@ pub struct Effect {
     pub before: ViewSpec,
     /// The version that would take its place.
     pub after: ViewSpec,
+    /// Who knows which entities are erased: nothing of them is looked at or shown. `None`: nothing is ever erased.
+    pub erasures: Option<Arc<dyn ErasureLedger>>,
     /// How the comparison is made.
     pub options: EffectOptions,
     /// Told how far it is.
@@ -79,6 +82,7 @@ impl EffectOptions {
 
 /// What all threads share.
 struct Bench {
+    erased: Option<ErasedRows>,
     before: Side,
     after: Side,
     sample: Sample,
@@ -116,6 +120,8 @@ pub async fn compare_versions(effect: &Effect) -> Result<EffectReport, OfflineEr
     let [schema_before, schema_after] = schemas;
     let sample = Sample::of(&after.source, listing, &footers, &schema_after, effect.options.rows_max).await?;
     let bench = Arc::new(Bench {
+        // The new version need not be known to anybody yet.
+        erased: ErasedRows::of_view(effect.erasures.as_ref(), &before.id(), true).await?,
         before: Side::try_new(before, &schema_before)?,
         after: Side::try_new(after, &schema_after)?,
         footers,
@@ -221,11 +227,12 @@ impl Bench {
                 (None, None) => break,
                 _ => return Err(not_aligned(&file.url)),
             };
-            let old = self.before.judge(old, &self.acceptance)?;
-            let new = self.after.judge(new, &self.acceptance)?;
+            let mut old = self.before.judge(old, &self.acceptance)?;
+            let mut new = self.after.judge(new, &self.acceptance)?;
             if old.sequence != new.sequence {
                 return Err(not_aligned(&file.url));
             }
+            self.leave_out_erased(&mut old, &mut new)?;
             let place = Where {
                 portion: number,
                 file: &file.url,
@@ -237,6 +244,20 @@ impl Bench {
             self.tell(old.sequence.len() as u64);
         }
         Ok(comparison)
+    }
+
+    /// Rows that are erased under either version are in neither.
+    fn leave_out_erased(&self, old: &mut Judged, new: &mut Judged) -> Result<(), OfflineError> {
+        let Some(erased) = &self.erased else { return Ok(()) };
+        let mut gone = old.erased(erased)?;
+        if self.before.key_names == self.after.key_names {
+            gone.extend(new.erased(erased)?);
+        }
+        for row in gone {
+            old.leave_out(row);
+            new.leave_out(row);
+        }
+        Ok(())
     }
 
     fn tell(&self, rows: u64) {

@@ -17,7 +17,7 @@ const UNCHANGED_NAMED_MAX: usize = 3;
 pub enum EffectOutcome {
     /// Its features are computed.
     Computed,
-    /// The source's `where` leaves it out.
+    /// The source's `where` leaves it out, or its entity is erased.
     LeftOut,
     /// It cannot be stored, or a value breaks a constraint or bound: quarantine.
     Refused,

@@ -207,6 +207,11 @@ impl OfflineStore {
         Ok(Self { root: Location { store, ..root }, caches: Arc::default(), erasures: None })
     }
 
+    /// Who knows what is erased; `None`: nothing ever is.
+    pub fn erasures(&self) -> Option<Arc<dyn ErasureLedger>> {
+        self.erasures.clone()
+    }
+
     /// The same store, whose readers and writers leave out what this ledger says is erased.
     #[must_use]
     pub fn with_erasures(self, erasures: Arc<dyn ErasureLedger>) -> Self {

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use eadem_offline::{
-    Cancel, CsvFormat, Effect, EffectOptions, EffectOutcome, EffectReport, FeatureChange, KnownAt, OfflineError,
-    Origin, ViewSpec, compare_versions,
+    Cancel, CsvFormat, Effect, EffectOptions, EffectOutcome, EffectReport, ErasedEntities, ErasureLedger,
+    FeatureChange, KnownAt, LedgerError, OfflineError, Origin, ViewSpec, compare_versions,
 };
 use eadem_query::RowTransform;
-use eadem_values::{Constraint, DataType, Field, Literal, Value, encode_values};
+use eadem_values::{Constraint, DataType, EntityKey, Field, KeyType, Literal, Value, encode_values};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -99,6 +99,7 @@ async fn compare(before: &ViewSpec, after: &ViewSpec, rows_max: u64) -> Result<E
     let effect = Effect {
         before: before.clone(),
         after: after.clone(),
+        erasures: None,
         options: options(rows_max),
         progress: None,
         cancel: Cancel::default(),
@@ -205,7 +206,8 @@ async fn what_it_finds_is_what_every_row_on_its_own_says() {
         }
         // The number of threads and the size of batches change nothing.
         let other = EffectOptions { workers: 1, batch_rows: 8_192, ..options(u64::MAX) };
-        let effect = Effect { before, after, options: other, progress: None, cancel: Cancel::default() };
+        let effect =
+            Effect { before, after, erasures: None, options: other, progress: None, cancel: Cancel::default() };
         let again = compare_versions(&effect).await.unwrap();
         assert_eq!(serde_json::to_value(&again).unwrap(), serde_json::to_value(&report).unwrap(), "{context}");
     }
@@ -330,10 +332,81 @@ async fn what_cannot_be_compared_is_said_and_what_is_called_off_ends() {
     let after = view("payments", spec, transform("new", outputs(), old_rule));
     let cancel = Cancel::default();
     cancel.cancel();
-    let effect = Effect { before, after, options: options(10), progress: None, cancel };
+    let effect = Effect { before, after, erasures: None, options: options(10), progress: None, cancel };
     assert!(matches!(compare_versions(&effect).await, Err(OfflineError::Cancelled)));
     let in_no_time = EffectOptions { duration_max: Duration::ZERO, ..options(1_000) };
     let effect = Effect { options: in_no_time, cancel: Cancel::default(), ..effect };
     let report = compare_versions(&effect).await.unwrap();
     assert_eq!((report.rows_compared, report.out_of_time, report.is_whole_history), (0, true, false));
+}
+
+/// One card, up to an instant.
+#[derive(Debug)]
+struct OneErased {
+    card: &'static str,
+    up_to_us: i64,
+    keys: Vec<(String, KeyType)>,
+}
+
+impl ErasedEntities for OneErased {
+    fn up_to_us(&self, key: &EntityKey) -> Option<i64> {
+        (key.to_path() == self.card).then_some(self.up_to_us)
+    }
+
+    fn latest_us(&self) -> i64 {
+        self.up_to_us
+    }
+
+    fn keys(&self) -> &[(String, KeyType)] {
+        &self.keys
+    }
+}
+
+#[derive(Debug)]
+struct OneErasure(i64);
+
+#[async_trait::async_trait]
+impl ErasureLedger for OneErasure {
+    async fn of_view(&self, view: &str, _: bool) -> Result<Option<Arc<dyn ErasedEntities>>, LedgerError> {
+        assert_eq!(view, "payments@1", "the version that is known");
+        let keys = vec![("card".to_owned(), KeyType::Utf8)];
+        Ok(Some(Arc::new(OneErased { card: "c1", up_to_us: self.0, keys })))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_an_erased_entity_is_compared_or_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let start_us = at("2023-05-01T00:00:00Z");
+    let rows: Vec<SourceRow> = (0..100)
+        .map(|row| SourceRow {
+            card: Some(format!("c{}", row % 2)),
+            at_us: Some(start_us + row),
+            amount: Some(row as f64),
+            flag: row,
+        })
+        .collect();
+    write_rows(&folder.path().join("data"), "a.parquet", &rows, 30);
+    let old: Rule = |amount, _| Outcome::Row(vec![value(amount), Value::Null]);
+    let new: Rule = |amount, _| Outcome::Row(vec![value(amount.map(|amount| amount + 1.0)), Value::Null]);
+    let spec = source("payments", &folder.path().join("data"));
+    let effect = Effect {
+        before: view("payments", spec.clone(), transform("old", outputs(), old)),
+        after: ViewSpec { version: 2, ..view("payments", spec, transform("new", outputs(), new)) },
+        erasures: Some(Arc::new(OneErasure(start_us + 59))),
+        options: EffectOptions { examples_max: 100, ..options(1_000) },
+        progress: None,
+        cancel: Cancel::default(),
+    };
+    let report = compare_versions(&effect).await.unwrap();
+    // Of the odd rows, those up to the sixtieth are gone.
+    assert_eq!((report.rows_compared, report.rows_changed), (100, 70));
+    let left_out = outcomes_of(&report)[&(EffectOutcome::LeftOut, EffectOutcome::LeftOut)];
+    assert_eq!((left_out, report.features[0].before.as_ref().unwrap().values), (30, 70));
+    let shown: Vec<(&str, i64)> = report.features[0]
+        .examples
+        .iter()
+        .map(|example| (example.key["card"].as_str().unwrap(), example.row))
+        .collect();
+    assert!(shown.len() == 70 && shown.iter().all(|(card, row)| *card == "c0" || *row >= 60), "{shown:?}");
 }
