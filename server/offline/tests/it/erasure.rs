@@ -207,7 +207,7 @@ async fn readers_and_writers_leave_out_exactly_what_is_erased() {
     println!("EADEM_SEED={seed}");
     let is_soak = std::env::var("EADEM_SOAK").is_ok_and(|soak| soak == "1");
     let mut random = StdRng::seed_from_u64(seed);
-    for case in 0..if is_soak { 200 } else { 12 } {
+    for case in 0..if is_soak { 200 } else { 5 } {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let ledger = Arc::new(Ledger::default());
