@@ -378,6 +378,8 @@ fn nothing_of_an_erased_entity_comes_back_and_nothing_else_goes() {
     tally.expect("a rebuild says why it cannot be", said.contains("cannot be made again: the erasure"));
     let shown = project.json(&["dataset", "show", id]);
     tally.expect("a training set shows that it was touched", shown["erased"]["job"] == job["id"]);
+    let text = project.succeed(&["dataset", "show", id]);
+    tally.expect("a training set says so to people", text.contains("cannot be made again: the erasure"));
     let after = project.path("after.parquet");
     project.succeed(&[&dataset[..], &["--out", after.to_str().unwrap()]].concat());
     let gone = rows_of_file(&after).into_iter().filter(|row| {
