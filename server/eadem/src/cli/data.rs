@@ -409,6 +409,10 @@ fn dataset_text(dataset: &Json) -> String {
         text(&recipe["writer"]),
         text(&dataset["content_digest"]),
     );
+    if let Some(job) = dataset["erased"]["job"].as_str() {
+        let at = text(&dataset["erased"]["at"]);
+        let _ = writeln!(out, "cannot be made again: the erasure {job} has deleted files that it was made of ({at})");
+    }
     let _ = writeln!(out, "spine {} ({})", text(&recipe["spine_digest"]), spine_text(&recipe["options"]["spine"]));
     for view in recipe["views"].as_array().into_iter().flatten() {
         let commit = match &view["table_version"] {

@@ -15,6 +15,7 @@ mod dataset_spines;
 mod delta_log;
 mod effect;
 mod entities;
+mod erasure;
 mod every_request;
 mod fault_proxy;
 mod faults;

@@ -2,8 +2,8 @@
 
 use eadem_registry::model::{Placement, ViewRef};
 use eadem_registry::{
-    Acceptance, ChunkWork, DatasetRecord, EpochState, JobState, NewWorker, RecordedWork, Registry, RegistryError,
-    WorkerReport,
+    Acceptance, ChunkWork, DatasetRecord, EpochState, ErasedEntity, JobState, NewErasure, NewWorker, RecordedWork,
+    Registry, RegistryError, WorkerReport,
 };
 use eadem_values::{Digest, EntityKey, KeyValue};
 use serde_json::json;
@@ -216,6 +216,44 @@ async fn erasures_merge_by_maximum() {
 }
 
 #[tokio::test]
+async fn a_job_of_erasure_keeps_its_keys_until_it_is_done_and_everybody_hears_of_it() {
+    let company_registry = Company::found().await;
+    let registry = &company_registry.registry;
+    let key = |name: &str| EntityKey(vec![KeyValue::Utf8(name.into())]);
+    let entities = [("N2", 200), ("N1", 100), ("N2", 150)];
+    let entities = entities.map(|(name, up_to_us)| ErasedEntity { key: key(name), up_to_us });
+    let spec = json!({ "entity": "aircraft", "entities": 3 });
+    let job = NewErasure { id: "e", kind: "erase", spec: &spec, entity: "aircraft", entities: &entities };
+    let known = registry.erasures().await.unwrap();
+    assert!(known.is_empty() && known.of("aircraft").is_none());
+    let before = registry.revision().await.unwrap();
+    registry.begin_erasure(&job, 5).await.unwrap();
+    assert!(registry.revision().await.unwrap() > before, "servers follow");
+    assert_eq!(registry.job("e").await.unwrap().spec, spec);
+
+    let erasures = registry.erasures().await.unwrap();
+    let of_aircraft = erasures.of("aircraft").unwrap();
+    assert_eq!((of_aircraft.count(), of_aircraft.latest_us()), (2, 200));
+    assert_eq!([of_aircraft.up_to_us(&key("N1")), of_aircraft.up_to_us(&key("N2"))], [Some(100), Some(200)]);
+    assert!(erasures.of("airport").is_none());
+    // It is read once for a revision.
+    assert!(std::sync::Arc::ptr_eq(&erasures, &registry.erasures().await.unwrap()));
+    assert!(std::sync::Arc::ptr_eq(&erasures, &registry.erasures_now().await.unwrap()));
+
+    let kept = registry.erased_entities("e").await.unwrap();
+    let wanted = [("N1", 100), ("N2", 200)].map(|(name, up_to_us)| ErasedEntity { key: key(name), up_to_us });
+    assert_eq!(kept, wanted);
+    registry.forget_erased_entities("e").await.unwrap();
+    assert!(registry.erased_entities("e").await.unwrap().is_empty());
+    assert_eq!(registry.erasures().await.unwrap().up_to_us("aircraft", &key("N1")), Some(100), "that stays");
+    // All or nothing: the job exists.
+    let later = [ErasedEntity { key: key("N3"), up_to_us: 1 }];
+    let again = NewErasure { entities: &later, ..job };
+    assert!(matches!(registry.begin_erasure(&again, 6).await.unwrap_err(), RegistryError::Conflict(_)));
+    assert_eq!(registry.erasures_now().await.unwrap().up_to_us("aircraft", &key("N3")), None);
+}
+
+#[tokio::test]
 async fn datasets_are_saved_once() {
     let company_registry = Company::found().await;
     company_registry.apply(&company()).await;
@@ -236,6 +274,11 @@ async fn datasets_are_saved_once() {
     registry.record_dataset(&dataset).await.unwrap();
     assert_eq!(registry.dataset("d").await.unwrap(), dataset);
     assert_eq!(registry.dataset("training").await.unwrap(), dataset);
+    assert_eq!(registry.dataset_erased_by("d").await.unwrap(), None);
+    let touched = std::collections::BTreeSet::from(["d".to_owned()]);
+    registry.note_datasets_erased(&touched, "first", 7).await.unwrap();
+    registry.note_datasets_erased(&touched, "second", 8).await.unwrap();
+    assert_eq!(registry.dataset_erased_by("d").await.unwrap(), Some(("first".to_owned(), 7)));
     let other = DatasetRecord { content_digest: Digest::of(b"other"), ..dataset.clone() };
     assert!(matches!(registry.record_dataset(&other).await.unwrap_err(), RegistryError::Conflict(_)));
     let unknown = DatasetRecord { id: "e".into(), service: Some(("departure_delay".into(), 2)), ..dataset };
