@@ -382,11 +382,14 @@ fn nothing_of_an_erased_entity_comes_back_and_nothing_else_goes() {
     tally.expect("a training set says so to people", text.contains("cannot be made again: the erasure"));
     let after = project.path("after.parquet");
     project.succeed(&[&dataset[..], &["--out", after.to_str().unwrap()]].concat());
-    let gone = rows_of_file(&after).into_iter().filter(|row| {
-        let erased = row.split('|').any(|cell| cell.strip_prefix("user=").is_some_and(|user| case.is_erased(user)));
-        erased && row.contains(&format!("timestamp={}", rfc_3339(case.up_to_us)[..19].replace(' ', "T")))
-    });
-    for row in gone {
+    let at_the_instant = format!("timestamp={}", &rfc_3339(case.up_to_us)[..19]);
+    let of_erased: Vec<String> = rows_of_file(&after)
+        .into_iter()
+        .filter(|row| row.contains(&at_the_instant))
+        .filter(|row| row.split('|').any(|cell| cell.strip_prefix("user=").is_some_and(|user| case.is_erased(user))))
+        .collect();
+    tally.expect("the new training set has rows of them", of_erased.len() == case.erased);
+    for row in of_erased {
         tally.expect(&format!("a training set has {row}"), row.contains("doubled__status=missing"));
     }
 
