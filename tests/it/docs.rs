@@ -12,13 +12,14 @@ type Codes = BTreeMap<String, BTreeSet<u16>>;
 /// Where problems are made.
 const PROBLEM_SOURCES: [&str; 2] = ["server/api/src", "server/eadem/src"];
 /// `Problem`'s constructors of one status each; their first argument is the code.
-const CONSTRUCTORS: [(&str, u16); 6] = [
+const CONSTRUCTORS: [(&str, u16); 7] = [
     ("bad_request", 400),
     ("unauthorized", 401),
     ("not_found", 404),
     ("conflict", 409),
     ("too_large", 413),
     ("refused", 422),
+    ("too_many", 429),
 ];
 /// Statuses that are spelled out where the problem is made; the code follows them.
 const SPELLED_STATUSES: [(&str, u16); 8] = [

@@ -55,6 +55,7 @@ impl RowTransform for BatchTransform {
             columns: applied.columns,
             dropped: applied.rows.dropped,
             failed: failed.map(|failed| FailedRow { row: failed.row, message: failed.message }).collect(),
+            ..AppliedRows::default()
         })
     }
 }

@@ -59,7 +59,7 @@ impl RowTransform for Echo {
     }
 
     fn apply(&self, _: usize, inputs: &[ArrayRef]) -> Result<AppliedRows, TransformFailure> {
-        Ok(AppliedRows { columns: inputs.to_vec(), dropped: Vec::new(), failed: Vec::new() })
+        Ok(AppliedRows { columns: inputs.to_vec(), ..AppliedRows::default() })
     }
 }
 

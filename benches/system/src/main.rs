@@ -55,6 +55,7 @@ const BARS: &[Bar] = &[
     ("R2", soak::r2),
     ("R3", uploads::r3),
     ("R4", effect::r4),
+    ("R5", soak::r5),
     ("R7", soak::r7),
     ("S1", serving::s1),
     ("S2", serving::s2),

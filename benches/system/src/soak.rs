@@ -1,5 +1,6 @@
 //! Bars that tests count: H8, training sets against an oracle; H9, whatever is killed, refused or answered by nobody; S8, the
-//! embedded store when it is killed or its power is cut; S10, online stores and the interface against what they promise.
+//! embedded store when it is killed or its power is cut; S10, online stores and the interface against what they promise;
+//! R5, every operation by every credential.
 
 use std::process::Command;
 
@@ -92,6 +93,16 @@ const S10: Soak = Soak {
            declared; runs: cases and requests",
 };
 
+const R5: Soak = Soak {
+    bar: "R5",
+    targets: &["system"],
+    tests: &["scenario::access::every_cell"],
+    report: "R5: cases=",
+    between: " faults=",
+    cases_min: 500,
+    name: "operations by role and credential that are answered otherwise than the golden matrix says; runs: cells",
+};
+
 /// The point-in-time join against its oracle.
 pub(crate) fn h8() -> Result<Measured> {
     H8.run()
@@ -115,6 +126,11 @@ pub(crate) fn h9() -> Result<Measured> {
 /// The embedded store when it is killed, or its power is cut.
 pub(crate) fn s8() -> Result<Measured> {
     S8.run()
+}
+
+/// Every operation by every credential.
+pub(crate) fn r5() -> Result<Measured> {
+    R5.run()
 }
 
 /// Online stores against their suite, and the interface against its document.

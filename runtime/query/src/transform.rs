@@ -1,6 +1,7 @@
 //! Running a transform over columns, and what becomes of each row.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use arrow_array::{Array, ArrayRef};
 use eadem_values::{Description, Digest};
@@ -37,6 +38,8 @@ pub struct AppliedRows {
     pub dropped: Vec<u32>,
     /// Rows without a result, strictly ascending and disjoint from `dropped`.
     pub failed: Vec<FailedRow>,
+    /// Processor time of the call, where it is known.
+    pub cpu: Duration,
 }
 
 /// A row that a transform could not, or would not, compute.

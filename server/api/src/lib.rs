@@ -19,7 +19,9 @@ mod state;
 pub mod tls;
 mod uploads;
 
-pub use access::{Credential, Credentials, NewSecret, OwnerOfDirectory, Peer, ProjectFiles, Refusals, new_secret};
+pub use access::{
+    Credential, Credentials, NewSecret, OwnerOfDirectory, Peer, ProjectFiles, Refusals, Usage, new_secret,
+};
 pub use clock::{Clock, FixedClock, SystemClock};
 pub use effect::{EFFECT_ROWS_MAX, EffectOptions, EffectProgress, Effects, Policy, ViewEffect};
 pub use jobs::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs};
@@ -28,6 +30,6 @@ pub use metrics::{Metrics, StoredTable};
 pub use problem::{Finding, Problem};
 pub use quarantine::{Quarantine, QuarantineQuery};
 pub use request_log::RequestLog;
-pub use routes::{openapi, router};
+pub use routes::{openapi, over_quota, router};
 pub use state::{ApiState, PlanCache, StoreStatus};
 pub use uploads::Uploads;

@@ -19,6 +19,7 @@ use prometheus::{
     TextEncoder,
 };
 
+use crate::access::ProjectUsage;
 use crate::problem::Problem;
 use crate::serving::{
     Answer, EntityKeys, ReadOptions, ReadRow, RowSource, RowSourceError, ServingPlan, Store, TransformUnavailable,
@@ -83,6 +84,9 @@ pub struct Metrics {
     transform_rows: IntCounterVec,
     transform_failures: IntCounterVec,
     upload_checks: IntCounterVec,
+    project_requests: IntCounterVec,
+    project_rows: IntCounterVec,
+    project_transform_us: IntCounterVec,
     served_of: RwLock<HashMap<ViewRef, Arc<ServedCounters>>>,
     read_of: RwLock<HashMap<ViewRef, Arc<ReadCounters>>>,
     calls_of: RwLock<HashMap<String, Arc<CallCounters>>>,
@@ -114,6 +118,15 @@ struct CallCounters {
     seconds: Histogram,
     rows: IntCounter,
     failures: IntCounter,
+}
+
+/// What is counted of the requests of one project.
+#[derive(Debug)]
+pub(crate) struct ProjectCounters {
+    pub(crate) requests: IntCounter,
+    pub(crate) rows: IntCounter,
+    /// Processor time, in microseconds.
+    pub(crate) transform_us: IntCounter,
 }
 
 /// In the order of [`ReadCounters::rows`].
@@ -215,6 +228,17 @@ impl Metrics {
                 "Components that were checked, by what came of it: accepted, refused or unfinished",
                 &["outcome"],
             )?,
+            project_requests: counters("eadem_project_requests_total", "Requests of a project", &["project"])?,
+            project_rows: counters(
+                "eadem_project_rows_total",
+                "Rows of features that a project was answered with",
+                &["project"],
+            )?,
+            project_transform_us: counters(
+                "eadem_project_transform_cpu_us_total",
+                "Processor time of transforms in requests of a project, in microseconds",
+                &["project"],
+            )?,
             registry,
             served_of: RwLock::default(),
             read_of: RwLock::default(),
@@ -244,6 +268,15 @@ impl Metrics {
                 ages_seconds: self.row_age_seconds.with_label_values(&[name]),
             }
         })
+    }
+
+    /// What is counted of a project.
+    pub(crate) fn project(&self, name: &str) -> ProjectCounters {
+        ProjectCounters {
+            requests: self.project_requests.with_label_values(&[name]),
+            rows: self.project_rows.with_label_values(&[name]),
+            transform_us: self.project_transform_us.with_label_values(&[name]),
+        }
     }
 
     fn calls_of(&self, transform: &str) -> Arc<CallCounters> {
@@ -414,6 +447,7 @@ impl ReadCounters {
 pub(crate) struct MeteredTransforms<'a> {
     pub(crate) transforms: &'a dyn Transforms,
     pub(crate) metrics: &'a Arc<Metrics>,
+    pub(crate) usage: &'a Arc<ProjectUsage>,
 }
 
 #[async_trait]
@@ -421,7 +455,8 @@ impl Transforms for MeteredTransforms<'_> {
     async fn load(&self, digest: &Digest) -> Result<Arc<dyn RowTransform>, TransformUnavailable> {
         let transform = self.transforms.load(digest).await?;
         let counters = self.metrics.calls_of(&transform.description().name);
-        Ok(Arc::new(MeteredTransform { transform, metrics: Arc::clone(self.metrics), counters }))
+        let (metrics, usage) = (Arc::clone(self.metrics), Arc::clone(self.usage));
+        Ok(Arc::new(MeteredTransform { transform, metrics, usage, counters }))
     }
 }
 
@@ -429,6 +464,7 @@ impl Transforms for MeteredTransforms<'_> {
 struct MeteredTransform {
     transform: Arc<dyn RowTransform>,
     metrics: Arc<Metrics>,
+    usage: Arc<ProjectUsage>,
     counters: Arc<CallCounters>,
 }
 
@@ -444,6 +480,9 @@ impl RowTransform for MeteredTransform {
     fn apply(&self, rows: usize, inputs: &[ArrayRef]) -> Result<AppliedRows, TransformFailure> {
         let began = Instant::now();
         let applied = self.transform.apply(rows, inputs);
+        if let Ok(applied) = &applied {
+            self.usage.took(applied.cpu);
+        }
         self.metrics.stage(Stage::Transform, began);
         self.counters.seconds.observe(began.elapsed().as_secs_f64());
         self.counters.rows.inc_by(rows as u64);

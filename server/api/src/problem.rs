@@ -1,5 +1,7 @@
 //! Errors as RFC 9457 problem documents: a stable code, what was wrong, and what to do.
 
+use std::time::Duration;
+
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -91,6 +93,12 @@ impl Problem {
     /// 413: over a limit.
     pub fn too_large(code: &str, detail: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, code, detail)
+    }
+
+    /// 429 with `Retry-After`: somebody asks for more than is theirs.
+    pub fn too_many(code: &str, detail: impl Into<String>, wait: Duration) -> Self {
+        let seconds = u32::try_from(wait.as_secs() + 1).unwrap_or(u32::MAX);
+        Self { retry_after_s: Some(seconds), ..Self::new(StatusCode::TOO_MANY_REQUESTS, code, detail) }
     }
 
     /// 503 with `Retry-After`: more is asked than can be done.

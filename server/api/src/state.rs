@@ -12,7 +12,7 @@ use eadem_registry::{Actor, ObjectKind, Registry, RegistryError, SourceInspector
 use serde_json::Value as Json;
 use tokio::sync::Semaphore;
 
-use crate::access::{Credentials, ProjectFiles, Refusals};
+use crate::access::{Credentials, ProjectFiles, Refusals, Usage};
 use crate::clock::{Clock, as_us};
 use crate::effect::{Effects, Policy};
 use crate::jobs::Jobs;
@@ -89,6 +89,8 @@ pub struct ApiState {
     pub files: ProjectFiles,
     /// Who is let in.
     pub credentials: Arc<dyn Credentials>,
+    /// What projects use, and may use.
+    pub usage: Arc<Usage>,
     /// What was refused, before it is written.
     pub refusals: Arc<Refusals>,
     /// The time.

@@ -72,7 +72,7 @@ pub(crate) struct Wish {
 pub(crate) struct Received {
     pub(crate) digest: Digest,
     file: Arc<File>,
-    bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 impl Received {

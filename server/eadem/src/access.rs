@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use eadem_api::tls::Certificate;
-use eadem_api::{Clock, Credential, Credentials, Problem, Refusals};
-use eadem_registry::{Registry, RegistryError, Role};
+use eadem_api::{Clock, Credential, Credentials, Problem, Refusals, Usage};
+use eadem_registry::{Registry, RegistryError, Role, TokenRecord};
 
 /// How often the registry is asked whether tokens have changed. What somebody revokes elsewhere is refused here within a second.
 const ASK_EVERY: Duration = Duration::from_millis(400);
@@ -23,6 +23,7 @@ const BELIEVED_FOR: Duration = Duration::from_secs(300);
 /// All tokens of a registry. There are few of them, and unknown ones must not cost a query each.
 pub(crate) struct TokenBook {
     registry: Registry,
+    usage: Arc<Usage>,
     known: RwLock<Known>,
     /// Whether requests may come without a token as long as there is none.
     may_be_open: AtomicBool,
@@ -38,13 +39,14 @@ struct Known {
 }
 
 impl TokenBook {
-    /// Reads all tokens.
+    /// Reads all tokens, and what projects may use.
     ///
     /// # Errors
     /// The registry cannot be read.
-    pub(crate) async fn open(registry: Registry) -> Result<Arc<Self>, RegistryError> {
+    pub(crate) async fn open(registry: Registry, usage: Arc<Usage>) -> Result<Arc<Self>, RegistryError> {
         let book = Self {
             registry,
+            usage,
             known: RwLock::default(),
             may_be_open: AtomicBool::new(true),
             made_at: Instant::now(),
@@ -70,21 +72,26 @@ impl TokenBook {
 
     async fn load(&self) -> Result<(), RegistryError> {
         let (revision, tokens) = self.registry.access().await?;
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        // Another load may have been faster and newer.
-        if revision >= known.revision {
-            let by_id = tokens.iter().map(|token| (token.id.clone(), Arc::new(Credential::of(token)))).collect();
-            let before = std::mem::replace(&mut *known, Known { revision, by_id });
-            // When a token was last used must outlive what is known of it.
-            for (id, credential) in &before.by_id {
-                if let (Some(at_us), Some(now)) = (credential.last_used_at_us(), known.by_id.get(id)) {
-                    now.used_at(at_us);
-                }
-            }
-        }
-        drop(known);
+        self.take_over(revision, &tokens);
+        self.usage.limit(&self.registry.projects().await?);
         self.checked();
         Ok(())
+    }
+
+    fn take_over(&self, revision: u64, tokens: &[TokenRecord]) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        // Another load may have been faster and newer.
+        if revision < known.revision {
+            return;
+        }
+        let by_id = tokens.iter().map(|token| (token.id.clone(), Arc::new(Credential::of(token)))).collect();
+        let before = std::mem::replace(&mut *known, Known { revision, by_id });
+        // When a token was last used must outlive what is known of it.
+        for (id, credential) in &before.by_id {
+            if let (Some(at_us), Some(now)) = (credential.last_used_at_us(), known.by_id.get(id)) {
+                now.used_at(at_us);
+            }
+        }
     }
 
     fn checked(&self) {

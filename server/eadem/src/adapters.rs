@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use eadem_api::serving::{
     self, HistoryState, RowSourceError, StoredCommit, StoredRow, TransformUnavailable, lifetime, validation,
 };
-use eadem_engine::{Applied, CallClass, Cost, Engine, EngineError};
+use eadem_engine::{Applied, CallClass, Cost, Engine, EngineError, thread_cpu_time};
 use eadem_offline::{self as offline, ChunkOutcome, Claim, JobLedger, JobPlan, LedgerError, Part};
 use eadem_query::{AppliedRows, FailedRow, RowTransform, TransformFailure};
 use eadem_registry::model::{self as registry_model, BoundTo, ColumnType, Place, RowFormat, SourceColumn, ViewVersion};
@@ -39,8 +39,8 @@ impl RowTransform for EngineTransform {
 
     fn apply(&self, rows: usize, inputs: &[ArrayRef]) -> Result<AppliedRows, TransformFailure> {
         let runs_here = self.class == CallClass::Batch || self.transform.runs_inline(rows);
-        let applied = match runs_here {
-            true => self.transform.apply(rows, inputs, self.class),
+        let (applied, cpu) = match runs_here {
+            true => timed(|| self.transform.apply(rows, inputs, self.class)),
             false => self.apply_in_pool(rows, inputs)?,
         };
         let applied = applied.map_err(|error| TransformFailure {
@@ -57,8 +57,16 @@ impl RowTransform for EngineTransform {
             columns: applied.columns,
             dropped: applied.rows.dropped,
             failed: failed.map(|failed| FailedRow { row: failed.row, message: failed.message }).collect(),
+            cpu,
         })
     }
+}
+
+/// What a call gives, and the processor time that it took on this thread.
+fn timed<T>(call: impl FnOnce() -> T) -> (T, Duration) {
+    let began = thread_cpu_time();
+    let given = call();
+    (given, thread_cpu_time().saturating_sub(began))
 }
 
 /// The engine's message without its own number of the row: whoever passed the columns knows the row by another.
@@ -80,7 +88,7 @@ impl EngineTransform {
         &self,
         rows: usize,
         inputs: &[ArrayRef],
-    ) -> Result<Result<Applied, EngineError>, TransformFailure> {
+    ) -> Result<(Result<Applied, EngineError>, Duration), TransformFailure> {
         let failure = |message: String, is_busy: bool| TransformFailure {
             transform: self.transform.description().name.clone(),
             row: None,
@@ -88,7 +96,7 @@ impl EngineTransform {
             is_busy,
         };
         let (transform, inputs, class) = (self.transform.clone(), inputs.to_vec(), self.class);
-        let call = move || transform.apply(rows, &inputs, class);
+        let call = move || timed(|| transform.apply(rows, &inputs, class));
         let expected_us = self.transform.expected_cpu_us(rows);
         let pool = self.transform.engine().cpu_pool();
         let pending = pool.submit(expected_us, call).map_err(|full| failure(full.to_string(), true))?;

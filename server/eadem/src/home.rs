@@ -12,7 +12,7 @@ use eadem_api::serving::{EntityKeys, History, OnlineThenHistory, ReadOptions, Re
 use eadem_api::tls::{Certificate, TlsListener};
 use eadem_api::{
     ApiState, Clock, Metrics, Peer, PlanCache, Problem, ProjectFiles, Refusals, RequestLog, StoreStatus, StoredTable,
-    SystemClock, Uploads,
+    SystemClock, Uploads, Usage,
 };
 use eadem_engine::{CompilerCommand, Engine, EngineConfig};
 use eadem_offline::{OfflineStore, limit_object_stores};
@@ -145,8 +145,7 @@ impl Home {
         let reads_max = config.limits.history_reads_max;
         let rows = OnlineThenHistory::new(stores.registry.clone(), online, Arc::clone(&history), reads_max);
         let jobs = JobRunner::new(stores.clone(), &config.jobs);
-        let book = TokenBook::open(stores.registry.clone()).await?;
-        let state = api_state(stores, config, Arc::new(rows), history, jobs, Arc::clone(&book))?;
+        let (state, book) = api_state(stores, config, Arc::new(rows), history, jobs).await?;
         Ok((Arc::new(state), book))
     }
 
@@ -365,23 +364,24 @@ fn history_of(stores: &Stores, config: &Config) -> Arc<dyn History> {
     Arc::new(OfflineHistory::new(stores.clone(), deadline))
 }
 
-fn api_state(
+async fn api_state(
     stores: Stores,
     config: &Config,
     rows: Arc<dyn RowSource>,
     history: Arc<dyn History>,
     jobs: JobRunner,
-    book: Arc<TokenBook>,
-) -> anyhow::Result<ApiState> {
+) -> anyhow::Result<(ApiState, Arc<TokenBook>)> {
     let clock_skew_max = Duration::from_millis(config.limits.clock_skew_ms_max);
     // Who scrapes metrics every few seconds must not keep a database busy with counting.
     let tables_last = if config.store.online.is_some() { Duration::from_secs(30) } else { Duration::ZERO };
     let last_tables = Mutex::default();
     let status = Arc::new(Status { stores: stores.clone(), clock_skew_max, tables_last, last_tables });
     let metrics = Arc::new(Metrics::new().context("metrics")?);
+    let usage = Arc::new(Usage::new(Arc::clone(&metrics)));
+    let book = TokenBook::open(stores.registry.clone(), Arc::clone(&usage)).await?;
     let quarantine = Arc::new(RefusedRows::new(stores.clone()));
     let effects = Arc::new(HistoryEffects::new(stores.clone()));
-    Ok(ApiState {
+    let state = ApiState {
         registry: stores.registry,
         uploads: Uploads::new(stores.engine, &config.limits, Arc::clone(&metrics)),
         transforms: stores.transforms,
@@ -395,7 +395,8 @@ fn api_state(
         status,
         project: DEFAULT_PROJECT.to_owned(),
         files: ProjectFiles::new(&stores.project, &stores.data_dir),
-        credentials: book,
+        credentials: Arc::clone(&book) as _,
+        usage,
         refusals: Arc::new(Refusals::default()),
         clock: stores.clock,
         limits: config.limits.clone(),
@@ -404,7 +405,8 @@ fn api_state(
         metrics,
         request_log: RequestLog::of_share(config.server.request_log_share),
         in_flight: Arc::new(Semaphore::new(config.limits.requests_in_flight_max.min(Semaphore::MAX_PERMITS))),
-    })
+    };
+    Ok((state, book))
 }
 
 impl Beside {
@@ -430,10 +432,9 @@ impl Beside {
     /// # Errors
     /// Metrics that cannot be made, which is a fault of ours.
     pub(crate) async fn router(&self) -> anyhow::Result<Router> {
-        let book = TokenBook::open(self.stores.registry.clone()).await?;
         let rows = Arc::new(NoOnlineStore { stores: self.stores.clone() });
         let history = history_of(&self.stores, &self.config);
-        let state = api_state(self.stores.clone(), &self.config, rows, history, self.jobs(), book)?;
+        let (state, _) = api_state(self.stores.clone(), &self.config, rows, history, self.jobs()).await?;
         Ok(eadem_api::router(Arc::new(state)))
     }
 }

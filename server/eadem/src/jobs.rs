@@ -832,6 +832,9 @@ fn job_of_record(record: JobRecord, is_at_work: bool) -> Result<Job, Problem> {
 }
 
 fn registry_failed(error: eadem_registry::RegistryError) -> Problem {
+    if let eadem_registry::RegistryError::OverQuota { quota, .. } = &error {
+        return eadem_api::over_quota(*quota, error.to_string());
+    }
     match error.is_not_found() {
         true => Problem::not_found("unknown_job", error.to_string()),
         false if error.is_callers_fault() => Problem::conflict("conflict", error.to_string()),

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::definitions::DefinitionErrors;
-use crate::store::Mark;
+use crate::store::{Mark, Quota};
 
 /// What kind of object a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -126,6 +126,16 @@ pub enum RegistryError {
     /// A state that the operation does not start from. Over HTTP: 409.
     #[error("{0}")]
     Conflict(String),
+    /// The project has as much as it may have. Over HTTP: 413, or 429 for what passes.
+    #[error("the project `{project}` may have {most} {}; {}", .quota.what(), .quota.advice())]
+    OverQuota {
+        /// The project.
+        project: String,
+        /// Of what.
+        quota: Quota,
+        /// How much.
+        most: u64,
+    },
     /// The database was written by a newer version of this program.
     #[error(
         "the registry was written by a newer version (its migration {migration} is unknown here); run that version"

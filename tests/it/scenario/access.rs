@@ -654,3 +654,90 @@ fn the_trail_is_checked_against_an_end_that_was_kept() {
     project.succeed(&["trail", "export", "--out", "none.jsonl", "--since", "2999-01-01T00:00:00Z"]);
     assert_eq!(std::fs::read_to_string(project.path("none.jsonl")).unwrap(), "");
 }
+
+/// A project whose one service is computed when it is asked, and a server for it.
+fn project_that_computes() -> (Project, String) {
+    let mut project = Project::new();
+    project.add_component("slow_score");
+    project.write(
+        "features/score.toml",
+        "[view.slow_score]\ntransform = \"transforms/slow_score.wasm\"\n\n[view.slow_score.bind]\nseed = \
+         \"request.seed\"\n\n[service.score]\nfeatures = [\"slow_score:*\"]\n",
+    );
+    let admin = owners_token(&project);
+    project.variables = vec![("EADEM_TOKEN", admin.clone())];
+    project.succeed(&["apply"]);
+    (project, admin)
+}
+
+#[test]
+fn a_project_gets_no_more_than_its_quota() {
+    let (project, admin) = project_that_computes();
+    let server = project.serve();
+    let reader = ask(&server, "POST", "/tokens", &admin, &json!({ "name": "model", "role": "reader" })).1;
+    let reader = reader["token"].as_str().unwrap();
+    let quota = |body: Json| {
+        let (status, project) = ask(&server, "POST", "/projects/default/quotas", &admin, &body);
+        assert_eq!(status, 200, "{project}");
+    };
+    let score = || {
+        let body = json!({ "service": "score@1", "entities": [{}], "request": [{ "seed": 4 }] });
+        let headers = format!("{}Content-Type: application/json\r\n", bearer(reader));
+        server.send("POST", "/features/batch", &headers, body.to_string().as_bytes())
+    };
+    let code = |body: &[u8]| serde_json::from_slice::<Json>(body).unwrap()["code"].as_str().unwrap_or("").to_owned();
+    assert_eq!(score().status, 200);
+
+    // One microsecond of transforms in a second: a call is made up for in minutes.
+    quota(json!({ "transform_us_per_s": 1 }));
+    assert_eq!(score().status, 200, "what it takes is known only afterwards");
+    let refused = score();
+    assert_eq!((refused.status, code(&refused.body).as_str()), (429, "quota_transforms"));
+    assert!(refused.head.contains("retry-after: "), "{}", refused.head);
+    assert_eq!(ask(&server, "GET", "/registry/services", reader, &Json::Null).0, 200, "nothing is computed for that");
+    quota(json!({ "transform_us_per_s": null }));
+    assert_eq!(score().status, 200);
+
+    quota(json!({ "requests_per_s": 0 }));
+    let refused = score();
+    assert_eq!((refused.status, code(&refused.body).as_str()), (429, "quota_requests"));
+    assert!(refused.head.contains("retry-after: "), "{}", refused.head);
+    assert_eq!(server.get("/healthz").0, 200);
+    // In another process: the server hears of it.
+    project.succeed(&["project", "quota", "default", "--requests-per-s", "none"]);
+    eventually("the limit is lifted", || score().status == 200);
+
+    quota(json!({ "jobs": 0 }));
+    let (status, refused) = ask(&server, "POST", "/jobs/vacuum", &admin, &json!({}));
+    assert_eq!((status, refused["code"].as_str()), (429, Some("quota_jobs")), "{refused}");
+    assert!(refused["retry_after_s"].as_u64().is_some_and(|seconds| seconds > 0), "{refused}");
+    quota(json!({ "jobs": 1 }));
+    assert_eq!(ask(&server, "POST", "/jobs/vacuum", &admin, &json!({})).0, 202);
+
+    let component = std::fs::read(super::project::component("plane_profile")).unwrap();
+    let upload = || {
+        let (status, text) = server.raw("POST", "/transforms", &bearer(&admin), &component);
+        (status, serde_json::from_str::<Json>(&text).unwrap()["code"].as_str().unwrap_or("").to_owned())
+    };
+    quota(json!({ "components": 1 }));
+    assert_eq!(upload(), (413, "quota_components".to_owned()));
+    quota(json!({ "components": 2, "component_bytes": 1 }));
+    assert_eq!(upload(), (413, "quota_component_bytes".to_owned()));
+    quota(json!({ "component_bytes": null }));
+    assert_eq!(upload(), (201, String::new()));
+
+    let metrics = server.raw("GET", "/metrics", &bearer(&admin), b"").1;
+    let counted = |name: &str| {
+        let line = metrics.lines().find(|line| line.starts_with(&format!("{name}{{project=\"default\"}}")));
+        let value = line.and_then(|line| line.rsplit(' ').next()).unwrap_or_else(|| panic!("{name}: {metrics}"));
+        value.parse::<u64>().unwrap()
+    };
+    assert!(counted("eadem_project_requests_total") > 10);
+    assert!(counted("eadem_project_rows_total") >= 4);
+    assert!(counted("eadem_project_transform_cpu_us_total") > 0);
+    let shown = project.json(&["project", "list"]);
+    assert_eq!(shown["projects"][0]["quotas"], json!({ "components": 2, "jobs": 1 }), "{shown}");
+    let said = project.fail(&["project", "quota", "default", "--jobs", "many"]);
+    assert!(said.contains("--jobs is `many`"), "{said}");
+    assert!(project.fail(&["project", "quota", "nobody", "--jobs", "1"]).contains("unknown_project"));
+}

@@ -5,6 +5,7 @@ mod door;
 mod files;
 mod principal;
 mod refusals;
+mod usage;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -21,6 +22,8 @@ pub use files::ProjectFiles;
 pub(crate) use principal::{By, Principal};
 pub use principal::{OwnerOfDirectory, Peer};
 pub use refusals::Refusals;
+pub(crate) use usage::ProjectUsage;
+pub use usage::Usage;
 
 /// Who a route is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

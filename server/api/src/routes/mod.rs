@@ -17,7 +17,7 @@ mod versions;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{Method, StatusCode, header};
@@ -25,14 +25,14 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
-use eadem_registry::{Actor, RegistryError, Role};
+use eadem_registry::{Actor, Quota, RegistryError, Role};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
 
-use crate::access::{Access, OwnerOfDirectory, Principal, Refusal, who_asks};
+use crate::access::{Access, OwnerOfDirectory, Principal, ProjectUsage, Refusal, who_asks};
 use crate::problem::{Problem, ProblemNote};
 use crate::request_log::{REQUEST_ID, RequestId};
 use crate::state::ApiState;
@@ -276,6 +276,7 @@ async fn admitted(
                 object: request.uri().path().to_owned(),
             });
             request.extensions_mut().insert(admitted.principal);
+            request.extensions_mut().insert(admitted.usage);
             let response = next.run(request).instrument(span).await;
             if let Some(told) = told.filter(|_| response.status().is_client_error()) {
                 let note = response.extensions().get::<ProblemNote>().cloned();
@@ -334,6 +335,7 @@ fn known_method(method: &Method) -> &'static str {
 /// A request that is let in.
 struct Admitted {
     principal: Principal,
+    usage: Arc<ProjectUsage>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
@@ -347,9 +349,14 @@ fn admit(state: &ApiState, request: &Request, access: Option<Access>) -> Result<
     let access = access.unwrap_or(READER);
     let now_us = state.clock.now_us();
     let principal = who_asks(state.credentials.as_ref(), request, access, &state.project, now_us)?;
+    let usage = state.usage.of(principal.project().unwrap_or(&state.project));
+    // Whoever may lift a limit must get through to do it, and health checks are nobody's.
+    if (READER..ADMIN).contains(&access) {
+        usage.take_request().map_err(Refusal::of_nobody)?;
+    }
     let place = place_of(state, request).map_err(Refusal::of_nobody)?;
     check_path(request).map_err(Refusal::of_nobody)?;
-    Ok(Admitted { principal, _place: place })
+    Ok(Admitted { principal, usage, _place: place })
 }
 
 /// 503 with Retry-After once too many requests are in flight, before memory grows. Health checks and metrics always pass.
@@ -412,6 +419,17 @@ async fn readyz(State(state): State<Arc<ApiState>>) -> Response {
         .into_response()
 }
 
+/// What a project may not have more of. What passes by itself has its `Retry-After`.
+pub fn over_quota(quota: Quota, detail: String) -> Problem {
+    /// After which a job may have ended.
+    const JOB_WAIT: Duration = Duration::from_secs(10);
+    match quota {
+        Quota::Components => Problem::too_large("quota_components", detail),
+        Quota::ComponentBytes => Problem::too_large("quota_component_bytes", detail),
+        Quota::Jobs | Quota::RequestsPerS | Quota::TransformUsPerS => Problem::too_many("quota_jobs", detail, JOB_WAIT),
+    }
+}
+
 /// A registry's error as a problem.
 pub(crate) fn registry_problem(error: &RegistryError) -> Problem {
     match error {
@@ -431,6 +449,7 @@ pub(crate) fn registry_problem(error: &RegistryError) -> Problem {
             Problem::conflict("in_use", error.to_string()).with_errors(dependants.iter().cloned())
         }
         RegistryError::Conflict(_) => Problem::conflict("conflict", error.to_string()),
+        RegistryError::OverQuota { quota, .. } => over_quota(*quota, error.to_string()),
         other => {
             let mut cause = other.to_string();
             let mut source = std::error::Error::source(other);

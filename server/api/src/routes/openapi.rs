@@ -102,6 +102,7 @@ fn responses(path: &str, method: &str, access: Access) -> Value {
         responses.insert((*status).to_owned(), problem_response(description));
     }
     if access != Access::Everybody {
+        responses.insert("429".to_owned(), problem_response("the project asks for more than it may have"));
         let unauthorized = json!({
             "description": "there is no token, or none that is taken",
             "headers": { "www-authenticate": { "schema": { "type": "string" } } },

@@ -73,6 +73,8 @@ pub(super) async fn upload(
         query.check_known(&known)?;
         return Ok((StatusCode::OK, Json(reply_json(&known, false, &query))));
     }
+    let registry = state.registry_of(&by.actor);
+    registry.check_upload(received.bytes as u64).await.map_err(|error| registry_problem(&error))?;
     let checked = state.uploads.check(&received, query.wish).await?;
     let accepted = &checked.accepted;
     let now_us = state.clock.now_us();
@@ -89,7 +91,6 @@ pub(super) async fn upload(
     }
     state.uploads.keep(Arc::clone(&checked)).await?;
     let component = received.read().await?;
-    let registry = state.registry_of(&by.actor);
     let stored = registry.put_transform(&component, &accepted.description, &acceptance(accepted), now_us).await;
     let (_, is_new) = stored.map_err(|error| registry_problem(&error))?;
     let record = state.registry.transform(&digest).await.map_err(|error| registry_problem(&error))?;

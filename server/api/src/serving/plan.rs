@@ -134,6 +134,14 @@ pub(crate) struct Output {
 pub struct PlanError(String);
 
 impl ServingPlan {
+    /// Whether a request for it runs a transform.
+    pub(crate) fn computes(&self) -> bool {
+        self.nodes.iter().any(|node| match node {
+            Node::Stored(stored) => stored.runs_on_read,
+            Node::OnDemand(_) => true,
+        })
+    }
+
     /// Compiles a service.
     ///
     /// # Errors

@@ -75,6 +75,7 @@ impl RowTransform for Component {
             columns: applied.columns,
             dropped: applied.rows.dropped,
             failed: failed.map(|failed| FailedRow { row: failed.row, message: failed.message }).collect(),
+            ..AppliedRows::default()
         })
     }
 }

@@ -95,6 +95,7 @@ impl Registry {
     /// A job of this id exists.
     pub async fn create_job(&self, id: &str, kind: &str, spec: &Json, now_us: i64) -> Result<(), RegistryError> {
         let mut change = self.change().await?;
+        change.check_jobs(id, now_us).await?;
         insert_job(&mut change, id, kind, spec, now_us).await?;
         let spec = Digest::of(spec.to_string().as_bytes());
         let event = TrailEvent::done("start job", format!("job {id}"), kind);
@@ -230,6 +231,7 @@ impl Registry {
     /// No such job, or one that is done.
     pub async fn reopen_job(&self, id: &str, now_us: i64) -> Result<(), RegistryError> {
         let mut change = self.change().await?;
+        change.check_jobs(id, now_us).await?;
         match job_state(&mut change, id).await? {
             JobState::Done => return Err(closed(id, JobState::Done)),
             JobState::Open | JobState::Failed | JobState::Cancelled => {}

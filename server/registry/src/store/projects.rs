@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::Row;
 
 use super::trail::TrailEvent;
-use super::{Registry, Session, signed, unsigned};
+use super::{Change, Registry, Session, signed, unsigned};
 use crate::error::{ObjectKind, RegistryError};
 
 /// The project of whatever names none.
@@ -44,6 +44,26 @@ impl Quota {
             Self::Jobs => "jobs",
             Self::RequestsPerS => "requests_per_s",
             Self::TransformUsPerS => "transform_us_per_s",
+        }
+    }
+
+    /// What it counts, for people.
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::Components => "components",
+            Self::ComponentBytes => "bytes of components",
+            Self::Jobs => "jobs at work at once",
+            Self::RequestsPerS => "requests in a second",
+            Self::TransformUsPerS => "microseconds of transforms in a second",
+        }
+    }
+
+    /// What to do where it is used up.
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::Components | Self::ComponentBytes => "an admin can raise that: `eadem project quota`",
+            Self::Jobs => "wait for one to end, or call one off",
+            Self::RequestsPerS | Self::TransformUsPerS => "ask more slowly",
         }
     }
 
@@ -125,6 +145,15 @@ impl Registry {
         Ok(after)
     }
 
+    /// Whether one more component of this many bytes may be stored: asked before it is checked, which takes long. What has been
+    /// stored meanwhile counts once more when it is.
+    ///
+    /// # Errors
+    /// It may not, or the database failed.
+    pub async fn check_upload(&self, bytes: u64) -> Result<(), RegistryError> {
+        self.change().await?.check_components(bytes).await
+    }
+
     /// All projects, by name.
     ///
     /// # Errors
@@ -146,6 +175,62 @@ impl Registry {
     /// No such project.
     pub async fn project(&self, name: &str) -> Result<ProjectRecord, RegistryError> {
         load_project(&mut *self.snapshot().await?, name).await
+    }
+}
+
+impl Change {
+    /// The project that what is written belongs to.
+    fn project(&self) -> &str {
+        self.actor().project.as_deref().unwrap_or(DEFAULT_PROJECT)
+    }
+
+    /// Whether one more component of this many bytes may be stored.
+    pub(crate) async fn check_components(&mut self, bytes: u64) -> Result<(), RegistryError> {
+        let project = self.project().to_owned();
+        let quotas = load_project(self, &project).await?.quotas;
+        let row = sqlx::query(
+            "SELECT count(*) AS components, CAST(coalesce(sum(component_bytes), 0) AS BIGINT) AS bytes FROM transform",
+        )
+        .fetch_one(self.sql())
+        .await?;
+        let stored: [u64; 2] = [unsigned(row.try_get("components")?)?, unsigned(row.try_get("bytes")?)?];
+        for (quota, after) in
+            [(Quota::Components, stored[0].saturating_add(1)), (Quota::ComponentBytes, stored[1].saturating_add(bytes))]
+        {
+            check(&project, &quotas, quota, after)?;
+        }
+        Ok(())
+    }
+
+    /// Whether one more job may be at work. One that nobody is at does not count, or it would keep others from their turn for
+    /// ever; one that has just been made is somebody's in a moment.
+    pub(crate) async fn check_jobs(&mut self, id: &str, now_us: i64) -> Result<(), RegistryError> {
+        const JUST_MADE_US: i64 = 15_000_000;
+        let project = self.project().to_owned();
+        let quotas = load_project(self, &project).await?.quotas;
+        if !quotas.contains_key(&Quota::Jobs) {
+            return Ok(());
+        }
+        let at_work: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM job WHERE state = 'open' AND job_id <> $1 AND (changed_at_us > $2 OR EXISTS (
+                 SELECT 1 FROM job_worker WHERE job_worker.job_id = job.job_id AND job_worker.expires_at_us > $3))",
+        )
+        .bind(id.to_owned())
+        .bind(now_us.saturating_sub(JUST_MADE_US))
+        .bind(now_us)
+        .fetch_one(self.sql())
+        .await?;
+        check(&project, &quotas, Quota::Jobs, unsigned::<u64>(at_work)?.saturating_add(1))
+    }
+}
+
+/// Whether the project may have as much.
+fn check(project: &str, quotas: &BTreeMap<Quota, u64>, quota: Quota, after: u64) -> Result<(), RegistryError> {
+    match quotas.get(&quota) {
+        Some(most) if after > *most => {
+            Err(RegistryError::OverQuota { project: project.to_owned(), quota, most: *most })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -70,6 +70,7 @@ impl Registry {
         if transform_id(&mut change, &digest).await?.is_some() {
             return Ok((digest, false));
         }
+        change.check_components(component.len() as u64).await?;
         let component_bytes = i64::try_from(component.len())
             .map_err(|_| RegistryError::Invalid("the component is too large to be stored".into()))?;
         let id: i64 = sqlx::query_scalar(

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use eadem_registry::{
-    Actor, NewToken, Quota, Registry, RegistryAddress, Role, TrailEntry, TrailEvent, TrailFilter, TrailHead,
-    TrailOutcome,
+    Acceptance, Actor, NewToken, Quota, Registry, RegistryAddress, RegistryError, Role, TrailEntry, TrailEvent,
+    TrailFilter, TrailHead, TrailOutcome,
 };
 use eadem_values::Digest;
 use serde_json::json;
@@ -298,4 +298,30 @@ async fn an_end_that_was_kept_elsewhere_finds_what_nothing_else_can() {
     assert_eq!(unseen, []);
     let seen = faults_after(cut, true).await.unwrap();
     assert_eq!(seen, [(6, "this entry was there when it was kept elsewhere, and is missing".to_owned())]);
+}
+
+#[tokio::test]
+async fn what_is_over_its_quota_is_not_stored() {
+    let company_registry = Company::found().await;
+    let registry = &company_registry.registry;
+    let set = async |quota: Quota, most: u64| {
+        registry.set_quotas("default", &BTreeMap::from([(quota, Some(most))]), NOW_US).await.unwrap();
+    };
+    set(Quota::Components, 3).await;
+    let refused = registry.check_upload(1).await.unwrap_err();
+    assert!(matches!(refused, RegistryError::OverQuota { quota: Quota::Components, most: 3, .. }), "{refused}");
+    let stored = registry.put_transform(b"one more", &weather_transform(), &Acceptance::default(), NOW_US).await;
+    assert!(matches!(stored, Err(RegistryError::OverQuota { .. })));
+    assert_eq!(registry.transforms(None).await.unwrap().len(), 3);
+    set(Quota::Components, 4).await;
+    registry.put_transform(b"one more", &weather_transform(), &Acceptance::default(), NOW_US).await.unwrap();
+
+    set(Quota::Jobs, 1).await;
+    registry.create_job("a", "backfill", &json!({}), NOW_US).await.unwrap();
+    let refused = registry.create_job("b", "backfill", &json!({}), NOW_US).await.unwrap_err();
+    assert!(matches!(refused, RegistryError::OverQuota { quota: Quota::Jobs, .. }), "{refused}");
+    // One that nobody is at keeps no other from its turn.
+    let later_us = NOW_US + 60_000_000;
+    registry.create_job("b", "backfill", &json!({}), later_us).await.unwrap();
+    assert!(registry.reopen_job("a", later_us).await.is_err());
 }
