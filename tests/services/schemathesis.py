@@ -32,7 +32,9 @@ ARROW_STREAM = "application/vnd.apache.arrow.stream"
 
 
 def ask(path):
-    with urllib.request.urlopen(os.environ["EADEM_URL"] + path) as reply:
+    request = urllib.request.Request(os.environ["EADEM_URL"] + path)
+    request.add_header("Authorization", "Bearer " + os.environ["EADEM_TOKEN"])
+    with urllib.request.urlopen(request) as reply:
         return json.load(reply)
 
 
@@ -46,6 +48,8 @@ def names_of(kind):
 KNOWN = {kind: names_of(kind) for kind in ["entities", "sources", "views", "services"]}
 TRANSFORMS = [(one["name"], one["digest"]) for one in ask("/transforms")["transforms"]]
 JOBS = [job["id"] for job in ask("/jobs")["jobs"]]
+TOKENS = [token["id"] for token in ask("/tokens")["tokens"]]
+PROJECTS = [project["name"] for project in ask("/projects")["projects"]]
 DATASETS = [dataset["id"] for dataset in ask("/datasets")["datasets"]]
 DEFINITIONS = [
     {"path": str(path), "text": path.read_text()} for path in sorted(Path("features").glob("*.toml"))
@@ -90,6 +94,8 @@ def use_known_names(case, choice):
         parts["name"], digest = choice.of(TRANSFORMS)
         if "digest" in parts:
             parts["digest"] = digest
+    elif path.startswith("/projects/"):
+        parts["name"] = choice.of(PROJECTS)
     elif "name" in parts and "kind" in parts:
         # Of lineage the kind is a single object.
         kind = {"view": "views", "service": "services", "source": "sources", "entity": "entities"}
@@ -98,6 +104,8 @@ def use_known_names(case, choice):
         parts["view"] = choice.of(KNOWN["views"])
     if path.startswith("/datasets/"):
         parts["id"] = choice.of(DATASETS or ["none"])
+    if (path, method) == ("/tokens/{id}", "GET"):
+        parts["id"] = choice.of(TOKENS)
     if path.startswith("/jobs/") and (path, method) != ("/jobs/{id}", "POST"):
         parts["id"] = choice.of(JOBS or ["none"])
     if path.startswith("/features"):
@@ -156,6 +164,10 @@ def keep_from_harm(case):
         # A registry without definitions would answer no more than 404.
         has_own = any(isinstance(file, dict) and file.get("path") == DEFINITIONS[0]["path"] for file in body["files"])
         body["files"] = body["files"] if has_own else DEFINITIONS + body["files"]
+    if case.operation.path == "/projects/{name}/quotas":
+        # What is used up answers no more than 429.
+        enough = {name: max(most, 10**12) for name, most in body.items() if type(most) is int and most >= 0}
+        body |= {name: min(most, 2**63 - 1) if body[name] < 2**63 else body[name] for name, most in enough.items()}
     if case.operation.path != "/jobs/{id}":
         return
     kind = (case.path_parameters or {}).get("id")

@@ -60,7 +60,7 @@ run() { # URL OUT SEED COUNT
     "$venv/bin/schemathesis" --config-file "$root/tests/services/schemathesis.toml" run "$url/openapi.json" \
     --checks "$CHECKS" --phases "$phases" --max-examples "$count" --seed "$seed" --continue-on-failure \
     --exclude-path '/jobs/{id}/events' --generation-database none --request-timeout 120 --suppress-health-check all \
-    --no-color --report json --report-json-path "$out/report.json" >"$out/log" 2>&1 || [[ -s $out/report.json ]] ||
+    --header "Authorization: Bearer $EADEM_TOKEN" --no-color --report json --report-json-path "$out/report.json" >"$out/log" 2>&1 || [[ -s $out/report.json ]] ||
     { tail -n 30 "$out/log" >&2; fail 'it did not run'; }
 }
 

@@ -228,13 +228,6 @@ fn refused_rows_stop_a_job_are_shown_and_are_replayed_once() {
 }
 
 #[test]
-fn a_server_does_not_listen_beyond_this_machine() {
-    let project = project(GOOD);
-    let said = project.fail(&["serve", "--listen", "0.0.0.0:0"]);
-    assert!(said.contains("credentials"), "{said}");
-}
-
-#[test]
 fn without_a_project_a_verb_says_how_to_make_one() {
     let project = Project::new();
     std::fs::remove_file(project.path("eadem.toml")).unwrap();

@@ -24,7 +24,10 @@ fn what_is_answered_is_what_is_declared() {
     let soak = super::is_soak();
     let examples = if soak { EXAMPLES_OF_SOAK } else { EXAMPLES };
     let seed = super::seed();
-    let project = Project::of_flights();
+    let mut project = Project::of_flights();
+    let admin = project.json(&["token", "create", "--name", "root", "--role", "admin"]);
+    let admin = admin["token"].as_str().unwrap().to_owned();
+    project.variables.push(("EADEM_TOKEN", admin.clone()));
     project.write("spine.csv", SPINE);
     for verb in ["apply", "backfill", "materialize"] {
         project.succeed(&[verb]);
@@ -49,6 +52,7 @@ fn what_is_answered_is_what_is_declared() {
         .arg(&out)
         .args([seed.to_string(), examples.to_string()])
         .current_dir(project.path(""))
+        .env("EADEM_TOKEN", &admin)
         .stdin(Stdio::null())
         .status()
         .unwrap();
