@@ -1,4 +1,4 @@
-//! Who may ask: until there are credentials, only this machine.
+//! Who may ask an open server: only this machine.
 
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
