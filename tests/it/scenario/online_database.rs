@@ -67,7 +67,7 @@ fn the_loop_on_a_database_gives_what_the_embedded_store_gives() {
 
     // Its clock is this machine's.
     let server = on_database.serve();
-    assert_eq!(server.get("/readyz"), (200, json!({ "status": "ready" })));
+    assert_eq!(server.get("/readyz"), (200, json!({ "status": "ready", "access": "open" })));
     drop(server);
 
     // A password in a file of the project is refused, and not repeated.
