@@ -110,11 +110,13 @@ impl Company {
         Ok(Self { registry: Registry::connect(address).await?, transforms: BTreeMap::new(), views: 0 })
     }
 
+    /// Something must change.
     async fn apply(&self, text: &str) -> Result<()> {
         let files = [DefinitionFile { path: "eadem.toml".into(), text: format!("{BASE}{text}") }];
         let definitions = Definitions::parse(&files, &[])?;
         let plan = self.registry.plan(&definitions, &self.transforms, &Columns).await?;
-        self.registry.apply(&plan, NOW_US).await?;
+        let applied = self.registry.apply(&plan, NOW_US).await?;
+        ensure!(applied.changed, "nothing was applied");
         Ok(())
     }
 

@@ -14,4 +14,5 @@ mod resolve;
 mod search;
 mod store;
 mod support;
+mod upgrade;
 mod versions;
