@@ -40,8 +40,8 @@ pub struct Problem {
     /// For people: what was wrong, where, and what to do.
     pub detail: String,
     /// Several mistakes, where one answer names them all.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub errors: Vec<String>,
+    #[serde(default, skip_serializing_if = "<[_]>::is_empty")]
+    pub errors: Box<[String]>,
     /// Seconds after which to try again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_s: Option<u32>,
@@ -59,7 +59,7 @@ impl Problem {
             status: status.as_u16(),
             code: code.to_owned(),
             detail: detail.into(),
-            errors: Vec::new(),
+            errors: Box::default(),
             retry_after_s: None,
             finding: Box::default(),
         }

@@ -85,7 +85,7 @@ pub(super) fn is_secret(secret: &str, known: &Digest) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use axum::http::HeaderValue;
 

@@ -13,13 +13,13 @@ use crate::problem::Problem;
 /// Why a request is turned away, and whose it is as far as that is known.
 #[derive(Debug)]
 pub(crate) struct Refusal {
-    pub(crate) problem: Problem,
+    pub(crate) problem: Box<Problem>,
     pub(crate) principal: Principal,
 }
 
 impl Refusal {
     pub(crate) fn of_nobody(problem: Problem) -> Self {
-        Self { problem, principal: Principal::Nobody }
+        Self { problem: Box::new(problem), principal: Principal::Nobody }
     }
 }
 
@@ -39,7 +39,8 @@ pub(crate) fn who_asks(
         return Ok(Principal::Open);
     }
     let credential = known_credential(credentials, request, now_us).map_err(Refusal::of_nobody)?;
-    let refused = |problem| Err(Refusal { problem, principal: Principal::Token(Arc::clone(&credential)) });
+    let refused =
+        |problem| Err(Refusal { problem: Box::new(problem), principal: Principal::Token(Arc::clone(&credential)) });
     if credential.project.as_deref().is_some_and(|own| own != project) {
         return refused(other_project(&credential, project));
     }
@@ -204,7 +205,7 @@ mod tests {
         let wrong = format!("eadem_{}_{other_secret}", made.id);
         let answer = |token: &str| {
             let asked = who_asks(&credentials, &request(Some(token)), Access::AtLeast(Role::Reader), "default", NOW_US);
-            asked.unwrap_err().problem
+            *asked.unwrap_err().problem
         };
         assert_eq!(answer(&wrong), answer(&other.token));
         assert_eq!(answer(&wrong).code, "unknown_credential");

@@ -297,7 +297,7 @@ async fn admitted(
                 let note = ProblemNote { code: problem.code.clone(), detail: problem.detail.clone() };
                 told.tell_refused(&state, &note).await;
             }
-            problem.into_response()
+            (*problem).into_response()
         }
     };
     response.headers_mut().insert(REQUEST_ID, name);

@@ -208,6 +208,13 @@ struct AppliedPlan {
     refusals: Vec<String>,
 }
 
+/// What a plan was found to change.
+struct KnownEffects {
+    /// The versions before and after.
+    of_pairs: Vec<(Digest, Digest)>,
+    effects: Option<Vec<ViewEffect>>,
+}
+
 /// Plans and applies. Who has named a revision has seen a plan, and gets that one or none; for others the plan is made
 /// again where somebody was faster.
 async fn apply_plan(
@@ -221,13 +228,13 @@ async fn apply_plan(
     let effect_rows = body.effect_rows(state, true)?;
     let mut attempt = 1;
     // What was found of the same versions is not looked for again.
-    let mut known: Option<(Vec<(Digest, Digest)>, Option<Vec<ViewEffect>>)> = None;
+    let mut known: Option<KnownEffects> = None;
     loop {
         let mut plan = make_plan(state, body).await?;
         let pairs: Vec<(Digest, Digest)> =
             plan.version_pairs().iter().map(|pair| (pair.before.digest, pair.after.digest)).collect();
         let effects = match known.take() {
-            Some((of_pairs, effects)) if of_pairs == pairs => effects,
+            Some(known) if known.of_pairs == pairs => known.effects,
             _ => effects_of(state, &plan, effect_rows, None).await,
         };
         let refusals = check_policy(state, &mut plan, effects.as_deref(), reason)?;
@@ -236,7 +243,7 @@ async fn apply_plan(
             Err(RegistryError::Stale { .. }) if body.revision.is_none() && attempt < ATTEMPTS_MAX => attempt += 1,
             Err(error) => return Err(registry_problem(&error)),
         }
-        known = Some((pairs, effects));
+        known = Some(KnownEffects { of_pairs: pairs, effects });
     }
 }
 

@@ -80,7 +80,7 @@ impl Comparison {
         let rows = before.sequence.len();
         let mut is_changed = vec![false; rows];
         let mut pairs: Vec<Pair> = Vec::with_capacity(rows);
-        for row in 0..rows {
+        for (row, is_changed) in is_changed.iter_mut().enumerate() {
             let (old, new) = (before.outcomes[row], after.outcomes[row]);
             self.outcomes[old as usize][new as usize] += 1;
             if old == new {
@@ -89,7 +89,7 @@ impl Comparison {
                 }
                 continue;
             }
-            is_changed[row] = true;
+            *is_changed = true;
             if self.outcome_examples.len() < place.examples_max {
                 let told = |judged: &Judged, outcome: EffectOutcome| match judged.reasons.get(&row) {
                     Some(reason) => Json::from(format!("{}: {}", outcome.as_str(), shortened(reason))),

@@ -142,8 +142,11 @@ async fn every_kind_of_object_has_roots() {
     }
 }
 
-/// Reads the language of Graphviz as far as it is written here: the nodes with their labels, the edges, the graph's label.
-fn read_dot(dot: &str) -> (BTreeMap<String, String>, Vec<(String, String)>, Option<String>) {
+/// The nodes of a graph with their labels, its edges, its own label.
+type Dot = (BTreeMap<String, String>, Vec<(String, String)>, Option<String>);
+
+/// Reads the language of Graphviz as far as it is written here.
+fn read_dot(dot: &str) -> Dot {
     /// The quoted text at the beginning, and what follows it.
     fn quoted(text: &str) -> (String, &str) {
         let mut rest = text.strip_prefix('"').unwrap_or_else(|| panic!("no quote: {text}")).char_indices();
