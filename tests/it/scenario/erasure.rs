@@ -354,7 +354,8 @@ fn nothing_of_an_erased_entity_comes_back_and_nothing_else_goes() {
         "the report counts the rows of the table",
         counted("offline_rows") == (stored_before.len() - stored.len()) as u64,
     );
-    tally.expect("files were deleted", counted("files_deleted") > 0 && counted("bytes_deleted") > 0);
+    // Not how many files were deleted: a run that was killed has deleted some, and only the last one tells. That none is left
+    // is looked for below.
     tally.compare("table", &stored, &rows_of_table(&table(&project, VIEW)));
     tally.compare("quarantine", &refused, &rows_of_table(&table(&project, QUARANTINE)));
     tally.compare("any file", &[], &leftovers(&case, &project));
