@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use eadem_registry::Actor;
+use eadem_values::format_timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use tokio::sync::watch;
@@ -174,6 +175,23 @@ pub struct Job {
     /// Why it broke off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+impl Job {
+    /// A job that begins now.
+    pub fn begun(id: String, kind: JobKind, spec: Json, now_us: i64) -> Self {
+        Self {
+            id,
+            kind,
+            state: JobState::Running,
+            spec,
+            created_at: format_timestamp(now_us),
+            finished_at: None,
+            progress: JobProgress::default(),
+            result: None,
+            error: None,
+        }
+    }
 }
 
 /// Starts, shows and ends jobs.

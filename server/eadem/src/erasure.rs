@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
-use eadem_api::{Job, JobKind, JobProgress, JobState, Problem};
-use eadem_offline::{DoomedFiles, ErasedEntities, Erasure, ErasureLedger, LedgerError, doomed_files, erase_rows};
+use eadem_api::{Job, JobKind, Problem};
+use eadem_offline::{
+    DoomedFiles, ErasedEntities, Erasure, ErasureLedger, ErasureReport, LedgerError, doomed_files, erase_rows,
+};
 use eadem_online::{KeyBytes, StoreError};
 use eadem_registry::definitions::split_version;
 use eadem_registry::model::{Entity, ViewVersion};
@@ -74,17 +76,7 @@ pub(crate) async fn begin(stores: &Stores, id: &str, request: Json, by: &Actor) 
     let erasure = NewErasure { id, kind: kind.name(), spec: &spec, entity: &entity.name, entities: &entities };
     let begun = stores.registry.acting(by.clone()).begin_erasure(&erasure, now_us).await;
     begun.map_err(|error| Problem::internal("the registry failed", error))?;
-    Ok(Job {
-        id: id.to_owned(),
-        kind,
-        state: JobState::Running,
-        spec,
-        created_at: format_timestamp(now_us),
-        finished_at: None,
-        progress: JobProgress::default(),
-        result: None,
-        error: None,
-    })
+    Ok(Job::begun(id.to_owned(), kind, spec, now_us))
 }
 
 fn read_key(entity: &Entity, key: &Map<String, Json>) -> Result<EntityKey, String> {
@@ -252,16 +244,12 @@ impl OneView<'_> {
             let erasure = Erasure { job, table: table.clone(), cancel: self.handle.cancel.clone() };
             let rows = erase_rows(&erasure).await?;
             report.offline_rows += rows.rows;
-            report.files_rewritten += rows.files_rewritten;
-            report.bytes_rewritten += rows.bytes_rewritten;
             let doomed = doomed_files(&erasure).await?;
-            let is_clean = rows.version.is_none() && doomed.as_ref().is_none_or(|doomed| doomed.count() == 0);
-            if is_clean {
-                return Ok(());
+            if let Some(doomed) = &doomed {
+                report.datasets.append(&mut self.note_datasets(doomed).await?);
             }
-            if let Some(doomed) = doomed {
-                report.datasets.append(&mut self.note_datasets(&doomed).await?);
-                self.delete(&doomed, report).await?;
+            if self.is_clean_after(&rows, doomed, report).await? {
+                return Ok(());
             }
         }
         bail!("jobs commit to its table all the time; resume this job when they have ended")
@@ -273,30 +261,32 @@ impl OneView<'_> {
         for pass in 0..PASSES_MAX {
             let rows = quarantine.erase_rows(&self.job_of(pass), cancel).await?;
             report.quarantine_rows += rows.rows;
-            report.files_rewritten += rows.files_rewritten;
-            report.bytes_rewritten += rows.bytes_rewritten;
-            let doomed = quarantine.doomed_files(cancel).await?;
-            let is_clean = rows.version.is_none() && doomed.as_ref().is_none_or(|doomed| doomed.count() == 0);
-            if is_clean {
+            if self.is_clean_after(&rows, quarantine.doomed_files(cancel).await?, report).await? {
                 return Ok(());
-            }
-            if let Some(doomed) = doomed {
-                self.delete(&doomed, report).await?;
             }
         }
         bail!("jobs commit to its quarantine all the time; resume this job when they have ended")
     }
 
-    /// The name of a pass over a table: each commits once.
-    fn job_of(&self, pass: usize) -> String {
-        format!("{}/{}/{pass}", self.id, self.view.id)
-    }
-
-    async fn delete(&self, doomed: &DoomedFiles, report: &mut ViewReport) -> anyhow::Result<()> {
+    /// Deletes what a pass has found; whether it has found nothing.
+    async fn is_clean_after(
+        &self,
+        pass: &ErasureReport,
+        doomed: Option<DoomedFiles>,
+        report: &mut ViewReport,
+    ) -> anyhow::Result<bool> {
+        report.files_rewritten += pass.files_rewritten;
+        report.bytes_rewritten += pass.bytes_rewritten;
+        let Some(doomed) = doomed.filter(|doomed| doomed.count() > 0) else { return Ok(pass.version.is_none()) };
         doomed.delete().await?;
         report.files_deleted += doomed.count() as u64;
         report.bytes_deleted += doomed.bytes();
-        Ok(())
+        Ok(false)
+    }
+
+    /// The name of a pass over a table: each commits once.
+    fn job_of(&self, pass: usize) -> String {
+        format!("{}/{}/{pass}", self.id, self.view.id)
     }
 
     /// Notes of the training sets whose recipes name these files, before the files go.

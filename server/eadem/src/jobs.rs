@@ -923,18 +923,7 @@ impl Jobs for JobRunner {
         let now_us = self.shared.stores.clock.now_us();
         let registry = self.shared.stores.registry.acting(by.clone());
         registry.create_job(&id, kind.name(), &spec, now_us).await.map_err(registry_failed)?;
-        let job = Job {
-            id,
-            kind,
-            state: JobState::Running,
-            spec,
-            created_at: format_timestamp(now_us),
-            finished_at: None,
-            progress: JobProgress::default(),
-            result: None,
-            error: None,
-        };
-        self.spawn(job).await
+        self.spawn(Job::begun(id, kind, spec, now_us)).await
     }
 
     async fn list(&self, filter: &JobFilter) -> Result<Vec<Job>, Problem> {
@@ -1174,17 +1163,7 @@ mod tests {
     use super::*;
 
     fn handle() -> Handle {
-        let job = Job {
-            id: "job".to_owned(),
-            kind: JobKind::Backfill,
-            state: JobState::Running,
-            spec: json!({}),
-            created_at: String::new(),
-            finished_at: None,
-            progress: JobProgress::default(),
-            result: None,
-            error: None,
-        };
+        let job = Job::begun("job".to_owned(), JobKind::Backfill, json!({}), 0);
         Handle::new(job, Some("here".to_owned()))
     }
 

@@ -21,9 +21,10 @@ use eadem_values::{EntityKey, KeyType, KeyValue};
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt};
+use serde_json::Value as Json;
 
 use crate::backfill::Cancel;
-use crate::commit::{Base, Change, LiveFile, Proposal, adds_of, commit_once, live_files};
+use crate::commit::{Base, Change, Committed, LiveFile, Proposal, adds_of, commit_once, live_files};
 use crate::error::OfflineError;
 use crate::lanes::{LaneChange, describe, read_lane_log};
 use crate::ledger::LedgerError;
@@ -152,7 +153,7 @@ impl ErasedRows {
     /// Whether a row is erased of which quarantine keeps this. A row of an erased entity whose time cannot be told goes as well;
     /// one that names no entity stays.
     pub(crate) fn takes_kept(&self, inputs: &str) -> bool {
-        let Ok(kept) = serde_json::from_str::<serde_json::Value>(inputs) else { return false };
+        let Ok(kept) = serde_json::from_str::<Json>(inputs) else { return false };
         let part = |(name, key_type): &(String, KeyType)| KeyValue::from_json(name, *key_type, &kept["keys"][name]);
         let Ok(key) = self.0.keys().iter().map(part).collect::<Result<Vec<_>, _>>() else { return false };
         let Some(up_to_us) = self.0.up_to_us(&EntityKey(key)) else { return false };
@@ -202,6 +203,54 @@ pub struct ErasureReport {
     pub files_rewritten: u64,
     /// Their bytes before.
     pub bytes_rewritten: u64,
+}
+
+impl ErasureReport {
+    /// What the commit says of itself; nothing if there was none.
+    pub(crate) fn of(committed: Option<Committed>) -> Self {
+        let Some(committed) = committed else { return Self::default() };
+        let count = |name: &str| committed.info[name].as_u64().unwrap_or_default();
+        Self {
+            version: Some(committed.version),
+            rows: count(INFO_ROWS),
+            files_rewritten: count(INFO_FILES),
+            bytes_rewritten: count(INFO_BYTES),
+        }
+    }
+}
+
+/// Files that are written again without their erased rows, on their way into one commit.
+#[derive(Default)]
+pub(crate) struct RewrittenFiles {
+    actions: Vec<Action>,
+    rows: u64,
+    files: u64,
+    bytes: u64,
+}
+
+impl RewrittenFiles {
+    /// So many rows go from this file; the others stand in `kept`.
+    pub(crate) fn add(&mut self, file: &LiveFile, rows: u64, kept: Vec<Add>) {
+        self.rows += rows;
+        self.files += 1;
+        self.bytes += file.file.bytes;
+        self.actions.push(Action::Remove(file.remove(true, Utc::now().timestamp_millis())));
+        self.actions.extend(kept.into_iter().map(Action::Add));
+    }
+
+    /// Whether there is nothing to commit.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.actions.is_empty()
+    }
+
+    /// The commit, which tells what it did besides what `info` says.
+    pub(crate) fn into_change(self, mut info: Vec<(String, Json)>) -> Change {
+        info.push((INFO_ROWS.to_owned(), self.rows.into()));
+        info.push((INFO_FILES.to_owned(), self.files.into()));
+        info.push((INFO_BYTES.to_owned(), self.bytes.into()));
+        let operation = DeltaOperation::Write { mode: SaveMode::Overwrite, partition_by: None, predicate: None };
+        Change { actions: self.actions, info, operation }
+    }
 }
 
 /// Files that hold erased rows and are in no current version.
@@ -316,14 +365,7 @@ pub async fn erase_rows(erasure: &Erasure) -> Result<ErasureReport, OfflineError
     let Some(loaded) = table.load_with_rows().await? else { return Ok(ErasureReport::default()) };
     let mut proposal = Erased { erasure, erased, known: BTreeMap::new() };
     let committed = commit_once(&table.location, &table.log_store, loaded, &erasure.job, &mut proposal).await?;
-    let Some(committed) = committed else { return Ok(ErasureReport::default()) };
-    let count = |name: &str| committed.info[name].as_u64().unwrap_or_default();
-    Ok(ErasureReport {
-        version: Some(committed.version),
-        rows: count(INFO_ROWS),
-        files_rewritten: count(INFO_FILES),
-        bytes_rewritten: count(INFO_BYTES),
-    })
+    Ok(ErasureReport::of(committed))
 }
 
 /// The data files of the table's folder that hold erased rows although no reader of the current version needs them: those
@@ -413,31 +455,21 @@ struct Erased<'a> {
 impl Proposal for Erased<'_> {
     async fn on(&mut self, base: &Base) -> Result<Option<Change>, OfflineError> {
         let table = &self.erasure.table;
-        let now_ms = Utc::now().timestamp_millis();
-        let mut actions = Vec::new();
-        let (mut rows_gone, mut files, mut bytes) = (0, 0_u64, 0);
+        let mut rewritten = RewrittenFiles::default();
         for file in &base.files {
             let effect = match self.known.get(&file.file.path) {
                 Some(effect) => effect.clone(),
                 None => table.rewritten(&self.erasure.job, file, &self.erased, &self.erasure.cancel).await?,
             };
             self.known.insert(file.file.path.clone(), effect.clone());
-            let Effect::Goes { rows, kept } = effect else { continue };
-            rows_gone += rows;
-            files += 1;
-            bytes += file.file.bytes;
-            actions.push(Action::Remove(file.remove(true, now_ms)));
-            actions.extend(kept.into_iter().map(Action::Add));
+            if let Effect::Goes { rows, kept } = effect {
+                rewritten.add(file, rows, kept);
+            }
         }
-        if actions.is_empty() {
+        if rewritten.is_empty() {
             return Ok(None);
         }
         let log = read_lane_log(&table.location, &table.log_store, base.version).await?;
-        let mut info = describe(&LaneChange::default(), &log, None);
-        info.push((INFO_ROWS.to_owned(), rows_gone.into()));
-        info.push((INFO_FILES.to_owned(), files.into()));
-        info.push((INFO_BYTES.to_owned(), bytes.into()));
-        let operation = DeltaOperation::Write { mode: SaveMode::Overwrite, partition_by: None, predicate: None };
-        Ok(Some(Change { actions, info, operation }))
+        Ok(Some(rewritten.into_change(describe(&LaneChange::default(), &log, None))))
     }
 }

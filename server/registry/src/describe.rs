@@ -6,7 +6,7 @@ use sqlx::Row;
 use crate::definitions::{feature_as_asked, split_version};
 use crate::error::{ObjectKind, RegistryError};
 use crate::resolve::view_of_feature;
-use crate::store::{Mark, Registry, Snapshot, SqlRow, read, read_digest, read_mark, unsigned};
+use crate::store::{Mark, Registry, Snapshot, read, read_digest, read_mark, unsigned};
 
 /// Changes that a description lists, the newest first.
 const HISTORY_MAX: i64 = 100;
@@ -78,18 +78,9 @@ async fn describe_view(snapshot: &mut Snapshot, name: &str) -> Result<Described,
     let (bare, version) = split_version(name)?;
     let id = read::require_view_version(snapshot, bare, version).await?;
     let version = read::load_view_version(snapshot, id).await?;
-    let rows = sqlx::query(
-        "SELECT version, created_at_us, state, message, at_us,
-                CAST(CASE WHEN head_version_id = view_version.view_version_id THEN 1 ELSE 0 END AS BIGINT) AS is_head
-         FROM view_version JOIN view USING (view_id) LEFT JOIN view_mark USING (view_version_id)
-         WHERE name = $1 ORDER BY version",
-    )
-    .bind(bare)
-    .fetch_all(snapshot.sql())
-    .await?;
     Ok(Described {
         state: version.mark.clone(),
-        versions: rows.iter().map(numbered_version).collect::<Result<_, _>>()?,
+        versions: numbered_versions(snapshot, ObjectKind::View, bare).await?,
         history: history_of(snapshot, ObjectKind::View, bare).await?,
         used_by: read::dependants_of(snapshot, ObjectKind::View, id, &version.id.to_string()).await?,
         training_sets: read::datasets_of(snapshot, ObjectKind::View, id).await?,
@@ -99,33 +90,29 @@ async fn describe_view(snapshot: &mut Snapshot, name: &str) -> Result<Described,
 async fn describe_service(snapshot: &mut Snapshot, name: &str) -> Result<Described, RegistryError> {
     let (bare, version) = split_version(name)?;
     let (id, version, _) = read::require_service_version(snapshot, bare, version).await?;
-    let rows = sqlx::query(
-        "SELECT version, created_at_us, state, message, at_us,
-                CAST(CASE WHEN head_version_id = service_version.service_version_id THEN 1 ELSE 0 END AS BIGINT) AS is_head
-         FROM service_version JOIN service USING (service_id) LEFT JOIN service_mark USING (service_version_id)
-         WHERE name = $1 ORDER BY version",
-    )
-    .bind(bare)
-    .fetch_all(snapshot.sql())
-    .await?;
     let reference = format!("{bare}@{version}");
     Ok(Described {
         state: read::load_service_mark(snapshot, id).await?,
-        versions: rows.iter().map(numbered_version).collect::<Result<_, _>>()?,
+        versions: numbered_versions(snapshot, ObjectKind::Service, bare).await?,
         history: history_of(snapshot, ObjectKind::Service, bare).await?,
         used_by: read::dependants_of(snapshot, ObjectKind::Service, id, &reference).await?,
         training_sets: read::datasets_of(snapshot, ObjectKind::Service, id).await?,
     })
 }
 
-fn numbered_version(row: &SqlRow) -> Result<DescribedVersion, RegistryError> {
-    let version: u32 = unsigned(row.try_get("version")?)?;
-    Ok(DescribedVersion {
-        version: version.to_string(),
-        is_newest: row.try_get::<i64, _>("is_head")? != 0,
-        created_at_us: row.try_get("created_at_us")?,
-        state: read_mark(row)?,
-    })
+async fn numbered_versions(
+    snapshot: &mut Snapshot,
+    kind: ObjectKind,
+    name: &str,
+) -> Result<Vec<DescribedVersion>, RegistryError> {
+    let versions = read::marked_versions(snapshot, kind, name).await?.into_iter();
+    let described = versions.map(|version| DescribedVersion {
+        version: version.version.to_string(),
+        is_newest: version.is_head,
+        created_at_us: version.created_at_us,
+        state: version.mark,
+    });
+    Ok(described.collect())
 }
 
 /// The uploads of a transform's name, and what uses the one that was asked for, or any of them.
@@ -172,35 +159,8 @@ async fn describe_feature(snapshot: &mut Snapshot, name: &str) -> Result<Describ
     let feature = feature_as_asked(name)?;
     let view = view_of_feature(snapshot, &feature).await?;
     let id = read::require_view_version(snapshot, &view.id.name, Some(view.id.version)).await?;
-    let mut used_by: Vec<String> = sqlx::query_scalar(
-        "SELECT DISTINCT 'view ' || view.name || '@' || CAST(version AS TEXT)
-         FROM view_binding AS binding JOIN view_version USING (view_version_id) JOIN view USING (view_id)
-             LEFT JOIN view_mark USING (view_version_id)
-         WHERE upstream_version_id = $1 AND binding.name = $2 AND (state IS NULL OR state <> 'retired') ORDER BY 1",
-    )
-    .bind(id)
-    .bind(&feature.feature)
-    .fetch_all(snapshot.sql())
-    .await?;
-    let services: Vec<String> = sqlx::query_scalar(
-        "SELECT DISTINCT 'service ' || service.name || '@' || CAST(version AS TEXT)
-         FROM service_entry JOIN service_version USING (service_version_id) JOIN service USING (service_id)
-             LEFT JOIN service_mark USING (service_version_id)
-         WHERE view_version_id = $1 AND feature = $2 AND (state IS NULL OR state <> 'retired') ORDER BY 1",
-    )
-    .bind(id)
-    .bind(&feature.feature)
-    .fetch_all(snapshot.sql())
-    .await?;
-    used_by.extend(services);
-    let training_sets = sqlx::query_scalar(
-        "SELECT DISTINCT dataset.name || ' (' || dataset_id || ')'
-         FROM dataset JOIN dataset_column USING (dataset_id) WHERE view_version_id = $1 AND feature = $2 ORDER BY 1",
-    )
-    .bind(id)
-    .bind(&feature.feature)
-    .fetch_all(snapshot.sql())
-    .await?;
+    let used_by = read::readers_of(snapshot, id, Some(&feature.feature)).await?;
+    let training_sets = read::datasets_of_view(snapshot, id, Some(&feature.feature)).await?;
     let of_view = describe_view(snapshot, &view.id.to_string()).await?;
     Ok(Described { used_by, training_sets, ..of_view })
 }

@@ -4,28 +4,18 @@ use std::sync::Arc;
 
 use arrow_array::{BooleanArray, RecordBatch};
 use async_trait::async_trait;
-use chrono::Utc;
-use deltalake_core::kernel::Action;
-use deltalake_core::protocol::{DeltaOperation, SaveMode};
 use futures::TryStreamExt;
-use object_store::path::Path;
-use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
-use super::read::Quarantine;
+use super::read::{BATCH_ROWS, Quarantine};
 use super::{INPUTS, schema};
 use crate::backfill::Cancel;
 use crate::commit::{Base, Change, LiveFile, Proposal, adds_of, commit_once};
-use crate::erasure::{DoomedFiles, ErasedRows, ErasureReport};
+use crate::erasure::{DoomedFiles, ErasedRows, ErasureReport, RewrittenFiles};
 use crate::error::OfflineError;
-use crate::object_file::ObjectFile;
 use crate::partition::PartitionWriter;
 use crate::read::typed_column;
 use crate::table::{DataFile, load};
 
-const INFO_ROWS: &str = "eadem.rowsErased";
-const INFO_FILES: &str = "eadem.filesRewritten";
-const INFO_BYTES: &str = "eadem.bytesRewritten";
-const BATCH_ROWS: usize = 8_192;
 const BUFFERED_BYTES_MAX: usize = 64 << 20;
 
 impl Quarantine {
@@ -38,14 +28,7 @@ impl Quarantine {
         let Some(table) = load(&self.location, &self.log_store).await? else { return Ok(ErasureReport::default()) };
         let mut proposal = Erased { quarantine: self, job, erased, cancel };
         let committed = commit_once(&self.location, &self.log_store, table, job, &mut proposal).await?;
-        let Some(committed) = committed else { return Ok(ErasureReport::default()) };
-        let count = |name: &str| committed.info[name].as_u64().unwrap_or_default();
-        Ok(ErasureReport {
-            version: Some(committed.version),
-            rows: count(INFO_ROWS),
-            files_rewritten: count(INFO_FILES),
-            bytes_rewritten: count(INFO_BYTES),
-        })
+        Ok(ErasureReport::of(committed))
     }
 
     /// As [`crate::doomed_files`], of the quarantine table.
@@ -73,14 +56,7 @@ impl Quarantine {
         &self,
         file: &DataFile,
     ) -> Result<futures::stream::BoxStream<'static, Result<RecordBatch, OfflineError>>, OfflineError> {
-        let url = format!("{}/{}", self.location.url, file.path);
-        let damaged = move |error: parquet::errors::ParquetError| OfflineError::File {
-            file: url.clone(),
-            reason: format!("a data file of the quarantine table cannot be read: {error}"),
-        };
-        let path = Path::from(file.path.as_str());
-        let reader = ObjectFile { store: self.store.clone(), path, bytes: file.bytes };
-        let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&damaged)?;
+        let (builder, damaged) = self.open_file(&file.path, file.bytes).await?;
         let stream = builder.with_batch_size(BATCH_ROWS).build().map_err(&damaged)?;
         Ok(Box::pin(stream.map_err(damaged).and_then(async |batch| in_order(&batch))))
     }
@@ -134,25 +110,12 @@ impl Erased<'_> {
 #[async_trait]
 impl Proposal for Erased<'_> {
     async fn on(&mut self, base: &Base) -> Result<Option<Change>, OfflineError> {
-        let now_ms = Utc::now().timestamp_millis();
-        let (mut actions, mut rows_gone, mut files, mut bytes) = (Vec::new(), 0, 0_u64, 0);
+        let mut rewritten = RewrittenFiles::default();
         for file in &base.files {
-            let Some((rows, kept)) = self.rewritten(file).await? else { continue };
-            rows_gone += rows;
-            files += 1;
-            bytes += file.file.bytes;
-            actions.push(Action::Remove(file.remove(true, now_ms)));
-            actions.extend(kept.into_iter().map(Action::Add));
+            if let Some((rows, kept)) = self.rewritten(file).await? {
+                rewritten.add(file, rows, kept);
+            }
         }
-        if actions.is_empty() {
-            return Ok(None);
-        }
-        let info = vec![
-            (INFO_ROWS.to_owned(), rows_gone.into()),
-            (INFO_FILES.to_owned(), files.into()),
-            (INFO_BYTES.to_owned(), bytes.into()),
-        ];
-        let operation = DeltaOperation::Write { mode: SaveMode::Overwrite, partition_by: None, predicate: None };
-        Ok(Some(Change { actions, info, operation }))
+        Ok((!rewritten.is_empty()).then(|| rewritten.into_change(Vec::new())))
     }
 }

@@ -16,6 +16,7 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
+use parquet::errors::ParquetError;
 use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::statistics::Statistics;
 use serde::{Deserialize, Serialize};
@@ -29,7 +30,10 @@ use crate::location::{Location, OfflineStore};
 use crate::object_file::ObjectFile;
 use crate::table::{load, open_log, table_error};
 
-const BATCH_ROWS: usize = 8_192;
+pub(super) const BATCH_ROWS: usize = 8_192;
+
+/// Reads a file of the table.
+type FileReader = ParquetRecordBatchStreamBuilder<ObjectFile>;
 
 /// The refused rows of a view version.
 #[derive(Debug, Clone)]
@@ -462,6 +466,22 @@ impl Quarantine {
         Ok(replayed)
     }
 
+    /// A file of the table before it is read, and what makes an error of the file out of what is wrong with it.
+    pub(super) async fn open_file(
+        &self,
+        path: &str,
+        bytes: u64,
+    ) -> Result<(FileReader, impl Fn(ParquetError) -> OfflineError + use<>), OfflineError> {
+        let url = format!("{}/{path}", self.location.url);
+        let damaged = move |error: ParquetError| OfflineError::File {
+            file: url.clone(),
+            reason: format!("a data file of the quarantine table cannot be read: {error}"),
+        };
+        let file = ObjectFile { store: self.store.clone(), path: Path::from(path), bytes };
+        let builder = ParquetRecordBatchStreamBuilder::new(file).await.map_err(&damaged)?;
+        Ok((builder, damaged))
+    }
+
     async fn batches(
         &self,
         file: &LogFile,
@@ -469,14 +489,7 @@ impl Quarantine {
         skipped_rows: usize,
         is_needed: fn(&RowGroupMetaData) -> bool,
     ) -> Result<impl futures::Stream<Item = Result<RecordBatch, OfflineError>> + Unpin + use<>, OfflineError> {
-        let url = format!("{}/{}", self.location.url, file.path);
-        let damaged = move |error: parquet::errors::ParquetError| OfflineError::File {
-            file: url.clone(),
-            reason: format!("a data file of the quarantine table cannot be read: {error}"),
-        };
-        let path = Path::from(file.path.as_str());
-        let reader = ObjectFile { store: self.store.clone(), path, bytes: file.bytes };
-        let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&damaged)?;
+        let (builder, damaged) = self.open_file(&file.path, file.bytes).await?;
         let schema = builder.schema();
         let roots = columns.iter().map(|name| schema.index_of(name)).collect::<Result<Vec<_>, _>>()?;
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots);

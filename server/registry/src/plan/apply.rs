@@ -4,7 +4,7 @@ use eadem_values::Digest;
 use sqlx::Row;
 
 use super::{Applied, Plan, PlannedAction, PlannedChange, ServiceWrite, ViewWrite};
-use crate::error::RegistryError;
+use crate::error::{ObjectKind, RegistryError};
 use crate::store::write::{Indexed, Indexer};
 use crate::store::{Change, Registry, TrailEvent, changes_since, read, signed, unsigned, write};
 
@@ -39,7 +39,9 @@ pub(super) async fn apply(registry: &Registry, plan: &Plan, now_us: i64) -> Resu
         indexer.add(&Indexed::new("service", &service.name, &service.about));
     }
     indexer.write(&mut change).await?;
-    let revision = record_changes(&mut change, plan, now_us).await?;
+    let told: Vec<(ObjectKind, &str, String)> =
+        changed(plan).map(|planned| (planned.kind, planned.name.as_str(), planned.summary())).collect();
+    let revision = change.note_definitions(&told, now_us).await?;
     tell_trail(&mut change, plan, &before, now_us).await?;
     record_acceptance(&mut change, plan, revision, now_us).await?;
     change.commit_and_announce().await?;
@@ -107,32 +109,6 @@ async fn tell_trail(
         change.record(event.with_digests(*before, after), now_us).await?;
     }
     Ok(())
-}
-
-async fn record_changes(change: &mut Change, plan: &Plan, now_us: i64) -> Result<u64, RegistryError> {
-    let row = sqlx::query(
-        "UPDATE registry_state SET definitions_revision = definitions_revision + 1 RETURNING definitions_revision",
-    )
-    .fetch_one(change.sql())
-    .await?;
-    let revision: u64 = unsigned(row.try_get("definitions_revision")?)?;
-    let actor = change.actor().name.clone();
-    for (position, planned) in (0_i64..).zip(changed(plan)) {
-        sqlx::query(
-            "INSERT INTO definition_change (definitions_revision, position, at_us, object_kind, object_name, action, actor)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        )
-        .bind(signed(revision)?)
-        .bind(position)
-        .bind(now_us)
-        .bind(planned.kind.as_str())
-        .bind(&planned.name)
-        .bind(planned.summary())
-        .bind(&actor)
-        .execute(change.sql())
-        .await?;
-    }
-    Ok(revision)
 }
 
 /// Notes why an effect beyond what the policy tolerates was accepted.

@@ -12,7 +12,7 @@ use sqlx::Row;
 
 use super::services::require_service_version;
 use super::views::require_view_version;
-use super::{Change, Registry, Session, SqlRow, TrailEvent, read_digest, read_name, signed, unsigned};
+use super::{Registry, Session, SqlRow, TrailEvent, read_digest, read_name, unsigned};
 use crate::definitions::split_version;
 use crate::error::{ObjectKind, RegistryError};
 
@@ -202,7 +202,8 @@ impl Registry {
         let references: Vec<String> = affected.iter().map(|target| target.reference.clone()).collect();
         let bare = name.split('@').next().unwrap_or(name);
         let action = action_text(&references, change);
-        let definitions_revision = record(&mut transaction, kind, bare, &action, now_us).await?;
+        // Plans made before are stale, and history shows it.
+        let definitions_revision = transaction.note_definitions(&[(kind, bare, action)], now_us).await?;
         for target in &affected {
             let event = TrailEvent::done(change.verb(), format!("{kind} {}", target.reference), change.detail());
             transaction.record(event, now_us).await?;
@@ -250,56 +251,71 @@ fn action_text(references: &[String], change: &LifecycleChange) -> String {
 /// The versions that a name stands for.
 async fn find_targets(connection: &mut Session, kind: ObjectKind, name: &str) -> Result<Vec<Target>, RegistryError> {
     match kind {
-        ObjectKind::View => {
-            let (bare, version) = split_version(name)?;
-            require_view_version(connection, bare, version).await?;
-            let rows = sqlx::query(
-                "SELECT view_version.view_version_id AS id, version, state, message, at_us,
-                        CAST(CASE WHEN head_version_id = view_version.view_version_id THEN 1 ELSE 0 END AS BIGINT) AS is_head
-                 FROM view_version JOIN view USING (view_id) LEFT JOIN view_mark USING (view_version_id)
-                 WHERE name = $1 ORDER BY version",
-            )
-            .bind(bare)
-            .fetch_all(connection.sql())
-            .await?;
-            versions_of(rows, bare, version)
+        ObjectKind::Transform => return transforms_named(connection, name).await,
+        ObjectKind::View | ObjectKind::Service => {}
+        other => {
+            return Err(RegistryError::Invalid(format!(
+                "a {other} has no versions to deprecate or retire; transforms, views and services have"
+            )));
         }
-        ObjectKind::Service => {
-            let (bare, version) = split_version(name)?;
-            require_service_version(connection, bare, version).await?;
-            let rows = sqlx::query(
-                "SELECT service_version.service_version_id AS id, version, state, message, at_us,
-                        CAST(CASE WHEN head_version_id = service_version.service_version_id THEN 1 ELSE 0 END AS BIGINT) AS is_head
-                 FROM service_version JOIN service USING (service_id) LEFT JOIN service_mark USING (service_version_id)
-                 WHERE name = $1 ORDER BY version",
-            )
-            .bind(bare)
-            .fetch_all(connection.sql())
-            .await?;
-            versions_of(rows, bare, version)
-        }
-        ObjectKind::Transform => transforms_named(connection, name).await,
-        other => Err(RegistryError::Invalid(format!(
-            "a {other} has no versions to deprecate or retire; transforms, views and services have"
-        ))),
     }
+    let (bare, wanted) = split_version(name)?;
+    if kind == ObjectKind::View {
+        require_view_version(connection, bare, wanted).await?;
+    } else {
+        require_service_version(connection, bare, wanted).await?;
+    }
+    let versions = marked_versions(connection, kind, bare).await?;
+    let wanted = versions.into_iter().filter(|version| wanted.is_none_or(|wanted| wanted == version.version));
+    let target = |version: MarkedVersion| Target {
+        id: version.id,
+        reference: format!("{bare}@{}", version.version),
+        mark: version.mark,
+        is_head: version.is_head,
+    };
+    Ok(wanted.map(target).collect())
 }
 
-fn versions_of(rows: Vec<SqlRow>, name: &str, wanted: Option<u32>) -> Result<Vec<Target>, RegistryError> {
-    let mut targets = Vec::with_capacity(rows.len());
-    for row in rows {
-        let version: u32 = unsigned(row.try_get("version")?)?;
-        if wanted.is_some_and(|wanted| wanted != version) {
-            continue;
+/// A version of a view or service, and how it is marked.
+pub(crate) struct MarkedVersion {
+    id: i64,
+    pub(crate) version: u32,
+    pub(crate) created_at_us: i64,
+    pub(crate) mark: Option<Mark>,
+    /// Whether the name without version stands for it.
+    pub(crate) is_head: bool,
+}
+
+/// All versions of a view, or of a service, ascending; none for a name that nothing has.
+pub(crate) async fn marked_versions(
+    connection: &mut Session,
+    kind: ObjectKind,
+    name: &str,
+) -> Result<Vec<MarkedVersion>, RegistryError> {
+    let statement = match kind {
+        ObjectKind::View => {
+            "SELECT view_version.view_version_id AS id, version, created_at_us, state, message, at_us, head_version_id
+             FROM view_version JOIN view USING (view_id) LEFT JOIN view_mark USING (view_version_id)
+             WHERE name = $1 ORDER BY version"
         }
-        targets.push(Target {
-            id: row.try_get("id")?,
-            reference: format!("{name}@{version}"),
-            mark: read_mark(&row)?,
-            is_head: row.try_get::<i64, _>("is_head")? != 0,
-        });
-    }
-    Ok(targets)
+        _ => {
+            "SELECT service_version.service_version_id AS id, version, created_at_us, state, message, at_us, head_version_id
+             FROM service_version JOIN service USING (service_id) LEFT JOIN service_mark USING (service_version_id)
+             WHERE name = $1 ORDER BY version"
+        }
+    };
+    let rows = sqlx::query(statement).bind(name).fetch_all(connection.sql()).await?;
+    let read = |row: &SqlRow| {
+        let (id, head): (i64, Option<i64>) = (row.try_get("id")?, row.try_get("head_version_id")?);
+        Ok(MarkedVersion {
+            id,
+            version: unsigned(row.try_get("version")?)?,
+            created_at_us: row.try_get("created_at_us")?,
+            mark: read_mark(row)?,
+            is_head: head == Some(id),
+        })
+    };
+    rows.iter().map(read).collect()
 }
 
 /// The transforms of a name, or the one of a digest: `name`, `name@sha256:…`, `sha256:…`.
@@ -475,32 +491,49 @@ pub(crate) async fn dependants_of(
             .fetch_all(connection.sql())
             .await?
         }
-        ObjectKind::View => {
-            let mut readers: Vec<String> = sqlx::query_scalar(
-                "SELECT DISTINCT 'view ' || view.name || '@' || CAST(version AS TEXT)
-                 FROM view_binding JOIN view_version USING (view_version_id) JOIN view USING (view_id)
-                     LEFT JOIN view_mark USING (view_version_id)
-                 WHERE upstream_version_id = $1 AND (state IS NULL OR state <> 'retired') ORDER BY 1",
-            )
-            .bind(id)
-            .fetch_all(connection.sql())
-            .await?;
-            let services: Vec<String> = sqlx::query_scalar(
-                "SELECT DISTINCT 'service ' || service.name || '@' || CAST(version AS TEXT)
-                 FROM service_entry JOIN service_version USING (service_version_id) JOIN service USING (service_id)
-                     LEFT JOIN service_mark USING (service_version_id)
-                 WHERE view_version_id = $1 AND (state IS NULL OR state <> 'retired') ORDER BY 1",
-            )
-            .bind(id)
-            .fetch_all(connection.sql())
-            .await?;
-            readers.extend(services);
-            readers
-        }
+        ObjectKind::View => readers_of(connection, id, None).await?,
         _ => Vec::new(),
     };
     dependants.extend(open_jobs_of(connection, kind, reference).await?);
     Ok(dependants)
+}
+
+/// Views and services that read a view version, or only one of its features; without retired ones.
+pub(crate) async fn readers_of(
+    connection: &mut Session,
+    view_version_id: i64,
+    feature: Option<&str>,
+) -> Result<Vec<String>, RegistryError> {
+    let mut readers = Vec::new();
+    for statement in [
+        "SELECT DISTINCT 'view ' || view.name || '@' || CAST(version AS TEXT)
+         FROM view_binding AS binding JOIN view_version USING (view_version_id) JOIN view USING (view_id)
+             LEFT JOIN view_mark USING (view_version_id)
+         WHERE upstream_version_id = $1 AND binding.name = coalesce($2, binding.name)
+             AND (state IS NULL OR state <> 'retired') ORDER BY 1",
+        "SELECT DISTINCT 'service ' || service.name || '@' || CAST(version AS TEXT)
+         FROM service_entry JOIN service_version USING (service_version_id) JOIN service USING (service_id)
+             LEFT JOIN service_mark USING (service_version_id)
+         WHERE view_version_id = $1 AND feature = coalesce($2, feature)
+             AND (state IS NULL OR state <> 'retired') ORDER BY 1",
+    ] {
+        let found = sqlx::query_scalar::<_, String>(statement).bind(view_version_id).bind(feature);
+        readers.extend(found.fetch_all(connection.sql()).await?);
+    }
+    Ok(readers)
+}
+
+/// Training sets that were made of a view version, or of one of its features, as `name (id)`.
+pub(crate) async fn datasets_of_view(
+    connection: &mut Session,
+    view_version_id: i64,
+    feature: Option<&str>,
+) -> Result<Vec<String>, RegistryError> {
+    let datasets = sqlx::query_scalar(
+        "SELECT DISTINCT dataset.name || ' (' || dataset_id || ')' FROM dataset JOIN dataset_column USING (dataset_id)
+         WHERE view_version_id = $1 AND feature = coalesce($2, feature) ORDER BY 1",
+    );
+    Ok(datasets.bind(view_version_id).bind(feature).fetch_all(connection.sql()).await?)
 }
 
 /// Jobs that are not over and name the version in their specification.
@@ -558,12 +591,9 @@ pub(crate) async fn datasets_of(
     id: i64,
 ) -> Result<Vec<String>, RegistryError> {
     let statement = match kind {
+        ObjectKind::View => return datasets_of_view(connection, id, None).await,
         ObjectKind::Service => {
             "SELECT name || ' (' || dataset_id || ')' FROM dataset WHERE service_version_id = $1 ORDER BY 1"
-        }
-        ObjectKind::View => {
-            "SELECT DISTINCT dataset.name || ' (' || dataset_id || ')'
-             FROM dataset JOIN dataset_column USING (dataset_id) WHERE view_version_id = $1 ORDER BY 1"
         }
         _ => {
             "SELECT DISTINCT dataset.name || ' (' || dataset_id || ')'
@@ -614,34 +644,4 @@ async fn check_ground(connection: &mut Session, kind: ObjectKind, targets: &[Tar
         return Ok(());
     }
     Err(RegistryError::Conflict(format!("{}, which is retired; bring that back first", missing.join(", "))))
-}
-
-/// Notes what was done among the changes of definitions, so that plans made before are stale and history shows it.
-async fn record(
-    change: &mut Change,
-    kind: ObjectKind,
-    name: &str,
-    action: &str,
-    now_us: i64,
-) -> Result<u64, RegistryError> {
-    let revision: i64 = sqlx::query_scalar(
-        "UPDATE registry_state SET definitions_revision = definitions_revision + 1 RETURNING definitions_revision",
-    )
-    .fetch_one(change.sql())
-    .await?;
-    let revision: u64 = unsigned(revision)?;
-    let actor = change.actor().name.clone();
-    sqlx::query(
-        "INSERT INTO definition_change (definitions_revision, position, at_us, object_kind, object_name, action, actor)
-         VALUES ($1, 0, $2, $3, $4, $5, $6)",
-    )
-    .bind(signed(revision)?)
-    .bind(now_us)
-    .bind(kind.as_str())
-    .bind(name)
-    .bind(action)
-    .bind(actor)
-    .execute(change.sql())
-    .await?;
-    Ok(revision)
 }

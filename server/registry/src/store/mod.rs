@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use database::{Database, Dialect};
 
 use crate::access::Actor;
-use crate::error::{AppliedChange, RegistryError};
+use crate::error::{AppliedChange, ObjectKind, RegistryError};
 use crate::model::{About, ViewVersion};
 
 pub use database::{PostgresAddress, RegistryAddress};
@@ -51,7 +51,8 @@ pub(crate) mod read {
     pub(crate) use super::datasets::require_dataset_id;
     pub(crate) use super::entities::{load_entity, unknown_entity};
     pub(crate) use super::lifecycle::{
-        datasets_of, dependants_of, load_service_mark, load_service_marks, load_transform_marks, transforms_named,
+        datasets_of, datasets_of_view, dependants_of, load_service_mark, load_service_marks, load_transform_marks,
+        marked_versions, readers_of, transforms_named,
     };
     pub(crate) use super::services::{
         load_service_entries, load_service_head, load_service_versions, load_written_entries, require_service_version,
@@ -162,6 +163,36 @@ impl Change {
     /// Who makes it.
     pub(crate) fn actor(&self) -> &Actor {
         &self.actor
+    }
+
+    /// Notes what happens to objects as one more revision of the definitions, and says which.
+    pub(crate) async fn note_definitions(
+        &mut self,
+        actions: &[(ObjectKind, &str, String)],
+        now_us: i64,
+    ) -> Result<u64, RegistryError> {
+        let revision: i64 = sqlx::query_scalar(
+            "UPDATE registry_state SET definitions_revision = definitions_revision + 1 RETURNING definitions_revision",
+        )
+        .fetch_one(self.sql())
+        .await?;
+        let actor = self.actor().name.clone();
+        for (position, (kind, name, action)) in (0_i64..).zip(actions) {
+            sqlx::query(
+                "INSERT INTO definition_change (definitions_revision, position, at_us, object_kind, object_name, action, actor)
+                 VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            )
+            .bind(revision)
+            .bind(position)
+            .bind(now_us)
+            .bind(kind.as_str())
+            .bind(*name)
+            .bind(action)
+            .bind(&actor)
+            .execute(self.sql())
+            .await?;
+        }
+        unsigned(revision)
     }
 
     /// Commits what servers must follow: the revision moves on, and subscribers hear of it.
