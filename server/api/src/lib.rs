@@ -11,6 +11,7 @@ mod jobs;
 mod limits;
 mod metrics;
 mod problem;
+mod projects;
 mod quarantine;
 mod request_log;
 mod routes;
@@ -20,7 +21,7 @@ pub mod tls;
 mod uploads;
 
 pub use access::{
-    Credential, Credentials, NewSecret, OwnerOfDirectory, Peer, ProjectFiles, Refusals, Usage, new_secret,
+    Credential, Credentials, NewSecret, OwnerOfDirectory, Peer, ProjectFiles, ProjectUsage, Refusals, Usage, new_secret,
 };
 pub use clock::{Clock, FixedClock, SystemClock};
 pub use effect::{EFFECT_ROWS_MAX, EffectOptions, EffectProgress, Effects, Policy, ViewEffect};
@@ -28,6 +29,7 @@ pub use jobs::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs};
 pub use limits::Limits;
 pub use metrics::{Metrics, StoredTable};
 pub use problem::{Finding, Problem};
+pub use projects::{ByProject, PROJECT, Projects};
 pub use quarantine::{Quarantine, QuarantineQuery};
 pub use request_log::RequestLog;
 pub use routes::{openapi, over_quota, router};

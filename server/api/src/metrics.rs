@@ -1,7 +1,8 @@
 //! What the server counts, in the format of Prometheus.
 
 use std::borrow::Borrow;
-use std::collections::HashMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -16,11 +17,10 @@ use eadem_semantics::{ReadAt, Status};
 use eadem_values::{Description, Digest};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    TextEncoder, proto::MetricFamily,
 };
 
 use crate::access::ProjectUsage;
-use crate::problem::Problem;
 use crate::serving::{
     Answer, EntityKeys, ReadOptions, ReadRow, RowSource, RowSourceError, ServingPlan, Store, TransformUnavailable,
     Transforms,
@@ -65,10 +65,11 @@ pub struct StoredTable {
     pub bytes: u64,
 }
 
-/// Counters, gauges and histograms of one server. All of them start at zero with it.
+/// Counters, gauges and histograms of one project on one server, all with its name as a label. They start at zero with the server.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    project: String,
     requests: IntCounterVec,
     request_seconds: HistogramVec,
     in_flight: IntGauge,
@@ -84,9 +85,7 @@ pub struct Metrics {
     transform_rows: IntCounterVec,
     transform_failures: IntCounterVec,
     upload_checks: IntCounterVec,
-    project_requests: IntCounterVec,
-    project_rows: IntCounterVec,
-    project_transform_us: IntCounterVec,
+    usage: UsageCounters,
     served_of: RwLock<HashMap<ViewRef, Arc<ServedCounters>>>,
     read_of: RwLock<HashMap<ViewRef, Arc<ReadCounters>>>,
     calls_of: RwLock<HashMap<String, Arc<CallCounters>>>,
@@ -121,8 +120,8 @@ struct CallCounters {
 }
 
 /// What is counted of the requests of one project.
-#[derive(Debug)]
-pub(crate) struct ProjectCounters {
+#[derive(Debug, Clone)]
+pub(crate) struct UsageCounters {
     pub(crate) requests: IntCounter,
     pub(crate) rows: IntCounter,
     /// Processor time, in microseconds.
@@ -149,8 +148,13 @@ fn counters_of<K: Clone + Eq + Hash + Borrow<Q>, Q: Eq + Hash + ToOwned<Owned = 
 impl Metrics {
     /// # Errors
     /// Two metrics of one name, which is a fault of ours.
-    pub fn new() -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
+    pub fn new(project: &str) -> Result<Self, prometheus::Error> {
+        let registry = registry_of(project)?;
+        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
         let counters = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
             let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
             registry.register(Box::new(counters.clone()))?;
@@ -162,9 +166,15 @@ impl Metrics {
                 registry.register(Box::new(histograms.clone()))?;
                 Ok(histograms)
             };
-        let shed =
-            IntCounter::new("eadem_http_requests_shed_total", "Requests refused because too many were in flight")?;
-        registry.register(Box::new(shed.clone()))?;
+        let shed = counter("eadem_http_requests_shed_total", "Requests refused because too many were in flight")?;
+        let usage = UsageCounters {
+            requests: counter("eadem_project_requests_total", "Requests of a project")?,
+            rows: counter("eadem_project_rows_total", "Rows of features that a project was answered with")?,
+            transform_us: counter(
+                "eadem_project_transform_cpu_us_total",
+                "Processor time of transforms in requests of a project, in microseconds",
+            )?,
+        };
         let in_flight = IntGauge::new("eadem_http_requests_in_flight", "Requests being served")?;
         registry.register(Box::new(in_flight.clone()))?;
         let stages =
@@ -228,17 +238,8 @@ impl Metrics {
                 "Components that were checked, by what came of it: accepted, refused or unfinished",
                 &["outcome"],
             )?,
-            project_requests: counters("eadem_project_requests_total", "Requests of a project", &["project"])?,
-            project_rows: counters(
-                "eadem_project_rows_total",
-                "Rows of features that a project was answered with",
-                &["project"],
-            )?,
-            project_transform_us: counters(
-                "eadem_project_transform_cpu_us_total",
-                "Processor time of transforms in requests of a project, in microseconds",
-                &["project"],
-            )?,
+            usage,
+            project: project.to_owned(),
             registry,
             served_of: RwLock::default(),
             read_of: RwLock::default(),
@@ -270,13 +271,9 @@ impl Metrics {
         })
     }
 
-    /// What is counted of a project.
-    pub(crate) fn project(&self, name: &str) -> ProjectCounters {
-        ProjectCounters {
-            requests: self.project_requests.with_label_values(&[name]),
-            rows: self.project_rows.with_label_values(&[name]),
-            transform_us: self.project_transform_us.with_label_values(&[name]),
-        }
+    /// What is counted of the project's use of the server.
+    pub(crate) fn usage(&self) -> UsageCounters {
+        self.usage.clone()
     }
 
     fn calls_of(&self, transform: &str) -> Arc<CallCounters> {
@@ -331,25 +328,54 @@ impl Metrics {
         }
     }
 
-    /// Everything, as Prometheus reads it.
+    /// Everything there is to tell.
     ///
     /// # Errors
-    /// Metrics that cannot be written, which is a fault of ours.
-    pub(crate) fn text(
+    /// Two metrics of one name, which is a fault of ours.
+    pub(crate) fn gather(
         &self,
         revision: u64,
         tables: &[StoredTable],
         cache: Option<CacheUsage>,
-    ) -> Result<String, Problem> {
-        let failed = |error| Problem::internal("the metrics could not be written", error);
-        let at_the_moment = gauges_of(revision, tables, cache).map_err(failed)?;
-        let families = [self.registry.gather(), at_the_moment.gather()].concat();
-        TextEncoder::new().encode_to_string(&families).map_err(failed)
+    ) -> Result<Vec<MetricFamily>, prometheus::Error> {
+        let at_the_moment = gauges_of(&self.project, revision, tables, cache)?;
+        Ok([self.registry.gather(), at_the_moment.gather()].concat())
     }
 }
 
+/// What several projects have to tell, as Prometheus reads it: all that is told of one metric stands together.
+///
+/// # Errors
+/// Metrics that cannot be written, which is a fault of ours.
+pub(crate) fn text_of(families: Vec<MetricFamily>) -> Result<String, prometheus::Error> {
+    let mut by_name: BTreeMap<String, MetricFamily> = BTreeMap::new();
+    for family in families {
+        match by_name.entry(family.name().to_owned()) {
+            Entry::Vacant(place) => {
+                place.insert(family);
+            }
+            Entry::Occupied(mut known) => {
+                let metrics = [known.get().get_metric(), family.get_metric()].concat();
+                known.get_mut().set_metric(metrics);
+            }
+        }
+    }
+    let families: Vec<MetricFamily> = by_name.into_values().collect();
+    TextEncoder::new().encode_to_string(&families)
+}
+
+/// What is registered here has the project's name as a label.
+fn registry_of(project: &str) -> Result<Registry, prometheus::Error> {
+    Registry::new_custom(None, Some(HashMap::from([("project".to_owned(), project.to_owned())])))
+}
+
 /// What others know at the moment. Nothing of it is kept: epochs come and go.
-fn gauges_of(revision: u64, tables: &[StoredTable], cache: Option<CacheUsage>) -> Result<Registry, prometheus::Error> {
+fn gauges_of(
+    project: &str,
+    revision: u64,
+    tables: &[StoredTable],
+    cache: Option<CacheUsage>,
+) -> Result<Registry, prometheus::Error> {
     let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let seen = IntGauge::new("eadem_registry_revision", "Changes of the registry that this server has seen")?;
     seen.set(gauge(revision));
@@ -361,7 +387,7 @@ fn gauges_of(revision: u64, tables: &[StoredTable], cache: Option<CacheUsage>) -
         rows.with_label_values(&labels).set(gauge(table.rows));
         bytes.with_label_values(&labels).set(gauge(table.bytes));
     }
-    let registry = Registry::new();
+    let registry = registry_of(project)?;
     if let Some(cache) = cache {
         for (name, help, number) in [
             ("eadem_cache_entries", "Answers of the online store that are kept in memory", cache.entries),
@@ -480,9 +506,8 @@ impl RowTransform for MeteredTransform {
     fn apply(&self, rows: usize, inputs: &[ArrayRef]) -> Result<AppliedRows, TransformFailure> {
         let began = Instant::now();
         let applied = self.transform.apply(rows, inputs);
-        if let Ok(applied) = &applied {
-            self.usage.took(applied.cpu);
-        }
+        // Of a call that failed there is no measure but the time that it took.
+        self.usage.took(applied.as_ref().map_or_else(|_| began.elapsed(), |applied| applied.cpu));
         self.metrics.stage(Stage::Transform, began);
         self.counters.seconds.observe(began.elapsed().as_secs_f64());
         self.counters.rows.inc_by(rows as u64);

@@ -2,23 +2,25 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use eadem_online::CacheUsage;
 use eadem_registry::model::{ResolvedService, ViewVersion};
-use eadem_registry::{Actor, ObjectKind, Registry, RegistryError, SourceInspector};
+use eadem_registry::{Actor, DEFAULT_PROJECT, ObjectKind, Registry, RegistryError, SourceInspector};
+use prometheus::proto::MetricFamily;
 use serde_json::Value as Json;
 use tokio::sync::Semaphore;
 
-use crate::access::{Credentials, ProjectFiles, Refusals, Usage};
+use crate::access::{Credentials, ProjectFiles, ProjectUsage, Refusals};
 use crate::clock::{Clock, as_us};
 use crate::effect::{Effects, Policy};
 use crate::jobs::Jobs;
 use crate::limits::Limits;
 use crate::metrics::{Metrics, StoredTable};
 use crate::problem::Problem;
+use crate::projects::Projects;
 use crate::quarantine::Quarantine;
 use crate::request_log::RequestLog;
 use crate::serving::{History, RowSource, ServingPlan, Transforms};
@@ -63,8 +65,10 @@ pub trait StoreStatus: Send + Sync {
 
 /// Everything that a route may need.
 pub struct ApiState {
-    /// Definitions and versions.
+    /// Definitions and versions of the project.
     pub registry: Registry,
+    /// Tokens, projects and quotas, which are those of all projects.
+    pub main_registry: Registry,
     /// Transforms ready for a request.
     pub transforms: Arc<dyn Transforms>,
     /// Where rows are read.
@@ -83,14 +87,16 @@ pub struct ApiState {
     pub quarantine: Arc<dyn Quarantine>,
     /// The stores' own view of themselves.
     pub status: Arc<dyn StoreStatus>,
-    /// The project that is served.
+    /// The project.
     pub project: String,
+    /// All projects of the server; gone where it ends.
+    pub projects: Weak<dyn Projects>,
     /// Files that whoever is let in may name.
     pub files: ProjectFiles,
     /// Who is let in.
     pub credentials: Arc<dyn Credentials>,
-    /// What projects use, and may use.
-    pub usage: Arc<Usage>,
+    /// What the project uses, and may use.
+    pub usage: Arc<ProjectUsage>,
     /// What was refused, before it is written.
     pub refusals: Arc<Refusals>,
     /// The time.
@@ -105,10 +111,10 @@ pub struct ApiState {
     pub metrics: Arc<Metrics>,
     /// Which requests are logged.
     pub request_log: RequestLog,
-    /// Places for requests that are served at once.
+    /// Places for requests that are served at once, of all projects.
     pub in_flight: Arc<Semaphore>,
-    /// Components on their way in.
-    pub uploads: Uploads,
+    /// Components on their way in, of all projects.
+    pub uploads: Arc<Uploads>,
 }
 
 impl ApiState {
@@ -120,17 +126,39 @@ impl ApiState {
         if entries.is_empty() {
             return;
         }
-        let told = tokio::time::timeout(TELL_MAX, self.registry.note_refusals(&entries, now_us)).await;
-        match told {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, verb, code, "a refusal could not be told in the trail"),
-            Err(_) => tracing::warn!(verb, code, "the registry took too long to be told of a refusal"),
+        let registry = self.registry.clone();
+        // Told also where the client goes away meanwhile: what follows within a minute is only counted.
+        let telling = tokio::spawn(async move {
+            if let Err(error) = registry.note_refusals(&entries, now_us).await {
+                tracing::warn!(%error, "a refusal could not be told in the trail");
+            }
+        });
+        if tokio::time::timeout(TELL_MAX, telling).await.is_err() {
+            tracing::warn!(verb, code, "the registry takes long to be told of a refusal");
         }
     }
 
     /// The registry, in which changes are told as this one's.
     pub(crate) fn registry_of(&self, actor: &Actor) -> Registry {
         self.registry.acting(actor.clone())
+    }
+
+    /// The registry of all projects, in the same way.
+    pub(crate) fn main_registry_of(&self, actor: &Actor) -> Registry {
+        self.main_registry.acting(actor.clone())
+    }
+
+    /// Whether this is the project of whoever names none. What all projects have in common is told in its trail.
+    pub(crate) fn is_main(&self) -> bool {
+        self.project == DEFAULT_PROJECT
+    }
+
+    /// What is counted of the project, and how its stores stand.
+    pub(crate) async fn gather_metrics(&self) -> Result<Vec<MetricFamily>, prometheus::Error> {
+        // A store that does not answer is a reason to look at metrics, not to give none.
+        let tables = self.status.tables().await.unwrap_or_default();
+        let revision = *self.registry.changes().borrow();
+        self.metrics.gather(revision, &tables, self.status.cache())
     }
 }
 

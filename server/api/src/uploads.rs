@@ -43,7 +43,6 @@ pub struct Uploads {
     checks_at_once: Arc<Semaphore>,
     /// The checks that are wanted now, so that no two uploads of the same bytes are checked.
     checks: Mutex<HashMap<CheckId, Arc<CheckOnce>>>,
-    metrics: Arc<Metrics>,
     /// Whether requests are served beside.
     steps_back: AtomicBool,
 }
@@ -120,7 +119,7 @@ impl Drop for Wanting<'_> {
 
 impl Uploads {
     /// Places for uploads by these limits. Bytes wait in the folder of the engine's artefacts.
-    pub fn new(engine: Engine, limits: &Limits, metrics: Arc<Metrics>) -> Self {
+    pub fn new(engine: Engine, limits: &Limits) -> Self {
         let at_once = limits.uploads_at_once.clamp(1, Semaphore::MAX_PERMITS / 2);
         let waiting_max = limits.uploads_waiting_max.min(Semaphore::MAX_PERMITS / 2);
         Self {
@@ -131,7 +130,6 @@ impl Uploads {
             places: Arc::new(Semaphore::new(at_once + waiting_max)),
             checks_at_once: Arc::new(Semaphore::new(at_once)),
             checks: Mutex::default(),
-            metrics,
             steps_back: AtomicBool::new(false),
         }
     }
@@ -211,14 +209,14 @@ impl Uploads {
     }
 
     /// Has a component checked, once for all who want it at the same time. When the last of them goes, the check is called off.
-    pub(crate) async fn check(&self, received: &Received, wish: Wish) -> Outcome {
+    pub(crate) async fn check(&self, received: &Received, wish: Wish, metrics: &Metrics) -> Outcome {
         let id = CheckId { digest: received.digest, strict_nan: wish.strict_nan, seed: wish.seed };
         let check = Arc::clone(self.checks().entry(id).or_default());
         let wanting = Wanting { uploads: self, id, check };
-        wanting.check.get_or_init(|| self.check_now(received, wish)).await.clone()
+        wanting.check.get_or_init(|| self.check_now(received, wish, metrics)).await.clone()
     }
 
-    async fn check_now(&self, received: &Received, wish: Wish) -> Outcome {
+    async fn check_now(&self, received: &Received, wish: Wish, metrics: &Metrics) -> Outcome {
         let place = Arc::clone(&self.checks_at_once).acquire_owned().await;
         let place = place.map_err(|error| Problem::internal("uploads are closed", error))?;
         let options = UploadOptions {
@@ -242,7 +240,7 @@ impl Uploads {
         let checked = tokio::task::spawn_blocking(check)
             .await
             .map_err(|error| Problem::internal("the upload could not be checked", error))?;
-        self.metrics.upload_checked(match &checked {
+        metrics.upload_checked(match &checked {
             Ok(_) => "accepted",
             Err(error) if error.code().is_some() => "refused",
             Err(_) => "unfinished",

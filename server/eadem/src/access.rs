@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use eadem_api::tls::Certificate;
-use eadem_api::{Clock, Credential, Credentials, Problem, Refusals, Usage};
-use eadem_registry::{Registry, RegistryError, Role, TokenRecord};
+use eadem_api::{Credential, Credentials, Problem, Projects as _, Usage};
+use eadem_registry::{ProjectRecord, Registry, RegistryError, Role, TokenRecord};
+
+use crate::projects::OpenProjects;
 
 /// How often the registry is asked whether tokens have changed. What somebody revokes elsewhere is refused here within a second.
 const ASK_EVERY: Duration = Duration::from_millis(400);
@@ -72,18 +74,19 @@ impl TokenBook {
 
     async fn load(&self) -> Result<(), RegistryError> {
         let (revision, tokens) = self.registry.access().await?;
-        self.take_over(revision, &tokens);
-        self.usage.limit(&self.registry.projects().await?);
+        let projects = self.registry.projects().await?;
+        self.take_over(revision, &tokens, &projects);
         self.checked();
         Ok(())
     }
 
-    fn take_over(&self, revision: u64, tokens: &[TokenRecord]) {
+    fn take_over(&self, revision: u64, tokens: &[TokenRecord], projects: &[ProjectRecord]) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         // Another load may have been faster and newer.
         if revision < known.revision {
             return;
         }
+        self.usage.limit(projects);
         let by_id = tokens.iter().map(|token| (token.id.clone(), Arc::new(Credential::of(token)))).collect();
         let before = std::mem::replace(&mut *known, Known { revision, by_id });
         // When a token was last used must outlive what is known of it.
@@ -112,14 +115,11 @@ impl TokenBook {
         Ok(())
     }
 
-    /// When each token was last used, of those that this process saw after `written`, which then takes them over.
-    fn take_used(&self, written: &mut HashMap<String, i64>) -> Vec<(String, i64)> {
+    /// When each token was last used, of those that this process saw after `written`.
+    fn used_since(&self, written: &HashMap<String, i64>) -> Vec<(String, i64)> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let used = known.by_id.iter().filter_map(|(id, credential)| Some((id.clone(), credential.last_used_at_us()?)));
-        let news: Vec<(String, i64)> =
-            used.filter(|(id, at_us)| written.get(id).is_none_or(|written_us| written_us < at_us)).collect();
-        written.extend(news.iter().cloned());
-        news
+        used.filter(|(id, at_us)| written.get(id).is_none_or(|written_us| written_us < at_us)).collect()
     }
 }
 
@@ -146,10 +146,7 @@ impl Credentials for TokenBook {
 
 /// What goes on beside the requests of a server.
 pub(crate) struct Upkeep {
-    pub(crate) book: Arc<TokenBook>,
-    pub(crate) refusals: Arc<Refusals>,
-    pub(crate) registry: Registry,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) projects: Arc<OpenProjects>,
     pub(crate) certificate: Option<Arc<Certificate>>,
 }
 
@@ -166,7 +163,7 @@ impl Upkeep {
                 _ = ask.tick() => {}
                 () = hung_up.next() => self.renew_certificate(true),
             }
-            if let Err(error) = self.book.follow().await {
+            if let Err(error) = self.projects.book().follow().await {
                 tracing::warn!(%error, "the registry does not say whether tokens have changed");
             }
             self.renew_certificate(false);
@@ -185,14 +182,18 @@ impl Upkeep {
     }
 
     async fn write(&self, written: &mut HashMap<String, i64>, at_once: bool) {
-        let used = self.book.take_used(written);
-        if let Err(error) = self.registry.note_tokens_used(&used).await {
-            tracing::warn!(%error, "when tokens were last used could not be written");
+        let book = self.projects.book();
+        let used = book.used_since(written);
+        match book.registry.note_tokens_used(&used).await {
+            Ok(()) => written.extend(used),
+            Err(error) => tracing::warn!(%error, "when tokens were last used could not be written"),
         }
-        let now_us = self.clock.now_us();
-        let refused = self.refusals.end_window(now_us, at_once);
-        if let Err(error) = self.registry.note_refusals(&refused, now_us).await {
-            tracing::warn!(%error, "refusals could not be told in the trail");
+        for state in self.projects.opened() {
+            let now_us = state.clock.now_us();
+            let refused = state.refusals.end_window(now_us, at_once);
+            if let Err(error) = state.registry.note_refusals(&refused, now_us).await {
+                tracing::warn!(project = state.project, %error, "refusals could not be told in the trail");
+            }
         }
     }
 

@@ -4,8 +4,8 @@
 use anyhow::{Context, bail};
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderValue, Method, Request, StatusCode, header};
-use eadem_api::{OwnerOfDirectory, Problem};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use eadem_api::{OwnerOfDirectory, PROJECT, Problem};
 use futures::{Stream, StreamExt};
 use percent_encoding::{NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::de::DeserializeOwned;
@@ -18,6 +18,8 @@ use crate::tls::{Trust, client_config};
 #[derive(Clone)]
 pub(crate) struct Client {
     way: Way,
+    /// The project that is asked about; `None`: the one that the token is for.
+    project: Option<HeaderValue>,
     /// From the stores, and not from what is kept of them in memory.
     fresh: bool,
 }
@@ -108,12 +110,21 @@ impl Client {
         }
         // What is asked with a token is asked there and nowhere else.
         let http = builder.redirect(reqwest::redirect::Policy::none()).build().context("cannot make a client")?;
-        Ok(Self { way: Way::Http { base, authorization, http }, fresh: false })
+        Ok(Self { way: Way::Http { base, authorization, http }, project: None, fresh: false })
     }
 
     /// A client of these routes, in this process.
     pub(crate) fn in_process(router: Router) -> Self {
-        Self { way: Way::InProcess(router), fresh: false }
+        Self { way: Way::InProcess(router), project: None, fresh: false }
+    }
+
+    /// The same, about this project.
+    ///
+    /// # Errors
+    /// A name that no project has.
+    pub(crate) fn in_project(self, name: &str) -> anyhow::Result<Self> {
+        let name = HeaderValue::try_from(name).with_context(|| format!("`{name}` is no name of a project"))?;
+        Ok(Self { project: Some(name), ..self })
     }
 
     /// The same, whose answers may come from memory or not.
@@ -129,40 +140,31 @@ impl Client {
         accept: Option<&'static str>,
         body: Bytes,
     ) -> anyhow::Result<(StatusCode, impl Stream<Item = anyhow::Result<Bytes>> + use<>)> {
-        let cache_control = self.fresh.then_some("no-cache");
+        let mut headers = HeaderMap::new();
+        let given = [
+            (PROJECT, self.project.clone()),
+            (header::CACHE_CONTROL, self.fresh.then_some(HeaderValue::from_static("no-cache"))),
+            (header::CONTENT_TYPE, content_type.map(HeaderValue::from_static)),
+            (header::ACCEPT, accept.map(HeaderValue::from_static)),
+        ];
+        headers.extend(given.into_iter().filter_map(|(name, value)| Some((name, value?))));
         match &self.way {
             Way::Http { base, authorization, http } => {
-                let mut request = http.request(method, format!("{base}{path}"));
                 if let Some(authorization) = authorization {
-                    request = request.header(header::AUTHORIZATION, authorization.clone());
+                    headers.insert(header::AUTHORIZATION, authorization.clone());
                 }
-                if let Some(cache_control) = cache_control {
-                    request = request.header(header::CACHE_CONTROL, cache_control);
-                }
-                if let Some(content_type) = content_type {
-                    request = request.header(header::CONTENT_TYPE, content_type);
-                }
-                if let Some(accept) = accept {
-                    request = request.header(header::ACCEPT, accept);
-                }
+                let request = http.request(method, format!("{base}{path}")).headers(headers);
                 let response =
                     request.body(body).send().await.with_context(|| format!("the server at {base} does not answer"))?;
                 let status = response.status();
                 Ok((status, response.bytes_stream().map(|part| Ok(part?)).boxed()))
             }
             Way::InProcess(router) => {
-                let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
-                request = request.extension(OwnerOfDirectory);
-                if let Some(cache_control) = cache_control {
-                    request = request.header(header::CACHE_CONTROL, cache_control);
-                }
-                if let Some(content_type) = content_type {
-                    request = request.header(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-                }
-                if let Some(accept) = accept {
-                    request = request.header(header::ACCEPT, HeaderValue::from_static(accept));
-                }
-                let response = router.clone().oneshot(request.body(Body::from(body))?).await?;
+                headers.insert(header::HOST, HeaderValue::from_static("localhost"));
+                let mut request = Request::builder().method(method).uri(path).body(Body::from(body))?;
+                *request.headers_mut() = headers;
+                request.extensions_mut().insert(OwnerOfDirectory);
+                let response = router.clone().oneshot(request).await?;
                 let status = response.status();
                 Ok((status, response.into_body().into_data_stream().map(|part| Ok(part?)).boxed()))
             }

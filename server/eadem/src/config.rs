@@ -12,7 +12,7 @@ use eadem_engine::EngineConfig;
 use eadem_offline::{Location, StoreLimits};
 use eadem_online::scylla::{PASSWORD_VARIABLE, ScyllaConfig, USER_VARIABLE};
 use eadem_registry::definitions::{DEFINITION_KINDS, did_you_mean};
-use eadem_registry::{PostgresAddress, RegistryAddress};
+use eadem_registry::{DEFAULT_PROJECT, PostgresAddress, RegistryAddress};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 use toml::de::DeTable;
@@ -28,6 +28,7 @@ const OTHER_VARIABLES: &[&str] = &[
     "EADEM_GUEST_RUSTC",
     "EADEM_HOME",
     "EADEM_LOG",
+    "EADEM_PROJECT",
     REGISTRY_PASSWORD_VARIABLE,
     "EADEM_SCYLLA_PASSWORD",
     "EADEM_SCYLLA_USER",
@@ -168,11 +169,11 @@ impl Default for StoreConfig {
 const REGISTRY_PASSWORD_VARIABLE: &str = "EADEM_REGISTRY_PASSWORD";
 
 impl StoreConfig {
-    /// Where the registry is.
+    /// Where the registry of a project is.
     ///
     /// # Errors
     /// A URL that is none, or that holds a password: settings are shown, and files of a project are shared.
-    pub(crate) fn registry_address(&self, data_dir: &Path) -> anyhow::Result<RegistryAddress> {
+    pub(crate) fn registry_address(&self, data_dir: &Path, project: &str) -> anyhow::Result<RegistryAddress> {
         let Some(url) = &self.registry else { return Ok(RegistryAddress::File(data_dir.join("registry.sqlite"))) };
         let address = PostgresAddress::parse(url).context("store.registry")?;
         if address.has_password() {
@@ -181,25 +182,27 @@ impl StoreConfig {
                  write it into the file of passwords that PGPASSFILE names"
             );
         }
-        let address = address.in_schema(&self.registry_schema).context("store.registry_schema")?;
+        let address =
+            address.in_schema(&of_project(&self.registry_schema, project)).context("store.registry_schema")?;
         let password = std::env::var(REGISTRY_PASSWORD_VARIABLE).ok();
         Ok(RegistryAddress::Postgres(password.iter().fold(address, |address, word| address.with_password(word))))
     }
 
-    /// Where the offline store is, for a project in this folder.
-    pub(crate) fn offline_root(&self, project: &Path) -> String {
-        match &self.offline {
+    /// Where the offline store of a project is, whose data are in `data_dir` if nothing else is said in this directory.
+    pub(crate) fn offline_root(&self, directory: &Path, data_dir: &Path, project: &str) -> String {
+        let root = match &self.offline {
             Some(url) if url.contains("://") => url.clone(),
-            Some(folder) => project.join(folder).display().to_string(),
-            None => project.join(&self.data_dir).join("offline").display().to_string(),
-        }
+            Some(folder) => directory.join(folder).display().to_string(),
+            None => return data_dir.join("offline").display().to_string(),
+        };
+        if project == DEFAULT_PROJECT { root } else { format!("{}/projects/{project}", root.trim_end_matches('/')) }
     }
 
-    /// How the database of the online store is reached; `None`: the store is the embedded one.
+    /// How the database of a project's online store is reached; `None`: the store is the embedded one.
     ///
     /// # Errors
     /// A URL that is none, or that holds a password: settings are shown, and files of a project are shared.
-    pub(crate) fn online_database(&self) -> anyhow::Result<Option<ScyllaConfig>> {
+    pub(crate) fn online_database(&self, project: &str) -> anyhow::Result<Option<ScyllaConfig>> {
         let Some(url) = &self.online else { return Ok(None) };
         let config = ScyllaConfig::parse(url).context("store.online")?;
         if config.credentials.is_some() {
@@ -207,6 +210,8 @@ impl StoreConfig {
                 "store.online holds a password; take it out and set {USER_VARIABLE} and {PASSWORD_VARIABLE} in the environment"
             );
         }
+        let keyspace = of_project(&config.keyspace, project);
+        let config = config.in_keyspace(&keyspace).context("store.online")?;
         Ok(Some(config.with_credentials_of_environment()?))
     }
 
@@ -218,6 +223,11 @@ impl StoreConfig {
             retries_max: self.retries_max,
         }
     }
+}
+
+/// What a schema or a keyspace is called for a project. No project's name begins with `_`, so that no two of them meet.
+fn of_project(name: &str, project: &str) -> String {
+    if project == DEFAULT_PROJECT { name.to_owned() } else { format!("{name}__{project}") }
 }
 
 impl Default for JobsConfig {
@@ -493,10 +503,18 @@ mod tests {
 
     #[test]
     fn the_offline_store_is_a_folder_or_a_url_without_credentials() {
-        let root = |file: &str| layered(file, &[], &[]).map(|all| all.config.store.offline_root(Path::new("/p")));
+        let root_of = |file: &str, data_dir: &str, project: &str| {
+            let root = |all: Layered| all.config.store.offline_root(Path::new("/p"), Path::new(data_dir), project);
+            layered(file, &[], &[]).map(root)
+        };
+        let root = |file: &str| root_of(file, "/p/.eadem", DEFAULT_PROJECT);
         assert_eq!(root("").unwrap(), "/p/.eadem/offline");
         assert_eq!(root("[store]\noffline = \"history\"").unwrap(), "/p/history");
         assert_eq!(root("[store]\noffline = \"s3://lake/eadem\"").unwrap(), "s3://lake/eadem");
+        let other = |file: &str| root_of(file, "/p/.eadem/projects/fraud", "fraud");
+        assert_eq!(other("").unwrap(), "/p/.eadem/projects/fraud/offline");
+        assert_eq!(other("[store]\noffline = \"history\"").unwrap(), "/p/history/projects/fraud");
+        assert_eq!(other("[store]\noffline = \"s3://lake/eadem/\"").unwrap(), "s3://lake/eadem/projects/fraud");
         let refused = root("[store]\noffline = \"s3://me:hush@lake/eadem\"").unwrap_err().to_string();
         assert!(refused.starts_with("eadem.toml: setting `store.offline`: s3://(not shown): "), "{refused}");
     }

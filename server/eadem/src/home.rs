@@ -1,4 +1,4 @@
-//! A project's directory, opened: registry, stores, engine and jobs, behind the routes.
+//! A directory, opened: the stores of its projects behind the routes, and how these are served.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -8,66 +8,39 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use axum::Router;
-use eadem_api::serving::{EntityKeys, History, OnlineThenHistory, ReadOptions, ReadRow, RowSource, RowSourceError};
+use eadem_api::serving::{EntityKeys, History, ReadOptions, ReadRow, RowSource, RowSourceError};
 use eadem_api::tls::{Certificate, TlsListener};
-use eadem_api::{
-    ApiState, Clock, Metrics, Peer, PlanCache, Problem, ProjectFiles, Refusals, RequestLog, StoreStatus, StoredTable,
-    SystemClock, Uploads, Usage,
-};
+use eadem_api::{Clock, Peer, Problem, StoreStatus, StoredTable, SystemClock};
 use eadem_engine::{CompilerCommand, Engine, EngineConfig};
-use eadem_offline::{OfflineStore, limit_object_stores};
-use eadem_online::scylla::ScyllaStore;
-use eadem_online::{
-    CacheUsage, CachedStore, DirectoryLock, EmbeddedOptions, EmbeddedStore, OnlineStore, StoreError, TableId,
-    TableStatus,
-};
+use eadem_offline::OfflineStore;
+use eadem_online::{CacheUsage, CachedStore, OnlineStore, StoreError, TableId, TableStatus};
 use eadem_registry::model::ViewVersion;
-use eadem_registry::{DEFAULT_PROJECT, Epoch, EpochState, Registry};
+use eadem_registry::{Epoch, EpochState, Registry};
 use eadem_semantics::ReadAt;
 use futures::FutureExt as _;
 use serde_json::{Value as Json, json};
-use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-use crate::access::{TokenBook, Upkeep};
-use crate::adapters::{EngineTransforms, Inspector, OfflineHistory};
-use crate::config::{CONFIGURATION_TABLES, Config, TlsMode};
-use crate::effects::HistoryEffects;
+use crate::access::Upkeep;
+use crate::adapters::{EngineTransforms, OfflineHistory};
+use crate::config::{Config, TlsMode};
 use crate::erasure::RegistryErasures;
 use crate::jobs::JobRunner;
 use crate::output::{Printer, since_text};
-use crate::quarantine::RefusedRows;
+use crate::projects::{OpenProject, OpenProjects, Place};
 use crate::upkeep;
 
-/// Everything that one process needs to answer for a project.
+/// Everything that one process needs to answer for the projects of a directory, which is its own.
 pub(crate) struct Home {
-    state: Arc<ApiState>,
-    book: Arc<TokenBook>,
-    project: PathBuf,
-    owner: Owner,
+    projects: Arc<OpenProjects>,
+    main: Arc<OpenProject>,
+    directory: PathBuf,
 }
 
-/// What makes the directory this process's, and tells others where it listens.
-enum Owner {
-    /// The online store in it.
-    Store(Arc<EmbeddedStore>),
-    /// The lock alone: the online store is elsewhere.
-    Lock(DirectoryLock),
-}
-
-impl Owner {
-    fn announce(&self, address: &str) -> Result<(), StoreError> {
-        match self {
-            Self::Store(store) => store.announce(address),
-            Self::Lock(lock) => lock.announce(address),
-        }
-    }
-}
-
-/// A project's directory while another process holds it: its registry and offline store, which several may use.
+/// A directory while another process holds it: registries and offline stores, which several may use.
 pub(crate) struct Beside {
-    stores: Stores,
-    config: Config,
+    projects: Arc<OpenProjects>,
+    main: Arc<OpenProject>,
 }
 
 /// Why a project's directory could not be opened.
@@ -106,52 +79,15 @@ pub(crate) struct Stores {
 }
 
 impl Home {
-    /// Opens a project's directory; makes what is not there yet.
-    pub(crate) async fn open(project: &Path, config: &Config) -> Result<Self, OpenError> {
-        let data_dir = project.join(&config.store.data_dir);
-        std::fs::create_dir_all(&data_dir)
-            .with_context(|| format!("cannot make {}", data_dir.display()))
-            .map_err(OpenError::Other)?;
-        let database = config.store.online_database().map_err(OpenError::Other)?;
-        let folder = data_dir.join("online");
-        let cache_bytes_max = config.store.online_cache_bytes_max;
-        let (owner, online) = match database {
-            None => {
-                let store = Arc::new(EmbeddedStore::open(folder, EmbeddedOptions::default()).map_err(not_ours)?);
-                // The directory is ours alone, and so is every write.
-                (Owner::Store(Arc::clone(&store)), CachedStore::new(store, cache_bytes_max, true))
-            }
-            Some(database) => {
-                let lock = DirectoryLock::acquire(folder).map_err(not_ours)?;
-                let store = ScyllaStore::open(database).await.map_err(|error| OpenError::Other(error.into()))?;
-                (Owner::Lock(lock), CachedStore::new(Arc::new(store), cache_bytes_max, false))
-            }
-        };
-        let assembled = Self::assemble(project, &data_dir, config, Arc::new(online)).await;
-        let (state, book) = assembled.map_err(OpenError::Other)?;
-        Ok(Self { state, book, project: project.to_owned(), owner })
-    }
-
-    async fn assemble(
-        project: &Path,
-        data_dir: &Path,
-        config: &Config,
-        online: Arc<CachedStore>,
-    ) -> anyhow::Result<(Arc<ApiState>, Arc<TokenBook>)> {
-        let stores = Stores::open(project, data_dir, config, Some(Arc::clone(&online))).await?;
-        // Whoever held the directory before is gone: its lock is ours.
-        stores.registry.forget_workers_of(&stores.home_id).await?;
-        let history = history_of(&stores, config);
-        let reads_max = config.limits.history_reads_max;
-        let rows = OnlineThenHistory::new(stores.registry.clone(), online, Arc::clone(&history), reads_max);
-        let jobs = JobRunner::new(stores.clone(), &config.jobs);
-        let (state, book) = api_state(stores, config, Arc::new(rows), history, jobs).await?;
-        Ok((Arc::new(state), book))
+    /// Opens a directory; makes what is not there yet.
+    pub(crate) async fn open(directory: &Path, config: &Config) -> Result<Self, OpenError> {
+        let (projects, main) = OpenProjects::open_first(directory, config, true).await?;
+        Ok(Self { projects, main, directory: directory.to_owned() })
     }
 
     /// The routes over this directory.
     pub(crate) fn router(&self) -> Router {
-        eadem_api::router(Arc::clone(&self.state))
+        self.projects.routes(&self.main).into_router()
     }
 
     /// Serves until SIGTERM or Ctrl-C, then lets requests in flight finish.
@@ -161,20 +97,21 @@ impl Home {
             .await
             .with_context(|| format!("server.listen = {listen}: not an address and port"))?
             .collect();
-        let files = config.server.certificate_files(&self.project)?;
+        let files = config.server.certificate_files(&self.directory)?;
         let certificate = files.map(|(certificate, key)| Certificate::open(&certificate, &key)).transpose()?;
         self.check_exposure(config, &addresses, certificate.is_some())?;
+        self.projects.open_all().await?;
         let listener = tokio::net::TcpListener::bind(addresses.as_slice())
             .await
             .with_context(|| format!("cannot listen on {listen}"))?;
         let address = listener.local_addr()?;
         if config.limits.uploads_lowest_priority {
-            self.state.uploads.step_back();
+            self.main.state.uploads.step_back();
         }
         let scheme = if certificate.is_some() { "https" } else { "http" };
-        self.owner.announce(&announced(scheme, address))?;
+        self.main.announce(&announced(scheme, address))?;
         printer.note(&format!("serving on {scheme}://{address}"));
-        if self.state.credentials.is_open() {
+        if self.main.state.credentials.is_open() {
             tracing::warn!(
                 "open: there is no token, so everybody on this machine may do everything; `eadem token create` ends that"
             );
@@ -213,14 +150,14 @@ impl Home {
         // Everybody who shares a registry would be changed by whoever is on this machine.
         let is_shared = config.store.registry.is_some();
         if exposed.is_some() || is_shared {
-            self.book.never_open();
+            self.projects.book().never_open();
         }
         let why = match exposed {
             Some(address) => format!("server.listen = {listen} ({address}) is reachable from other machines"),
             None if is_shared => "others share the registry (store.registry)".to_owned(),
             None => return Ok(()),
         };
-        if !self.book.has_admin(self.state.clock.now_us()) {
+        if !self.projects.book().has_admin(self.main.state.clock.now_us()) {
             bail!("{why}, and there is no token of an admin; make one: `eadem token create --name admin --role admin`");
         }
         if exposed.is_some() && !has_certificate && config.server.tls != TlsMode::OffBehindProxy {
@@ -233,13 +170,7 @@ impl Home {
     }
 
     fn upkeep(&self, certificate: Option<Arc<Certificate>>) -> Upkeep {
-        Upkeep {
-            book: Arc::clone(&self.book),
-            refusals: Arc::clone(&self.state.refusals),
-            registry: self.state.registry.clone(),
-            clock: Arc::clone(&self.state.clock),
-            certificate,
-        }
+        Upkeep { projects: Arc::clone(&self.projects), certificate }
     }
 }
 
@@ -256,7 +187,7 @@ fn announced(scheme: &str, address: SocketAddr) -> String {
 }
 
 /// Why a directory could not be taken into possession.
-fn not_ours(error: StoreError) -> OpenError {
+pub(crate) fn not_ours(error: StoreError) -> OpenError {
     match error {
         StoreError::InUse { address: Some(address), .. } => OpenError::Serving { address },
         error @ StoreError::InUse { .. } => OpenError::Busy(error),
@@ -298,26 +229,25 @@ pub(crate) async fn end_signal() {
 }
 
 impl Stores {
-    async fn open(
-        project: &Path,
-        data_dir: &Path,
+    /// The stores of a project at this place, the offline one at `root`.
+    pub(crate) fn open(
+        place: &Place,
         config: &Config,
+        registry: Registry,
+        engine: Engine,
         online: Option<Arc<CachedStore>>,
+        root: &str,
     ) -> anyhow::Result<Self> {
-        let registry = Registry::connect(&config.store.registry_address(data_dir)?).await?;
-        let home_id = home_id(data_dir)?;
-        let engine = Engine::new(engine_config(&config.engine, data_dir)?)?;
-        limit_object_stores(config.store.limits());
         let erasures = Arc::new(RegistryErasures(registry.clone()));
-        let offline = Arc::new(OfflineStore::open(&config.store.offline_root(project))?.with_erasures(erasures));
+        let offline = Arc::new(OfflineStore::open(root)?.with_erasures(erasures));
         offline.prepare()?;
         let transforms = Arc::new(EngineTransforms::new(registry.clone(), engine.clone()));
         Ok(Self {
-            project: project.to_owned(),
-            data_dir: data_dir.to_owned(),
+            project: place.folder.clone(),
+            data_dir: place.data_dir.clone(),
             job_memory_bytes_max: config.jobs.memory_bytes_max,
             registry,
-            home_id,
+            home_id: home_id(&place.data_dir)?,
             engine,
             online,
             offline,
@@ -359,54 +289,10 @@ fn home_id(data_dir: &Path) -> anyhow::Result<String> {
     Ok(std::fs::read_to_string(&file).with_context(context)?.trim().to_owned())
 }
 
-fn history_of(stores: &Stores, config: &Config) -> Arc<dyn History> {
+/// What was stored once, as far as requests may ask for it.
+pub(crate) fn history_of(stores: &Stores, config: &Config) -> Arc<dyn History> {
     let deadline = Duration::from_millis(config.limits.history_ms_max);
     Arc::new(OfflineHistory::new(stores.clone(), deadline))
-}
-
-async fn api_state(
-    stores: Stores,
-    config: &Config,
-    rows: Arc<dyn RowSource>,
-    history: Arc<dyn History>,
-    jobs: JobRunner,
-) -> anyhow::Result<(ApiState, Arc<TokenBook>)> {
-    let clock_skew_max = Duration::from_millis(config.limits.clock_skew_ms_max);
-    // Who scrapes metrics every few seconds must not keep a database busy with counting.
-    let tables_last = if config.store.online.is_some() { Duration::from_secs(30) } else { Duration::ZERO };
-    let last_tables = Mutex::default();
-    let status = Arc::new(Status { stores: stores.clone(), clock_skew_max, tables_last, last_tables });
-    let metrics = Arc::new(Metrics::new().context("metrics")?);
-    let usage = Arc::new(Usage::new(Arc::clone(&metrics)));
-    let book = TokenBook::open(stores.registry.clone(), Arc::clone(&usage)).await?;
-    let quarantine = Arc::new(RefusedRows::new(stores.clone()));
-    let effects = Arc::new(HistoryEffects::new(stores.clone()));
-    let state = ApiState {
-        registry: stores.registry,
-        uploads: Uploads::new(stores.engine, &config.limits, Arc::clone(&metrics)),
-        transforms: stores.transforms,
-        rows,
-        history,
-        inspector: Arc::new(Inspector::new(stores.project.clone())),
-        jobs: Arc::new(jobs),
-        effects,
-        policy: config.policy.clone(),
-        quarantine,
-        status,
-        project: DEFAULT_PROJECT.to_owned(),
-        files: ProjectFiles::new(&stores.project, &stores.data_dir),
-        credentials: Arc::clone(&book) as _,
-        usage,
-        refusals: Arc::new(Refusals::default()),
-        clock: stores.clock,
-        limits: config.limits.clone(),
-        configuration_tables: CONFIGURATION_TABLES,
-        plans: PlanCache::default(),
-        metrics,
-        request_log: RequestLog::of_share(config.server.request_log_share),
-        in_flight: Arc::new(Semaphore::new(config.limits.requests_in_flight_max.min(Semaphore::MAX_PERMITS))),
-    };
-    Ok((state, book))
 }
 
 impl Beside {
@@ -414,34 +300,29 @@ impl Beside {
     ///
     /// # Errors
     /// A directory in which nothing was ever made, or that cannot be opened.
-    pub(crate) async fn open(project: &Path, config: &Config) -> anyhow::Result<Self> {
-        let data_dir = project.join(&config.store.data_dir);
+    pub(crate) async fn open(directory: &Path, config: &Config) -> anyhow::Result<Self> {
+        let data_dir = directory.join(&config.store.data_dir);
         if !data_dir.join(HOME_ID).is_file() {
             bail!("nothing was made in {} yet: there is no job", data_dir.display());
         }
-        Ok(Self { stores: Stores::open(project, &data_dir, config, None).await?, config: config.clone() })
+        let (projects, main) = OpenProjects::open_first(directory, config, false).await?;
+        Ok(Self { projects, main })
     }
 
-    /// Jobs, without those that need the online store.
-    pub(crate) fn jobs(&self) -> JobRunner {
-        JobRunner::new(self.stores.clone(), &self.config.jobs)
+    /// The jobs of a project, without those that need the online store.
+    pub(crate) async fn jobs(&self, project: &str) -> anyhow::Result<JobRunner> {
+        Ok(self.projects.project(project).await?.jobs.clone())
     }
 
     /// The routes, of which those about jobs and definitions work.
-    ///
-    /// # Errors
-    /// Metrics that cannot be made, which is a fault of ours.
-    pub(crate) async fn router(&self) -> anyhow::Result<Router> {
-        let rows = Arc::new(NoOnlineStore { stores: self.stores.clone() });
-        let history = history_of(&self.stores, &self.config);
-        let (state, _) = api_state(self.stores.clone(), &self.config, rows, history, self.jobs()).await?;
-        Ok(eadem_api::router(Arc::new(state)))
+    pub(crate) fn router(&self) -> Router {
+        self.projects.routes(&self.main).into_router()
     }
 }
 
 /// In the place of the online store where another process holds it.
-struct NoOnlineStore {
-    stores: Stores,
+pub(crate) struct NoOnlineStore {
+    pub(crate) stores: Stores,
 }
 
 #[async_trait]
@@ -466,7 +347,7 @@ fn ahead_us(their_us: i64, ours_us: std::ops::RangeInclusive<i64>) -> i64 {
 /// A store that has not said anything by then is not ready.
 const PING_WAIT: Duration = Duration::from_secs(2);
 
-struct Status {
+pub(crate) struct Status {
     stores: Stores,
     /// How far the clock of a store may be from ours.
     clock_skew_max: Duration,
@@ -476,6 +357,13 @@ struct Status {
 }
 
 impl Status {
+    pub(crate) fn new(stores: Stores, config: &Config) -> Self {
+        // Who scrapes metrics every few seconds must not keep a database busy with counting.
+        let tables_last = if config.store.online.is_some() { Duration::from_secs(30) } else { Duration::ZERO };
+        let clock_skew_max = Duration::from_millis(config.limits.clock_skew_ms_max);
+        Self { stores, clock_skew_max, tables_last, last_tables: Mutex::default() }
+    }
+
     fn online_store(&self) -> Result<Arc<dyn OnlineStore>, Problem> {
         self.stores.online().map_err(|error| Problem::internal("the online store cannot be shown", error))
     }

@@ -18,6 +18,7 @@ mod jobs;
 mod materialize;
 mod online_backup;
 mod output;
+mod projects;
 mod quarantine;
 mod tls;
 mod upkeep;

@@ -23,8 +23,9 @@ const ROLES: [&str; 4] = ["reader", "writer", "author", "admin"];
 /// Something that happens in another process is waited for until then; what never happens fails its test.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How a credential is wrong, or not.
-const KINDS: [&str; 5] = ["valid", "wrong", "expired", "revoked", "other"];
+/// How a credential is wrong, or not: `other` is one of another project that asks in this one, `away` one of this project that asks
+/// in another one, and `own` one of another project that asks there.
+const KINDS: [&str; 7] = ["valid", "wrong", "expired", "revoked", "other", "away", "own"];
 
 const GOLDEN: &str = "tests/it/authorisation.txt";
 
@@ -80,7 +81,8 @@ impl Tokens {
             assert_eq!(ask(server, "DELETE", &format!("/tokens/{revoked_id}"), admin, &Json::Null).0, 200);
             let (_, other_secret) = other.rsplit_once('_').unwrap();
             let wrong = format!("eadem_{id}_{other_secret}");
-            for (kind, token) in KINDS.into_iter().zip([valid, wrong, expired, revoked, other]) {
+            let (away, own) = (valid.clone(), other.clone());
+            for (kind, token) in KINDS.into_iter().zip([valid, wrong, expired, revoked, other, away, own]) {
                 tokens.insert((role, kind), token);
             }
         }
@@ -106,7 +108,13 @@ fn line(server: &Server, method: &str, path: &str, tokens: &Tokens) -> String {
     let none = cell(server.raw(method, &concrete, "Host: localhost\r\n", b"").0);
     let mut line = format!("{method:<6} {path:<28} none={none}");
     for kind in KINDS {
-        let cells = ROLES.map(|role| cell(server.raw(method, &concrete, &bearer(tokens.of(role, kind)), b"").0));
+        let named = match kind {
+            "other" => "Eadem-Project: default\r\n",
+            "away" => "Eadem-Project: other\r\n",
+            _ => "",
+        };
+        let headers = |role| format!("{}{named}", bearer(tokens.of(role, kind)));
+        let cells = ROLES.map(|role| cell(server.raw(method, &concrete, &headers(role), b"").0));
         line += &format!(" {kind}={}", cells.join(","));
     }
     line
@@ -121,8 +129,10 @@ fn by_the_rule(method: &str, path: &str, operation: &Json) -> String {
             let rank = |role: &str| ROLES.iter().position(|known| *known == role).unwrap();
             match (role, kind) {
                 (None, _) => "in",
-                (Some(needed), "valid") if rank(own) >= rank(needed) => "in",
-                (Some(_), "valid" | "other") => "403",
+                (Some(needed), "valid" | "own") if rank(own) >= rank(needed) => "in",
+                // The admin among those of this project is one of all.
+                (Some(_), "away") if own == "admin" => "in",
+                (Some(_), "valid" | "own" | "other" | "away") => "403",
                 (Some(_), _) => "401",
             }
         });

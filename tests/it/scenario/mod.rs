@@ -14,6 +14,7 @@ mod metrics;
 mod object_store;
 mod online_database;
 mod project;
+mod projects;
 mod serving;
 mod shared_registry;
 mod sources;

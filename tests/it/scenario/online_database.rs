@@ -65,6 +65,22 @@ fn the_loop_on_a_database_gives_what_the_embedded_store_gives() {
     let audit = on_database.succeed(&["audit", "--service", "weather@1", "--spine", "spine.csv"]);
     assert!(audit.contains(" 0 differing bits"), "{audit}");
 
+    // Another project has a keyspace of its own.
+    on_database.succeed(&["project", "create", "other"]);
+    let in_other = ["--in-project", "other"];
+    let refused = on_database.fail(&["apply", in_other[0], in_other[1]]);
+    assert!(refused.contains("there is no keyspace `eadem_test__other`"), "{refused}");
+    let init = ["online", "init", "--replication", "1", "--lease-ms", "60", "--apply"];
+    on_database.succeed(&[init.as_slice(), &in_other].concat());
+    let folder = on_database.path("projects/other");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::os::unix::fs::symlink(on_database.path("data"), folder.join("data")).unwrap();
+    on_database.succeed(&["apply", in_other[0], in_other[1]]);
+    let there =
+        ["get", "EWR", "--service", "weather@1", "--timestamp", "2013-01-01T12:20:00Z", "--in-project", "other"];
+    let empty = on_database.json(&there);
+    assert_ne!(empty["features"], answers(&on_database)[0][0], "nothing was loaded there: {empty}");
+
     // Its clock is this machine's.
     let server = on_database.serve();
     assert_eq!(server.get("/readyz"), (200, json!({ "status": "ready", "access": "open" })));

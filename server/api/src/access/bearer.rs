@@ -67,6 +67,14 @@ impl<'a> Presented<'a> {
     }
 }
 
+/// The id of the token that a request brings, whether or not its secret is right.
+pub(crate) fn presented_id(headers: &HeaderMap) -> Option<&str> {
+    match Presented::of(headers) {
+        Presented::Token { id, .. } => Some(id),
+        Presented::Nothing | Presented::Malformed => None,
+    }
+}
+
 /// What follows `Bearer`, a name in which case means nothing.
 fn bearer(value: &str) -> Option<&str> {
     let (scheme, rest) = value.split_once(' ')?;

@@ -2,17 +2,17 @@
 
 use std::path::{Component, Path, PathBuf};
 
-/// The folder of a project, and what in it is the server's own.
+/// The folder of a project, and what in it is not the project's: the server's own files, and other projects'.
 #[derive(Debug, Clone)]
 pub struct ProjectFiles {
     folder: PathBuf,
-    own: PathBuf,
+    others: Vec<PathBuf>,
 }
 
 impl ProjectFiles {
-    /// Files in `folder`, but not in `own`.
-    pub fn new(folder: &Path, own: &Path) -> Self {
-        Self { folder: real(folder), own: real(own) }
+    /// Files in `folder`, but not in `others`.
+    pub fn new(folder: &Path, others: &[&Path]) -> Self {
+        Self { folder: real(folder), others: others.iter().map(|other| real(other)).collect() }
     }
 
     /// Whether this file, or one of this name, may be read and written. What is in an object store has guards of its own.
@@ -29,8 +29,8 @@ impl ProjectFiles {
         if leads_back || file.starts_with("file:") || !path.starts_with(&self.folder) {
             return Err(format!("`{file}` is not in the project's folder"));
         }
-        if path.starts_with(&self.own) {
-            return Err(format!("`{file}` is where the server keeps its own files"));
+        if self.others.iter().any(|other| path.starts_with(other)) {
+            return Err(format!("`{file}` is where the server keeps its own files, or those of other projects"));
         }
         Ok(())
     }
@@ -57,7 +57,7 @@ mod tests {
         let own = folder.path().join(".eadem");
         std::fs::create_dir_all(&own).unwrap();
         std::os::unix::fs::symlink(elsewhere.path(), folder.path().join("link")).unwrap();
-        let files = ProjectFiles::new(folder.path(), &own);
+        let files = ProjectFiles::new(folder.path(), &[&own, &folder.path().join("projects")]);
         let inside = folder.path().join("sets/may.parquet");
         for fit in ["may.parquet", "sets/may.parquet", inside.to_str().unwrap(), "s3://lake/may.parquet"] {
             assert_eq!(files.check(fit), Ok(()), "{fit}");
@@ -70,6 +70,7 @@ mod tests {
             "sets/../../x.parquet",
             "link/x.parquet",
             ".eadem/registry.sqlite",
+            "projects/fraud/x.parquet",
             "file:///etc/passwd",
         ] {
             assert!(files.check(unfit).is_err(), "{unfit}");

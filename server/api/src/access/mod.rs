@@ -16,14 +16,14 @@ use eadem_values::Digest;
 
 use crate::problem::Problem;
 
+pub(crate) use bearer::presented_id;
 pub use bearer::{NewSecret, new_secret};
 pub(crate) use door::{Refusal, role_too_low, who_asks};
 pub use files::ProjectFiles;
 pub(crate) use principal::{By, Principal};
 pub use principal::{OwnerOfDirectory, Peer};
 pub use refusals::Refusals;
-pub(crate) use usage::ProjectUsage;
-pub use usage::Usage;
+pub use usage::{ProjectUsage, Usage};
 
 /// Who a route is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

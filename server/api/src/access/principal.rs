@@ -1,6 +1,5 @@
 //! Who asks.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -13,6 +12,7 @@ use eadem_registry::Actor;
 use tokio::net::TcpListener;
 
 use super::Credential;
+use crate::problem::Problem;
 use crate::request_log::RequestId;
 use crate::tls::TlsListener;
 
@@ -89,10 +89,11 @@ pub(crate) struct By {
 }
 
 impl<S: Sync> FromRequestParts<S> for By {
-    type Rejection = Infallible;
+    type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let principal = parts.extensions.get::<Principal>().cloned().unwrap_or(Principal::Nobody);
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let admitted = parts.extensions.get::<Principal>().cloned();
+        let principal = admitted.ok_or_else(|| Problem::internal("the request was not admitted", "no principal"))?;
         Ok(Self { actor: principal.actor(&parts.extensions), principal })
     }
 }

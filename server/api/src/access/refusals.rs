@@ -8,7 +8,8 @@ use eadem_registry::{Actor, TrailEvent, TrailOutcome};
 /// For so long refusals of one kind are one entry and a count.
 const WINDOW_US: i64 = 60_000_000;
 
-/// Kinds of refusals that have entries of their own in one window; all others share one.
+/// Kinds of refusals that have entries of their own in one window: so many of strangers, and as many of those with a token; all others
+/// of each share one. Strangers cannot make the others' disappear among theirs.
 const KINDS_MAX: usize = 16;
 
 /// Longer texts are cut: they are the client's.
@@ -22,6 +23,25 @@ struct Kind {
     code: String,
 }
 
+/// What is counted together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Entry {
+    Of(Kind),
+    /// All further kinds, of those with a token or of strangers.
+    Others {
+        have_token: bool,
+    },
+}
+
+impl Entry {
+    fn has_token(&self) -> bool {
+        match self {
+            Self::Of(kind) => kind.token_id.is_some(),
+            Self::Others { have_token } => *have_token,
+        }
+    }
+}
+
 /// The refusals of the window that has begun. The first of a kind is written at once, those that follow are counted and
 /// written as one entry when the window is over.
 #[derive(Debug, Default)]
@@ -32,7 +52,7 @@ pub struct Refusals {
 #[derive(Debug, Default)]
 struct Window {
     began_at_us: i64,
-    kinds: HashMap<Option<Kind>, Repeated>,
+    kinds: HashMap<Entry, Repeated>,
 }
 
 #[derive(Debug)]
@@ -57,11 +77,12 @@ impl Refusals {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let mut written = window.end_if_over(now_us);
         let kind = Kind { token_id: actor.token_id.clone(), verb: verb.to_owned(), code: code.to_owned() };
-        let mut kind = Some(kind);
-        if !window.kinds.contains_key(&kind) && window.kinds.len() >= KINDS_MAX {
-            kind = None;
+        let have_token = kind.token_id.is_some();
+        let mut entry = Entry::Of(kind);
+        if !window.kinds.contains_key(&entry) && window.entries(have_token) >= KINDS_MAX {
+            entry = Entry::Others { have_token };
         }
-        if let Some(repeated) = window.kinds.get_mut(&kind) {
+        if let Some(repeated) = window.kinds.get_mut(&entry) {
             repeated.count += 1;
             return written;
         }
@@ -75,11 +96,11 @@ impl Refusals {
             count: 1,
         };
         written.push((actor.clone(), event.clone()));
-        let event = match kind {
-            Some(_) => event,
-            None => TrailEvent { verb: "several".to_owned(), object: "several".to_owned(), ..event },
+        let event = match entry {
+            Entry::Of(_) => event,
+            Entry::Others { .. } => TrailEvent { verb: "several".to_owned(), object: "several".to_owned(), ..event },
         };
-        window.kinds.insert(kind, Repeated { actor: actor.clone(), event, count: 0 });
+        window.kinds.insert(entry, Repeated { actor: actor.clone(), event, count: 0 });
         written
     }
 
@@ -91,6 +112,11 @@ impl Refusals {
 }
 
 impl Window {
+    /// How many there are of those with a token, or of strangers.
+    fn entries(&self, have_token: bool) -> usize {
+        self.kinds.keys().filter(|entry| entry.has_token() == have_token).count()
+    }
+
     fn end_if_over(&mut self, now_us: i64) -> Vec<(Actor, TrailEvent)> {
         // A clock that was set back must not keep a window open.
         let is_over = now_us.saturating_sub(self.began_at_us).unsigned_abs() >= WINDOW_US.unsigned_abs();
@@ -100,11 +126,13 @@ impl Window {
     fn end(&mut self, now_us: i64) -> Vec<(Actor, TrailEvent)> {
         self.began_at_us = now_us;
         let repeated = std::mem::take(&mut self.kinds).into_iter().filter(|(_, repeated)| repeated.count > 0);
-        let event = |(kind, Repeated { actor, event, count }): (Option<Kind>, Repeated)| {
-            let (actor, detail) = match kind {
-                Some(_) => (actor, format!("again within a minute: {}", event.detail)),
+        let event = |(entry, Repeated { actor, event, count }): (Entry, Repeated)| {
+            let (actor, detail) = match entry {
+                Entry::Of(_) => (actor, format!("again within a minute: {}", event.detail)),
                 // Those who share an entry are several.
-                None => (Actor { name: "several".to_owned(), ..Actor::default() }, "more within a minute".to_owned()),
+                Entry::Others { .. } => {
+                    (Actor { name: "several".to_owned(), ..Actor::default() }, "more within a minute".to_owned())
+                }
             };
             (actor, TrailEvent { count, detail: cut(&detail), ..event })
         };

@@ -1,69 +1,75 @@
 //! How much each project asks for, and whether it may ask for more.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use eadem_registry::{ProjectRecord, Quota};
 
-use crate::metrics::{Metrics, ProjectCounters};
+use crate::metrics::{Metrics, UsageCounters};
 use crate::problem::Problem;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// What all projects use of this server.
+/// What projects may use of this server, and what those that are open use.
+#[derive(Default)]
 pub struct Usage {
-    metrics: Arc<Metrics>,
-    projects: RwLock<HashMap<String, Arc<ProjectUsage>>>,
-    began: Instant,
+    projects: RwLock<Projects>,
 }
 
-/// What one project uses of it.
+#[derive(Default)]
+struct Projects {
+    quotas: HashMap<String, BTreeMap<Quota, u64>>,
+    used: HashMap<String, Arc<ProjectUsage>>,
+}
+
+/// What one project uses of a server.
 #[derive(Debug)]
-pub(crate) struct ProjectUsage {
+pub struct ProjectUsage {
     name: String,
-    counters: ProjectCounters,
+    counters: UsageCounters,
     requests: Pace,
     transform_us: Pace,
     began: Instant,
 }
 
 impl Usage {
-    /// Nothing was used yet, and nothing is limited.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, projects: RwLock::default(), began: Instant::now() }
-    }
-
-    /// What is used of the server in this project's name.
-    pub(crate) fn of(&self, project: &str) -> Arc<ProjectUsage> {
-        if let Some(usage) = self.projects.read().unwrap_or_else(PoisonError::into_inner).get(project) {
-            return Arc::clone(usage);
-        }
+    /// What a project uses, which is counted by these metrics and limited by the project's quotas as they change.
+    pub fn of(&self, project: &str, metrics: &Metrics) -> Arc<ProjectUsage> {
+        let usage = Arc::new(ProjectUsage {
+            name: project.to_owned(),
+            counters: metrics.usage(),
+            requests: Pace::default(),
+            transform_us: Pace::default(),
+            began: Instant::now(),
+        });
         let mut projects = self.projects.write().unwrap_or_else(PoisonError::into_inner);
-        let usage = || {
-            Arc::new(ProjectUsage {
-                name: project.to_owned(),
-                counters: self.metrics.project(project),
-                requests: Pace::default(),
-                transform_us: Pace::default(),
-                began: self.began,
-            })
-        };
-        Arc::clone(projects.entry(project.to_owned()).or_insert_with(usage))
+        if let Some(quotas) = projects.quotas.get(project) {
+            usage.limit(quotas);
+        }
+        projects.used.insert(project.to_owned(), Arc::clone(&usage));
+        usage
     }
 
-    /// From now on these limits hold.
-    pub fn limit(&self, projects: &[ProjectRecord]) {
-        for project in projects {
-            let usage = self.of(&project.name);
-            usage.requests.limit(project.quotas.get(&Quota::RequestsPerS).copied());
-            usage.transform_us.limit(project.quotas.get(&Quota::TransformUsPerS).copied());
+    /// From now on these quotas hold.
+    pub fn limit(&self, records: &[ProjectRecord]) {
+        let mut projects = self.projects.write().unwrap_or_else(PoisonError::into_inner);
+        for record in records {
+            if let Some(usage) = projects.used.get(&record.name) {
+                usage.limit(&record.quotas);
+            }
         }
+        projects.quotas = records.iter().map(|record| (record.name.clone(), record.quotas.clone())).collect();
     }
 }
 
 impl ProjectUsage {
+    fn limit(&self, quotas: &BTreeMap<Quota, u64>) {
+        self.requests.limit(quotas.get(&Quota::RequestsPerS).copied());
+        self.transform_us.limit(quotas.get(&Quota::TransformUsPerS).copied());
+    }
+
     fn now_ns(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }

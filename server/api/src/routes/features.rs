@@ -15,7 +15,6 @@ use serde_json::{Map, Value as Json};
 
 use super::body::read_body;
 use super::query::RawQuery;
-use crate::access::ProjectUsage;
 use crate::clock::as_us;
 use crate::metrics::{MeteredRows, MeteredTransforms, Stage};
 use crate::problem::Problem;
@@ -50,7 +49,6 @@ struct BatchRequest {
 pub(super) async fn by_path(
     State(state): State<Arc<ApiState>>,
     id: Extension<RequestId>,
-    usage: Extension<Arc<ProjectUsage>>,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
@@ -59,7 +57,7 @@ pub(super) async fn by_path(
     let segment = uri.path().strip_prefix("/features/").unwrap_or_default();
     let query = RawQuery::parse(uri.query())?;
     query.check(GET_PARAMETERS, Some(REQUEST_PREFIX))?;
-    let asking = Asking::read(&state, (&id, &usage), &headers, &query, began)?;
+    let asking = Asking::read(&state, &id, &headers, &query, began)?;
     answer_one(asking, segment, &query).await
 }
 
@@ -67,7 +65,6 @@ pub(super) async fn by_path(
 pub(super) async fn by_query(
     State(state): State<Arc<ApiState>>,
     id: Extension<RequestId>,
-    usage: Extension<Arc<ProjectUsage>>,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
@@ -76,7 +73,7 @@ pub(super) async fn by_query(
     query.check(GET_PARAMETERS_WITH_ID, Some(REQUEST_PREFIX))?;
     let entity_id = query.raw("entity_id");
     let segment = entity_id.ok_or_else(|| Problem::bad_request("missing_key", "say which entity: entity_id=…"))?;
-    let asking = Asking::read(&state, (&id, &usage), &headers, &query, began)?;
+    let asking = Asking::read(&state, &id, &headers, &query, began)?;
     answer_one(asking, segment, &query).await
 }
 
@@ -116,7 +113,6 @@ async fn answer_one(asking: Asking<'_>, segment: &str, query: &RawQuery) -> Resu
 struct Asking<'a> {
     state: &'a ApiState,
     id: &'a RequestId,
-    usage: &'a Arc<ProjectUsage>,
     began: Instant,
     /// The time of the request, in microseconds.
     now_us: i64,
@@ -128,7 +124,7 @@ struct Asking<'a> {
 impl<'a> Asking<'a> {
     fn read(
         state: &'a ApiState,
-        (id, usage): (&'a RequestId, &'a Arc<ProjectUsage>),
+        id: &'a RequestId,
         headers: &HeaderMap,
         query: &RawQuery,
         began: Instant,
@@ -144,7 +140,7 @@ impl<'a> Asking<'a> {
         // Beyond what a clock can show there is none.
         let deadline = deadline_after(query, state)?.and_then(|after| began.checked_add(after));
         let options = ServeOptions { read: ReadOptions { now_us, fresh }, deadline };
-        Ok(Self { state, id, usage, began, now_us, include, wants_arrow, options })
+        Ok(Self { state, id, began, now_us, include, wants_arrow, options })
     }
 
     /// Serves the rows and writes the reply. `write` puts the rows into an object of JSON that has been begun.
@@ -161,10 +157,10 @@ impl<'a> Asking<'a> {
         let stored = stored_then(state, plan, query).await?;
         let serving_began = Instant::now();
         if plan.computes() {
-            self.usage.check_transforms()?;
+            state.usage.check_transforms()?;
         }
-        let answer = serve(state, self.usage, plan, rows, stored.as_ref(), self.options).await?;
-        self.usage.served(rows.at_us.len());
+        let answer = serve(state, plan, rows, stored.as_ref(), self.options).await?;
+        state.usage.served(rows.at_us.len());
         let encoding_began = Instant::now();
         let took = Took { parse_us, serve_us: as_us(encoding_began - serving_began) };
         let (content_type, body) = if self.wants_arrow {
@@ -283,7 +279,6 @@ fn entity_id_json(key: &EntityKey) -> Json {
 pub(super) async fn batch(
     State(state): State<Arc<ApiState>>,
     id: Extension<RequestId>,
-    usage: Extension<Arc<ProjectUsage>>,
     headers: HeaderMap,
     uri: Uri,
     request: Request,
@@ -292,7 +287,7 @@ pub(super) async fn batch(
     query.check(&["include", "as_stored", "deadline_ms"], None)?;
     let body = read_body(request, &state).await?;
     // Without the time that the client takes to send it.
-    let asking = Asking::read(&state, (&id, &usage), &headers, &query, Instant::now())?;
+    let asking = Asking::read(&state, &id, &headers, &query, Instant::now())?;
     let asked: BatchRequest = serde_json::from_slice(&body).map_err(|error| {
         Problem::bad_request("malformed_json", format!("the body is not what this route takes: {error}"))
     })?;
@@ -338,7 +333,6 @@ async fn stored_then(state: &ApiState, plan: &ServingPlan, query: &RawQuery) -> 
 
 async fn serve(
     state: &ApiState,
-    usage: &Arc<ProjectUsage>,
     plan: &ServingPlan,
     rows: &EntityRows,
     stored: Option<&StoredThen>,
@@ -349,7 +343,8 @@ async fn serve(
         None => state.rows.as_ref(),
     };
     let source = MeteredRows { source, metrics: &state.metrics };
-    let transforms = MeteredTransforms { transforms: state.transforms.as_ref(), metrics: &state.metrics, usage };
+    let (metrics, usage) = (&state.metrics, &state.usage);
+    let transforms = MeteredTransforms { transforms: state.transforms.as_ref(), metrics, usage };
     let answer = serving::serve(plan, rows, &source, &transforms, options).await.map_err(|error| match error {
         ServeError::Rows(error) => rows_problem(&error),
         error if error.is_overload() => {

@@ -32,8 +32,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument as _;
 
-use crate::access::{Access, OwnerOfDirectory, Principal, ProjectUsage, Refusal, who_asks};
+use crate::access::{Access, By, OwnerOfDirectory, Principal, Refusal, who_asks};
+use crate::metrics::text_of;
 use crate::problem::{Problem, ProblemNote};
+use crate::projects::Unopened;
 use crate::request_log::{REQUEST_ID, RequestId};
 use crate::state::ApiState;
 
@@ -276,7 +278,6 @@ async fn admitted(
                 object: request.uri().path().to_owned(),
             });
             request.extensions_mut().insert(admitted.principal);
-            request.extensions_mut().insert(admitted.usage);
             let response = next.run(request).instrument(span).await;
             if let Some(told) = told.filter(|_| response.status().is_client_error()) {
                 let note = response.extensions().get::<ProblemNote>().cloned();
@@ -335,12 +336,11 @@ fn known_method(method: &Method) -> &'static str {
 /// A request that is let in.
 struct Admitted {
     principal: Principal,
-    usage: Arc<ProjectUsage>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
 /// A place among the requests that are served at once, for those that may ask. Also what does not exist is only told to
-/// somebody who may ask for something.
+/// somebody who may ask for something. What asks how the server is always passes.
 fn admit(state: &ApiState, request: &Request, access: Option<Access>) -> Result<Admitted, Refusal> {
     let is_from_outside = request.extensions().get::<OwnerOfDirectory>().is_none();
     if is_from_outside && state.credentials.is_open() {
@@ -348,24 +348,30 @@ fn admit(state: &ApiState, request: &Request, access: Option<Access>) -> Result<
     }
     let access = access.unwrap_or(READER);
     let now_us = state.clock.now_us();
-    let principal = who_asks(state.credentials.as_ref(), request, access, &state.project, now_us)?;
-    let usage = state.usage.of(principal.project().unwrap_or(&state.project));
-    // Whoever may lift a limit must get through to do it, and health checks are nobody's.
-    if (READER..ADMIN).contains(&access) {
-        usage.take_request().map_err(Refusal::of_nobody)?;
+    let unopened = request.extensions().get::<Unopened>();
+    let project = unopened.map_or(&state.project, |unopened| &unopened.project);
+    let principal = who_asks(state.credentials.as_ref(), request, access, project, now_us)?;
+    if matches!(request.uri().path(), "/healthz" | "/readyz") {
+        return Ok(Admitted { principal, _place: None });
     }
-    let place = place_of(state, request).map_err(Refusal::of_nobody)?;
+    if let Some(unopened) = unopened {
+        return Err(Refusal { problem: Box::new(unopened.problem.clone()), principal });
+    }
+    if request.uri().path() == "/metrics" {
+        return Ok(Admitted { principal, _place: None });
+    }
+    // Whoever may lift a limit must get through to do it.
+    if access < ADMIN {
+        state.usage.take_request().map_err(Refusal::of_nobody)?;
+    }
+    let place = place_of(state).map_err(Refusal::of_nobody)?;
     check_path(request).map_err(Refusal::of_nobody)?;
-    Ok(Admitted { principal, usage, _place: place })
+    Ok(Admitted { principal, _place: Some(place) })
 }
 
-/// 503 with Retry-After once too many requests are in flight, before memory grows. Health checks and metrics always pass.
-fn place_of(state: &ApiState, request: &Request) -> Result<Option<OwnedSemaphorePermit>, Problem> {
-    let is_about_the_server = matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics");
-    if is_about_the_server {
-        return Ok(None);
-    }
-    Arc::clone(&state.in_flight).try_acquire_owned().map(Some).map_err(|_| {
+/// 503 with Retry-After once too many requests are in flight, before memory grows.
+fn place_of(state: &ApiState) -> Result<OwnedSemaphorePermit, Problem> {
+    Arc::clone(&state.in_flight).try_acquire_owned().map_err(|_| {
         state.metrics.shed();
         Problem::overloaded("too many requests are being served; try again")
     })
@@ -396,11 +402,16 @@ async fn online(State(state): State<Arc<ApiState>>) -> Result<Json<Value>, Probl
     state.status.online().await.map(Json)
 }
 
-async fn metrics(State(state): State<Arc<ApiState>>) -> Result<Response, Problem> {
-    // A store that does not answer is a reason to look at metrics, not to give none.
-    let tables = state.status.tables().await.unwrap_or_default();
-    let revision = *state.registry.changes().borrow();
-    let text = state.metrics.text(revision, &tables, state.status.cache())?;
+/// Of all projects for whoever may ask in all and names none, else of the one.
+async fn metrics(State(state): State<Arc<ApiState>>, by: By) -> Result<Response, Problem> {
+    let failed = |error| Problem::internal("the metrics could not be written", error);
+    let all = state.projects.upgrade().filter(|_| state.is_main() && by.principal.project().is_none());
+    let states = all.map_or_else(|| vec![Arc::clone(&state)], |projects| projects.opened());
+    let mut families = Vec::new();
+    for state in states {
+        families.extend(state.gather_metrics().await.map_err(failed)?);
+    }
+    let text = text_of(families).map_err(failed)?;
     Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
 }
 

@@ -40,7 +40,8 @@ pub fn openapi() -> Value {
                 "token": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "eadem_<id>_<secret>; a server that nobody has made a token for needs none",
+                    "description": "eadem_<id>_<secret>; a server that nobody has made a token for needs none. A token of one project \
+                                    asks in that one; one of all projects names another than `default` by the header `Eadem-Project`",
                 },
             },
         },

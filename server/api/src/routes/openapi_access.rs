@@ -104,7 +104,7 @@ pub(super) fn schemas() -> Value {
 }
 
 fn project_name() -> Value {
-    json!({ "type": "string", "pattern": "^[a-z][a-z0-9_-]{0,62}$" })
+    json!({ "type": "string", "pattern": "^[a-z][a-z0-9_]{0,31}$" })
 }
 
 /// A schema for each quota.

@@ -26,7 +26,7 @@ pub(super) struct NewProjectBody {
 
 /// `GET /projects`
 pub(super) async fn list(State(state): State<Arc<ApiState>>, by: By) -> Result<Json<Value>, Problem> {
-    let projects = state.registry.projects().await.map_err(|error| registry_problem(&error))?;
+    let projects = state.main_registry.projects().await.map_err(|error| registry_problem(&error))?;
     let is_visible = |project: &&ProjectRecord| by.principal.project().is_none_or(|own| own == project.name);
     let projects: Vec<Value> = projects.iter().filter(is_visible).map(project_json).collect();
     Ok(Json(json!({ "projects": projects })))
@@ -39,8 +39,9 @@ pub(super) async fn create(
     JsonBody(body): JsonBody<NewProjectBody>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     check_all_projects(&by.principal)?;
-    let made = state.registry_of(&by.actor).create_project(&body.name, state.clock.now_us()).await;
+    let made = state.main_registry_of(&by.actor).create_project(&body.name, state.clock.now_us()).await;
     let made = made.map_err(|error| registry_problem(&error))?;
+    state.credentials.refresh().await?;
     Ok((StatusCode::CREATED, Json(project_json(&made))))
 }
 
@@ -53,7 +54,7 @@ pub(super) async fn get(
     if by.principal.project().is_some_and(|own| own != name) {
         return Err(Problem::not_found("unknown_project", format!("unknown project `{name}`")));
     }
-    let project = state.registry.project(&name).await.map_err(|error| registry_problem(&error))?;
+    let project = state.main_registry.project(&name).await.map_err(|error| registry_problem(&error))?;
     Ok(Json(project_json(&project)))
 }
 
@@ -72,7 +73,7 @@ pub(super) async fn set_quotas(
         return Err(Problem::bad_request("malformed_request", detail));
     }
     let now_us = state.clock.now_us();
-    let project = state.registry_of(&by.actor).set_quotas(&name, &quotas, now_us).await;
+    let project = state.main_registry_of(&by.actor).set_quotas(&name, &quotas, now_us).await;
     let project = project.map_err(|error| registry_problem(&error))?;
     state.credentials.refresh().await?;
     Ok(Json(project_json(&project)))

@@ -61,7 +61,7 @@ pub(super) async fn create(
         secret_hash: secret.secret_hash,
         expires_at_us,
     };
-    let made = state.registry_of(&by.actor).create_token(&token, now_us).await;
+    let made = state.main_registry_of(&by.actor).create_token(&token, now_us).await;
     let made = made.map_err(|error| registry_problem(&error))?;
     state.credentials.refresh().await?;
     let mut json = token_json(&made, now_us);
@@ -85,7 +85,7 @@ fn project_of(principal: &Principal, asked: Option<String>) -> Result<Option<Str
 /// `GET /tokens`
 pub(super) async fn list(State(state): State<Arc<ApiState>>, by: By) -> Result<Json<Value>, Problem> {
     let now_us = state.clock.now_us();
-    let tokens = state.registry.tokens().await.map_err(|error| registry_problem(&error))?;
+    let tokens = state.main_registry.tokens().await.map_err(|error| registry_problem(&error))?;
     let visible = tokens.iter().filter(|token| is_visible(&by.principal, token));
     let tokens: Vec<Value> = visible.map(|token| token_json(token, now_us)).collect();
     Ok(Json(json!({ "tokens": tokens })))
@@ -109,7 +109,7 @@ pub(super) async fn revoke(
 ) -> Result<Json<Value>, Problem> {
     visible_token(&state, &by, &id).await?;
     let now_us = state.clock.now_us();
-    let revoked = state.registry_of(&by.actor).revoke_token(&id, now_us).await;
+    let revoked = state.main_registry_of(&by.actor).revoke_token(&id, now_us).await;
     let revoked = revoked.map_err(|error| registry_problem(&error))?;
     state.credentials.refresh().await?;
     Ok(Json(token_json(&revoked, now_us)))
@@ -121,7 +121,7 @@ fn is_visible(principal: &Principal, token: &TokenRecord) -> bool {
 
 /// A token of another project does not exist for whoever may act in one.
 async fn visible_token(state: &ApiState, by: &By, id: &str) -> Result<TokenRecord, Problem> {
-    let token = state.registry.token(id).await.map_err(|error| registry_problem(&error))?;
+    let token = state.main_registry.token(id).await.map_err(|error| registry_problem(&error))?;
     if is_visible(&by.principal, &token) {
         return Ok(token);
     }

@@ -22,7 +22,7 @@ const LIMIT_MAX: u32 = 1_000;
 /// `GET /trail`: the newest first; after a number, those that follow it, the oldest first.
 pub(super) async fn list(State(state): State<Arc<ApiState>>, by: By, uri: Uri) -> Result<Json<Value>, Problem> {
     let filter = read_filter(uri.query())?;
-    check_all_projects(&by.principal)?;
+    check_all_projects(&state, &by.principal)?;
     let entries = state.registry.trail(&filter).await.map_err(|error| registry_problem(&error))?;
     let head = state.registry.trail_head().await.map_err(|error| registry_problem(&error))?;
     let entries = entries.iter().map(entry_json).collect::<Result<Vec<Value>, Problem>>()?;
@@ -34,15 +34,17 @@ pub(super) async fn verify(State(state): State<Arc<ApiState>>, by: By, uri: Uri)
     let query = RawQuery::parse(uri.query())?;
     query.check(&["head"], None)?;
     let known = query.get("head")?.map(|text| read_head(&text)).transpose()?;
-    check_all_projects(&by.principal)?;
+    check_all_projects(&state, &by.principal)?;
     let verdict = state.registry.verify_trail(known).await.map_err(|error| registry_problem(&error))?;
     Ok(Json(json!(verdict)))
 }
 
-/// The chain is one for all projects, so that whoever sees all of it can check it, and nobody else sees any.
-fn check_all_projects(principal: &Principal) -> Result<(), Problem> {
-    let Some(own) = principal.project() else { return Ok(()) };
-    let detail = format!("the trail is that of all projects; an admin of the project `{own}` cannot read it");
+/// Each project has a trail of its own. That of the first one also tells what concerns all of them, so that nobody sees any of it
+/// who may not see everything.
+fn check_all_projects(state: &ApiState, principal: &Principal) -> Result<(), Problem> {
+    let Some(own) = principal.project().filter(|_| state.is_main()) else { return Ok(()) };
+    let detail =
+        format!("the trail of the project `{own}` is also that of all projects; only an admin of all of them reads it");
     Err(Problem::new(StatusCode::FORBIDDEN, "other_project", detail))
 }
 

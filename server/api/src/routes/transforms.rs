@@ -75,7 +75,7 @@ pub(super) async fn upload(
     }
     let registry = state.registry_of(&by.actor);
     registry.check_upload(received.bytes as u64).await.map_err(|error| registry_problem(&error))?;
-    let checked = state.uploads.check(&received, query.wish).await?;
+    let checked = state.uploads.check(&received, query.wish, &state.metrics).await?;
     let accepted = &checked.accepted;
     let now_us = state.clock.now_us();
     if query.dry_run {

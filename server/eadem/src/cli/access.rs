@@ -85,7 +85,7 @@ pub(crate) enum TrailVerb {
 pub(crate) enum ProjectVerb {
     /// Make a project.
     Create {
-        /// Its name: lower-case letters, digits, `_` and `-`.
+        /// Its name: a lower-case letter, then lower-case letters, digits and `_`, 32 at most.
         name: String,
     },
     /// All projects, and how much each may have.

@@ -98,7 +98,8 @@ impl JobsVerb {
 
 /// Not through the routes: like a server, a worker is a process that the store runs in, not one that asks it something.
 async fn work(context: &Context, ids: &[String], wait: bool) -> anyhow::Result<()> {
-    let runner = Beside::open(&context.project()?, &context.layered()?.config).await?.jobs();
+    let beside = Beside::open(&context.project()?, &context.layered()?.config).await?;
+    let runner = beside.jobs(context.project_name()).await?;
     let mut tried = BTreeSet::new();
     let mut worked_on: Vec<Job> = Vec::new();
     let (told, told_to_leave) = watch::channel(false);

@@ -16,7 +16,9 @@ mod versions;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use axum::Router;
 use clap::{Args, Parser, Subcommand};
+use eadem_registry::DEFAULT_PROJECT;
 
 use crate::client::Client;
 use crate::config::{self, Config, Layered};
@@ -39,6 +41,9 @@ pub(crate) struct Global {
     /// Folder of the project; default: the nearest one upwards that has an eadem.toml.
     #[arg(long, global = true, env = "EADEM_HOME")]
     project: Option<PathBuf>,
+    /// The project on the server, or in this folder, that the verb is about; default: the one that the token is for.
+    #[arg(long, global = true, value_name = "NAME", env = "EADEM_PROJECT")]
+    in_project: Option<String>,
     /// How results are printed.
     #[arg(long, global = true, value_enum, default_value_t)]
     output: Format,
@@ -224,7 +229,7 @@ impl Context {
         }
         let (project, config) = (self.project()?, self.layered()?.config);
         match Home::open(&project, &config).await {
-            Ok(home) => Ok(Client::in_process(home.router())),
+            Ok(home) => self.in_process(home.router()),
             Err(OpenError::Serving { address }) => self.local_server(&project, &config, &address),
             Err(OpenError::Busy(error)) => Err(error.into()),
             Err(OpenError::Other(error)) => Err(error),
@@ -239,9 +244,9 @@ impl Context {
         }
         let (project, config) = (self.project()?, self.layered()?.config);
         match Home::open(&project, &config).await {
-            Ok(home) => Ok(Client::in_process(home.router())),
+            Ok(home) => self.in_process(home.router()),
             Err(OpenError::Serving { address }) => self.local_server(&project, &config, &address),
-            Err(OpenError::Busy(_)) => Ok(Client::in_process(Beside::open(&project, &config).await?.router().await?)),
+            Err(OpenError::Busy(_)) => self.in_process(Beside::open(&project, &config).await?.router()),
             Err(OpenError::Other(error)) => Err(error),
         }
     }
@@ -254,9 +259,9 @@ impl Context {
         }
         let (project, config) = (self.project()?, self.layered()?.config);
         match Home::open(&project, &config).await {
-            Ok(home) => Ok(Client::in_process(home.router())),
+            Ok(home) => self.in_process(home.router()),
             Err(OpenError::Serving { .. } | OpenError::Busy(_)) => {
-                Ok(Client::in_process(Beside::open(&project, &config).await?.router().await?))
+                self.in_process(Beside::open(&project, &config).await?.router())
             }
             Err(OpenError::Other(error)) => Err(error),
         }
@@ -265,14 +270,31 @@ impl Context {
     fn named_server(&self) -> anyhow::Result<Option<Client>> {
         let Some(url) = &self.global.server else { return Ok(None) };
         let trust = Trust::Authorities(self.global.server_ca.clone());
-        Client::remote(url, self.token()?.as_deref(), &trust).map(Some)
+        self.about(Client::remote(url, self.token()?.as_deref(), &trust)?).map(Some)
     }
 
     /// A client of the server that runs on this project's directory.
     pub(crate) fn local_server(&self, project: &Path, config: &Config, address: &str) -> anyhow::Result<Client> {
         let files = config.server.certificate_files(project)?;
         let trust = files.map_or(Trust::Authorities(None), |(certificate, _)| Trust::Exactly(certificate));
-        Client::local(address, self.token()?.as_deref(), &trust)
+        self.about(Client::local(address, self.token()?.as_deref(), &trust)?)
+    }
+
+    fn in_process(&self, router: Router) -> anyhow::Result<Client> {
+        self.about(Client::in_process(router))
+    }
+
+    /// A client whose requests are about the project that was named.
+    fn about(&self, client: Client) -> anyhow::Result<Client> {
+        match &self.global.in_project {
+            Some(project) => client.in_project(project),
+            None => Ok(client),
+        }
+    }
+
+    /// The project that the verb is about where there is no token.
+    pub(crate) fn project_name(&self) -> &str {
+        self.global.in_project.as_deref().unwrap_or(DEFAULT_PROJECT)
     }
 
     /// The token to send: from the file that was named, else from the environment.

@@ -174,7 +174,7 @@ fn parse_replication(text: &str) -> Result<Replication, String> {
 
 impl OnlineInit {
     async fn run(self, context: &Context) -> anyhow::Result<()> {
-        let database = context.layered()?.config.store.online_database()?.context(
+        let database = context.layered()?.config.store.online_database(context.project_name())?.context(
             "the online store is the embedded one, which needs no schema; `store.online` in eadem.toml names a database",
         )?;
         let options = SchemaOptions { replication: self.replication, lease_ms: self.lease_ms, buckets: self.buckets };

@@ -111,6 +111,15 @@ impl ScyllaConfig {
         }
     }
 
+    /// The same with another keyspace.
+    ///
+    /// # Errors
+    /// It has no usable name.
+    pub fn in_keyspace(self, keyspace: &str) -> Result<Self, StoreError> {
+        check_keyspace(keyspace)?;
+        Ok(Self { keyspace: keyspace.to_owned(), ..self })
+    }
+
     /// Reads `scylla://[user:password@]host[:port],host2/keyspace?option=value&…`. User and password may have
     /// percent-encoded characters. `docs/online-scylla.md` lists the options.
     ///

@@ -83,6 +83,14 @@ pub struct Registry {
     shared: Arc<Shared>,
     /// Who changes it through this handle.
     actor: Arc<Actor>,
+    project: Arc<OfProject>,
+}
+
+/// The project that a registry's definitions belong to.
+struct OfProject {
+    name: String,
+    /// Where it is kept what the project may have; `None`: in this registry itself.
+    main: Option<Registry>,
 }
 
 struct Shared {
@@ -143,6 +151,7 @@ pub(crate) struct Change {
     session: Session,
     shared: Arc<Shared>,
     actor: Arc<Actor>,
+    project: Arc<OfProject>,
 }
 
 impl std::ops::Deref for Change {
@@ -267,7 +276,8 @@ impl Registry {
             database::follow(address.clone(), Arc::downgrade(&shared));
         }
         shared.refresh().await?;
-        let registry = Self { shared, actor: Arc::new(Actor::system()) };
+        let project = Arc::new(OfProject { name: DEFAULT_PROJECT.to_owned(), main: None });
+        let registry = Self { shared, actor: Arc::new(Actor::system()), project };
         registry.index_if_empty().await?;
         Ok(registry)
     }
@@ -276,6 +286,13 @@ impl Registry {
     #[must_use]
     pub fn acting(&self, actor: Actor) -> Self {
         Self { actor: Arc::new(actor), ..self.clone() }
+    }
+
+    /// The same registry as that of a project whose quotas are kept in another one, with those of all projects.
+    #[must_use]
+    pub fn of_project(&self, name: &str, main: &Self) -> Self {
+        let project = OfProject { name: name.to_owned(), main: Some(main.clone()) };
+        Self { project: Arc::new(project), ..self.clone() }
     }
 
     /// Closes all connections; what is committed is in the database.
@@ -326,8 +343,8 @@ impl Registry {
 
     pub(crate) async fn change(&self) -> Result<Change, RegistryError> {
         let transaction = self.shared.database.begin_change().await?;
-        let (shared, actor) = (Arc::clone(&self.shared), Arc::clone(&self.actor));
-        Ok(Change { session: Session { transaction }, shared, actor })
+        let (shared, actor, project) = (Arc::clone(&self.shared), Arc::clone(&self.actor), Arc::clone(&self.project));
+        Ok(Change { session: Session { transaction }, shared, actor, project })
     }
 
     pub(crate) fn readers(&self) -> &AnyPool {

@@ -1,6 +1,7 @@
 //! Projects, and how much each may have.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use eadem_values::Digest;
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,8 @@ use crate::error::{ObjectKind, RegistryError};
 /// The project of whatever names none.
 pub const DEFAULT_PROJECT: &str = "default";
 
-const NAME_BYTES_MAX: usize = 63;
+/// Schemas and keyspaces are named after projects, with something before.
+const NAME_BYTES_MAX: usize = 32;
 
 /// What a project may have at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -179,15 +181,19 @@ impl Registry {
 }
 
 impl Change {
-    /// The project that what is written belongs to.
-    fn project(&self) -> &str {
-        self.actor().project.as_deref().unwrap_or(DEFAULT_PROJECT)
+    /// What the project may have that is changed.
+    async fn quotas(&mut self) -> Result<BTreeMap<Quota, u64>, RegistryError> {
+        let project = Arc::clone(&self.project);
+        let record = match &project.main {
+            None => load_project(self, &project.name).await?,
+            Some(main) => main.project(&project.name).await?,
+        };
+        Ok(record.quotas)
     }
 
     /// Whether one more component of this many bytes may be stored.
     pub(crate) async fn check_components(&mut self, bytes: u64) -> Result<(), RegistryError> {
-        let project = self.project().to_owned();
-        let quotas = load_project(self, &project).await?.quotas;
+        let quotas = self.quotas().await?;
         let row = sqlx::query(
             "SELECT count(*) AS components, CAST(coalesce(sum(component_bytes), 0) AS BIGINT) AS bytes FROM transform",
         )
@@ -197,7 +203,7 @@ impl Change {
         for (quota, after) in
             [(Quota::Components, stored[0].saturating_add(1)), (Quota::ComponentBytes, stored[1].saturating_add(bytes))]
         {
-            check(&project, &quotas, quota, after)?;
+            check(&self.project.name, &quotas, quota, after)?;
         }
         Ok(())
     }
@@ -206,8 +212,7 @@ impl Change {
     /// ever; one that has just been made is somebody's in a moment.
     pub(crate) async fn check_jobs(&mut self, id: &str, now_us: i64) -> Result<(), RegistryError> {
         const JUST_MADE_US: i64 = 15_000_000;
-        let project = self.project().to_owned();
-        let quotas = load_project(self, &project).await?.quotas;
+        let quotas = self.quotas().await?;
         if !quotas.contains_key(&Quota::Jobs) {
             return Ok(());
         }
@@ -220,7 +225,7 @@ impl Change {
         .bind(now_us)
         .fetch_one(self.sql())
         .await?;
-        check(&project, &quotas, Quota::Jobs, unsigned::<u64>(at_work)?.saturating_add(1))
+        check(&self.project.name, &quotas, Quota::Jobs, unsigned::<u64>(at_work)?.saturating_add(1))
     }
 }
 
@@ -242,15 +247,16 @@ fn digest(project: &ProjectRecord) -> Digest {
     Digest::of(&serde_json::to_vec(project).unwrap_or_default())
 }
 
-/// Names of projects stand in paths, on command lines and in metrics.
+/// Names of projects stand in paths, on command lines and in metrics, and databases have their rules for what is named after
+/// them.
 fn check_name(name: &str) -> Result<(), RegistryError> {
-    let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
+    let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     let begins_well = name.bytes().next().is_some_and(|first| first.is_ascii_lowercase());
     if begins_well && name.len() <= NAME_BYTES_MAX && name.bytes().all(is_word) {
         return Ok(());
     }
     Err(RegistryError::Invalid(format!(
-        "`{name}` is no name of a project: a lower-case letter, then at most {} lower-case letters, digits, `_` and `-`",
+        "`{name}` is no name of a project: a lower-case letter, then at most {} lower-case letters, digits and `_`",
         NAME_BYTES_MAX - 1
     )))
 }

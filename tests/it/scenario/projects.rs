@@ -1,0 +1,234 @@
+//! Several projects on one server: one name means something else in each, and nothing of one is seen from another.
+
+use serde_json::{Value as Json, json};
+
+use super::project::{Project, Server};
+
+const DEFINITIONS: &str = r#"
+[entity.aircraft]
+keys = { tailnum = "utf8" }
+
+[source.planes]
+csv = { path = "data" }
+types = { year = "int64", engines = "int64", seats = "int64" }
+event_time = 2000-01-01T00:00:00Z
+
+[view.plane_profile]
+entity = "aircraft"
+source = "planes"
+transform = "transforms/plane_profile.wasm"
+
+[service.planes]
+features = ["plane_profile:*"]
+"#;
+
+const FRAUD: &[&str] = &["--in-project", "fraud"];
+
+fn planes(seats: u32) -> String {
+    format!(
+        "tailnum,year,type,manufacturer,model,engines,seats,engine\n\
+         N1,1999,Fixed wing multi engine,BOEING,737-800,2,{seats},Turbo-fan\n"
+    )
+}
+
+/// A project whose planes have 160 seats, and one in which they have 7.
+fn two_projects() -> Project {
+    let project = Project::new();
+    project.add_component("plane_profile");
+    project.write("features/planes.toml", DEFINITIONS);
+    project.write("data/planes.csv", planes(160));
+    project.write("projects/fraud/data/planes.csv", planes(7));
+    project.succeed(&["project", "create", "fraud"]);
+    for of in [&[], FRAUD] {
+        for verb in ["apply", "backfill", "materialize"] {
+            project.succeed(&[&[verb], of].concat());
+        }
+    }
+    project
+}
+
+fn token(project: &Project, name: &str, role: &str, of: Option<&str>) -> String {
+    let of = of.map_or(vec![], |of| vec!["--for-project", of]);
+    let made = project.json(&[&["token", "create", "--name", name, "--role", role], of.as_slice()].concat());
+    made["token"].as_str().unwrap().to_owned()
+}
+
+/// Who asks, and which project is named.
+struct Asker<'a> {
+    server: &'a Server,
+    token: Option<&'a str>,
+    project: Option<&'a str>,
+}
+
+impl Asker<'_> {
+    fn ask(&self, method: &str, path: &str, body: &Json) -> (u16, Json) {
+        let token = self.token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+        let project = self.project.map(|project| format!("Eadem-Project: {project}\r\n")).unwrap_or_default();
+        let headers = format!("Host: localhost\r\n{token}{project}Content-Type: application/json\r\n");
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let (status, text) = self.server.raw(method, path, &headers, body.as_bytes());
+        (status, serde_json::from_str(&text).unwrap_or(Json::String(text)))
+    }
+
+    fn get(&self, path: &str) -> (u16, Json) {
+        self.ask("GET", path, &Json::Null)
+    }
+
+    /// How many seats the plane has, or why that is not told.
+    fn seats(&self) -> Result<i64, (u16, String)> {
+        let (status, reply) = self.get("/features/N1?service=planes@1");
+        match reply["features"]["seats"].as_i64() {
+            Some(seats) => Ok(seats),
+            None => Err((status, reply["code"].as_str().unwrap_or(&reply.to_string()).to_owned())),
+        }
+    }
+}
+
+#[test]
+fn a_name_means_something_else_in_each_project() {
+    let project = two_projects();
+    let seats = |of: &[&str]| project.json(&[&["get", "N1", "--service", "planes@1"], of].concat());
+    assert_eq!(seats(&[])["features"]["seats"], 160);
+    assert_eq!(seats(FRAUD)["features"]["seats"], 7);
+    let said = project.fail(&["get", "N1", "--service", "planes@1", "--in-project", "nobody"]);
+    assert!(said.contains("unknown project `nobody`"), "{said}");
+    for folder in ["offline", "online", "registry.sqlite"] {
+        assert!(project.path(&format!(".eadem/projects/fraud/{folder}")).exists(), "{folder}");
+    }
+
+    // A service that only one of them has.
+    project.write("features/seats.toml", "[service.seats]\nfeatures = [\"plane_profile:seats\"]\n");
+    project.succeed(&[&["apply"], FRAUD].concat());
+    assert_eq!(project.json(&["get", "N1", "--service", "seats@1", FRAUD[0], FRAUD[1]])["features"]["seats"], 7);
+    assert!(project.fail(&["get", "N1", "--service", "seats@1"]).contains("unknown service"));
+
+    // Each has jobs and a trail of its own.
+    let jobs = |of: &[&str]| project.json(&[&["jobs", "list"], of].concat())["jobs"].as_array().unwrap().len();
+    assert_eq!((jobs(&[]), jobs(FRAUD)), (2, 2));
+    project.succeed(&[&["backfill"], FRAUD].concat());
+    assert_eq!((jobs(&[]), jobs(FRAUD)), (2, 3));
+    project.succeed(&["trail", "verify"]);
+    project.succeed(&[&["trail", "verify"], FRAUD].concat());
+
+    // What is erased in one is still there in the other.
+    let erase = ["erase", "--entity", "aircraft", "--key", "tailnum=N1"];
+    project.succeed(&[erase.as_slice(), FRAUD].concat());
+    assert_eq!(seats(FRAUD)["features"]["seats"], Json::Null);
+    assert_eq!(seats(&[])["features"]["seats"], 160);
+}
+
+#[test]
+fn a_token_reaches_its_project_and_no_other() {
+    let project = two_projects();
+    let root = token(&project, "root", "admin", None);
+    let fraud = token(&project, "fraud", "admin", Some("fraud"));
+    let own = token(&project, "own", "admin", Some("default"));
+    let server = project.serve();
+    let asker = |token: &'static str, project: &'static str| {
+        let token = match token {
+            "root" => Some(root.as_str()),
+            "fraud" => Some(fraud.as_str()),
+            "own" => Some(own.as_str()),
+            _ => None,
+        };
+        Asker { server: &server, token, project: (!project.is_empty()).then_some(project) }
+    };
+    for (token, named, expected) in [
+        ("root", "", Ok(160)),
+        ("root", "default", Ok(160)),
+        ("root", "fraud", Ok(7)),
+        ("own", "", Ok(160)),
+        ("own", "default", Ok(160)),
+        ("fraud", "", Ok(7)),
+        ("fraud", "fraud", Ok(7)),
+        ("root", "nobody", Err((404, "unknown_project"))),
+        ("own", "fraud", Err((403, "other_project"))),
+        ("fraud", "default", Err((403, "other_project"))),
+        // Whether there is such a project is nobody else's business.
+        ("fraud", "nobody", Err((403, "other_project"))),
+        ("", "fraud", Err((401, "no_credential"))),
+        ("", "nobody", Err((401, "no_credential"))),
+    ] {
+        let expected = expected.map_err(|(status, code)| (status, code.to_owned()));
+        assert_eq!(asker(token, named).seats(), expected, "{token} asks in `{named}`");
+    }
+    assert_eq!(asker("", "nobody").get("/healthz").0, 200);
+
+    // The trail of a project is its own; that of the first one tells of all.
+    let verbs = |asker: Asker<'_>| -> Vec<String> {
+        let (status, page) = asker.get("/trail");
+        assert_eq!(status, 200, "{page}");
+        page["entries"].as_array().unwrap().iter().map(|entry| entry["verb"].as_str().unwrap().to_owned()).collect()
+    };
+    let told = verbs(asker("fraud", ""));
+    assert!(told.contains(&"apply".to_owned()) && !told.contains(&"create token".to_owned()), "{told:?}");
+    assert!(verbs(asker("root", "")).contains(&"create project".to_owned()));
+    assert_eq!(asker("own", "").get("/trail").0, 403);
+    assert_eq!(asker("fraud", "").get("/trail/verification").1["faults"], json!([]));
+
+    // Metrics are of one project, or of all.
+    let metrics = |asker: Asker<'_>| asker.get("/metrics").1.as_str().unwrap().to_owned();
+    let has =
+        |text: &str, project: &str| text.contains(&format!("eadem_project_requests_total{{project=\"{project}\"}}"));
+    let (all, one) = (metrics(asker("root", "")), metrics(asker("fraud", "")));
+    assert!(has(&all, "default") && has(&all, "fraud") && !has(&one, "default") && has(&one, "fraud"), "{all}\n{one}");
+    let headings = all.lines().filter(|line| *line == "# TYPE eadem_project_requests_total counter").count();
+    assert_eq!(headings, 1, "what is told of one metric stands together");
+
+    // A project that has just been made is there.
+    assert_eq!(asker("root", "").ask("POST", "/projects", &json!({ "name": "new" })).0, 201);
+    assert_eq!(asker("root", "new").seats(), Err((404, "unknown_service".to_owned())));
+    let tokens = asker("fraud", "").get("/tokens").1;
+    assert_eq!(tokens["tokens"].as_array().unwrap().len(), 1, "{tokens}");
+}
+
+#[test]
+fn a_quota_is_that_of_one_project() {
+    let project = two_projects();
+    let root = token(&project, "root", "admin", None);
+    let author = token(&project, "author", "author", Some("fraud"));
+    let server = project.serve();
+    let main = Asker { server: &server, token: Some(&root), project: None };
+    let fraud = Asker { server: &server, token: Some(&author), project: None };
+    let limit = |quotas: Json| {
+        let (status, said) = main.ask("POST", "/projects/fraud/quotas", &quotas);
+        assert_eq!(status, 200, "{said}");
+    };
+    limit(json!({ "requests_per_s": 0 }));
+    assert_eq!(fraud.seats(), Err((429, "quota_requests".to_owned())));
+    assert_eq!(main.seats(), Ok(160));
+    limit(json!({ "requests_per_s": null, "components": 1 }));
+    assert_eq!(fraud.seats(), Ok(7));
+    let component = std::fs::read(super::project::component("tail_number")).unwrap();
+    let upload = |token: &str| {
+        let headers = format!("Host: localhost\r\nAuthorization: Bearer {token}\r\nContent-Type: application/wasm\r\n");
+        let (status, text) = server.raw("POST", "/transforms", &headers, &component);
+        (status, serde_json::from_str::<Json>(&text).unwrap())
+    };
+    let (status, refused) = upload(&author);
+    assert_eq!((status, refused["code"].as_str()), (413, Some("quota_components")), "{refused}");
+    assert!(refused["detail"].as_str().unwrap().contains("`fraud`"), "{refused}");
+    assert_eq!(upload(&root).0, 201);
+}
+
+/// Whoever is let in to one project names no file of another, and none outside.
+#[test]
+fn files_of_other_projects_are_out_of_reach() {
+    let project = two_projects();
+    let tokens = ["fraud", "default"].map(|of| (of, token(&project, of, "author", Some(of))));
+    let main_file = project.path("data/planes.csv");
+    let other_file = project.path("projects/fraud/data/planes.csv");
+    let server = project.serve();
+    for (of, token) in &tokens {
+        let asker = Asker { server: &server, token: Some(token), project: None };
+        let foreign = if *of == "fraud" { &main_file } else { &other_file };
+        for spine in [foreign.to_str().unwrap(), "../../data/planes.csv", ".eadem/projects/fraud/registry.sqlite"] {
+            let spec = json!({ "service": "planes@1", "spine": spine, "output": "out.parquet" });
+            let (status, problem) = asker.ask("POST", "/jobs/dataset", &spec);
+            // In the folder of the other project there is no such file.
+            let is_inside = *of == "fraud" && spine.starts_with(".eadem");
+            let expected = if is_inside { 400..=422 } else { 403..=403 };
+            assert!(expected.contains(&status), "{of} {spine}: {status} {problem}");
+        }
+    }
+}
