@@ -3,6 +3,7 @@
 //! One thread for each connection, with plain blocking sockets: next to nothing is spent beside the server, and a thread
 //! sleeps to within some tens of microseconds, where timers of an event loop have a millisecond.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Barrier;
@@ -51,7 +52,7 @@ pub(crate) struct Load<'a> {
 pub(crate) struct Overloaded {
     /// Requests that got what they asked for.
     pub(crate) served: u64,
-    /// Requests that got a 503 that says when to come back.
+    /// Requests that got a 503 or a 429 that says when to come back.
     pub(crate) refused: u64,
     /// All others: answered otherwise, on a connection that broke, or not even sent because every connection waited.
     pub(crate) lost: u64,
@@ -187,7 +188,7 @@ impl Load<'_> {
             };
             match reply.status {
                 200 if is_served(body) => counts.served += 1,
-                503 if reply.says_when_to_come_back => counts.refused += 1,
+                429 | 503 if reply.says_when_to_come_back => counts.refused += 1,
                 _ => counts.lost += 1,
             }
             connection = Some(open);
@@ -313,12 +314,28 @@ pub(crate) fn ask_once(address: &str, request: &[u8]) -> Result<Vec<u8>> {
 
 /// A `POST` of JSON.
 pub(crate) fn post(address: &str, path: &str, body: &serde_json::Value) -> Vec<u8> {
+    post_with(address, path, "", body)
+}
+
+/// The same with more headers, each a line.
+pub(crate) fn post_with(address: &str, path: &str, headers: &str, body: &serde_json::Value) -> Vec<u8> {
     let body = body.to_string();
     let length = body.len();
     format!(
-        "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\n{headers}content-length: {length}\r\n\r\n{body}"
     )
     .into_bytes()
+}
+
+/// What the server counts under this name: by labels, as they are written.
+pub(crate) fn metrics(address: &str, name: &str) -> Result<BTreeMap<String, f64>> {
+    let request = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    let text = String::from_utf8(ask_once(address, request.as_bytes())?)?;
+    let samples = text.lines().filter_map(|line| {
+        let (labels, value) = line.strip_prefix(name)?.strip_prefix('{')?.split_once("} ")?;
+        Some((labels.to_owned(), value.parse().ok()?))
+    });
+    Ok(samples.collect())
 }
 
 #[cfg(test)]

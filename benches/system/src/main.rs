@@ -1,4 +1,4 @@
-//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6, F7, H1 to H9, R1 to R4, R7 and S1 to S10, all of them or those named,
+//! `eadem-benches-system [--bar] [ID…]`: measures the bars of whole processes, F1, F6, F7, H1 to H9, R1 to R7 and S1 to S10, all of them or those named,
 //! and replaces their figures in `target/bench/results.json`.
 //!
 //! Verbs besides are processes that are measured or prepare for it: `accept`, `backfill` and `baseline` of F6, `fill` and
@@ -16,8 +16,10 @@ mod join;
 mod load;
 mod mirror;
 mod overload;
+mod planes;
 mod process;
 mod project;
+mod quotas;
 mod race;
 mod registry;
 mod scale;
@@ -56,6 +58,7 @@ const BARS: &[Bar] = &[
     ("R3", uploads::r3),
     ("R4", effect::r4),
     ("R5", soak::r5),
+    ("R6", quotas::r6),
     ("R7", soak::r7),
     ("S1", serving::s1),
     ("S2", serving::s2),

@@ -1,7 +1,5 @@
 //! R3: `eadem serve` at half of what it can do, while components are uploaded, valid and hostile ones.
 
-use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -9,13 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use arrow_array::cast::AsArray;
 use eadem_benches::bars::Measured;
 use eadem_benches::results::{Figure, load_average};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value as Json, json};
 
-use crate::load::{Answered, Load, Pace, post};
+use crate::load::{Answered, Load, Pace, metrics, post};
+use crate::planes;
 use crate::process::{median, root};
 use crate::project::{self, Contents};
 use crate::serving::{PATH, Server, results};
@@ -45,51 +42,15 @@ const HOSTILE: [&str; 10] = [
     "deep_recursion",
 ];
 
-const DEFINITIONS: &str = r#"
-[entity.aircraft]
-keys = { tailnum = "utf8" }
-
-[source.planes]
-parquet = "PLANES"
-event_time = 2000-01-01T00:00:00Z
-
-[view.plane_profile]
-entity = "aircraft"
-source = "planes"
-transform = "transforms/plane_profile.wasm"
-
-[service.planes]
-features = ["plane_profile:*"]
-"#;
-
-fn planes() -> Result<PathBuf> {
-    let planes = root().join("demo/data/planes.parquet");
-    planes.canonicalize().with_context(|| planes.display().to_string())
-}
-
 /// Where what is uploaded lies, and a project that is served; made anew each time.
 fn project() -> Result<PathBuf> {
-    let definitions = DEFINITIONS.replace("PLANES", &planes()?.display().to_string());
+    let definitions = planes::definitions()?;
     let contents = Contents { components: &["plane_profile"], settings: "", definitions: &definitions };
     let folder = project::make("uploads", &contents)?;
     for verb in [&["apply"][..], &["backfill"], &["materialize"]] {
         project::run(&folder, verb)?;
     }
     Ok(folder)
-}
-
-/// One request for each aircraft.
-fn requests(address: &str) -> Result<Vec<Vec<u8>>> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(planes()?)?)?.build()?;
-    let mut requests = Vec::new();
-    for batch in reader {
-        let batch = batch?;
-        let names = batch.column_by_name("tailnum").context("planes have no tailnum")?;
-        let names = arrow_array::StringArray::from_iter(names.as_string_opt::<i32>().context("tailnum")?);
-        let body = |name: &str| json!({ "service": "planes@1", "entities": [{ "tailnum": name }] });
-        requests.extend(names.iter().flatten().map(|name| post(address, PATH, &body(name))));
-    }
-    Ok(requests)
 }
 
 /// The component with one more custom section at its end: another digest, and nothing else.
@@ -160,7 +121,7 @@ pub(crate) fn r3() -> Result<Measured> {
     let folder = project()?;
     let server = Server::eadem(&folder)?;
     let address = server.address.as_str();
-    let requests = requests(address)?;
+    let requests: Vec<Vec<u8>> = planes::bodies()?.iter().map(|body| post(address, PATH, body)).collect();
     let first = results(address, &json!({ "service": "planes@1", "entities": [{ "tailnum": "N14228" }] }))?;
     ensure!(first[0]["features"]["seats"].is_number(), "no features came: {}", first[0]);
 
@@ -202,8 +163,7 @@ pub(crate) fn r3() -> Result<Measured> {
         busy.percentile_ms(0.99),
         busy.latencies_us.len()
     );
-    let counted = outcomes(address)?;
-    println!("checks: {counted:?}");
+    println!("checks: {:?}", metrics(address, "eadem_upload_checks_total")?);
     let name = "p95 at half of saturation while components are uploaded, half of them hostile, against the greater of twice the \
                 quiet p95 and 2 ms more; runs: uploads";
     let figures = vec![
@@ -215,19 +175,6 @@ pub(crate) fn r3() -> Result<Measured> {
         failures.push(format!("p95 is {busy_ms:.3} ms, more than {baseline_ms:.3} ms"));
     }
     Ok(Measured { figures, failure: (!failures.is_empty()).then(|| failures.join("; ")) })
-}
-
-/// What came of the checks, as the server counts them.
-fn outcomes(address: &str) -> Result<BTreeMap<String, u64>> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.write_all(format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes())?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let counted = text.lines().filter_map(|line| {
-        let (outcome, count) = line.strip_prefix("eadem_upload_checks_total{outcome=\"")?.split_once("\"} ")?;
-        Some((outcome.to_owned(), count.parse().ok()?))
-    });
-    Ok(counted.collect())
 }
 
 #[cfg(test)]
