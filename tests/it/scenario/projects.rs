@@ -22,6 +22,8 @@ transform = "transforms/plane_profile.wasm"
 features = ["plane_profile:*"]
 "#;
 
+const TYPES: &str = "types = { year = \"int64\", engines = \"int64\", seats = \"int64\" }";
+
 const FRAUD: &[&str] = &["--in-project", "fraud"];
 
 fn planes(seats: u32) -> String {
@@ -231,4 +233,39 @@ fn files_of_other_projects_are_out_of_reach() {
             assert!(expected.contains(&status), "{of} {spine}: {status} {problem}");
         }
     }
+}
+
+/// What a source reads is read with the server's rights, so whoever is let in to one project names only what is that one's.
+#[test]
+fn a_team_works_from_afar_and_reads_nothing_of_another_project() {
+    let project = two_projects();
+    let root = token(&project, "root", "admin", None);
+    let author = token(&project, "author", "author", Some("fraud"));
+    let foreign = project.path("data/planes.csv");
+    let server = project.serve();
+    // The team's own folder, on another machine.
+    let team = Project::new();
+    team.add_component("plane_profile");
+    let apply = |source: &str, variables: &[(&str, &str)]| {
+        team.write(
+            "features/planes.toml",
+            DEFINITIONS.replace(&format!("csv = {{ path = \"data\" }}\n{TYPES}"), source),
+        );
+        let mut command = team.command(&["apply", "--server", &format!("http://{}", server.address)]);
+        let output = command.envs(variables.iter().copied()).output().unwrap();
+        (output.status.success(), super::project::texts(&output).1)
+    };
+    let own = format!("csv = {{ path = \"data/planes.csv\" }}\n{TYPES}");
+    let others = format!("csv = {{ path = \"{}\" }}\n{TYPES}", foreign.display());
+    let database = "postgres = { url_env = \"EADEM_REGISTRY_PASSWORD\", query = \"select 1\" }";
+    let as_author = [("EADEM_TOKEN", author.as_str())];
+    let as_root = [("EADEM_TOKEN", root.as_str()), ("EADEM_PROJECT", "fraud")];
+    assert_eq!(apply(&own, &as_author), (true, String::new()));
+    let (applied, said) = apply(&others, &as_author);
+    assert!(!applied && said.contains("is not in the project's folder"), "{said}");
+    let (applied, said) = apply(database, &as_author);
+    assert!(!applied && said.contains("no variable of the project `fraud`"), "{said}");
+    // What somebody else put there stays usable.
+    assert_eq!(apply(&others, &as_root), (true, String::new()));
+    assert_eq!(apply(&others, &as_author), (true, String::new()));
 }

@@ -5,6 +5,7 @@ mod door;
 mod files;
 mod principal;
 mod refusals;
+mod sources;
 mod usage;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub use files::ProjectFiles;
 pub(crate) use principal::{By, Principal};
 pub use principal::{OwnerOfDirectory, Peer};
 pub use refusals::Refusals;
+pub(crate) use sources::OwnSources;
 pub use usage::{ProjectUsage, Usage};
 
 /// Who a route is for.

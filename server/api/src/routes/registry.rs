@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use eadem_registry::definitions::{DefinitionFile, Definitions};
 use eadem_registry::{
     Applied, DatasetRecord, LINEAGE_NODES_MAX, LineageDirection, ObjectKind, Plan, RegistryError, SEARCH_LIMIT_MAX,
-    Search,
+    Search, SourceInspector,
 };
 use eadem_values::Digest;
 use futures::StreamExt as _;
@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use super::body::JsonBody;
 use super::query::RawQuery;
 use super::registry_problem;
-use crate::access::By;
+use crate::access::{By, OwnSources, Principal};
 use crate::effect::{EFFECT_ROWS_MAX, EffectOptions, EffectProgress, ViewEffect};
 use crate::problem::Problem;
 use crate::state::ApiState;
@@ -72,6 +72,7 @@ impl DefinitionsBody {
 
 pub(super) async fn plan(
     State(state): State<Arc<ApiState>>,
+    by: By,
     headers: HeaderMap,
     JsonBody(body): JsonBody<DefinitionsBody>,
 ) -> Result<Response, Problem> {
@@ -80,15 +81,20 @@ pub(super) async fn plan(
         return Err(Problem::bad_request("malformed_request", detail));
     }
     if wants_events(&headers) {
-        return Ok(plan_events(state, body));
+        return Ok(plan_events(state, body, by.principal));
     }
-    Ok(Json(planned(&state, &body, None).await?).into_response())
+    Ok(Json(planned(&state, &body, &by.principal, None).await?).into_response())
 }
 
 /// The plan as JSON, with its effect if that was asked for.
-async fn planned(state: &ApiState, body: &DefinitionsBody, progress: Option<EffectProgress>) -> Result<Value, Problem> {
+async fn planned(
+    state: &ApiState,
+    body: &DefinitionsBody,
+    principal: &Principal,
+    progress: Option<EffectProgress>,
+) -> Result<Value, Problem> {
     let effect_rows = body.effect_rows(state, false)?;
-    let plan = make_plan(state, body).await?;
+    let plan = make_plan(state, body, principal).await?;
     let effects = effects_of(state, &plan, effect_rows, progress).await;
     let mut json = plan_json(&plan);
     let mut text = plan.report().to_string();
@@ -112,7 +118,7 @@ fn wants_events(headers: &HeaderMap) -> bool {
 
 /// The plan as the last of several events: `{"progress":{"view":…,"rows_done":…,"rows":…}}`, then `{"plan":…}` or
 /// `{"problem":…}`. The work ends when nobody listens any more.
-fn plan_events(state: Arc<ApiState>, body: DefinitionsBody) -> Response {
+fn plan_events(state: Arc<ApiState>, body: DefinitionsBody, principal: Principal) -> Response {
     let (told, heard) = tokio::sync::mpsc::unbounded_channel::<Value>();
     let teller = told.clone();
     let last_percent = std::sync::atomic::AtomicU64::new(u64::MAX);
@@ -126,7 +132,7 @@ fn plan_events(state: Arc<ApiState>, body: DefinitionsBody) -> Response {
         }
     });
     let work = async move {
-        let outcome = planned(&state, &body, Some(progress)).await;
+        let outcome = planned(&state, &body, &principal, Some(progress)).await;
         let _ = told.send(match outcome {
             Ok(plan) => json!({ "plan": plan }),
             Err(problem) => json!({ "problem": problem }),
@@ -230,7 +236,7 @@ async fn apply_plan(
     // What was found of the same versions is not looked for again.
     let mut known: Option<KnownEffects> = None;
     loop {
-        let mut plan = make_plan(state, body).await?;
+        let mut plan = make_plan(state, body, &by.principal).await?;
         let pairs: Vec<(Digest, Digest)> =
             plan.version_pairs().iter().map(|pair| (pair.before.digest, pair.after.digest)).collect();
         let effects = match known.take() {
@@ -272,7 +278,7 @@ fn check_policy(
     Ok(refusals)
 }
 
-async fn make_plan(state: &ApiState, body: &DefinitionsBody) -> Result<Plan, Problem> {
+async fn make_plan(state: &ApiState, body: &DefinitionsBody, principal: &Principal) -> Result<Plan, Problem> {
     let definitions = Definitions::parse(&body.files, state.configuration_tables)
         .map_err(|errors| registry_problem(&errors.into()))?;
     let mut transforms = BTreeMap::new();
@@ -281,7 +287,10 @@ async fn make_plan(state: &ApiState, body: &DefinitionsBody) -> Result<Plan, Pro
             transforms.insert(reference.clone(), *digest);
         }
     }
-    let plan = state.registry.plan(&definitions, &transforms, state.inspector.as_ref()).await;
+    let (inspector, registry) = (state.inspector.as_ref(), &state.registry);
+    let own = OwnSources { inspector, registry, files: &state.files, project: &state.project };
+    let inspector: &dyn SourceInspector = if principal.project().is_some() { &own } else { inspector };
+    let plan = registry.plan(&definitions, &transforms, inspector).await;
     let plan = plan.map_err(|error| registry_problem(&error))?;
     if let Some(expected) = body.revision
         && expected != plan.definitions_revision()
