@@ -124,8 +124,12 @@ struct CallCounters {
 pub(crate) struct UsageCounters {
     pub(crate) requests: IntCounter,
     pub(crate) rows: IntCounter,
-    /// Processor time, in microseconds.
+    /// Processor time in requests, in microseconds.
     pub(crate) transform_us: IntCounter,
+    /// Rows of calls in jobs.
+    pub(crate) job_rows: IntCounter,
+    /// Processor time in jobs, in microseconds.
+    pub(crate) job_transform_us: IntCounter,
 }
 
 /// In the order of [`ReadCounters::rows`].
@@ -173,6 +177,11 @@ impl Metrics {
             transform_us: counter(
                 "eadem_project_transform_cpu_us_total",
                 "Processor time of transforms in requests of a project, in microseconds",
+            )?,
+            job_rows: counter("eadem_project_job_rows_total", "Rows that jobs of a project called transforms with")?,
+            job_transform_us: counter(
+                "eadem_project_job_transform_cpu_us_total",
+                "Processor time of transforms in jobs of a project, in microseconds",
             )?,
         };
         let in_flight = IntGauge::new("eadem_http_requests_in_flight", "Requests being served")?;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use arrow_array::ArrayRef;
 use async_trait::async_trait;
+use eadem_api::ProjectUsage;
 use eadem_api::serving::{
     self, HistoryState, RowSourceError, StoredCommit, StoredRow, TransformUnavailable, lifetime, validation,
 };
@@ -26,6 +27,8 @@ use crate::home::Stores;
 pub(crate) struct EngineTransform {
     transform: eadem_engine::Transform,
     class: CallClass,
+    /// What jobs use is counted here; what requests use is counted with them.
+    usage: Arc<ProjectUsage>,
 }
 
 impl RowTransform for EngineTransform {
@@ -43,6 +46,9 @@ impl RowTransform for EngineTransform {
             true => timed(|| self.transform.apply(rows, inputs, self.class)),
             false => self.apply_in_pool(rows, inputs)?,
         };
+        if self.class == CallClass::Batch {
+            self.usage.job_took(rows, cpu);
+        }
         let applied = applied.map_err(|error| TransformFailure {
             transform: self.transform.description().name.clone(),
             row: match &error {
@@ -109,12 +115,13 @@ impl EngineTransform {
 pub(crate) struct EngineTransforms {
     registry: Registry,
     engine: Engine,
+    usage: Arc<ProjectUsage>,
     loaded: Mutex<HashMap<Digest, eadem_engine::Transform>>,
 }
 
 impl EngineTransforms {
-    pub(crate) fn new(registry: Registry, engine: Engine) -> Self {
-        Self { registry, engine, loaded: Mutex::default() }
+    pub(crate) fn new(registry: Registry, engine: Engine, usage: Arc<ProjectUsage>) -> Self {
+        Self { registry, engine, usage, loaded: Mutex::default() }
     }
 
     /// A component for calls of this class.
@@ -132,7 +139,7 @@ impl EngineTransforms {
                 transform
             }
         };
-        Ok(Arc::new(EngineTransform { transform, class }))
+        Ok(Arc::new(EngineTransform { transform, class, usage: Arc::clone(&self.usage) }))
     }
 
     async fn load_into_engine(&self, digest: &Digest) -> Result<eadem_engine::Transform, TransformUnavailable> {

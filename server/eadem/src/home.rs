@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use axum::Router;
 use eadem_api::serving::{EntityKeys, History, ReadOptions, ReadRow, RowSource, RowSourceError};
 use eadem_api::tls::{Certificate, TlsListener};
-use eadem_api::{Clock, Peer, Problem, StoreStatus, StoredTable, SystemClock};
+use eadem_api::{Clock, Peer, Problem, ProjectUsage, StoreStatus, StoredTable, SystemClock};
 use eadem_engine::{CompilerCommand, Engine, EngineConfig};
 use eadem_offline::OfflineStore;
 use eadem_online::{CacheUsage, CachedStore, OnlineStore, StoreError, TableId, TableStatus};
@@ -236,12 +236,13 @@ impl Stores {
         registry: Registry,
         engine: Engine,
         online: Option<Arc<CachedStore>>,
+        usage: Arc<ProjectUsage>,
         root: &str,
     ) -> anyhow::Result<Self> {
         let erasures = Arc::new(RegistryErasures(registry.clone()));
         let offline = Arc::new(OfflineStore::open(root)?.with_erasures(erasures));
         offline.prepare()?;
-        let transforms = Arc::new(EngineTransforms::new(registry.clone(), engine.clone()));
+        let transforms = Arc::new(EngineTransforms::new(registry.clone(), engine.clone(), usage));
         Ok(Self {
             project: place.folder.clone(),
             data_dir: place.data_dir.clone(),

@@ -245,7 +245,9 @@ impl OpenProjects {
         };
         let config = &self.config;
         let root = config.store.offline_root(&self.directory, &place.data_dir, name);
-        let stores = Stores::open(&place, config, registry, self.engine.clone(), online, &root)?;
+        let metrics = Arc::new(Metrics::new(name).context("metrics")?);
+        let usage = self.usage.of(name, &metrics);
+        let stores = Stores::open(&place, config, registry, self.engine.clone(), online, Arc::clone(&usage), &root)?;
         let history = history_of(&stores, config);
         let rows: Arc<dyn RowSource> = match &stores.online {
             Some(online) => {
@@ -258,7 +260,6 @@ impl OpenProjects {
             None => Arc::new(NoOnlineStore { stores: stores.clone() }),
         };
         let jobs = JobRunner::new(stores.clone(), &config.jobs);
-        let metrics = Arc::new(Metrics::new(name).context("metrics")?);
         let own_files = [place.data_dir.clone(), self.directory.join(OTHERS)];
         let own_files: Vec<&Path> =
             own_files.iter().map(PathBuf::as_path).filter(|own| !place.folder.starts_with(own)).collect();
@@ -273,7 +274,7 @@ impl OpenProjects {
             projects: self.itself.clone() as _,
             files: ProjectFiles::new(&place.folder, &own_files),
             credentials: Arc::clone(&self.book) as _,
-            usage: self.usage.of(name, &metrics),
+            usage,
             refusals: Arc::new(Refusals::default()),
             registry: stores.registry,
             main_registry: self.registry.clone(),

@@ -177,6 +177,20 @@ fn a_token_reaches_its_project_and_no_other() {
     let headings = all.lines().filter(|line| *line == "# TYPE eadem_project_requests_total counter").count();
     assert_eq!(headings, 1, "what is told of one metric stands together");
 
+    // What a job takes is counted where it ran.
+    let counted = |text: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix("eadem_project_job_rows_total{project=\"fraud\"} "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(counted(&one), 0);
+    let again = json!({ "recompute": true, "from": "1999-01-01T00:00:00Z", "to": "2001-01-01T00:00:00Z" });
+    let (status, job) = asker("fraud", "").ask("POST", "/jobs/backfill", &again);
+    assert_eq!(status, 202, "{job}");
+    let path = format!("/jobs/{}/events", job["id"].as_str().unwrap());
+    let events = asker("fraud", "").get(&path).1;
+    assert!(events.as_str().unwrap().contains("\"succeeded\""), "{events}");
+    assert_eq!(counted(&metrics(asker("fraud", ""))), 1);
+
     // A project that has just been made is there.
     assert_eq!(asker("root", "").ask("POST", "/projects", &json!({ "name": "new" })).0, 201);
     assert_eq!(asker("root", "new").seats(), Err((404, "unknown_service".to_owned())));

@@ -99,6 +99,13 @@ impl ProjectUsage {
         self.transform_us.charge(us, self.now_ns());
     }
 
+    /// A transform was called with so many rows by a job, and took this long. It is counted, and limited by nothing: the quota is
+    /// what requests may take.
+    pub fn job_took(&self, rows: usize, cpu: Duration) {
+        self.counters.job_rows.inc_by(rows as u64);
+        self.counters.job_transform_us.inc_by(u64::try_from(cpu.as_micros()).unwrap_or(u64::MAX));
+    }
+
     /// So many rows were served.
     pub(crate) fn served(&self, rows: usize) {
         self.counters.rows.inc_by(rows as u64);
