@@ -1,13 +1,14 @@
 //! Projects, and how much each may have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use eadem_values::Digest;
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
 
 use super::trail::TrailEvent;
-use super::{Change, Registry, Session, signed, unsigned};
+use super::{Change, Registry, Session, SqlRow, read_name, signed, unsigned};
+use crate::access::Actor;
 use crate::error::{ObjectKind, RegistryError};
 
 /// The project of whatever names none.
@@ -151,7 +152,8 @@ impl Registry {
     /// # Errors
     /// It may not, or the database failed.
     pub async fn check_upload(&self, bytes: u64) -> Result<(), RegistryError> {
-        self.change().await?.check_components(bytes).await
+        let project = project_of(&self.actor).to_owned();
+        check_components(&mut *self.snapshot().await?, &project, bytes).await
     }
 
     /// All projects, by name.
@@ -160,13 +162,23 @@ impl Registry {
     /// The database failed.
     pub async fn projects(&self) -> Result<Vec<ProjectRecord>, RegistryError> {
         let mut snapshot = self.snapshot().await?;
-        let names: Vec<String> =
-            sqlx::query_scalar("SELECT name FROM project ORDER BY name").fetch_all(snapshot.sql()).await?;
-        let mut projects = Vec::with_capacity(names.len());
-        for name in names {
-            projects.push(load_project(&mut snapshot, &name).await?);
+        let rows = sqlx::query("SELECT project_id, name, created_at_us FROM project ORDER BY name");
+        let rows = rows.fetch_all(snapshot.sql()).await?;
+        let quotas = sqlx::query_as("SELECT project_id, name, most FROM project_quota");
+        let quotas: Vec<(i64, String, i64)> = quotas.fetch_all(snapshot.sql()).await?;
+        let mut by_project: HashMap<i64, BTreeMap<Quota, u64>> = HashMap::new();
+        for (project, quota, most) in quotas {
+            by_project.entry(project).or_default().insert(read_name(&quota, Quota::from_name)?, unsigned(most)?);
         }
-        Ok(projects)
+        let read = |row: &SqlRow| {
+            let id: i64 = row.try_get("project_id")?;
+            Ok(ProjectRecord {
+                name: row.try_get("name")?,
+                created_at_us: row.try_get("created_at_us")?,
+                quotas: by_project.get(&id).cloned().unwrap_or_default(),
+            })
+        };
+        rows.iter().map(read).collect()
     }
 
     /// A project.
@@ -181,25 +193,13 @@ impl Registry {
 impl Change {
     /// The project that what is written belongs to.
     fn project(&self) -> &str {
-        self.actor().project.as_deref().unwrap_or(DEFAULT_PROJECT)
+        project_of(self.actor())
     }
 
     /// Whether one more component of this many bytes may be stored.
     pub(crate) async fn check_components(&mut self, bytes: u64) -> Result<(), RegistryError> {
         let project = self.project().to_owned();
-        let quotas = load_project(self, &project).await?.quotas;
-        let row = sqlx::query(
-            "SELECT count(*) AS components, CAST(coalesce(sum(component_bytes), 0) AS BIGINT) AS bytes FROM transform",
-        )
-        .fetch_one(self.sql())
-        .await?;
-        let stored: [u64; 2] = [unsigned(row.try_get("components")?)?, unsigned(row.try_get("bytes")?)?];
-        for (quota, after) in
-            [(Quota::Components, stored[0].saturating_add(1)), (Quota::ComponentBytes, stored[1].saturating_add(bytes))]
-        {
-            check(&project, &quotas, quota, after)?;
-        }
-        Ok(())
+        check_components(self, &project, bytes).await
     }
 
     /// Whether one more job may be at work. One that nobody is at does not count, or it would keep others from their turn for
@@ -222,6 +222,31 @@ impl Change {
         .await?;
         check(&project, &quotas, Quota::Jobs, unsigned::<u64>(at_work)?.saturating_add(1))
     }
+}
+
+/// The project that what somebody writes belongs to.
+fn project_of(actor: &Actor) -> &str {
+    actor.project.as_deref().unwrap_or(DEFAULT_PROJECT)
+}
+
+/// Whether the project may store one more component of this many bytes.
+async fn check_components(session: &mut Session, project: &str, bytes: u64) -> Result<(), RegistryError> {
+    let quotas = load_project(session, project).await?.quotas;
+    if !quotas.contains_key(&Quota::Components) && !quotas.contains_key(&Quota::ComponentBytes) {
+        return Ok(());
+    }
+    let row = sqlx::query(
+        "SELECT count(*) AS components, CAST(coalesce(sum(component_bytes), 0) AS BIGINT) AS bytes FROM transform",
+    )
+    .fetch_one(session.sql())
+    .await?;
+    let stored: [u64; 2] = [unsigned(row.try_get("components")?)?, unsigned(row.try_get("bytes")?)?];
+    for (quota, after) in
+        [(Quota::Components, stored[0].saturating_add(1)), (Quota::ComponentBytes, stored[1].saturating_add(bytes))]
+    {
+        check(project, &quotas, quota, after)?;
+    }
+    Ok(())
 }
 
 /// Whether the project may have as much.
@@ -286,7 +311,7 @@ async fn load_project(session: &mut Session, name: &str) -> Result<ProjectRecord
     let mut quotas = BTreeMap::new();
     for row in &rows {
         let quota: String = row.try_get("name")?;
-        quotas.insert(super::read_name(&quota, Quota::from_name)?, unsigned(row.try_get("most")?)?);
+        quotas.insert(read_name(&quota, Quota::from_name)?, unsigned(row.try_get("most")?)?);
     }
     Ok(ProjectRecord { name: name.to_owned(), created_at_us: row.try_get("created_at_us")?, quotas })
 }
