@@ -260,9 +260,9 @@ async fn resolve_feature(
         None => find_bare_feature(snapshot, &name.feature, entity).await?,
     };
     let view = load_with_upstreams(snapshot, id, views).await?;
-    match &view.mark {
-        Some(mark) if mark.is_retired() => Err(RegistryError::retired(ObjectKind::View, view.id.to_string(), mark)),
-        _ => Ok(view),
+    match RegistryError::if_retired(ObjectKind::View, &view.id, view.mark.as_ref()) {
+        Some(retired) => Err(retired),
+        None => Ok(view),
     }
 }
 

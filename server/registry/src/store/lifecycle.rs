@@ -346,23 +346,28 @@ pub(crate) fn read_mark(row: &SqlRow) -> Result<Option<Mark>, RegistryError> {
     }))
 }
 
-/// All marks of components, by their rows. There are few: most versions have none.
-pub(crate) async fn load_transform_marks(connection: &mut Session) -> Result<HashMap<i64, Mark>, RegistryError> {
-    let rows = sqlx::query("SELECT transform_id AS id, state, message, at_us FROM transform_mark");
-    marks_by_id(rows.fetch_all(connection.sql()).await?)
+/// All marks of components. There are few: most versions have none.
+pub(crate) async fn load_transform_marks(connection: &mut Session) -> Result<HashMap<Digest, Mark>, RegistryError> {
+    let rows =
+        sqlx::query("SELECT digest, state, message, at_us FROM transform_mark JOIN transform USING (transform_id)");
+    let rows = rows.fetch_all(connection.sql()).await?;
+    let mut marks = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        if let Some(mark) = read_mark(row)? {
+            marks.insert(read_digest(row.try_get("digest")?)?, mark);
+        }
+    }
+    Ok(marks)
 }
 
 /// All marks of service versions, by their rows.
 pub(crate) async fn load_service_marks(connection: &mut Session) -> Result<HashMap<i64, Mark>, RegistryError> {
-    let rows = sqlx::query("SELECT service_version_id AS id, state, message, at_us FROM service_mark");
-    marks_by_id(rows.fetch_all(connection.sql()).await?)
-}
-
-fn marks_by_id(rows: Vec<SqlRow>) -> Result<HashMap<i64, Mark>, RegistryError> {
+    let rows = sqlx::query("SELECT service_version_id, state, message, at_us FROM service_mark");
+    let rows = rows.fetch_all(connection.sql()).await?;
     let mut marks = HashMap::with_capacity(rows.len());
     for row in &rows {
         if let Some(mark) = read_mark(row)? {
-            marks.insert(row.try_get("id")?, mark);
+            marks.insert(row.try_get("service_version_id")?, mark);
         }
     }
     Ok(marks)
