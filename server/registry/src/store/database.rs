@@ -109,7 +109,7 @@ impl PostgresAddress {
     }
 
     /// The URL without its password.
-    pub fn redacted(&self) -> String {
+    fn redacted(&self) -> String {
         let mut url = self.url.clone();
         let _has_place = url.set_password(None);
         url.to_string()

@@ -76,7 +76,7 @@ impl TrailEvent {
 
     /// The same, with what stood there before and what stands there now.
     #[must_use]
-    pub fn with_digests(mut self, before: Option<Digest>, after: Option<Digest>) -> Self {
+    pub(crate) fn with_digests(mut self, before: Option<Digest>, after: Option<Digest>) -> Self {
         (self.before, self.after) = (before, after);
         self
     }

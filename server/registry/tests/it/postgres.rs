@@ -140,7 +140,7 @@ async fn several_servers_may_start_at_once() {
 fn an_address_is_understood_or_refused_without_its_password() {
     let address = PostgresAddress::parse("postgres://me:hunter2@db.example:5433/features?sslmode=require").unwrap();
     assert!(address.has_password());
-    let shown = format!("{address:?} {}", address.redacted());
+    let shown = format!("{address:?}");
     assert!(!shown.contains("hunter2"), "{shown}");
     for (text, expected) in [
         ("mysql://me:hunter2@db/features", "begins with mysql://"),
