@@ -5,6 +5,7 @@ use sqlx::Row;
 
 use crate::definitions::{feature_as_asked, split_version};
 use crate::error::{ObjectKind, RegistryError};
+use crate::model::ViewVersion;
 use crate::resolve::view_of_feature;
 use crate::store::{Mark, Registry, Snapshot, read, read_digest, read_mark, unsigned};
 
@@ -79,11 +80,20 @@ async fn describe_view(snapshot: &mut Snapshot, name: &str) -> Result<Described,
     let id = read::require_view_version(snapshot, bare, version).await?;
     let version = read::load_view_version(snapshot, id).await?;
     Ok(Described {
-        state: version.mark.clone(),
-        versions: numbered_versions(snapshot, ObjectKind::View, bare).await?,
-        history: history_of(snapshot, ObjectKind::View, bare).await?,
-        used_by: read::dependants_of(snapshot, ObjectKind::View, id, &version.id.to_string()).await?,
+        used_by: read::dependants_of(snapshot, ObjectKind::View, &[(id, &version.id.to_string())]).await?,
         training_sets: read::datasets_of(snapshot, ObjectKind::View, id).await?,
+        ..described_version(snapshot, &version).await?
+    })
+}
+
+/// Whether a view version is on its way out, and the versions and the history of its view.
+async fn described_version(snapshot: &mut Snapshot, version: &ViewVersion) -> Result<Described, RegistryError> {
+    let view = &version.id.name;
+    Ok(Described {
+        state: version.mark.clone(),
+        versions: numbered_versions(snapshot, ObjectKind::View, view).await?,
+        history: history_of(snapshot, ObjectKind::View, view).await?,
+        ..Described::default()
     })
 }
 
@@ -95,7 +105,7 @@ async fn describe_service(snapshot: &mut Snapshot, name: &str) -> Result<Describ
         state: read::load_service_mark(snapshot, id).await?,
         versions: numbered_versions(snapshot, ObjectKind::Service, bare).await?,
         history: history_of(snapshot, ObjectKind::Service, bare).await?,
-        used_by: read::dependants_of(snapshot, ObjectKind::Service, id, &reference).await?,
+        used_by: read::dependants_of(snapshot, ObjectKind::Service, &[(id, &reference)]).await?,
         training_sets: read::datasets_of(snapshot, ObjectKind::Service, id).await?,
     })
 }
@@ -119,11 +129,10 @@ async fn numbered_versions(
 async fn describe_transform(snapshot: &mut Snapshot, name: &str) -> Result<Described, RegistryError> {
     let wanted = read::transforms_named(snapshot, name).await?;
     let mut described = Described::default();
-    let bare = wanted.first().and_then(|target| target.reference.split('@').next()).unwrap_or(name).to_owned();
+    let bare = wanted.first().map_or(name, |target| target.name.as_str());
+    let versions: Vec<(i64, &str)> = wanted.iter().map(|target| (target.id, target.reference.as_str())).collect();
+    described.used_by = read::dependants_of(snapshot, ObjectKind::Transform, &versions).await?;
     for target in &wanted {
-        described
-            .used_by
-            .extend(read::dependants_of(snapshot, ObjectKind::Transform, target.id, &target.reference).await?);
         described.training_sets.extend(read::datasets_of(snapshot, ObjectKind::Transform, target.id).await?);
     }
     described.training_sets.sort();
@@ -136,7 +145,7 @@ async fn describe_transform(snapshot: &mut Snapshot, name: &str) -> Result<Descr
          FROM transform LEFT JOIN transform_mark USING (transform_id)
          WHERE name = $1 ORDER BY transform.transform_id",
     )
-    .bind(&bare)
+    .bind(bare)
     .fetch_all(snapshot.sql())
     .await?;
     for row in &rows {
@@ -150,7 +159,7 @@ async fn describe_transform(snapshot: &mut Snapshot, name: &str) -> Result<Descr
     if let Some(newest) = described.versions.last_mut() {
         newest.is_newest = true;
     }
-    described.history = history_of(snapshot, ObjectKind::Transform, &bare).await?;
+    described.history = history_of(snapshot, ObjectKind::Transform, bare).await?;
     Ok(described)
 }
 
@@ -161,8 +170,7 @@ async fn describe_feature(snapshot: &mut Snapshot, name: &str) -> Result<Describ
     let id = read::require_view_version(snapshot, &view.id.name, Some(view.id.version)).await?;
     let used_by = read::readers_of(snapshot, id, Some(&feature.feature)).await?;
     let training_sets = read::datasets_of_view(snapshot, id, Some(&feature.feature)).await?;
-    let of_view = describe_view(snapshot, &view.id.to_string()).await?;
-    Ok(Described { used_by, training_sets, ..of_view })
+    Ok(Described { used_by, training_sets, ..described_version(snapshot, &view).await? })
 }
 
 /// Entities and sources, which have no versions of their own.

@@ -177,6 +177,11 @@ impl RegistryError {
         Self::Retired { kind, name: name.into(), text: mark.text() }
     }
 
+    /// The same, if the mark is that of something retired.
+    pub(crate) fn if_retired(kind: ObjectKind, name: impl fmt::Display, mark: Option<&Mark>) -> Option<Self> {
+        mark.filter(|mark| mark.is_retired()).map(|mark| Self::retired(kind, name.to_string(), mark))
+    }
+
     pub(crate) fn damaged(what: impl Into<String>) -> Self {
         Self::Damaged(what.into())
     }

@@ -28,7 +28,7 @@ pub use store::{
     Acceptance, ChunkWork, DEFAULT_PROJECT, DatasetColumn, DatasetRecord, EntityErasures, Epoch, EpochState,
     ErasedEntity, Erasures, JobActivity, JobChunk, JobRecord, JobState, JobWorker, LifecycleChange, LifecycleState,
     Mark, Marked, NewErasure, NewToken, NewWorker, PartClaim, PostgresAddress, ProjectRecord, Quota, RecordedWork,
-    Registry, RegistryAddress, SEARCH_KINDS, SEARCH_LIMIT_MAX, Search, SearchHit, SearchResult, ServiceSummary,
-    TokenRecord, TrailEntry, TrailEvent, TrailFault, TrailFilter, TrailHead, TrailOutcome, TrailVerdict,
-    TransformRecord, ViewSummary, WorkerReport,
+    Registry, RegistryAddress, SEARCH_KINDS, SEARCH_LIMIT_MAX, Search, SearchHit, SearchHitState, SearchResult,
+    ServiceSummary, TokenRecord, TrailEntry, TrailEvent, TrailFault, TrailFilter, TrailHead, TrailOutcome,
+    TrailVerdict, TransformRecord, ViewSummary, WorkerReport,
 };

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use eadem_values::Digest;
 use serde::{Deserialize, Serialize};
-use sqlx::Row;
+use sqlx::{AssertSqlSafe, Row};
 
 use crate::definitions::{feature_as_asked, split_version};
 use crate::error::{ObjectKind, RegistryError};
@@ -279,6 +279,13 @@ fn split_view(name: &str, separator: char) -> Result<(ViewRef, &str), RegistryEr
     Ok((ViewRef { name: name.to_owned(), version }, rest))
 }
 
+/// `service@2` as this module writes it.
+fn split_service(name: &str) -> Result<(&str, i64), RegistryError> {
+    let damaged = || RegistryError::damaged(format!("lineage node `{name}`"));
+    let (service, version) = name.split_once('@').ok_or_else(damaged)?;
+    Ok((service, version.parse().map_err(|_| damaged())?))
+}
+
 /// A source column that a view version uses, as the edge to what it feeds or decides.
 fn column_edges(view: &ViewVersion, file_columns: &BTreeSet<String>) -> Vec<LineageEdge> {
     let Some(stored) = &view.stored else { return Vec::new() };
@@ -431,43 +438,31 @@ async fn edges_out_of_column(
 
 /// The edges out of a request field or feature, into the inputs that are bound to it.
 async fn edges_into_inputs(snapshot: &mut Snapshot, origin: &LineageNode) -> Result<Vec<LineageEdge>, RegistryError> {
+    /// Bindings with the inputs that they feed.
+    const INPUTS: &str = "SELECT view.name AS view, view_version.version, field.name AS input, binding.role
+         FROM view_binding AS binding
+             JOIN view_version ON view_version.view_version_id = binding.view_version_id
+             JOIN view ON view.view_id = view_version.view_id
+             JOIN transform_field AS field ON field.transform_id = view_version.transform_id
+                 AND field.direction = 'input' AND field.position = binding.position
+         WHERE";
     let rows = match origin.kind {
         LineageKind::Feature => {
             let (upstream, feature) = split_view(&origin.name, ':')?;
-            sqlx::query(
-                "SELECT view.name AS view, view_version.version, field.name AS input, binding.role
-                 FROM view AS upstream_view
-                     JOIN view_version AS upstream ON upstream.view_id = upstream_view.view_id
-                     JOIN view_binding AS binding ON binding.upstream_version_id = upstream.view_version_id
-                     JOIN view_version ON view_version.view_version_id = binding.view_version_id
-                     JOIN view ON view.view_id = view_version.view_id
-                     JOIN transform_field AS field ON field.transform_id = view_version.transform_id
-                         AND field.direction = 'input' AND field.position = binding.position
-                 WHERE upstream_view.name = $1 AND upstream.version = $2 AND binding.name = $3",
-            )
-            .bind(&upstream.name)
-            .bind(i64::from(upstream.version))
-            .bind(feature)
-            .fetch_all(snapshot.sql())
-            .await?
+            let upstream = read::require_view_version(snapshot, &upstream.name, Some(upstream.version)).await?;
+            let bound = format!("{INPUTS} binding.upstream_version_id = $1 AND binding.name = $2");
+            let bound = sqlx::query(AssertSqlSafe(bound)).bind(upstream).bind(feature);
+            bound.fetch_all(snapshot.sql()).await?
         }
         _ => {
             let field = origin.name.strip_prefix("request.").unwrap_or(&origin.name);
             // A field may be called `timestamp`, as the instant that the request is about.
-            sqlx::query(
-                "SELECT view.name AS view, view_version.version, field.name AS input, binding.role
-                 FROM view_binding AS binding
-                     JOIN view_version ON view_version.view_version_id = binding.view_version_id
-                     JOIN view ON view.view_id = view_version.view_id
-                     JOIN transform_field AS field ON field.transform_id = view_version.transform_id
-                         AND field.direction = 'input' AND field.position = binding.position
-                 WHERE (binding.kind = 'request' AND binding.name = $1)
-                     OR (binding.kind = 'request_timestamp' AND $2 = 1)",
-            )
-            .bind(field)
-            .bind(i64::from(field == "timestamp"))
-            .fetch_all(snapshot.sql())
-            .await?
+            let bound = format!(
+                "{INPUTS} (binding.kind = 'request' AND binding.name = $1)
+                     OR (binding.kind = 'request_timestamp' AND $2 = 1)"
+            );
+            let bound = sqlx::query(AssertSqlSafe(bound)).bind(field).bind(i64::from(field == "timestamp"));
+            bound.fetch_all(snapshot.sql()).await?
         }
     };
     rows.iter()
@@ -541,13 +536,15 @@ async fn edges_into(snapshot: &mut Snapshot, target: &LineageNode) -> Result<Vec
             Ok(edges)
         }
         LineageKind::Service => {
+            let (service, version) = split_service(&target.name)?;
             let rows = sqlx::query(
                 "SELECT view.name AS view, view_version.version, feature, role
                  FROM service_entry JOIN view_version USING (view_version_id) JOIN view USING (view_id)
                      JOIN service_version USING (service_version_id) JOIN service USING (service_id)
-                 WHERE service.name || '@' || service_version.version = $1",
+                 WHERE service.name = $1 AND service_version.version = $2",
             )
-            .bind(&target.name)
+            .bind(service)
+            .bind(version)
             .fetch_all(snapshot.sql())
             .await?;
             rows.iter().map(|row| feature_edge(row, target)).collect()
@@ -628,12 +625,14 @@ async fn edges_out_of(snapshot: &mut Snapshot, origin: &LineageNode) -> Result<V
             Ok(edges)
         }
         LineageKind::Service => {
+            let (service, version) = split_service(&origin.name)?;
             let datasets: Vec<String> = sqlx::query_scalar(
                 "SELECT dataset_id FROM dataset
                      JOIN service_version USING (service_version_id) JOIN service USING (service_id)
-                 WHERE service.name || '@' || version = $1",
+                 WHERE service.name = $1 AND version = $2",
             )
-            .bind(&origin.name)
+            .bind(service)
+            .bind(version)
             .fetch_all(snapshot.sql())
             .await?;
             let to_dataset = |id: String| plain_edge(origin.clone(), node(LineageKind::Dataset, id));

@@ -260,9 +260,9 @@ async fn resolve_feature(
         None => find_bare_feature(snapshot, &name.feature, entity).await?,
     };
     let view = load_with_upstreams(snapshot, id, views).await?;
-    match &view.mark {
-        Some(mark) if mark.is_retired() => Err(RegistryError::retired(ObjectKind::View, view.id.to_string(), mark)),
-        _ => Ok(view),
+    match RegistryError::if_retired(ObjectKind::View, &view.id, view.mark.as_ref()) {
+        Some(retired) => Err(retired),
+        None => Ok(view),
     }
 }
 
@@ -292,8 +292,10 @@ async fn find_bare_feature(snapshot: &mut Snapshot, feature: &str, entity: Optio
         [] => {
             let known: Vec<String> = sqlx::query_scalar(
                 "SELECT DISTINCT field.name FROM transform_field AS field
-                     JOIN view_version USING (transform_id) JOIN view ON head_version_id = view_version_id
-                 WHERE direction = 'output'",
+                     JOIN view_version USING (transform_id)
+                     JOIN view ON head_version_id = view_version.view_version_id
+                     LEFT JOIN view_mark ON view_mark.view_version_id = view_version.view_version_id
+                 WHERE direction = 'output' AND (state IS NULL OR state <> 'retired')",
             )
             .fetch_all(snapshot.sql())
             .await?;

@@ -548,12 +548,13 @@ fn marked() -> Value {
 fn search_hit() -> Value {
     json!({
         "type": "object",
-        "required": ["kind", "name", "summary", "owner"],
+        "required": ["kind", "name", "summary", "owner", "state"],
         "properties": {
             "kind": { "enum": SEARCH_KINDS },
             "name": { "type": "string", "description": "of a feature: view:feature" },
             "summary": { "type": "string", "description": "the first line of its documentation" },
             "owner": { "type": "string" },
+            "state": { "enum": ["live", "deprecated", "retired"] },
         },
     })
 }

@@ -153,7 +153,7 @@ pub(crate) fn feature_as_asked(text: &str) -> Result<FeatureName, RegistryError>
 ///
 /// # Errors
 /// What is wrong, for people.
-pub fn parse_service_entry(text: &str) -> Result<ServiceEntryName, String> {
+pub(crate) fn parse_service_entry(text: &str) -> Result<ServiceEntryName, String> {
     const SHAPE: &str = "write `view:feature`, `view@2:feature` or `view:*`, then `for <role>`, then `as <alias>`";
     let mut words = text.split_whitespace();
     let reference = words.next().ok_or_else(|| format!("an entry is empty; {SHAPE}"))?;

@@ -23,7 +23,7 @@ pub use errors::{DefinitionError, DefinitionErrors, did_you_mean};
 pub(crate) use grammar::{
     BindingName, FeatureName, SPINE_TIMESTAMP, feature_as_asked, names_the_request, parse_binding_name,
 };
-pub use grammar::{ServiceEntryName, check_name, parse_service_entry, split_version};
+pub use grammar::{ServiceEntryName, check_name, split_version};
 pub use parse::DEFINITION_KINDS;
 pub(crate) use parse::check_column_name;
 
@@ -78,7 +78,7 @@ impl Places {
     }
 
     /// Whether the definition stands in a file, and not only in the registry.
-    pub fn are_written(&self) -> bool {
+    pub(crate) fn are_written(&self) -> bool {
         self.header.line > 0
     }
 

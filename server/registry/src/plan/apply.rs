@@ -1,9 +1,12 @@
 //! Writing a plan, in one transaction.
 
+use std::collections::HashMap;
+
 use eadem_values::Digest;
 use sqlx::Row;
 
-use super::{Applied, Plan, PlannedAction, PlannedChange, ServiceWrite, ViewWrite};
+use super::{Applied, Plan, PlannedAction, PlannedChange, ServiceWrite, ViewWrite, Writes};
+use crate::digest::{entity_digest, source_digest};
 use crate::error::{ObjectKind, RegistryError};
 use crate::store::write::{Indexed, Indexer};
 use crate::store::{Change, Registry, TrailEvent, changes_since, read, signed, unsigned, write};
@@ -21,7 +24,7 @@ pub(super) async fn apply(registry: &Registry, plan: &Plan, now_us: i64) -> Resu
         return Ok(Applied { definitions_revision: current, changed: false });
     }
     let mut indexer = Indexer::default();
-    let before = digests(&mut change, plan).await?;
+    let before = digests_before(&mut change, plan).await?;
     for entity in &plan.writes.entities {
         write::save_entity(&mut change, entity).await?;
         indexer.add(&Indexed::new("entity", &entity.name, &entity.about));
@@ -85,13 +88,23 @@ fn changed(plan: &Plan) -> impl Iterator<Item = &PlannedChange> {
     plan.report.changes.iter().filter(|planned| planned.action != PlannedAction::Unchanged)
 }
 
-/// What stands now in the place of each object that changes, in the order of the plan.
-async fn digests(change: &mut Change, plan: &Plan) -> Result<Vec<Option<Digest>>, RegistryError> {
+/// What stands in the place of each object that changes, in the order of the plan.
+async fn digests_before(change: &mut Change, plan: &Plan) -> Result<Vec<Option<Digest>>, RegistryError> {
     let mut digests = Vec::new();
     for planned in changed(plan) {
         digests.push(read::head_digest(change, planned.kind, &planned.name).await?);
     }
     Ok(digests)
+}
+
+/// What will stand there.
+fn digests_after(plan: &Plan) -> HashMap<(ObjectKind, &str), Digest> {
+    let Writes { entities, sources, views, services } = &plan.writes;
+    let entities = entities.iter().map(|entity| ((ObjectKind::Entity, entity.name.as_str()), entity_digest(entity)));
+    let sources = sources.iter().map(|(source, _)| ((ObjectKind::Source, source.name.as_str()), source_digest(source)));
+    let views = views.iter().map(|view| ((ObjectKind::View, view.version.id.name.as_str()), view.version.digest));
+    let services = services.iter().map(|service| ((ObjectKind::Service, service.name.as_str()), service.digest));
+    entities.chain(sources).chain(views).chain(services).collect()
 }
 
 /// An entry of the trail for each object.
@@ -101,14 +114,14 @@ async fn tell_trail(
     before: &[Option<Digest>],
     now_us: i64,
 ) -> Result<(), RegistryError> {
-    let after = digests(change, plan).await?;
-    for (planned, (before, after)) in changed(plan).zip(before.iter().zip(after)) {
+    let after = digests_after(plan);
+    let told = changed(plan).zip(before).map(|(planned, before)| {
         let version = planned.version.map_or(String::new(), |version| format!("@{version}"));
         let object = format!("{} {}{version}", planned.kind, planned.name);
-        let event = TrailEvent::done("apply", object, planned.summary());
-        change.record(event.with_digests(*before, after), now_us).await?;
-    }
-    Ok(())
+        let after = after.get(&(planned.kind, planned.name.as_str())).copied();
+        TrailEvent::done("apply", object, planned.summary()).with_digests(*before, after)
+    });
+    change.record_all(told.collect(), now_us).await
 }
 
 /// Notes why an effect beyond what the policy tolerates was accepted.

@@ -78,8 +78,9 @@ pub(super) struct Planner<'a> {
     pub(super) writes: Writes,
     /// The versions that other ones take the place of.
     pub(super) pairs: Vec<VersionPair>,
-    /// What is deprecated or retired of components and of service versions, by their rows.
-    pub(super) transform_marks: HashMap<i64, Mark>,
+    /// What is deprecated or retired of components.
+    pub(super) transform_marks: HashMap<Digest, Mark>,
+    /// The same of service versions, by their rows.
     service_marks: HashMap<i64, Mark>,
     /// Entities as they will be.
     pub(super) entities: BTreeMap<String, Entity>,
@@ -276,8 +277,10 @@ impl Planner<'_> {
             .fetch_all(self.snapshot.sql())
             .await?;
             for service in services {
-                if !self.service_definitions.contains_key(&service) && !self.is_service_retired(&service).await? {
-                    let definition = self.service_as_defined(&service).await?;
+                if self.service_definitions.contains_key(&service) {
+                    continue;
+                }
+                if let Some(definition) = self.service_as_defined(&service).await? {
                     self.service_definitions.insert(service, definition);
                 }
             }
@@ -363,21 +366,20 @@ impl Planner<'_> {
         }))
     }
 
-    /// Whether what the service's name stands for is retired.
-    async fn is_service_retired(&mut self, name: &str) -> Result<bool, RegistryError> {
-        let Some(head) = read::load_service_head(&mut self.snapshot, name).await? else { return Ok(false) };
-        Ok(self.service_marks.get(&head.service_version_id).is_some_and(Mark::is_retired))
-    }
-
-    async fn service_as_defined(&mut self, name: &str) -> Result<ServiceDefinition, RegistryError> {
+    /// The newest definition of a service that is only in the registry; `None` if what its name stands for is retired.
+    async fn service_as_defined(&mut self, name: &str) -> Result<Option<ServiceDefinition>, RegistryError> {
+        let head = read::load_service_head(&mut self.snapshot, name).await?;
+        let mark = head.as_ref().and_then(|head| self.service_marks.get(&head.service_version_id));
+        if mark.is_some_and(Mark::is_retired) {
+            return Ok(None);
+        }
         let written = read::load_written_entries(&mut self.snapshot, name).await?;
-        let about = read::load_service_head(&mut self.snapshot, name).await?.map(|head| head.about);
-        Ok(ServiceDefinition {
+        Ok(Some(ServiceDefinition {
             name: name.to_owned(),
             features: written.into_iter().map(|entry| (entry, registry_location())).collect(),
-            about: about.unwrap_or_default(),
+            about: head.map(|head| head.about).unwrap_or_default(),
             places: Places::new(registry_location()),
-        })
+        }))
     }
 
     /// The views to plan, upstreams first. Cycles and long chains are errors; their views are left out.
@@ -476,8 +478,8 @@ impl Planner<'_> {
         versions.extend(self.newest.get(view).map(|planned| planned.id.version));
         if let Ok(id) = read::require_view_version(&mut self.snapshot, view, version).await {
             let found = read::load_view_version(&mut self.snapshot, id).await?;
-            if let Some(mark) = found.mark.as_ref().filter(|mark| mark.is_retired()) {
-                return Ok(RegistryError::retired(ObjectKind::View, found.id.to_string(), mark).to_string());
+            if let Some(retired) = RegistryError::if_retired(ObjectKind::View, &found.id, found.mark.as_ref()) {
+                return Ok(retired.to_string());
             }
         }
         if let Some(version) = version.filter(|_| !versions.is_empty()) {
@@ -554,8 +556,8 @@ impl Planner<'_> {
         let next = versions.iter().map(|(_, version, _)| version + 1).max().unwrap_or(1);
         let version = existing.map_or(next, |(_, version)| version);
         let mark = existing.and_then(|(id, _)| self.service_marks.get(&id).cloned());
-        if let Some(mark) = mark.as_ref().filter(|mark| mark.is_retired()) {
-            let retired = RegistryError::retired(ObjectKind::Service, format!("{name}@{version}"), mark);
+        let named = format!("{name}@{version}");
+        if let Some(retired) = RegistryError::if_retired(ObjectKind::Service, named, mark.as_ref()) {
             self.errors.push(definition.places.header(), format!("service {name}: what it says is a version that is not served any more: {retired}; or take it out of the files"));
             return Ok(());
         }
@@ -586,12 +588,7 @@ impl Planner<'_> {
                 if written_before != written {
                     details.push("written differently, the same features".to_owned());
                 }
-                if details.is_empty() {
-                    PlannedAction::Unchanged
-                } else {
-                    schema.push(SchemaChange::settings(&details));
-                    PlannedAction::Settings
-                }
+                if details.is_empty() { PlannedAction::Unchanged } else { PlannedAction::Settings }
             }
             Some(head) => {
                 let entries_before = read::load_service_entries(&mut self.snapshot, head.service_version_id).await?;
@@ -777,7 +774,6 @@ fn unversioned(
 ) -> PlannedChange {
     let schema = match action {
         PlannedAction::Change => vec![SchemaChange::of_ground(ground, &details)],
-        PlannedAction::Settings => vec![SchemaChange::settings(&details)],
         _ => Vec::new(),
     };
     PlannedChange { details, ..PlannedChange::of(kind, name, action) }.with_schema(schema)

@@ -99,7 +99,10 @@ impl PlannedChange {
     }
 
     /// The same with what changes for readers.
-    pub(super) fn with_schema(mut self, schema: Vec<SchemaChange>) -> Self {
+    pub(super) fn with_schema(mut self, mut schema: Vec<SchemaChange>) -> Self {
+        if self.action == PlannedAction::Settings {
+            schema.push(SchemaChange::settings(&self.details));
+        }
         self.class = schema.iter().map(|change| change.class).max();
         let breaking = schema.iter().filter(|change| change.class == ChangeClass::Breaking);
         self.breaks = breaking.map(|change| change.text.clone()).collect();

@@ -9,7 +9,7 @@ use super::planner::{
     CHAIN_MAX, KnownSource, Planner, TOO_LONG_A_CHAIN, differences, differing_names, digest_among, named_views,
 };
 use super::report::{PlannedAction, PlannedChange};
-use super::schema_change::{SchemaChange, view_changes};
+use super::schema_change::view_changes;
 use super::{VersionPair, ViewWrite};
 use crate::definitions::{
     BindingDefinition, BindingName, BoundDefinition, LiteralText, TransformReference, ViewDefinition,
@@ -22,7 +22,7 @@ use crate::model::{
     ValidationPolicy, ViewRef, ViewVersion,
 };
 use crate::resolve::{key_data_type, required};
-use crate::store::{Mark, read};
+use crate::store::read;
 
 impl Planner<'_> {
     pub(super) async fn plan_view(&mut self, name: &str) -> Result<(), RegistryError> {
@@ -46,8 +46,7 @@ impl Planner<'_> {
         draft.id.version = existing.map_or(next, |row| row.version);
         if let Some(row) = existing {
             let stands = read::load_view_version(&mut self.snapshot, row.view_version_id).await?;
-            if let Some(mark) = stands.mark.as_ref().filter(|mark| mark.is_retired()) {
-                let retired = RegistryError::retired(ObjectKind::View, stands.id.to_string(), mark);
+            if let Some(retired) = RegistryError::if_retired(ObjectKind::View, &stands.id, stands.mark.as_ref()) {
                 let message = format!(
                     "what it says is a version that is not served any more: {retired}; or take it out of the files"
                 );
@@ -86,12 +85,7 @@ impl Planner<'_> {
                 if pins_before != pins {
                     details.push("versions of upstream views written differently, the same versions".to_owned());
                 }
-                if details.is_empty() {
-                    PlannedAction::Unchanged
-                } else {
-                    schema.push(SchemaChange::settings(&details));
-                    PlannedAction::Settings
-                }
+                if details.is_empty() { PlannedAction::Unchanged } else { PlannedAction::Settings }
             }
             Some(before) => {
                 let (old, new) = (explained(before), explained(&draft));
@@ -104,7 +98,7 @@ impl Planner<'_> {
             }
         };
         if !matches!(action, PlannedAction::Unchanged | PlannedAction::Settings) {
-            self.warn_of_what_it_uses(before.as_deref(), &draft).await?;
+            self.warn_of_what_it_uses(before.as_deref(), &draft);
         }
         let change = PlannedChange {
             version: Some(draft.id.version),
@@ -128,11 +122,7 @@ impl Planner<'_> {
     }
 
     /// Warns of what is deprecated, and was not used by the version before.
-    async fn warn_of_what_it_uses(
-        &mut self,
-        before: Option<&ViewVersion>,
-        draft: &ViewVersion,
-    ) -> Result<(), RegistryError> {
+    fn warn_of_what_it_uses(&mut self, before: Option<&ViewVersion>, draft: &ViewVersion) {
         let reads = |version: &ViewVersion| version.upstream_features().map(|upstream| upstream.view.clone()).collect();
         let read_before: BTreeSet<ViewRef> = before.map(reads).unwrap_or_default();
         self.warn_of_deprecated(&format!("view {}", draft.id), &read_before, &reads(draft));
@@ -140,23 +130,15 @@ impl Planner<'_> {
             self.report.warnings.push(format!("view {} is {}", draft.id, mark.text()));
         }
         if before.is_some_and(|before| before.transform == draft.transform) {
-            return Ok(());
+            return;
         }
-        if let Some(mark) = self.transform_mark(&draft.transform).await? {
+        if let Some(mark) = self.transform_marks.get(&draft.transform) {
             let (name, digest) = (&draft.description.name, draft.transform.short());
             self.report.warnings.push(format!(
                 "view {} uses transform {name} ({digest}), which is {}",
                 draft.id,
                 mark.text()
             ));
-        }
-        Ok(())
-    }
-
-    async fn transform_mark(&mut self, digest: &Digest) -> Result<Option<Mark>, RegistryError> {
-        match read::transform_id(&mut self.snapshot, digest).await? {
-            Some(id) => Ok(self.transform_marks.get(&id).cloned()),
-            None => Ok(None),
         }
     }
 
@@ -237,9 +219,9 @@ impl Planner<'_> {
             return Ok(None);
         };
         let (digest, description) = read::load_description(&mut self.snapshot, id).await?;
-        if let Some(mark) = self.transform_marks.get(&id).filter(|mark| mark.is_retired()) {
-            let name = format!("{}@{digest}", description.name);
-            let retired = RegistryError::retired(ObjectKind::Transform, name, mark);
+        let mark = self.transform_marks.get(&digest);
+        let named = format!("{}@{digest}", description.name);
+        if let Some(retired) = RegistryError::if_retired(ObjectKind::Transform, named, mark) {
             self.view_error(definition, "transform", retired.to_string());
             return Ok(None);
         }

@@ -28,8 +28,10 @@ const WAIT: Duration = Duration::from_secs(10);
 const ATTEMPTS_MAX: u32 = 4;
 /// How long to wait before asking a database again that does not answer.
 const RECONNECT_WAIT: Duration = Duration::from_millis(500);
-/// As PostgreSQL cuts longer names off.
-const SCHEMA_NAME_BYTES_MAX: usize = 63;
+/// What the names of channels begin with; the rest is the schema.
+const CHANNEL_PREFIX: &str = "eadem_registry_";
+/// PostgreSQL has no longer names. The name of a schema also stands in that of its channel.
+const SCHEMA_NAME_BYTES_MAX: usize = 63 - CHANNEL_PREFIX.len();
 
 /// Where a registry is kept.
 #[derive(Debug, Clone)]
@@ -44,6 +46,8 @@ pub enum RegistryAddress {
 #[derive(Clone)]
 pub struct PostgresAddress {
     url: Url,
+    /// Used instead of the one in the URL.
+    password: Option<String>,
     schema: String,
 }
 
@@ -72,7 +76,7 @@ impl PostgresAddress {
         if let Some((name, _)) = url.query_pairs().find(|(name, _)| !PARAMETERS.contains(&name.as_ref())) {
             return Err(invalid(format!("has the parameter `{name}`; known are {}", PARAMETERS.join(", "))));
         }
-        let address = Self { url, schema: "eadem".to_owned() };
+        let address = Self { url, password: None, schema: "eadem".to_owned() };
         address.options()?;
         Ok(address)
     }
@@ -80,8 +84,7 @@ impl PostgresAddress {
     /// The same with this password.
     #[must_use]
     pub fn with_password(mut self, password: &str) -> Self {
-        // Only an address without a host has no place for it, and then the server is on this machine.
-        let _has_place = self.url.set_password(Some(password));
+        self.password = Some(password.to_owned());
         self
     }
 
@@ -106,20 +109,30 @@ impl PostgresAddress {
     }
 
     /// The URL without its password.
-    pub fn redacted(&self) -> String {
+    fn redacted(&self) -> String {
         let mut url = self.url.clone();
         let _has_place = url.set_password(None);
         url.to_string()
     }
 
     fn options(&self) -> Result<PgConnectOptions, RegistryError> {
-        let read = PgConnectOptions::from_str(self.url.as_str());
+        let read = PgConnectOptions::from_str(self.url_with_password().as_str());
         read.map_err(|error| RegistryError::Invalid(format!("the registry's address: {error}")))
+    }
+
+    /// The URL with the password as a parameter: a URL without a host has no other place for it, and there every character
+    /// stands for itself.
+    fn url_with_password(&self) -> Url {
+        let mut url = self.url.clone();
+        if let Some(password) = &self.password {
+            url.query_pairs_mut().append_pair("password", password);
+        }
+        url
     }
 
     /// The URL by which names stand for tables of the schema.
     fn url_in_schema(&self) -> Url {
-        let mut url = self.url.clone();
+        let mut url = self.url_with_password();
         let settings = [
             ("search_path", self.schema.as_str()),
             ("lock_timeout", "10s"),
@@ -135,7 +148,7 @@ impl PostgresAddress {
 
     /// The channel on which changes of this schema are told.
     fn channel(&self) -> String {
-        format!("eadem_registry_{}", self.schema)
+        format!("{CHANNEL_PREFIX}{}", self.schema)
     }
 }
 
@@ -164,8 +177,7 @@ impl Database {
     }
 
     async fn open_file(file: &Path) -> Result<Self, RegistryError> {
-        let file = SqliteConnectOptions::new().filename(file).create_if_missing(true);
-        let options = AnyConnectOptions::from_url(&file.to_url_lossy())?;
+        let options = AnyConnectOptions::from_url(&file_url(file))?;
         let pool = |connections_max: u32, foreign_keys: &'static str| {
             AnyPoolOptions::new().max_connections(connections_max).acquire_timeout(WAIT).after_connect(
                 move |connection, _| {
@@ -261,6 +273,16 @@ impl Database {
     }
 }
 
+/// The URL of a file. What it is made by leaves a `%` of the path as it stands, and whoever reads it takes it for the
+/// beginning of an escaped character.
+fn file_url(file: &Path) -> Url {
+    let escaped = match file.to_str() {
+        Some(path) => PathBuf::from(path.replace('%', "%25")),
+        None => file.to_owned(),
+    };
+    SqliteConnectOptions::new().filename(escaped).create_if_missing(true).to_url_lossy()
+}
+
 async fn migrate(migrations: &Migrator, pool: &AnyPool) -> Result<(), RegistryError> {
     migrations.run(pool).await.map_err(|error| match error {
         MigrateError::VersionMissing(migration) => RegistryError::NewerSchema { migration },
@@ -287,7 +309,7 @@ fn passes(error: &sqlx::Error) -> bool {
 /// Follows the changes that other processes tell of, until the registry is gone.
 pub(super) fn follow(address: PostgresAddress, shared: Weak<Shared>) {
     tokio::spawn(async move {
-        while shared.strong_count() > 0 {
+        while is_open(&shared) {
             if let Err(error) = listen(&address, &shared).await {
                 tracing::warn!(%error, "no news of the registry; asking again");
                 tokio::time::sleep(RECONNECT_WAIT).await;
@@ -297,28 +319,34 @@ pub(super) fn follow(address: PostgresAddress, shared: Weak<Shared>) {
 }
 
 async fn listen(address: &PostgresAddress, shared: &Weak<Shared>) -> Result<(), RegistryError> {
-    /// How long an idle listener outlives its registry.
+    /// How long an idle listener outlives its registry, and a change at most goes unheard of which nobody told.
     const LOOK_UP: Duration = Duration::from_secs(5);
     let pool = PgPoolOptions::new().max_connections(1).connect_with(address.options()?).await?;
     let mut listener = PgListener::connect_with(&pool).await?;
-    listener.eager_reconnect(false);
     listener.listen(&address.channel()).await?;
     // What happened before anybody listened.
     refresh(shared).await?;
-    while shared.strong_count() > 0 {
+    while is_open(shared) {
         match tokio::time::timeout(LOOK_UP, listener.try_recv()).await {
             Ok(Ok(Some(notification))) => {
                 if let (Ok(revision), Some(shared)) = (notification.payload().parse(), shared.upgrade()) {
                     shared.announce(revision);
                 }
             }
-            // The connection was lost; what was told meanwhile has to be asked for.
+            // The connection was lost and there is another that listens; what was told in between has to be asked for.
             Ok(Ok(None)) => refresh(shared).await?,
             Ok(Err(error)) => return Err(error.into()),
-            Err(_idle) => {}
+            // A connection that is dead without anybody having said so is idle too, and so is one that was lost and is being
+            // made anew.
+            Err(_idle) => refresh(shared).await?,
         }
     }
     Ok(())
+}
+
+/// Whether somebody still uses the registry.
+fn is_open(shared: &Weak<Shared>) -> bool {
+    shared.upgrade().is_some_and(|shared| !shared.database.readers.is_closed())
 }
 
 async fn refresh(shared: &Weak<Shared>) -> Result<(), RegistryError> {

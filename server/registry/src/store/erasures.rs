@@ -1,15 +1,15 @@
 //! Erasures: for which entities everything up to an instant is gone, and stays gone.
 
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use eadem_values::{Digest, EntityKey};
 use serde_json::Value as Json;
-use sqlx::Row;
+use sqlx::{AssertSqlSafe, Row};
 
 use super::jobs::insert_job;
 use super::trail::TrailEvent;
-use super::{Registry, Session, read_digest};
+use super::{ROWS_PER_STATEMENT, Registry, Session, read_digest, rows_of_parameters, unsigned};
 use crate::error::RegistryError;
 
 /// Every erasure at one revision of the registry, by salted hash.
@@ -61,6 +61,42 @@ impl EntityErasures {
     }
 }
 
+/// The erasures that this process knows.
+#[derive(Default)]
+pub(super) struct ErasureCache {
+    known: RwLock<Option<KnownErasures>>,
+    /// Held by the one that reads them.
+    reading: tokio::sync::Mutex<()>,
+}
+
+struct KnownErasures {
+    /// The registry's revision up to which they are known to be all.
+    revision: u64,
+    /// How often erasures were recorded by then.
+    erasures_revision: i64,
+    erasures: Arc<Erasures>,
+}
+
+impl ErasureCache {
+    /// All erasures at this revision, if they are known.
+    fn as_of(&self, revision: u64) -> Option<Arc<Erasures>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().filter(|known| known.revision >= revision).map(|known| Arc::clone(&known.erasures))
+    }
+
+    /// Notes how far the registry is; those that are known if none was recorded since.
+    fn confirm(&self, revision: u64, erasures_revision: i64) -> Option<Arc<Erasures>> {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let known = known.as_mut().filter(|known| known.erasures_revision == erasures_revision)?;
+        known.revision = known.revision.max(revision);
+        Some(Arc::clone(&known.erasures))
+    }
+
+    fn learn(&self, read: KnownErasures) {
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(read);
+    }
+}
+
 /// An entity that a job of erasure is to find.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErasedEntity {
@@ -80,29 +116,8 @@ fn key_hash(salt: &[u8], entity: &str, key: &EntityKey) -> Digest {
 }
 
 impl Registry {
-    /// Erases the rows of an entity with event time ≤ `up_to_us`, present or arriving later. Merged by maximum.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn record_erasure(
-        &self,
-        entity: &str,
-        key: &EntityKey,
-        up_to_us: i64,
-        now_us: i64,
-    ) -> Result<(), RegistryError> {
-        let mut change = self.change().await?;
-        let salt = read_salt(&mut change).await?;
-        insert_erasure(&mut change, &salt, entity, key, up_to_us, now_us).await?;
-        // The key itself has no place where nothing is ever deleted.
-        let event = TrailEvent::done("erase", format!("entity {entity}"), "rows of one key");
-        change.record(event.with_digests(None, Some(key_hash(&salt, entity, key))), now_us).await?;
-        change.commit_and_announce().await?;
-        Ok(())
-    }
-
-    /// Creates a job of erasure and records its erasures, all or nothing: from then on their rows are gone for readers and
-    /// writers. The keys themselves are kept only until the job is done.
+    /// Creates a job of erasure and records its erasures, all or nothing: from then on the rows of each entity with event time
+    /// ≤ `up_to_us`, present or arriving later, are gone for readers and writers. Merged by maximum. The keys themselves are kept only until the job is done.
     ///
     /// # Errors
     /// A job of this id exists.
@@ -113,20 +128,21 @@ impl Registry {
         let detail = format!("job {}, {} entities", job.id, job.entities.len());
         change.record(TrailEvent::done("erase", format!("entity {}", job.entity), detail), now_us).await?;
         let salt = read_salt(&mut change).await?;
+        // The greatest instant of each: one statement may not change a row twice.
+        let mut entities: BTreeMap<Vec<u8>, (Digest, i64)> = BTreeMap::new();
         for ErasedEntity { key, up_to_us } in job.entities {
-            insert_erasure(&mut change, &salt, job.entity, key, *up_to_us, now_us).await?;
-            sqlx::query(
-                "INSERT INTO erasure_entity (job_id, entity, key, up_to_us) VALUES ($1, $2, $3, $4)
-                 ON CONFLICT (job_id, key) DO UPDATE SET up_to_us = excluded.up_to_us
-                     WHERE excluded.up_to_us > erasure_entity.up_to_us",
-            )
-            .bind(job.id)
-            .bind(job.entity)
-            .bind(key.encode())
-            .bind(*up_to_us)
+            let entity = (key_hash(&salt, job.entity, key), *up_to_us);
+            let known = entities.entry(key.encode()).or_insert(entity);
+            known.1 = known.1.max(*up_to_us);
+        }
+        let entities: Vec<(Vec<u8>, (Digest, i64))> = entities.into_iter().collect();
+        for entities in entities.chunks(ROWS_PER_STATEMENT) {
+            insert_erasures(&mut change, job.entity, entities, now_us).await?;
+            insert_erased_entities(&mut change, job, entities).await?;
+        }
+        sqlx::query("UPDATE registry_state SET erasures_revision = erasures_revision + 1")
             .execute(change.sql())
             .await?;
-        }
         change.commit_and_announce().await?;
         Ok(())
     }
@@ -180,8 +196,7 @@ impl Registry {
             .execute(change.sql())
             .await?;
         }
-        change.commit_and_announce().await?;
-        Ok(())
+        change.commit_quietly().await
     }
 
     /// The job of erasure that has taken away files of a training set, and when; `None`: none has.
@@ -196,17 +211,26 @@ impl Registry {
         row.map(|row| Ok((row.try_get("job_id")?, row.try_get("erased_at_us")?))).transpose()
     }
 
-    /// All erasures, for readers and writers to apply, as of the last revision that this process has heard of. Read once for a
-    /// revision.
+    /// All erasures, for readers and writers to apply, as of the last revision that this process has heard of. Asked for once
+    /// at a revision, and read again only where one was recorded since.
     ///
     /// # Errors
     /// The database failed.
     pub async fn erasures(&self) -> Result<Arc<Erasures>, RegistryError> {
         let heard_of = *self.shared.announced.borrow();
-        let known = self.shared.erasures.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some((revision, erasures)) = known
-            && revision >= heard_of
-        {
+        let known = &self.shared.erasures;
+        if let Some(erasures) = known.as_of(heard_of) {
+            return Ok(erasures);
+        }
+        // One reads, and whoever waits for it finds what it has read.
+        let _reads = known.reading.lock().await;
+        if let Some(erasures) = known.as_of(heard_of) {
+            return Ok(erasures);
+        }
+        let row =
+            sqlx::query("SELECT revision, erasures_revision FROM registry_state").fetch_one(self.readers()).await?;
+        let (revision, erasures_revision) = (unsigned(row.try_get("revision")?)?, row.try_get("erasures_revision")?);
+        if let Some(erasures) = known.confirm(revision, erasures_revision) {
             return Ok(erasures);
         }
         self.read_erasures().await
@@ -224,7 +248,10 @@ impl Registry {
     async fn read_erasures(&self) -> Result<Arc<Erasures>, RegistryError> {
         let mut snapshot = self.snapshot().await?;
         let revision = snapshot.revision;
-        let salt = read_salt(&mut snapshot).await?;
+        let row = sqlx::query("SELECT erasures_revision, erasure_salt FROM registry_state");
+        let row = row.fetch_one(snapshot.sql()).await?;
+        let (erasures_revision, salt): (i64, Vec<u8>) =
+            (row.try_get("erasures_revision")?, row.try_get("erasure_salt")?);
         let rows = sqlx::query("SELECT entity, key_hash, up_to_us FROM erasure").fetch_all(snapshot.sql()).await?;
         let mut entities: HashMap<String, EntityErasures> = HashMap::new();
         for row in rows {
@@ -241,10 +268,7 @@ impl Registry {
         }
         let entities = entities.into_iter().map(|(entity, erasures)| (entity, Arc::new(erasures))).collect();
         let erasures = Arc::new(Erasures { entities });
-        let mut known = self.shared.erasures.write().unwrap_or_else(PoisonError::into_inner);
-        if known.as_ref().is_none_or(|(known, _)| *known <= revision) {
-            *known = Some((revision, Arc::clone(&erasures)));
-        }
+        self.shared.erasures.learn(KnownErasures { revision, erasures_revision, erasures: Arc::clone(&erasures) });
         Ok(erasures)
     }
 }
@@ -268,24 +292,41 @@ async fn read_salt(session: &mut Session) -> Result<Vec<u8>, RegistryError> {
     Ok(sqlx::query_scalar("SELECT erasure_salt FROM registry_state").fetch_one(session.sql()).await?)
 }
 
-async fn insert_erasure(
+/// Records that rows of these entities, by their canonical keys, are erased.
+async fn insert_erasures(
     session: &mut Session,
-    salt: &[u8],
     entity: &str,
-    key: &EntityKey,
-    up_to_us: i64,
+    entities: &[(Vec<u8>, (Digest, i64))],
     now_us: i64,
 ) -> Result<(), RegistryError> {
-    sqlx::query(
-        "INSERT INTO erasure (entity, key_hash, up_to_us, created_at_us) VALUES ($1, $2, $3, $4)
+    let mut query = sqlx::query(AssertSqlSafe(format!(
+        "INSERT INTO erasure (entity, key_hash, up_to_us, created_at_us) VALUES {}
          ON CONFLICT (entity, key_hash) DO UPDATE SET up_to_us = excluded.up_to_us
              WHERE excluded.up_to_us > erasure.up_to_us",
-    )
-    .bind(entity)
-    .bind(key_hash(salt, entity, key).as_bytes().as_slice())
-    .bind(up_to_us)
-    .bind(now_us)
-    .execute(session.sql())
-    .await?;
+        rows_of_parameters(entities.len(), 4)
+    )))
+    .persistent(entities.len() == ROWS_PER_STATEMENT);
+    for (_, (hash, up_to_us)) in entities {
+        query = query.bind(entity).bind(hash.as_bytes().as_slice()).bind(*up_to_us).bind(now_us);
+    }
+    query.execute(session.sql()).await?;
+    Ok(())
+}
+
+/// Keeps the keys themselves for the job to find.
+async fn insert_erased_entities(
+    session: &mut Session,
+    job: &NewErasure<'_>,
+    entities: &[(Vec<u8>, (Digest, i64))],
+) -> Result<(), RegistryError> {
+    let mut query = sqlx::query(AssertSqlSafe(format!(
+        "INSERT INTO erasure_entity (job_id, entity, key, up_to_us) VALUES {}",
+        rows_of_parameters(entities.len(), 4)
+    )))
+    .persistent(entities.len() == ROWS_PER_STATEMENT);
+    for (key, (_, up_to_us)) in entities {
+        query = query.bind(job.id).bind(job.entity).bind(key.as_slice()).bind(*up_to_us);
+    }
+    query.execute(session.sql()).await?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::fmt;
 
 use eadem_values::Digest;
 use serde::{Deserialize, Serialize};
-use sqlx::Row;
+use sqlx::{AssertSqlSafe, Row};
 
 use super::services::require_service_version;
 use super::views::require_view_version;
@@ -35,7 +35,7 @@ impl LifecycleState {
         }
     }
 
-    fn from_name(name: &str) -> Option<Self> {
+    pub(super) fn from_name(name: &str) -> Option<Self> {
         [Self::Deprecated, Self::Retired].into_iter().find(|state| state.as_str() == name)
     }
 }
@@ -115,41 +115,14 @@ pub struct Marked {
 /// A version that is to be marked.
 pub(crate) struct Target {
     pub(crate) id: i64,
+    /// Of the object, without version.
+    pub(crate) name: String,
     /// `weather@2`
     pub(crate) reference: String,
     pub(crate) mark: Option<Mark>,
     /// Whether the name without version stands for it.
     is_head: bool,
 }
-
-/// The statements about the marks of one kind of object.
-struct Statements {
-    save: &'static str,
-    delete: &'static str,
-}
-
-macro_rules! statements {
-    ($table:literal, $id:literal) => {
-        Statements {
-            save: concat!(
-                "INSERT INTO ",
-                $table,
-                " (",
-                $id,
-                ", state, message, at_us) VALUES ($1, $2, $3, $4)
-                 ON CONFLICT (",
-                $id,
-                ") DO UPDATE
-                 SET state = excluded.state, message = excluded.message, at_us = excluded.at_us"
-            ),
-            delete: concat!("DELETE FROM ", $table, " WHERE ", $id, " = $1"),
-        }
-    };
-}
-
-const OF_VIEWS: Statements = statements!("view_mark", "view_version_id");
-const OF_SERVICES: Statements = statements!("service_mark", "service_version_id");
-const OF_TRANSFORMS: Statements = statements!("transform_mark", "transform_id");
 
 /// Training sets that a warning names.
 const NAMED_MAX: usize = 20;
@@ -177,14 +150,19 @@ impl Registry {
         }
         let mut transaction = self.change().await?;
         let targets = find_targets(&mut transaction, kind, name).await?;
+        let affected: Vec<&Target> = targets.iter().filter(|target| is_affected(target, change)).collect();
+        let Some(first) = affected.first() else {
+            return Err(RegistryError::Conflict(nothing_to_do(&targets, change)));
+        };
         let mut warnings = Vec::new();
-        if let LifecycleChange::Mark(LifecycleState::Retired, _) = change {
-            check_unused(&mut transaction, kind, &targets).await?;
-            warnings = rebuild_warnings(&mut transaction, kind, &targets).await?;
-        }
-        let is_undo = matches!(change, LifecycleChange::Undo(_));
-        if is_undo {
-            check_ground(&mut transaction, kind, &targets).await?;
+        match change {
+            LifecycleChange::Mark(LifecycleState::Retired, _) => {
+                check_unused(&mut transaction, kind, &affected).await?;
+                warnings = rebuild_warnings(&mut transaction, kind, &affected).await?;
+            }
+            LifecycleChange::Undo(LifecycleState::Retired) => check_ground(&mut transaction, kind, &affected).await?,
+            LifecycleChange::Mark(LifecycleState::Deprecated, _)
+            | LifecycleChange::Undo(LifecycleState::Deprecated) => {}
         }
         let mark = match change {
             LifecycleChange::Mark(state, message) => {
@@ -192,22 +170,17 @@ impl Registry {
             }
             LifecycleChange::Undo(_) => None,
         };
-        let affected: Vec<&Target> = targets.iter().filter(|target| is_affected(target, change)).collect();
-        if affected.is_empty() {
-            return Err(RegistryError::Conflict(nothing_to_do(&targets, change)));
-        }
         for target in &affected {
             save_mark(&mut transaction, kind, target.id, mark.as_ref()).await?;
         }
         let references: Vec<String> = affected.iter().map(|target| target.reference.clone()).collect();
-        let bare = name.split('@').next().unwrap_or(name);
         let action = action_text(&references, change);
         // Plans made before are stale, and history shows it.
-        let definitions_revision = transaction.note_definitions(&[(kind, bare, action)], now_us).await?;
-        for target in &affected {
-            let event = TrailEvent::done(change.verb(), format!("{kind} {}", target.reference), change.detail());
-            transaction.record(event, now_us).await?;
-        }
+        let definitions_revision = transaction.note_definitions(&[(kind, first.name.as_str(), action)], now_us).await?;
+        let told = affected
+            .iter()
+            .map(|target| TrailEvent::done(change.verb(), format!("{kind} {}", target.reference), change.detail()));
+        transaction.record_all(told.collect(), now_us).await?;
         transaction.commit_and_announce().await?;
         Ok(Marked { kind, versions: references, mark, warnings, definitions_revision })
     }
@@ -269,6 +242,7 @@ async fn find_targets(connection: &mut Session, kind: ObjectKind, name: &str) ->
     let wanted = versions.into_iter().filter(|version| wanted.is_none_or(|wanted| wanted == version.version));
     let target = |version: MarkedVersion| Target {
         id: version.id,
+        name: bare.to_owned(),
         reference: format!("{bare}@{}", version.version),
         mark: version.mark,
         is_head: version.is_head,
@@ -352,7 +326,8 @@ pub(crate) async fn transforms_named(connection: &mut Session, name: &str) -> Re
         let digest = read_digest(row.try_get("digest")?)?;
         if bare.is_none_or(|bare| bare == found) && !is_malformed {
             let reference = format!("{found}@{digest}");
-            targets.push(Target { id: row.try_get("id")?, reference, mark: read_mark(&row)?, is_head: false });
+            let (id, mark) = (row.try_get("id")?, read_mark(&row)?);
+            targets.push(Target { id, name: found, reference, mark, is_head: false });
         }
     }
     if targets.is_empty() {
@@ -371,23 +346,28 @@ pub(crate) fn read_mark(row: &SqlRow) -> Result<Option<Mark>, RegistryError> {
     }))
 }
 
-/// All marks of components, by their rows. There are few: most versions have none.
-pub(crate) async fn load_transform_marks(connection: &mut Session) -> Result<HashMap<i64, Mark>, RegistryError> {
-    let rows = sqlx::query("SELECT transform_id AS id, state, message, at_us FROM transform_mark");
-    marks_by_id(rows.fetch_all(connection.sql()).await?)
+/// All marks of components. There are few: most versions have none.
+pub(crate) async fn load_transform_marks(connection: &mut Session) -> Result<HashMap<Digest, Mark>, RegistryError> {
+    let rows =
+        sqlx::query("SELECT digest, state, message, at_us FROM transform_mark JOIN transform USING (transform_id)");
+    let rows = rows.fetch_all(connection.sql()).await?;
+    let mut marks = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        if let Some(mark) = read_mark(row)? {
+            marks.insert(read_digest(row.try_get("digest")?)?, mark);
+        }
+    }
+    Ok(marks)
 }
 
 /// All marks of service versions, by their rows.
 pub(crate) async fn load_service_marks(connection: &mut Session) -> Result<HashMap<i64, Mark>, RegistryError> {
-    let rows = sqlx::query("SELECT service_version_id AS id, state, message, at_us FROM service_mark");
-    marks_by_id(rows.fetch_all(connection.sql()).await?)
-}
-
-fn marks_by_id(rows: Vec<SqlRow>) -> Result<HashMap<i64, Mark>, RegistryError> {
+    let rows = sqlx::query("SELECT service_version_id, state, message, at_us FROM service_mark");
+    let rows = rows.fetch_all(connection.sql()).await?;
     let mut marks = HashMap::with_capacity(rows.len());
     for row in &rows {
         if let Some(mark) = read_mark(row)? {
-            marks.insert(row.try_get("id")?, mark);
+            marks.insert(row.try_get("service_version_id")?, mark);
         }
     }
     Ok(marks)
@@ -411,32 +391,35 @@ async fn save_mark(
     id: i64,
     mark: Option<&Mark>,
 ) -> Result<(), RegistryError> {
-    let statements = match kind {
-        ObjectKind::View => OF_VIEWS,
-        ObjectKind::Service => OF_SERVICES,
-        _ => OF_TRANSFORMS,
+    let (table, row) = match kind {
+        ObjectKind::View => ("view_mark", "view_version_id"),
+        ObjectKind::Service => ("service_mark", "service_version_id"),
+        _ => ("transform_mark", "transform_id"),
     };
-    match mark {
-        None => sqlx::query(statements.delete).bind(id).execute(connection.sql()).await?,
-        Some(mark) => {
-            sqlx::query(statements.save)
-                .bind(id)
-                .bind(mark.state.as_str())
-                .bind(&mark.message)
-                .bind(mark.at_us)
-                .execute(connection.sql())
-                .await?
-        }
+    let Some(mark) = mark else {
+        let delete = format!("DELETE FROM {table} WHERE {row} = $1");
+        sqlx::query(AssertSqlSafe(delete)).bind(id).execute(connection.sql()).await?;
+        return Ok(());
     };
+    let save = format!(
+        "INSERT INTO {table} ({row}, state, message, at_us) VALUES ($1, $2, $3, $4)
+         ON CONFLICT ({row}) DO UPDATE
+             SET state = excluded.state, message = excluded.message, at_us = excluded.at_us"
+    );
+    sqlx::query(AssertSqlSafe(save))
+        .bind(id)
+        .bind(mark.state.as_str())
+        .bind(&mark.message)
+        .bind(mark.at_us)
+        .execute(connection.sql())
+        .await?;
     Ok(())
 }
 
 /// Refuses to retire what something depends on.
-async fn check_unused(connection: &mut Session, kind: ObjectKind, targets: &[Target]) -> Result<(), RegistryError> {
-    let mut dependants = Vec::new();
-    for target in targets {
-        dependants.extend(dependants_of(connection, kind, target.id, &target.reference).await?);
-    }
+async fn check_unused(connection: &mut Session, kind: ObjectKind, targets: &[&Target]) -> Result<(), RegistryError> {
+    let versions: Vec<(i64, &str)> = targets.iter().map(|target| (target.id, target.reference.as_str())).collect();
+    let mut dependants = dependants_of(connection, kind, &versions).await?;
     dependants.sort();
     dependants.dedup();
     if let Some(head) = targets.iter().find(|target| target.is_head) {
@@ -445,7 +428,7 @@ async fn check_unused(connection: &mut Session, kind: ObjectKind, targets: &[Tar
             dependants.push(format!(
                 "the name `{}`, which stands for {}: apply another definition first, or retire the {kind} as a whole \
                  (without a version); {} would be left",
-                head.reference.split('@').next().unwrap_or_default(),
+                head.name,
                 head.reference,
                 others.join(", ")
             ));
@@ -462,40 +445,42 @@ async fn check_unused(connection: &mut Session, kind: ObjectKind, targets: &[Tar
 async fn unretired_beside(
     connection: &mut Session,
     kind: ObjectKind,
-    targets: &[Target],
+    targets: &[&Target],
 ) -> Result<Vec<String>, RegistryError> {
-    let Some(name) = targets.first().and_then(|target| target.reference.split('@').next()) else {
-        return Ok(Vec::new());
-    };
-    let all = find_targets(connection, kind, name).await?;
+    let Some(first) = targets.first() else { return Ok(Vec::new()) };
+    let all = find_targets(connection, kind, &first.name).await?;
     let is_other = |target: &&Target| !targets.iter().any(|known| known.id == target.id);
     let is_live = |target: &&Target| !target.mark.as_ref().is_some_and(Mark::is_retired);
     Ok(all.iter().filter(is_other).filter(is_live).map(|target| target.reference.clone()).collect())
 }
 
-/// What would not work any more: versions that are not retired themselves, and open jobs.
+/// What would not work any more without these versions, each with its row and as people write it: versions that are not
+/// retired themselves, and open jobs.
 pub(crate) async fn dependants_of(
     connection: &mut Session,
     kind: ObjectKind,
-    id: i64,
-    reference: &str,
+    versions: &[(i64, &str)],
 ) -> Result<Vec<String>, RegistryError> {
-    let mut dependants: Vec<String> = match kind {
-        ObjectKind::Transform => {
-            sqlx::query_scalar(
-                "SELECT 'view ' || view.name || '@' || CAST(version AS TEXT)
-                 FROM view_version JOIN view USING (view_id) LEFT JOIN view_mark USING (view_version_id)
-                 WHERE transform_id = $1 AND (state IS NULL OR state <> 'retired') ORDER BY view.name, version",
-            )
-            .bind(id)
-            .fetch_all(connection.sql())
-            .await?
+    let mut dependants: Vec<String> = Vec::new();
+    for (id, _) in versions {
+        match kind {
+            ObjectKind::Transform => dependants.extend(users_of(connection, *id).await?),
+            ObjectKind::View => dependants.extend(readers_of(connection, *id, None).await?),
+            _ => {}
         }
-        ObjectKind::View => readers_of(connection, id, None).await?,
-        _ => Vec::new(),
-    };
-    dependants.extend(open_jobs_of(connection, kind, reference).await?);
+    }
+    dependants.extend(open_jobs_of(connection, kind, versions).await?);
     Ok(dependants)
+}
+
+/// Views of which a component is the transform; without retired ones.
+async fn users_of(connection: &mut Session, transform_id: i64) -> Result<Vec<String>, RegistryError> {
+    let views = sqlx::query_scalar(
+        "SELECT 'view ' || view.name || '@' || CAST(version AS TEXT)
+         FROM view_version JOIN view USING (view_id) LEFT JOIN view_mark USING (view_version_id)
+         WHERE transform_id = $1 AND (state IS NULL OR state <> 'retired') ORDER BY view.name, version",
+    );
+    Ok(views.bind(transform_id).fetch_all(connection.sql()).await?)
 }
 
 /// Views and services that read a view version, or only one of its features; without retired ones.
@@ -536,29 +521,31 @@ pub(crate) async fn datasets_of_view(
     Ok(datasets.bind(view_version_id).bind(feature).fetch_all(connection.sql()).await?)
 }
 
-/// Jobs that are not over and name the version in their specification.
+/// Jobs that are not over and name one of the versions in their specification.
 async fn open_jobs_of(
     connection: &mut Session,
     kind: ObjectKind,
-    reference: &str,
+    versions: &[(i64, &str)],
 ) -> Result<Vec<String>, RegistryError> {
+    if !matches!(kind, ObjectKind::View | ObjectKind::Service) {
+        return Ok(Vec::new());
+    }
     let rows: Vec<(String, String, String)> =
         sqlx::query_as("SELECT job_id, kind, spec FROM job WHERE state = 'open' ORDER BY created_at_us, job_id")
             .fetch_all(connection.sql())
             .await?;
-    let names_it = |spec: &str| {
+    let is_one = |name: &str| versions.iter().any(|(_, reference)| *reference == name);
+    let names_one = |spec: &str| {
         let spec: serde_json::Value = serde_json::from_str(spec).unwrap_or_default();
-        match kind {
-            ObjectKind::Service => spec["service"] == *reference,
-            ObjectKind::View => {
-                let views = spec["views"].as_array().into_iter().flatten().chain([&spec["view"]]);
-                let mut views = views.filter_map(serde_json::Value::as_str);
-                views.any(|view| view == reference) || spec["pinned"].to_string().contains(&format!("\"{reference}\""))
-            }
-            _ => false,
+        if kind == ObjectKind::Service {
+            return spec["service"].as_str().is_some_and(is_one);
         }
+        let views = spec["views"].as_array().into_iter().flatten().chain([&spec["view"]]);
+        let pinned = spec["pinned"].to_string();
+        views.filter_map(serde_json::Value::as_str).any(is_one)
+            || versions.iter().any(|(_, reference)| pinned.contains(&format!("\"{reference}\"")))
     };
-    let open = rows.into_iter().filter(|(_, _, spec)| names_it(spec));
+    let open = rows.into_iter().filter(|(_, _, spec)| names_one(spec));
     Ok(open.map(|(id, job_kind, _)| format!("{job_kind} job {id}, which is not over")).collect())
 }
 
@@ -566,7 +553,7 @@ async fn open_jobs_of(
 async fn rebuild_warnings(
     connection: &mut Session,
     kind: ObjectKind,
-    targets: &[Target],
+    targets: &[&Target],
 ) -> Result<Vec<String>, RegistryError> {
     let mut datasets: Vec<String> = Vec::new();
     for target in targets {
@@ -605,9 +592,9 @@ pub(crate) async fn datasets_of(
 }
 
 /// What is to come back must have what it stands on.
-async fn check_ground(connection: &mut Session, kind: ObjectKind, targets: &[Target]) -> Result<(), RegistryError> {
+async fn check_ground(connection: &mut Session, kind: ObjectKind, targets: &[&Target]) -> Result<(), RegistryError> {
     let mut missing: Vec<String> = Vec::new();
-    for target in targets.iter().filter(|target| target.mark.as_ref().is_some_and(Mark::is_retired)) {
+    for target in targets {
         let retired: Vec<String> = match kind {
             ObjectKind::View => {
                 sqlx::query_scalar(

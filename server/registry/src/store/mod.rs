@@ -19,13 +19,14 @@ mod workers;
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use eadem_values::{Description, Digest};
 use sqlx::{Any, AnyConnection, AnyPool, Row, Transaction};
 use tokio::sync::watch;
 
 use database::{Database, Dialect};
+use erasures::ErasureCache;
 
 use crate::access::Actor;
 use crate::error::{AppliedChange, ObjectKind, RegistryError};
@@ -38,7 +39,7 @@ pub use erasures::{EntityErasures, ErasedEntity, Erasures, NewErasure};
 pub use jobs::{ChunkWork, JobChunk, JobRecord, JobState};
 pub use lifecycle::{LifecycleChange, LifecycleState, Mark, Marked};
 pub use projects::{DEFAULT_PROJECT, ProjectRecord, Quota};
-pub use search::{SEARCH_KINDS, SEARCH_LIMIT_MAX, Search, SearchHit, SearchResult};
+pub use search::{SEARCH_KINDS, SEARCH_LIMIT_MAX, Search, SearchHit, SearchHitState, SearchResult};
 pub use services::ServiceSummary;
 pub use tokens::{NewToken, TokenRecord};
 pub use trail::{TrailEntry, TrailEvent, TrailFault, TrailFilter, TrailHead, TrailOutcome, TrailVerdict};
@@ -97,8 +98,7 @@ struct Shared {
     database: Database,
     announced: watch::Sender<u64>,
     cache: Mutex<Cache>,
-    /// The erasures, and the revision as of which.
-    erasures: RwLock<Option<(u64, Arc<Erasures>)>>,
+    erasures: ErasureCache,
 }
 
 /// Objects as they stand at one revision.
@@ -270,8 +270,12 @@ impl Registry {
     pub async fn connect(address: &RegistryAddress) -> Result<Self, RegistryError> {
         let (announced, _) = watch::channel(0);
         let database = Database::open(address).await?;
-        let shared =
-            Arc::new(Shared { database, announced, cache: Mutex::new(Cache::default()), erasures: RwLock::default() });
+        let shared = Arc::new(Shared {
+            database,
+            announced,
+            cache: Mutex::new(Cache::default()),
+            erasures: ErasureCache::default(),
+        });
         if let Dialect::Postgres(address) = &shared.database.dialect {
             database::follow(address.clone(), Arc::downgrade(&shared));
         }
@@ -350,6 +354,18 @@ impl Registry {
     pub(crate) fn readers(&self) -> &AnyPool {
         &self.shared.database.readers
     }
+}
+
+/// Rows that one statement writes or asks for: enough to be quick, and few enough for the parameters of both databases.
+pub(crate) const ROWS_PER_STATEMENT: usize = 500;
+
+/// `($1, $2), ($3, $4)`, so many rows of so many columns.
+pub(crate) fn rows_of_parameters(rows: usize, columns: usize) -> String {
+    let row = |row: usize| {
+        let parameters: Vec<String> = (1..=columns).map(|column| format!("${}", row * columns + column)).collect();
+        format!("({})", parameters.join(", "))
+    };
+    (0..rows).map(row).collect::<Vec<_>>().join(", ")
 }
 
 pub(crate) async fn changes_since(

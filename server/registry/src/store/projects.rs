@@ -1,6 +1,6 @@
 //! Projects, and how much each may have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use eadem_values::Digest;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::Row;
 
 use super::trail::TrailEvent;
-use super::{Change, Registry, Session, signed, unsigned};
+use super::{Change, OfProject, Registry, Session, SqlRow, read_name, signed, unsigned};
 use crate::error::{ObjectKind, RegistryError};
 
 /// The project of whatever names none.
@@ -153,7 +153,7 @@ impl Registry {
     /// # Errors
     /// It may not, or the database failed.
     pub async fn check_upload(&self, bytes: u64) -> Result<(), RegistryError> {
-        self.change().await?.check_components(bytes).await
+        check_components(&mut *self.snapshot().await?, &self.project, bytes).await
     }
 
     /// All projects, by name.
@@ -162,13 +162,23 @@ impl Registry {
     /// The database failed.
     pub async fn projects(&self) -> Result<Vec<ProjectRecord>, RegistryError> {
         let mut snapshot = self.snapshot().await?;
-        let names: Vec<String> =
-            sqlx::query_scalar("SELECT name FROM project ORDER BY name").fetch_all(snapshot.sql()).await?;
-        let mut projects = Vec::with_capacity(names.len());
-        for name in names {
-            projects.push(load_project(&mut snapshot, &name).await?);
+        let rows = sqlx::query("SELECT project_id, name, created_at_us FROM project ORDER BY name");
+        let rows = rows.fetch_all(snapshot.sql()).await?;
+        let quotas = sqlx::query_as("SELECT project_id, name, most FROM project_quota");
+        let quotas: Vec<(i64, String, i64)> = quotas.fetch_all(snapshot.sql()).await?;
+        let mut by_project: HashMap<i64, BTreeMap<Quota, u64>> = HashMap::new();
+        for (project, quota, most) in quotas {
+            by_project.entry(project).or_default().insert(read_name(&quota, Quota::from_name)?, unsigned(most)?);
         }
-        Ok(projects)
+        let read = |row: &SqlRow| {
+            let id: i64 = row.try_get("project_id")?;
+            Ok(ProjectRecord {
+                name: row.try_get("name")?,
+                created_at_us: row.try_get("created_at_us")?,
+                quotas: by_project.get(&id).cloned().unwrap_or_default(),
+            })
+        };
+        rows.iter().map(read).collect()
     }
 
     /// A project.
@@ -184,28 +194,13 @@ impl Change {
     /// What the project may have that is changed.
     async fn quotas(&mut self) -> Result<BTreeMap<Quota, u64>, RegistryError> {
         let project = Arc::clone(&self.project);
-        let record = match &project.main {
-            None => load_project(self, &project.name).await?,
-            Some(main) => main.project(&project.name).await?,
-        };
-        Ok(record.quotas)
+        quotas_of(&project, self).await
     }
 
     /// Whether one more component of this many bytes may be stored.
     pub(crate) async fn check_components(&mut self, bytes: u64) -> Result<(), RegistryError> {
-        let quotas = self.quotas().await?;
-        let row = sqlx::query(
-            "SELECT count(*) AS components, CAST(coalesce(sum(component_bytes), 0) AS BIGINT) AS bytes FROM transform",
-        )
-        .fetch_one(self.sql())
-        .await?;
-        let stored: [u64; 2] = [unsigned(row.try_get("components")?)?, unsigned(row.try_get("bytes")?)?];
-        for (quota, after) in
-            [(Quota::Components, stored[0].saturating_add(1)), (Quota::ComponentBytes, stored[1].saturating_add(bytes))]
-        {
-            check(&self.project.name, &quotas, quota, after)?;
-        }
-        Ok(())
+        let project = Arc::clone(&self.project);
+        check_components(self, &project, bytes).await
     }
 
     /// Whether one more job may be at work. One that nobody is at does not count, or it would keep others from their turn for
@@ -227,6 +222,36 @@ impl Change {
         .await?;
         check(&self.project.name, &quotas, Quota::Jobs, unsigned::<u64>(at_work)?.saturating_add(1))
     }
+}
+
+/// The project that what somebody writes belongs to.
+/// What a project may have, which another registry than that of its definitions may say.
+async fn quotas_of(project: &OfProject, session: &mut Session) -> Result<BTreeMap<Quota, u64>, RegistryError> {
+    let record = match &project.main {
+        None => load_project(session, &project.name).await?,
+        Some(main) => main.project(&project.name).await?,
+    };
+    Ok(record.quotas)
+}
+
+/// Whether the project may store one more component of this many bytes.
+async fn check_components(session: &mut Session, project: &OfProject, bytes: u64) -> Result<(), RegistryError> {
+    let quotas = quotas_of(project, session).await?;
+    if !quotas.contains_key(&Quota::Components) && !quotas.contains_key(&Quota::ComponentBytes) {
+        return Ok(());
+    }
+    let row = sqlx::query(
+        "SELECT count(*) AS components, CAST(coalesce(sum(component_bytes), 0) AS BIGINT) AS bytes FROM transform",
+    )
+    .fetch_one(session.sql())
+    .await?;
+    let stored: [u64; 2] = [unsigned(row.try_get("components")?)?, unsigned(row.try_get("bytes")?)?];
+    for (quota, after) in
+        [(Quota::Components, stored[0].saturating_add(1)), (Quota::ComponentBytes, stored[1].saturating_add(bytes))]
+    {
+        check(&project.name, &quotas, quota, after)?;
+    }
+    Ok(())
 }
 
 /// Whether the project may have as much.
@@ -292,7 +317,7 @@ async fn load_project(session: &mut Session, name: &str) -> Result<ProjectRecord
     let mut quotas = BTreeMap::new();
     for row in &rows {
         let quota: String = row.try_get("name")?;
-        quotas.insert(super::read_name(&quota, Quota::from_name)?, unsigned(row.try_get("most")?)?);
+        quotas.insert(read_name(&quota, Quota::from_name)?, unsigned(row.try_get("most")?)?);
     }
     Ok(ProjectRecord { name: name.to_owned(), created_at_us: row.try_get("created_at_us")?, quotas })
 }

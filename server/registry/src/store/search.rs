@@ -5,13 +5,15 @@
 //! words. So a search reads little whatever the registry holds, unless all of its words are common; then it stops at
 //! [`CANDIDATES_MAX`] and says so.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use eadem_values::{Description, Digest};
 use serde::{Deserialize, Serialize};
 use sqlx::{AssertSqlSafe, Row};
 
-use super::{Registry, Session, Snapshot, read_digest};
+use super::{
+    LifecycleState, ROWS_PER_STATEMENT, Registry, Session, Snapshot, read_digest, read_name, rows_of_parameters,
+};
 use crate::error::RegistryError;
 use crate::model::About;
 
@@ -55,6 +57,37 @@ pub struct SearchHit {
     pub summary: String,
     /// Who looks after it.
     pub owner: String,
+    /// How far what the name stands for is on its way out.
+    pub state: SearchHitState,
+}
+
+/// Whether what was found is still in use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SearchHitState {
+    /// It is; what has no versions always is.
+    #[default]
+    Live,
+    /// It works, and whoever uses it should turn to something else.
+    Deprecated,
+    /// It is not served and cannot be named.
+    Retired,
+}
+
+impl From<LifecycleState> for SearchHitState {
+    fn from(state: LifecycleState) -> Self {
+        match state {
+            LifecycleState::Deprecated => Self::Deprecated,
+            LifecycleState::Retired => Self::Retired,
+        }
+    }
+}
+
+impl SearchHit {
+    /// The name of what has versions: a feature's view.
+    fn marked_name(&self) -> &str {
+        self.name.split(':').next().unwrap_or(&self.name)
+    }
 }
 
 /// What was found, best first.
@@ -108,9 +141,9 @@ impl<'a> Indexed<'a> {
         Self { kind, name: name.to_owned(), doc: &about.doc, owner: &about.owner, tags }
     }
 
-    /// Each word with the best place that it stands in.
-    fn terms(&self) -> BTreeMap<String, Place> {
-        let mut terms = BTreeMap::new();
+    /// Each word with the places that it stands in.
+    fn terms(&self) -> BTreeMap<String, BTreeSet<Place>> {
+        let mut terms: BTreeMap<String, BTreeSet<Place>> = BTreeMap::new();
         let texts = [(Place::Name, self.name.as_str()), (Place::Owner, self.owner), (Place::Documentation, self.doc)];
         let tags = self.tags.iter().map(|tag| (Place::Tag, *tag));
         for (place, text) in tags.chain(texts) {
@@ -118,7 +151,7 @@ impl<'a> Indexed<'a> {
                 if terms.len() >= TERMS_MAX && !terms.contains_key(&word) {
                     break;
                 }
-                terms.entry(word).and_modify(|best: &mut Place| *best = place.min(*best)).or_insert(place);
+                terms.entry(word).or_default().insert(place);
             }
         }
         terms
@@ -128,13 +161,18 @@ impl<'a> Indexed<'a> {
         self.doc.trim().lines().next().unwrap_or_default()
     }
 
-    fn digest(&self, terms: &BTreeMap<String, Place>) -> Digest {
+    fn digest(&self, terms: &BTreeMap<String, BTreeSet<Place>>) -> Digest {
         let mut text = format!("{}\n{}\n", self.summary(), self.owner);
-        for (term, place) in terms {
+        for (term, place) in placed(terms) {
             text.push_str(&format!("{term} {}\n", place.number()));
         }
         Digest::of(text.as_bytes())
     }
+}
+
+/// Each word with each place that it stands in.
+fn placed(terms: &BTreeMap<String, BTreeSet<Place>>) -> impl Iterator<Item = (&String, Place)> {
+    terms.iter().flat_map(|(term, places)| places.iter().map(move |place| (term, *place)))
 }
 
 /// Letters and digits in lower case; whatever else there is separates.
@@ -142,9 +180,6 @@ fn words(text: &str) -> impl Iterator<Item = String> {
     let parts = text.split(|character: char| !character.is_alphanumeric()).filter(|part| !part.is_empty());
     parts.map(|part| part.to_lowercase().chars().take(TERM_CHARACTERS_MAX).collect())
 }
-
-/// Rows that one statement writes or asks for: enough to be quick, and few enough for the parameters of both databases.
-const ROWS_PER_STATEMENT: usize = 500;
 
 /// Collects what a change makes of objects, and writes it in few statements, however many they are.
 #[derive(Default)]
@@ -158,7 +193,7 @@ pub(crate) struct Indexer {
 struct Entry {
     summary: String,
     owner: String,
-    terms: BTreeMap<String, Place>,
+    terms: BTreeMap<String, BTreeSet<Place>>,
     digest: Digest,
 }
 
@@ -204,14 +239,17 @@ impl Indexer {
 
     async fn forget_features(&mut self, change: &mut Session) -> Result<(), RegistryError> {
         let mut gone = Vec::new();
-        for beginning in &self.views {
-            let rows: Vec<(i64, String)> = sqlx::query_as(
-                "SELECT object_id, name FROM search_object WHERE kind = 'feature' AND name >= $1 AND name < $2",
-            )
-            .bind(beginning)
-            .bind(format!("{beginning}{}", char::MAX))
-            .fetch_all(change.sql())
-            .await?;
+        for beginnings in self.views.chunks(ROWS_PER_STATEMENT) {
+            let mut query = sqlx::query_as(AssertSqlSafe(format!(
+                "SELECT object_id, name FROM (VALUES {}) AS beginning
+                     JOIN search_object ON kind = 'feature' AND name >= beginning.column1 AND name < beginning.column2",
+                rows_of_parameters(beginnings.len(), 2)
+            )))
+            .persistent(false);
+            for beginning in beginnings {
+                query = query.bind(beginning).bind(format!("{beginning}{}", char::MAX));
+            }
+            let rows: Vec<(i64, String)> = query.fetch_all(change.sql()).await?;
             let is_gone = |name: &String| !self.objects.contains_key(&("feature", name.clone()));
             gone.extend(rows.into_iter().filter(|(_, name)| is_gone(name)).map(|(object, _)| object));
         }
@@ -243,7 +281,8 @@ async fn write_objects(change: &mut Session, objects: &[((&str, String), Entry)]
              summary = excluded.summary, owner = excluded.owner, words = excluded.words
          RETURNING object_id, kind, name",
         rows_of_parameters(changed.len(), 5)
-    )));
+    )))
+    .persistent(false);
     for ((kind, name), entry) in &changed {
         query = query
             .bind(*kind)
@@ -264,7 +303,7 @@ async fn write_objects(change: &mut Session, objects: &[((&str, String), Entry)]
         let vanished = || RegistryError::damaged(format!("{kind} {name} vanished from the index"));
         let object = ids.get(&((*kind).to_owned(), name.clone())).copied().ok_or_else(vanished)?;
         let of_object =
-            entry.terms.iter().filter_map(|(term, place)| Some((*terms.get(term)?, place.spot(kind), object)));
+            placed(&entry.terms).filter_map(|(term, place)| Some((*terms.get(term)?, place.spot(kind), object)));
         postings.extend(of_object);
     }
     for postings in postings.chunks(ROWS_PER_STATEMENT) {
@@ -290,6 +329,7 @@ async fn indexed_objects(
             "SELECT object_id, name, words FROM search_object WHERE kind = $1 AND name IN ({})",
             names.join(", ")
         )))
+        .persistent(false)
         .bind(*kind);
         for ((_, name), _) in objects {
             query = query.bind(name);
@@ -314,7 +354,8 @@ async fn count_terms(
             "INSERT INTO search_term (term, objects) VALUES {}
              ON CONFLICT (term) DO UPDATE SET objects = search_term.objects + excluded.objects RETURNING term_id, term",
             rows_of_parameters(counts.len(), 2)
-        )));
+        )))
+        .persistent(false);
         for (term, count) in counts {
             query = query.bind(*term).bind(*count);
         }
@@ -332,7 +373,7 @@ async fn forget_postings(change: &mut Session, objects: &[i64]) -> Result<(), Re
             change,
             format!(
                 "UPDATE search_term SET objects = search_term.objects - gone.objects
-                 FROM (SELECT term_id, count(*) AS objects FROM search_posting
+                 FROM (SELECT term_id, count(DISTINCT object_id) AS objects FROM search_posting
                        WHERE object_id IN ({objects}) GROUP BY term_id) AS gone
                  WHERE search_term.term_id = gone.term_id"
             ),
@@ -348,15 +389,6 @@ async fn run(change: &mut Session, statement: String) -> Result<(), RegistryErro
     // Kept for the next time it would push out what does come again.
     sqlx::query(AssertSqlSafe(statement)).persistent(false).execute(change.sql()).await?;
     Ok(())
-}
-
-/// `($1, $2), ($3, $4)`, so many rows of so many columns.
-fn rows_of_parameters(rows: usize, columns: usize) -> String {
-    let row = |row: usize| {
-        let parameters: Vec<String> = (1..=columns).map(|column| format!("${}", row * columns + column)).collect();
-        format!("({})", parameters.join(", "))
-    };
-    (0..rows).map(row).collect::<Vec<_>>().join(", ")
 }
 
 /// A word of a search: the indexed words that it stands for, itself first, and the places where they count.
@@ -404,11 +436,9 @@ impl Registry {
             return Err(RegistryError::Invalid(format!("a search gives 1 to {SEARCH_LIMIT_MAX} objects")));
         }
         let mut snapshot = self.snapshot().await?;
-        let mut wanted = Vec::new();
-        for word in query_words(search.text)? {
-            let Some(found) = expand(&mut snapshot, word).await? else { return Ok(SearchResult::default()) };
-            wanted.push(found);
-        }
+        let Some(mut wanted) = expand(&mut snapshot, query_words(search.text)?).await? else {
+            return Ok(SearchResult::default());
+        };
         wanted.sort_by_key(Wanted::objects);
         let found = candidates(&mut snapshot, &wanted, search).await?;
         hits(&mut snapshot, found, search).await
@@ -417,11 +447,14 @@ impl Registry {
     /// Indexes everything where nothing is indexed: a registry from before there was a search.
     pub(super) async fn index_if_empty(&self) -> Result<(), RegistryError> {
         let mut snapshot = self.snapshot().await?;
-        let counted = "SELECT (SELECT count(*) FROM search_object) AS indexed,
-                              (SELECT count(*) FROM transform) + (SELECT count(*) FROM entity) AS objects";
-        let (indexed, objects): (i64, i64) = sqlx::query_as(counted).fetch_one(snapshot.sql()).await?;
+        let is_unindexed: Option<i64> = sqlx::query_scalar(
+            "SELECT CAST(1 AS BIGINT) WHERE NOT EXISTS (SELECT 1 FROM search_object)
+                 AND (EXISTS (SELECT 1 FROM transform) OR EXISTS (SELECT 1 FROM entity))",
+        )
+        .fetch_optional(snapshot.sql())
+        .await?;
         drop(snapshot);
-        if indexed > 0 || objects == 0 {
+        if is_unindexed.is_none() {
             return Ok(());
         }
         let (entities, sources) = (self.entities().await?, self.sources().await?);
@@ -462,23 +495,38 @@ fn query_words(text: &str) -> Result<Vec<(String, std::ops::RangeInclusive<i64>)
     Ok(found)
 }
 
-/// The indexed words that begin with this one; `None` if there are none.
+/// The indexed words that begin with each of these; `None` if one of them begins none.
 async fn expand(
     snapshot: &mut Snapshot,
-    (word, places): (String, std::ops::RangeInclusive<i64>),
-) -> Result<Option<Wanted>, RegistryError> {
-    let rows: Vec<(i64, String, i64)> = sqlx::query_as(
-        "SELECT term_id, term, objects FROM search_term
-         WHERE term >= $1 AND term < $2 AND objects > 0 ORDER BY term LIMIT $3",
+    words: Vec<(String, std::ops::RangeInclusive<i64>)>,
+) -> Result<Option<Vec<Wanted>>, RegistryError> {
+    // One statement for all words: each is a walk of its own through the index, and ends by itself.
+    let beginnings: Vec<String> = (0..words.len()).map(expansion).collect();
+    let mut query = sqlx::query_as(AssertSqlSafe(beginnings.join(" UNION ALL "))).bind(EXPANSIONS_MAX);
+    for (word, _) in &words {
+        query = query.bind(word).bind(format!("{word}{}", char::MAX));
+    }
+    let rows: Vec<(i64, i64, String, i64)> = query.fetch_all(snapshot.sql()).await?;
+    let mut wanted: Vec<Wanted> = Vec::with_capacity(words.len());
+    for (number, (word, places)) in (0_i64..).zip(words) {
+        let of_word = rows.iter().filter(|(of, ..)| *of == number);
+        let terms: Vec<(i64, i64, bool)> =
+            of_word.map(|(_, term_id, term, objects)| (*term_id, *objects, *term == word)).collect();
+        if terms.is_empty() {
+            return Ok(None);
+        }
+        wanted.push(Wanted { terms, places });
+    }
+    Ok(Some(wanted))
+}
+
+/// The statement for the word of this number, with the words' bounds as parameters after the limit.
+fn expansion(word: usize) -> String {
+    let (from, to) = (2 * word + 2, 2 * word + 3);
+    format!(
+        "SELECT * FROM (SELECT CAST({word} AS BIGINT) AS word, term_id, term, objects FROM search_term
+                        WHERE term >= ${from} AND term < ${to} AND objects > 0 ORDER BY term LIMIT $1) AS of_{word}"
     )
-    .bind(&word)
-    .bind(format!("{word}{}", char::MAX))
-    .bind(EXPANSIONS_MAX)
-    .fetch_all(snapshot.sql())
-    .await?;
-    let terms: Vec<(i64, i64, bool)> =
-        rows.into_iter().map(|(term_id, term, objects)| (term_id, objects, term == word)).collect();
-    Ok((!terms.is_empty()).then_some(Wanted { terms, places }))
 }
 
 /// What a search has looked at.
@@ -545,15 +593,17 @@ async fn postings(
     last_spot: i64,
     rows_max: usize,
 ) -> Result<Vec<(i64, i64)>, RegistryError> {
-    let rows = sqlx::query_as(AssertSqlSafe(format!(
+    let rows_max = i64::try_from(rows_max).unwrap_or(i64::MAX);
+    let rows = sqlx::query_as(
         "SELECT spot, object_id FROM search_posting
          WHERE term_id = $1 AND (spot, object_id) > ($2, $3) AND spot <= $4
-         ORDER BY spot, object_id LIMIT {rows_max}"
-    )))
+         ORDER BY spot, object_id LIMIT $5",
+    )
     .bind(term_id)
     .bind(spot)
     .bind(object)
     .bind(last_spot)
+    .bind(rows_max)
     .fetch_all(snapshot.sql())
     .await?;
     Ok(rows)
@@ -596,6 +646,7 @@ async fn hits(snapshot: &mut Snapshot, found: Candidates, search: &Search<'_>) -
         "SELECT object_id, kind, name, summary, owner FROM search_object WHERE object_id IN ({})",
         list(found.ranked.keys().copied())
     )))
+    .persistent(false)
     .fetch_all(snapshot.sql())
     .await?;
     let mut hits = Vec::with_capacity(rows.len());
@@ -606,16 +657,58 @@ async fn hits(snapshot: &mut Snapshot, found: Candidates, search: &Search<'_>) -
             name: row.try_get("name")?,
             summary: row.try_get("summary")?,
             owner: row.try_get("owner")?,
+            state: SearchHitState::Live,
         };
         hits.push((found.ranked.get(&object).copied().unwrap_or(i64::MAX), hit));
     }
-    let kind_order = |kind: &str| SEARCH_KINDS.iter().position(|known| *known == kind);
     hits.sort_by(|(a_rank, a), (b_rank, b)| {
-        (a_rank, kind_order(&a.kind), &a.name).cmp(&(b_rank, kind_order(&b.kind), &b.name))
+        (a_rank, kind_number(&a.kind), &a.name).cmp(&(b_rank, kind_number(&b.kind), &b.name))
     });
-    let is_cut = found.is_cut || hits.len() > search.limit;
     hits.truncate(search.limit);
-    Ok(SearchResult { hits: hits.into_iter().map(|(_, hit)| hit).collect(), is_cut })
+    let mut hits: Vec<SearchHit> = hits.into_iter().map(|(_, hit)| hit).collect();
+    note_states(snapshot, &mut hits).await?;
+    Ok(SearchResult { hits, is_cut: found.is_cut })
+}
+
+/// Notes of each hit whether what its name stands for is on its way out; a feature is what its view is.
+async fn note_states(snapshot: &mut Snapshot, hits: &mut [SearchHit]) -> Result<(), RegistryError> {
+    for (kinds, marks) in [
+        (
+            &["view", "feature"][..],
+            "SELECT name, state FROM view JOIN view_mark ON view_version_id = head_version_id WHERE name IN",
+        ),
+        (
+            &["service"][..],
+            "SELECT name, state FROM service JOIN service_mark ON service_version_id = head_version_id WHERE name IN",
+        ),
+        (
+            &["transform"][..],
+            "SELECT name, state FROM transform JOIN transform_mark USING (transform_id)
+             WHERE NOT EXISTS (SELECT 1 FROM transform AS later WHERE later.name = transform.name
+                                   AND later.transform_id > transform.transform_id) AND name IN",
+        ),
+    ] {
+        let is_of_kind = |hit: &&mut SearchHit| kinds.contains(&hit.kind.as_str());
+        let mut of_kind: Vec<&mut SearchHit> = hits.iter_mut().filter(is_of_kind).collect();
+        let names: BTreeSet<String> = of_kind.iter().map(|hit| hit.marked_name().to_owned()).collect();
+        if names.is_empty() {
+            continue;
+        }
+        let parameters: Vec<String> = (1..=names.len()).map(|number| format!("${number}")).collect();
+        let statement = AssertSqlSafe(format!("{marks} ({})", parameters.join(", ")));
+        let mut query = sqlx::query_as(statement).persistent(false);
+        for name in &names {
+            query = query.bind(name);
+        }
+        let marks: Vec<(String, String)> = query.fetch_all(snapshot.sql()).await?;
+        let marks: HashMap<String, String> = marks.into_iter().collect();
+        for hit in &mut of_kind {
+            if let Some(state) = marks.get(hit.marked_name()) {
+                hit.state = read_name(state, LifecycleState::from_name)?.into();
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -80,10 +80,6 @@ pub(crate) async fn require_service_version(
     name: &str,
     version: Option<u32>,
 ) -> Result<(i64, u32, Digest), RegistryError> {
-    let versions = load_service_versions(connection, name).await?;
-    if versions.is_empty() {
-        return Err(unknown_service(connection, name).await?);
-    }
     let Some(version) = version else {
         let head = load_service_head(connection, name).await?;
         return match head {
@@ -91,6 +87,10 @@ pub(crate) async fn require_service_version(
             None => Err(unknown_service(connection, name).await?),
         };
     };
+    let versions = load_service_versions(connection, name).await?;
+    if versions.is_empty() {
+        return Err(unknown_service(connection, name).await?);
+    }
     let found = versions.iter().find(|(_, number, _)| *number == version);
     found.copied().ok_or_else(|| {
         let known: Vec<String> = versions.iter().map(|(_, number, _)| number.to_string()).collect();

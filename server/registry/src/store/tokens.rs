@@ -155,7 +155,7 @@ impl Registry {
     /// The database failed.
     pub async fn access(&self) -> Result<(u64, Vec<TokenRecord>), RegistryError> {
         let mut snapshot = self.snapshot().await?;
-        let revision = load_revision(&mut snapshot).await?;
+        let revision = unsigned(sqlx::query_scalar(ACCESS_REVISION).fetch_one(snapshot.sql()).await?)?;
         Ok((revision, load_tokens(&mut snapshot).await?))
     }
 
@@ -164,8 +164,7 @@ impl Registry {
     /// # Errors
     /// The database failed.
     pub async fn access_revision(&self) -> Result<u64, RegistryError> {
-        let mut snapshot = self.snapshot().await?;
-        load_revision(&mut snapshot).await
+        unsigned(sqlx::query_scalar(ACCESS_REVISION).fetch_one(self.readers()).await?)
     }
 
     /// Notes when tokens were last seen. It makes no entry in the trail, and what is there and later stays.
@@ -220,6 +219,8 @@ fn check_name(name: &str) -> Result<(), RegistryError> {
     Err(RegistryError::Invalid(what))
 }
 
+const ACCESS_REVISION: &str = "SELECT revision FROM access_state";
+
 const COLUMNS: &str =
     "token_id, name, role, project, secret_hash, created_at_us, created_by, expires_at_us, revoked_at_us,
                        revoked_by, last_used_at_us";
@@ -252,9 +253,4 @@ async fn load_token(session: &mut Session, id: &str) -> Result<TokenRecord, Regi
     let row = sqlx::query(sqlx::AssertSqlSafe(statement)).bind(id.to_owned()).fetch_optional(session.sql()).await?;
     let row = row.ok_or_else(|| RegistryError::not_found(ObjectKind::Token, id, "; `eadem token list` shows all"))?;
     read_token(&row)
-}
-
-async fn load_revision(session: &mut Session) -> Result<u64, RegistryError> {
-    let row = sqlx::query("SELECT revision FROM access_state").fetch_one(session.sql()).await?;
-    unsigned(row.try_get("revision")?)
 }

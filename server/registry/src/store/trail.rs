@@ -76,7 +76,7 @@ impl TrailEvent {
 
     /// The same, with what stood there before and what stands there now.
     #[must_use]
-    pub fn with_digests(mut self, before: Option<Digest>, after: Option<Digest>) -> Self {
+    pub(crate) fn with_digests(mut self, before: Option<Digest>, after: Option<Digest>) -> Self {
         (self.before, self.after) = (before, after);
         self
     }
@@ -199,39 +199,53 @@ impl TrailEntry {
 impl Change {
     /// Adds an entry to the trail; it is there if and only if the change is.
     pub(crate) async fn record(&mut self, event: TrailEvent, now_us: i64) -> Result<(), RegistryError> {
-        let actor = self.actor().clone();
-        self.record_by(&actor, event, now_us).await
+        self.record_all(vec![event], now_us).await
     }
 
-    async fn record_by(&mut self, actor: &Actor, event: TrailEvent, now_us: i64) -> Result<(), RegistryError> {
-        let head = load_head(self).await?;
-        let mut entry = TrailEntry {
-            sequence: head.sequence + 1,
-            at_us: now_us,
-            token_id: actor.token_id.clone(),
-            name: actor.name.clone(),
-            project: actor.project.clone(),
-            address: actor.address.clone(),
-            request_id: actor.request_id.clone(),
-            verb: event.verb,
-            object: event.object,
-            before: event.before,
-            after: event.after,
-            outcome: event.outcome,
-            detail: event.detail,
-            count: event.count,
-            previous: head.hash,
-            hash: no_hash(),
-        };
-        entry.hash = entry.expected_hash();
-        insert(self, &entry).await?;
+    /// The same for several, in their order.
+    pub(crate) async fn record_all(&mut self, events: Vec<TrailEvent>, now_us: i64) -> Result<(), RegistryError> {
+        let actor = self.actor().clone();
+        self.record_by(events.into_iter().map(|event| (&actor, event)).collect(), now_us).await
+    }
+
+    async fn record_by(&mut self, events: Vec<(&Actor, TrailEvent)>, now_us: i64) -> Result<(), RegistryError> {
+        let mut head = load_head(self).await?;
+        for (actor, event) in events {
+            let entry = next_entry(head, actor, event, now_us);
+            insert(self, &entry).await?;
+            head = TrailHead { sequence: entry.sequence, hash: entry.hash };
+        }
         sqlx::query("UPDATE trail_head SET sequence = $1, hash = $2")
-            .bind(signed(entry.sequence)?)
-            .bind(entry.hash.as_bytes().as_slice())
+            .bind(signed(head.sequence)?)
+            .bind(head.hash.as_bytes().as_slice())
             .execute(self.sql())
             .await?;
         Ok(())
     }
+}
+
+/// What stands after the head.
+fn next_entry(head: TrailHead, actor: &Actor, event: TrailEvent, now_us: i64) -> TrailEntry {
+    let mut entry = TrailEntry {
+        sequence: head.sequence + 1,
+        at_us: now_us,
+        token_id: actor.token_id.clone(),
+        name: actor.name.clone(),
+        project: actor.project.clone(),
+        address: actor.address.clone(),
+        request_id: actor.request_id.clone(),
+        verb: event.verb,
+        object: event.object,
+        before: event.before,
+        after: event.after,
+        outcome: event.outcome,
+        detail: event.detail,
+        count: event.count,
+        previous: head.hash,
+        hash: no_hash(),
+    };
+    entry.hash = entry.expected_hash();
+    entry
 }
 
 async fn insert(session: &mut Session, entry: &TrailEntry) -> Result<(), RegistryError> {
@@ -335,9 +349,7 @@ impl Registry {
             return Ok(());
         }
         let mut change = self.change().await?;
-        for (actor, event) in refusals {
-            change.record_by(actor, event.clone(), now_us).await?;
-        }
+        change.record_by(refusals.iter().map(|(actor, event)| (actor, event.clone())).collect(), now_us).await?;
         change.commit_quietly().await
     }
 

@@ -65,40 +65,6 @@ impl Registry {
         let id = require_view_version(&mut snapshot, name, version).await?;
         load_view_version(&mut snapshot, id).await
     }
-
-    /// The numbers of a view's versions, ascending.
-    ///
-    /// # Errors
-    /// No such view.
-    pub async fn view_versions(&self, name: &str) -> Result<Vec<u32>, RegistryError> {
-        let mut snapshot = self.snapshot().await?;
-        let versions = load_versions(&mut snapshot, name).await?;
-        if versions.is_empty() {
-            return Err(unknown_view(&mut snapshot, name).await?);
-        }
-        Ok(versions.into_iter().map(|row| row.version).collect())
-    }
-
-    /// Every version of every view that reads this source, by name and number: what a pushed row may concern.
-    ///
-    /// # Errors
-    /// The database failed.
-    pub async fn view_versions_of_source(&self, source: &str) -> Result<Vec<Arc<ViewVersion>>, RegistryError> {
-        let mut snapshot = self.snapshot().await?;
-        let ids: Vec<i64> = sqlx::query_scalar(
-            "SELECT view_version_id FROM view_version
-                 JOIN source_meaning USING (meaning_id) JOIN view USING (view_id)
-             WHERE source_meaning.name = $1 ORDER BY view.name, version",
-        )
-        .bind(source)
-        .fetch_all(snapshot.sql())
-        .await?;
-        let mut versions = Vec::with_capacity(ids.len());
-        for id in ids {
-            versions.push(load_view_version(&mut snapshot, id).await?);
-        }
-        Ok(versions)
-    }
 }
 
 pub(crate) async fn unknown_view(connection: &mut Session, name: &str) -> Result<RegistryError, RegistryError> {

@@ -8,10 +8,9 @@ use eadem_registry::{
 };
 use eadem_values::Digest;
 use serde_json::json;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{ConnectOptions, Connection};
+use sqlx::{AnyConnection, Connection};
 
-use crate::support::{Company, NOW_US, a_new_registry, company, weather_transform};
+use crate::support::{Company, NOW_US, a_connection_to, a_new_place, a_new_registry, company, weather_transform};
 
 fn new_token(id: &str) -> NewToken {
     NewToken {
@@ -206,35 +205,43 @@ async fn the_trail_is_read_in_pages() {
     assert_eq!(sequences(TrailFilter { since_us: Some(NOW_US + 3), limit: 9, ..page }).await, [4, 5]);
 }
 
-/// A trail of six entries in a file, with the triggers out of the way that keep it from being changed by mistake.
-async fn a_trail_to_touch() -> Option<(tempfile::TempDir, Registry, SqliteConnection, TrailHead)> {
+/// A trail of six entries, with the triggers out of the way that keep it from being changed by mistake.
+async fn a_trail_to_touch() -> (tempfile::TempDir, Registry, AnyConnection, TrailHead) {
     let folder = tempfile::tempdir().unwrap();
-    let RegistryAddress::File(file) = a_new_registry(folder.path()) else { return None };
-    let registry = Registry::connect(&RegistryAddress::File(file.clone())).await.unwrap();
+    let (address, schema) = a_new_place(folder.path());
+    let registry = Registry::connect(&address).await.unwrap();
     for number in 0..6_i64 {
         registry.create_token(&new_token(&format!("{number}")), NOW_US + number).await.unwrap();
     }
     let head = registry.trail_head().await.unwrap();
-    let mut connection = SqliteConnectOptions::new().filename(&file).connect().await.unwrap();
-    for touched in ["UPDATE trail SET name = 'x'", "DELETE FROM trail"] {
+    let mut connection = a_connection_to(&address, &schema).await;
+    let is_file = matches!(address, RegistryAddress::File(_));
+    let touching = ["UPDATE trail SET name = 'x'", "DELETE FROM trail", "TRUNCATE trail"];
+    for touched in touching.into_iter().take(if is_file { 2 } else { 3 }) {
         let refused = sqlx::query(touched).execute(&mut connection).await.unwrap_err().to_string();
         assert!(refused.contains("only added to"), "{refused}");
     }
-    sqlx::query("DROP TRIGGER trail_is_not_changed").execute(&mut connection).await.unwrap();
-    sqlx::query("DROP TRIGGER trail_is_not_deleted").execute(&mut connection).await.unwrap();
-    Some((folder, registry, connection, head))
+    let statements: &[&str] = match is_file {
+        true => &["DROP TRIGGER trail_is_not_changed", "DROP TRIGGER trail_is_not_deleted"],
+        false => &["DROP TRIGGER trail_is_not_changed ON trail"],
+    };
+    for statement in statements {
+        sqlx::query(*statement).execute(&mut connection).await.unwrap();
+    }
+    (folder, registry, connection, head)
 }
 
 /// What a check finds after these statements, as (entry, words).
-async fn faults_after(statements: &[&'static str], with_head: bool) -> Option<Vec<(u64, String)>> {
-    let (_folder, registry, mut connection, head) = a_trail_to_touch().await?;
+async fn faults_after(statements: &[&'static str], with_head: bool) -> Vec<(u64, String)> {
+    let (_folder, registry, mut connection, head) = a_trail_to_touch().await;
     assert_eq!(registry.verify_trail(Some(head)).await.unwrap().faults, []);
     for statement in statements {
         sqlx::query(*statement).execute(&mut connection).await.unwrap();
     }
     connection.close().await.unwrap();
     let verdict = registry.verify_trail(with_head.then_some(head)).await.unwrap();
-    Some(verdict.faults.into_iter().map(|fault| (fault.sequence, fault.what)).collect())
+    registry.close().await;
+    verdict.faults.into_iter().map(|fault| (fault.sequence, fault.what)).collect()
 }
 
 #[tokio::test]
@@ -254,11 +261,11 @@ async fn every_touched_entry_is_found() {
         "UPDATE trail SET outcome = 'refused' WHERE sequence = 3",
         "UPDATE trail SET detail = '' WHERE sequence = 3",
         "UPDATE trail SET event_count = 2 WHERE sequence = 3",
-        "UPDATE trail SET hash = zeroblob(32) WHERE sequence = 3",
-        "UPDATE trail SET previous_hash = zeroblob(32) WHERE sequence = 3",
+        "UPDATE trail SET hash = previous_hash WHERE sequence = 3",
+        "UPDATE trail SET previous_hash = hash WHERE sequence = 3",
         "UPDATE trail SET outcome = 'maybe' WHERE sequence = 3",
     ] {
-        let Some(faults) = faults_after(&[statement], false).await else { return };
+        let faults = faults_after(&[statement], false).await;
         assert!(faults.iter().any(|(sequence, _)| (3..=4).contains(sequence)), "{statement}: {faults:?}");
     }
 }
@@ -266,13 +273,12 @@ async fn every_touched_entry_is_found() {
 #[tokio::test]
 async fn what_was_removed_exchanged_or_cut_off_is_found() {
     let in_between = faults_after(&["DELETE FROM trail WHERE sequence IN (2, 3)"], false).await;
-    let Some(faults) = in_between else { return };
-    assert_eq!(faults[0], (2, "entries 2 to 3 are missing".to_owned()));
-    let first = faults_after(&["DELETE FROM trail WHERE sequence = 1"], false).await.unwrap();
+    assert_eq!(in_between[0], (2, "entries 2 to 3 are missing".to_owned()));
+    let first = faults_after(&["DELETE FROM trail WHERE sequence = 1"], false).await;
     assert_eq!(first[0], (1, "entries 1 to 1 are missing".to_owned()));
-    let cut = faults_after(&["DELETE FROM trail WHERE sequence > 4"], false).await.unwrap();
+    let cut = faults_after(&["DELETE FROM trail WHERE sequence > 4"], false).await;
     assert_eq!(cut, [(5, "entries 5 to 6 were cut off the end".to_owned())]);
-    let all = faults_after(&["DELETE FROM trail"], false).await.unwrap();
+    let all = faults_after(&["DELETE FROM trail"], false).await;
     assert_eq!(all, [(1, "entries 1 to 6 were cut off the end".to_owned())]);
     let exchanged = faults_after(
         &[
@@ -282,8 +288,7 @@ async fn what_was_removed_exchanged_or_cut_off_is_found() {
         ],
         false,
     )
-    .await
-    .unwrap();
+    .await;
     assert!(exchanged.iter().any(|(sequence, _)| *sequence == 3), "{exchanged:?}");
 }
 
@@ -294,9 +299,9 @@ async fn an_end_that_was_kept_elsewhere_finds_what_nothing_else_can() {
         "DELETE FROM trail WHERE sequence > 4",
         "UPDATE trail_head SET sequence = 4, hash = (SELECT hash FROM trail WHERE sequence = 4)",
     ];
-    let Some(unseen) = faults_after(cut, false).await else { return };
+    let unseen = faults_after(cut, false).await;
     assert_eq!(unseen, []);
-    let seen = faults_after(cut, true).await.unwrap();
+    let seen = faults_after(cut, true).await;
     assert_eq!(seen, [(6, "this entry was there when it was kept elsewhere, and is missing".to_owned())]);
 }
 

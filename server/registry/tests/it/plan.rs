@@ -12,6 +12,12 @@ use crate::support::{
     weather_transform,
 };
 
+/// The numbers of the versions of `aircraft_legs`.
+async fn versions_of_legs(company: &Company) -> Vec<u32> {
+    let views = company.registry.views().await.unwrap();
+    views.into_iter().find(|view| view.newest.id.name == "aircraft_legs").unwrap().versions
+}
+
 #[tokio::test]
 async fn a_first_plan_creates_everything() {
     let registry = Company::found().await;
@@ -52,7 +58,7 @@ async fn meaning_makes_versions_and_followers_move() {
     insta::assert_snapshot!("back_to_an_earlier_version", back.report());
     registry.registry.apply(&back, NOW_US).await.unwrap();
     assert_eq!(registry.registry.view("aircraft_legs", None).await.unwrap().id.version, 1);
-    assert_eq!(registry.registry.view_versions("aircraft_legs").await.unwrap(), [1, 2]);
+    assert_eq!(versions_of_legs(&registry).await, [1, 2]);
     assert_eq!(registry.registry.resolve_service("departure_delay").await.unwrap().version, Some(1));
 }
 
@@ -295,7 +301,7 @@ async fn stale_plans_are_refused_with_what_changed() {
     let error = registry.registry.apply(&slow, NOW_US).await.unwrap_err();
     assert!(matches!(&error, RegistryError::Stale { planned: 0, current: 1, changes } if changes.len() == 8));
     insta::assert_snapshot!(error);
-    assert_eq!(registry.registry.view_versions("aircraft_legs").await.unwrap(), [1], "nothing of it was written");
+    assert_eq!(versions_of_legs(&registry).await, [1], "nothing of it was written");
 }
 
 #[tokio::test]

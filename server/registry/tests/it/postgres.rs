@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use eadem_registry::{Acceptance, PostgresAddress, Registry, RegistryAddress};
 
+use tokio::sync::watch;
+
 use crate::postgres_server::Postgres;
 use crate::support::{Company, NOW_US, POSTGRES, context_transform, weather_transform};
 
@@ -41,6 +43,80 @@ async fn a_change_is_heard_of_without_asking() {
     assert_eq!(*told.unwrap().unwrap(), before + 1);
 }
 
+/// Waits until the other process knows the revision that this one is at, without asking for it.
+async fn assert_heard(company: &Company, heard: &mut watch::Receiver<u64>) {
+    let revision = company.registry.revision().await.unwrap();
+    let told = tokio::time::timeout(Duration::from_secs(30), heard.wait_for(|heard| *heard >= revision)).await;
+    assert_eq!(*told.expect("nothing was heard of it").unwrap(), revision);
+}
+
+/// A message may be lost with the connection that it was to come by.
+#[tokio::test]
+#[ignore = "run by the_suite_on_postgres, which starts the server"]
+async fn a_change_that_nobody_told_of_is_heard_of_in_the_end() {
+    let company = Company::found().await;
+    let other = company.another_process().await;
+    let mut heard = other.changes();
+    assert_heard(&company, &mut heard).await;
+    let mut tables = company.tables().await;
+    sqlx::query("UPDATE registry_state SET revision = revision + 1").execute(&mut tables).await.unwrap();
+    assert_heard(&company, &mut heard).await;
+}
+
+#[tokio::test]
+#[ignore = "run by the_suite_on_postgres, which starts the server"]
+async fn changes_are_heard_of_after_the_connection_was_lost() {
+    let company = Company::found().await;
+    let other = company.another_process().await;
+    let mut heard = other.changes();
+    let mut tables = company.tables().await;
+    for number in 0..3 {
+        let bytes = format!("news {number}").into_bytes();
+        let cut = format!(
+            "SELECT CAST(count(pg_terminate_backend(pid)) AS BIGINT) FROM pg_stat_activity
+             WHERE query LIKE 'LISTEN %eadem_registry_{}%'",
+            company.address_text()
+        );
+        let cut: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(cut)).fetch_one(&mut tables).await.unwrap();
+        company.registry.put_transform(&bytes, &weather_transform(), &Acceptance::default(), NOW_US).await.unwrap();
+        assert_heard(&company, &mut heard).await;
+        assert!(number > 0 || cut > 0, "nobody listened");
+    }
+}
+
+/// Also one that is written otherwise in a URL, and where the URL has no place for it.
+#[tokio::test]
+#[ignore = "run by the_suite_on_postgres, which starts the server"]
+async fn any_password_is_used_as_it_is_given() {
+    const PASSWORDS: [&str; 3] = ["50%41 off", "a:b@c/d?e#f&g=h+i", "%"];
+    let company = Company::found().await;
+    let mut tables = company.tables().await;
+    let server = std::env::var(POSTGRES).unwrap();
+    let server = server.split_once('@').unwrap().1;
+    let (host, database) = server.split_once('/').unwrap();
+    let (host, port) = host.split_once(':').unwrap();
+    sqlx::query("CREATE ROLE somebody LOGIN").execute(&mut tables).await.unwrap();
+    sqlx::query("GRANT CREATE ON DATABASE test TO somebody").execute(&mut tables).await.unwrap();
+    for (number, password) in PASSWORDS.into_iter().enumerate() {
+        let set = format!("ALTER ROLE somebody PASSWORD '{password}'");
+        sqlx::query(sqlx::AssertSqlSafe(set)).execute(&mut tables).await.unwrap();
+        let address = PostgresAddress::parse(&format!("postgres://somebody@{host}:{port}/{database}")).unwrap();
+        let address = address.in_schema(&format!("of_somebody_{number}")).unwrap();
+        let with = |password: &str| RegistryAddress::Postgres(address.clone().with_password(password));
+        assert!(Registry::connect(&with("another")).await.is_err());
+        let shown = format!("{:?}", with(password));
+        assert!(!shown.contains(password) && !shown.contains("password"), "{shown}");
+        let registry = Registry::connect(&with(password)).await.unwrap();
+        // It listens with the same password: only who listens asks by itself.
+        let told = format!("UPDATE of_somebody_{number}.registry_state SET revision = 1");
+        sqlx::query(sqlx::AssertSqlSafe(told)).execute(&mut tables).await.unwrap();
+        let mut heard = registry.changes();
+        let told = tokio::time::timeout(Duration::from_secs(30), heard.wait_for(|heard| *heard == 1)).await;
+        told.expect("nothing was heard").unwrap();
+        registry.close().await;
+    }
+}
+
 /// Those who make a registry at the same moment all find one.
 #[tokio::test]
 #[ignore = "run by the_suite_on_postgres, which starts the server"]
@@ -64,7 +140,7 @@ async fn several_servers_may_start_at_once() {
 fn an_address_is_understood_or_refused_without_its_password() {
     let address = PostgresAddress::parse("postgres://me:hunter2@db.example:5433/features?sslmode=require").unwrap();
     assert!(address.has_password());
-    let shown = format!("{address:?} {}", address.redacted());
+    let shown = format!("{address:?}");
     assert!(!shown.contains("hunter2"), "{shown}");
     for (text, expected) in [
         ("mysql://me:hunter2@db/features", "begins with mysql://"),
@@ -76,7 +152,10 @@ fn an_address_is_understood_or_refused_without_its_password() {
         let error = PostgresAddress::parse(text).unwrap_err().to_string();
         assert!(error.contains(expected) && !error.contains("hunter2"), "{text}: {error}");
     }
-    for schema in ["", "Eadem", "a-b", "a\"b", &"x".repeat(64)] {
-        assert!(address.clone().in_schema(schema).is_err(), "{schema}");
+    for schema in ["", "Eadem", "a-b", "a\"b", &"x".repeat(49)] {
+        let error = address.clone().in_schema(schema).unwrap_err().to_string();
+        assert!(error.contains("at most 48 lower-case letters"), "{schema}: {error}");
     }
+    // One more character, and nobody could be told of changes.
+    assert!(address.in_schema(&"x".repeat(48)).is_ok());
 }

@@ -2,8 +2,8 @@
 
 use eadem_registry::model::{Placement, ViewRef};
 use eadem_registry::{
-    Acceptance, ChunkWork, DatasetRecord, EpochState, ErasedEntity, JobState, NewErasure, NewWorker, RecordedWork,
-    Registry, RegistryError, WorkerReport,
+    Acceptance, ChunkWork, DatasetRecord, EpochState, ErasedEntity, Erasures, JobState, NewErasure, NewWorker,
+    RecordedWork, Registry, RegistryError, WorkerReport,
 };
 use eadem_values::{Digest, EntityKey, KeyValue};
 use serde_json::json;
@@ -207,12 +207,78 @@ async fn erasures_merge_by_maximum() {
     let registry = &company_registry.registry;
     let key = EntityKey(vec![KeyValue::Utf8("N14228".into())]);
     assert!(registry.erasures().await.unwrap().is_empty());
-    registry.record_erasure("aircraft", &key, 100, 1).await.unwrap();
-    registry.record_erasure("aircraft", &key, 50, 2).await.unwrap();
+    for (id, up_to_us) in [("first", 100), ("second", 50)] {
+        let entities = [ErasedEntity { key: key.clone(), up_to_us }];
+        registry.begin_erasure(&erasure(id, &entities), 1).await.unwrap();
+    }
     let erasures = registry.erasures().await.unwrap();
     assert_eq!(erasures.up_to_us("aircraft", &key), Some(100));
     assert_eq!(erasures.up_to_us("airport", &key), None);
     assert_eq!(erasures.up_to_us("aircraft", &EntityKey(vec![KeyValue::Utf8("N1".into())])), None);
+}
+
+fn erasure<'a>(id: &'a str, entities: &'a [ErasedEntity]) -> NewErasure<'a> {
+    NewErasure { id, kind: "erase", spec: &serde_json::Value::Null, entity: "aircraft", entities }
+}
+
+/// More than one statement takes, with keys that come again in the same and in another one.
+#[tokio::test]
+async fn many_entities_are_erased_at_once() {
+    const ENTITIES: i64 = 1_203;
+    let company_registry = Company::found().await;
+    let registry = &company_registry.registry;
+    let key = |number: i64| EntityKey(vec![KeyValue::Int64(number)]);
+    let mut entities: Vec<ErasedEntity> =
+        (0..ENTITIES).map(|number| ErasedEntity { key: key(number), up_to_us: 1_000 + number }).collect();
+    entities.extend(
+        [(7, 5_000), (7, 4_000), (1_100, 1), (0, 6_000)]
+            .map(|(number, up_to_us)| ErasedEntity { key: key(number), up_to_us }),
+    );
+    registry.begin_erasure(&erasure("many", &entities), 1).await.unwrap();
+    let erasures = registry.erasures().await.unwrap();
+    assert_eq!(erasures.of("aircraft").unwrap().count() as i64, ENTITIES);
+    for number in 0..ENTITIES {
+        let expected = match number {
+            0 => 6_000,
+            7 => 5_000,
+            other => 1_000 + other,
+        };
+        assert_eq!(erasures.up_to_us("aircraft", &key(number)), Some(expected), "{number}");
+    }
+    let kept = registry.erased_entities("many").await.unwrap();
+    assert_eq!(kept.len() as i64, ENTITIES);
+    assert!(kept.contains(&ErasedEntity { key: key(7), up_to_us: 5_000 }));
+}
+
+/// Whoever asks at a new revision reads them once for all, and not at all where nothing was erased.
+#[tokio::test]
+async fn erasures_are_read_again_only_after_one() {
+    let company_registry = Company::found().await;
+    let registry = &company_registry.registry;
+    let entities =
+        ["N1", "N2"].map(|name| ErasedEntity { key: EntityKey(vec![KeyValue::Utf8(name.into())]), up_to_us: 9 });
+    registry.begin_erasure(&erasure("first", &entities[..1]), 1).await.unwrap();
+    let all_at_once = async || {
+        let asked = futures::future::join_all((0..8).map(|_| registry.erasures())).await;
+        let asked: Vec<std::sync::Arc<Erasures>> = asked.into_iter().map(Result::unwrap).collect();
+        assert!(
+            asked.iter().all(|erasures| std::sync::Arc::ptr_eq(erasures, &asked[0])),
+            "they were read several times"
+        );
+        std::sync::Arc::clone(&asked[0])
+    };
+    let known = all_at_once().await;
+    company_registry.apply(&company()).await;
+    assert!(std::sync::Arc::ptr_eq(&known, &all_at_once().await), "nothing was erased since");
+
+    registry.begin_erasure(&erasure("second", &entities[1..]), 2).await.unwrap();
+    assert_eq!(all_at_once().await.of("aircraft").unwrap().count(), 2);
+    // Also one of another process.
+    let other = company_registry.another_process().await;
+    assert_eq!(other.erasures().await.unwrap().of("aircraft").unwrap().count(), 2);
+    let third = [ErasedEntity { key: EntityKey(vec![KeyValue::Utf8("N3".into())]), up_to_us: 9 }];
+    other.begin_erasure(&erasure("third", &third), 3).await.unwrap();
+    assert_eq!(registry.erasures_now().await.unwrap().of("aircraft").unwrap().count(), 3);
 }
 
 #[tokio::test]
@@ -276,7 +342,9 @@ async fn datasets_are_saved_once() {
     assert_eq!(registry.dataset("training").await.unwrap(), dataset);
     assert_eq!(registry.dataset_erased_by("d").await.unwrap(), None);
     let touched = std::collections::BTreeSet::from(["d".to_owned()]);
+    let before = registry.revision().await.unwrap();
     registry.note_datasets_erased(&touched, "first", 7).await.unwrap();
+    assert_eq!(registry.revision().await.unwrap(), before, "servers need not follow that");
     registry.note_datasets_erased(&touched, "second", 8).await.unwrap();
     assert_eq!(registry.dataset_erased_by("d").await.unwrap(), Some(("first".to_owned(), 7)));
     let other = DatasetRecord { content_digest: Digest::of(b"other"), ..dataset.clone() };
@@ -311,6 +379,17 @@ async fn a_second_process_sees_what_the_first_applied() {
     assert_eq!(reader.transforms(None).await.unwrap().len(), 4);
     assert_eq!(reader.revision().await.unwrap(), writer.revision().await.unwrap());
     assert!(heard.has_changed().unwrap(), "asking for the revision tells subscribers");
+}
+
+/// Whatever the characters of its path may mean in a URL.
+#[tokio::test]
+async fn a_registry_lies_in_the_file_that_was_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["100% sure.db", "a%41b.db", "50%25.db", "what? #1.db"] {
+        let file = folder.path().join(name);
+        Registry::open(&file).await.unwrap().close().await;
+        assert!(file.is_file(), "{name}: {:?}", std::fs::read_dir(folder.path()).unwrap().collect::<Vec<_>>());
+    }
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use eadem_registry::{
     Acceptance, Applied, InspectError, Plan, PostgresAddress, Registry, RegistryAddress, RegistryError, SourceInspector,
 };
 use eadem_values::{Constraint, DataType, Description, Digest, ElementType, Field, Literal};
+use sqlx::Connection as _;
 use tempfile::TempDir;
 
 /// The server that registries are kept on; without one they are files.
@@ -22,7 +23,7 @@ pub(crate) fn a_new_registry(folder: &Path) -> RegistryAddress {
 }
 
 /// The same, and the name of its schema on a server.
-fn a_new_place(folder: &Path) -> (RegistryAddress, String) {
+pub(crate) fn a_new_place(folder: &Path) -> (RegistryAddress, String) {
     static SCHEMAS: AtomicU32 = AtomicU32::new(0);
     let Ok(url) = std::env::var(POSTGRES) else {
         return (RegistryAddress::File(folder.join("registry.db")), String::new());
@@ -37,6 +38,18 @@ pub(crate) fn a_registry_at(text: &str) -> RegistryAddress {
         Ok(url) => postgres_address(&url, text),
         Err(_) => RegistryAddress::File(text.into()),
     }
+}
+
+/// A connection of its own to the tables of a registry, past everything that the program does.
+pub(crate) async fn a_connection_to(address: &RegistryAddress, schema: &str) -> sqlx::AnyConnection {
+    sqlx::any::install_default_drivers();
+    let url = match address {
+        RegistryAddress::File(file) => format!("sqlite://{}", file.display()),
+        RegistryAddress::Postgres(_) => {
+            format!("{}?options[search_path]={schema}", std::env::var(POSTGRES).unwrap())
+        }
+    };
+    sqlx::AnyConnection::connect(&url).await.unwrap()
 }
 
 fn postgres_address(url: &str, schema: &str) -> RegistryAddress {
@@ -264,6 +277,11 @@ impl Company {
             RegistryAddress::File(file) => file.display().to_string(),
             RegistryAddress::Postgres(_) => self.schema.clone(),
         }
+    }
+
+    /// A connection of its own to the tables.
+    pub(crate) async fn tables(&self) -> sqlx::AnyConnection {
+        a_connection_to(&self.address, &self.schema).await
     }
 
     /// The registry as yet another process sees it.

@@ -4,7 +4,7 @@ use eadem_registry::definitions::Definitions;
 use eadem_registry::model::ViewRef;
 use eadem_registry::{
     ChangeClass, DatasetColumn, DatasetRecord, LifecycleChange, LifecycleState, ObjectKind, PlanReport, RegistryError,
-    SchemaChangeKind,
+    SchemaChangeKind, TrailFilter,
 };
 use eadem_values::{Constraint, DataType, Digest, Field};
 use serde_json::json;
@@ -223,6 +223,44 @@ async fn nothing_is_retired_that_something_depends_on() {
     assert!(founded.registry.resolve_service("departure_delay@1").await.unwrap().mark.is_none());
 }
 
+/// A change is checked for the versions that it changes, and for no others of the name.
+#[tokio::test]
+async fn what_a_mark_leaves_as_it_is_keeps_nothing_from_being_marked() {
+    let founded = with_two_versions().await;
+    for (kind, name) in [
+        (ObjectKind::Service, "departure_delay@1"),
+        (ObjectKind::View, "departure_context@1"),
+        (ObjectKind::View, "airport_weather@1"),
+    ] {
+        mark(&founded, kind, name, &retire()).await.unwrap();
+    }
+    let service = (ObjectKind::Service, "departure_delay");
+    assert_eq!(mark(&founded, service.0, service.1, &deprecate("old")).await.unwrap(), ["departure_delay@2"]);
+    // The first one stays retired, so it is nobody's concern that it could not come back.
+    let undo = LifecycleChange::Undo(LifecycleState::Deprecated);
+    assert_eq!(mark(&founded, service.0, service.1, &undo).await.unwrap(), ["departure_delay@2"]);
+    let undo = LifecycleChange::Undo(LifecycleState::Retired);
+    let refused = mark(&founded, service.0, service.1, &undo).await.unwrap_err();
+    assert!(refused.to_string().contains("departure_delay@1 needs view airport_weather@1"), "{refused}");
+}
+
+/// What happens to a transform is noted under its name, however it was named.
+#[tokio::test]
+async fn a_transform_that_is_named_by_its_digest_has_its_history_under_its_name() {
+    let mut founded = Company::found().await;
+    let digest = founded.upload(&weather_transform()).await;
+    mark(&founded, ObjectKind::Transform, &digest.to_string(), &deprecate("old")).await.unwrap();
+    let described = founded.registry.describe(ObjectKind::Transform, "airport_weather").await.unwrap();
+    let actions: Vec<&str> = described.history.iter().map(|entry| entry.action.as_str()).collect();
+    assert_eq!(actions, [format!("version {digest} deprecated: old")]);
+    let changes = founded.registry.definition_changes(0).await.unwrap();
+    assert_eq!(changes[0].object_name, "airport_weather");
+    let by_digest = founded.registry.describe(ObjectKind::Transform, &digest.to_string()).await.unwrap();
+    assert_eq!(by_digest.history, described.history);
+    let trail = founded.registry.trail(&TrailFilter { newest_first: true, limit: 1, ..TrailFilter::default() }).await;
+    assert_eq!(trail.unwrap()[0].object, format!("transform airport_weather@{digest}"));
+}
+
 #[tokio::test]
 async fn what_is_retired_is_not_served_not_named_and_its_number_stays_taken() {
     let mut founded = with_two_versions().await;
@@ -277,6 +315,10 @@ async fn what_is_retired_is_not_served_not_named_and_its_number_stays_taken() {
     assert_eq!(marked, ["airport_weather@2"], "the first was retired before");
     let bare = founded.registry.resolve_features(&["gusty".to_owned()], None).await.unwrap_err();
     assert!(bare.is_not_found(), "{bare}");
+    let mistyped = founded.registry.resolve_features(&["gustyy".to_owned()], None).await.unwrap_err();
+    assert!(!mistyped.to_string().contains("did you mean"), "it is retired: {mistyped}");
+    let mistyped = founded.registry.resolve_features(&["last_delayy".to_owned()], None).await.unwrap_err();
+    assert!(mistyped.to_string().contains("did you mean `last_delay`"), "{mistyped}");
     let mut only_ground = company();
     only_ground.views.clear();
     only_ground.services.clear();
