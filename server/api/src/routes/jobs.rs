@@ -30,12 +30,19 @@ pub(super) async fn start(
         Problem::not_found("unknown_job_kind", format!("no job of kind `{kind}`; kinds are {kinds}"))
     })?;
     check_right(&state, &by.principal, kind, &spec)?;
-    let job = state.jobs.start(kind, spec, &by.actor).await?;
-    Ok((StatusCode::ACCEPTED, Json(job)))
+    begin(&state, &by, kind, spec).await
+}
+
+async fn begin(state: &ApiState, by: &By, kind: JobKind, spec: Value) -> Result<(StatusCode, Json<Job>), Problem> {
+    let begun = state.jobs.start(kind, spec, &by.actor).await;
+    // What is wrong with a request to erase is said in words of that request, and the trail is kept for good.
+    let begun = begun.map_err(|problem| if kind == JobKind::Erase { problem.untold() } else { problem });
+    Ok((StatusCode::ACCEPTED, Json(begun?)))
 }
 
 /// Jobs read and write files of the server's machine. Whoever comes over the network with less than an admin's token does so
-/// only within the project's folder, and not where the server keeps its own.
+/// only within the project's folder, and not where the server keeps its own; and what copies, replaces or erases what all
+/// have is for admins.
 fn check_right(state: &ApiState, principal: &Principal, kind: JobKind, spec: &Value) -> Result<(), Problem> {
     let Principal::Token(credential) = principal else { return Ok(()) };
     if credential.role == Role::Admin {
@@ -55,13 +62,19 @@ fn check_right(state: &ApiState, principal: &Principal, kind: JobKind, spec: &Va
     Ok(())
 }
 
+/// Whoever may not start a job neither ends it nor goes on with it.
+async fn check_right_to(state: &ApiState, principal: &Principal, id: &str) -> Result<(), Problem> {
+    let job = state.jobs.get(id).await?;
+    check_right(state, principal, job.kind, &job.spec)
+}
+
 /// `POST /erasures`: from the moment on at which it is answered, what it names is hidden.
 pub(super) async fn erase(
     State(state): State<Arc<ApiState>>,
     by: By,
     JsonBody(spec): JsonBody<Value>,
 ) -> Result<(StatusCode, Json<Job>), Problem> {
-    Ok((StatusCode::ACCEPTED, Json(state.jobs.start(JobKind::Erase, spec, &by.actor).await?)))
+    begin(&state, &by, JobKind::Erase, spec).await
 }
 
 pub(super) async fn list(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<Json<Value>, Problem> {
@@ -101,6 +114,7 @@ pub(super) async fn cancel(
     by: By,
     Path(id): Path<String>,
 ) -> Result<Json<Job>, Problem> {
+    check_right_to(&state, &by.principal, &id).await?;
     state.jobs.cancel(&id, &by.actor).await.map(Json)
 }
 
@@ -109,6 +123,7 @@ pub(super) async fn resume(
     by: By,
     Path(id): Path<String>,
 ) -> Result<(StatusCode, Json<Job>), Problem> {
+    check_right_to(&state, &by.principal, &id).await?;
     let job = state.jobs.resume(&id, &by.actor).await?;
     Ok((StatusCode::ACCEPTED, Json(job)))
 }
