@@ -12,16 +12,16 @@ mod limits;
 mod metrics;
 mod problem;
 mod quarantine;
+mod readiness;
 mod request_log;
 mod routes;
+mod serve;
 pub mod serving;
 mod state;
 pub mod tls;
 mod uploads;
 
-pub use access::{
-    Credential, Credentials, NewSecret, OwnerOfDirectory, Peer, ProjectFiles, Refusals, Usage, new_secret,
-};
+pub use access::{Credential, Credentials, NewSecret, OwnerOfDirectory, ProjectFiles, Refusals, Usage, new_secret};
 pub use clock::{Clock, FixedClock, SystemClock};
 pub use effect::{EFFECT_ROWS_MAX, EffectOptions, EffectProgress, Effects, Policy, ViewEffect};
 pub use jobs::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs};
@@ -29,7 +29,9 @@ pub use limits::Limits;
 pub use metrics::{Metrics, StoredTable};
 pub use problem::{Finding, Problem};
 pub use quarantine::{Quarantine, QuarantineQuery};
+pub use readiness::{Hindrance, Readiness};
 pub use request_log::RequestLog;
 pub use routes::{openapi, over_quota, router};
+pub use serve::Server;
 pub use state::{ApiState, PlanCache, StoreStatus};
 pub use uploads::Uploads;
