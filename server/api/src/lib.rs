@@ -13,15 +13,17 @@ mod metrics;
 mod problem;
 mod projects;
 mod quarantine;
+mod readiness;
 mod request_log;
 mod routes;
+mod serve;
 pub mod serving;
 mod state;
 pub mod tls;
 mod uploads;
 
 pub use access::{
-    Credential, Credentials, NewSecret, OwnerOfDirectory, Peer, ProjectFiles, ProjectUsage, Refusals, Usage, new_secret,
+    Credential, Credentials, NewSecret, OwnerOfDirectory, ProjectFiles, ProjectUsage, Refusals, Usage, new_secret,
 };
 pub use clock::{Clock, FixedClock, SystemClock};
 pub use effect::{EFFECT_ROWS_MAX, EffectOptions, EffectProgress, Effects, Policy, ViewEffect};
@@ -31,7 +33,9 @@ pub use metrics::{Metrics, StoredTable};
 pub use problem::{Finding, Problem};
 pub use projects::{ByProject, PROJECT, Projects};
 pub use quarantine::{Quarantine, QuarantineQuery};
+pub use readiness::{Hindrance, Readiness};
 pub use request_log::RequestLog;
 pub use routes::{openapi, over_quota, router};
+pub use serve::Server;
 pub use state::{ApiState, PlanCache, StoreStatus};
 pub use uploads::Uploads;

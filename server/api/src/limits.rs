@@ -40,6 +40,8 @@ pub struct Limits {
     pub effect_ms_max: u64,
     /// Requests served at once; over it: 503 with Retry-After.
     pub requests_in_flight_max: usize,
+    /// Connections that are open at once; more wait to be taken.
+    pub connections_max: usize,
 }
 
 impl Default for Limits {
@@ -62,6 +64,7 @@ impl Default for Limits {
             clock_skew_ms_max: 1_000,
             effect_ms_max: 60_000,
             requests_in_flight_max: 1_024,
+            connections_max: 8_192,
         }
     }
 }

@@ -48,6 +48,9 @@ pub struct Problem {
     /// Of a refused component.
     #[serde(flatten)]
     pub finding: Box<Finding>,
+    /// Whether the detail is for whoever asked alone.
+    #[serde(skip)]
+    is_untold: bool,
 }
 
 impl Problem {
@@ -62,6 +65,7 @@ impl Problem {
             errors: Box::default(),
             retry_after_s: None,
             finding: Box::default(),
+            is_untold: false,
         }
     }
 
@@ -113,6 +117,13 @@ impl Problem {
         self
     }
 
+    /// Keeps the detail, which repeats what must not be kept, out of the trail: that has the code alone.
+    #[must_use]
+    pub(crate) fn untold(mut self) -> Self {
+        self.is_untold = true;
+        self
+    }
+
     /// Says where a component breaks what it has to keep.
     #[must_use]
     pub fn with_finding(mut self, finding: Finding) -> Self {
@@ -134,7 +145,7 @@ impl Problem {
     }
 }
 
-/// What was refused, for those that see only the answer.
+/// What was refused, for those that see only the answer. The detail is empty where it is not for them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ProblemNote {
     pub(crate) code: String,
@@ -157,7 +168,8 @@ impl IntoResponse for Problem {
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, CHALLENGE);
         }
-        response.extensions_mut().insert(ProblemNote { code: self.code, detail: self.detail });
+        let detail = if self.is_untold { String::new() } else { self.detail };
+        response.extensions_mut().insert(ProblemNote { code: self.code, detail });
         response
     }
 }

@@ -22,6 +22,7 @@ use crate::metrics::{Metrics, StoredTable};
 use crate::problem::Problem;
 use crate::projects::Projects;
 use crate::quarantine::Quarantine;
+use crate::readiness::{Hindrance, Readiness};
 use crate::request_log::RequestLog;
 use crate::serving::{History, RowSource, ServingPlan, Transforms};
 use crate::uploads::Uploads;
@@ -57,7 +58,7 @@ pub trait StoreStatus: Send + Sync {
     async fn view_tables(&self, view: &ViewVersion) -> Result<Json, Problem>;
 
     /// What does not work at the moment; empty when ready.
-    async fn not_ready(&self) -> Vec<String>;
+    async fn not_ready(&self) -> Vec<Hindrance>;
 
     /// What is kept of the online store in memory; `None` where there is none.
     fn cache(&self) -> Option<CacheUsage>;
@@ -87,6 +88,8 @@ pub struct ApiState {
     pub quarantine: Arc<dyn Quarantine>,
     /// The stores' own view of themselves.
     pub status: Arc<dyn StoreStatus>,
+    /// Whether they answer.
+    pub readiness: Readiness,
     /// The project.
     pub project: String,
     /// All projects of the server; gone where it ends.

@@ -1,30 +1,17 @@
-//! TLS: connections are taken at once and shake hands beside each other, so that one that is slow keeps nobody waiting.
+//! TLS: the certificate that is served, and its exchange.
 
 use std::fs;
-use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use axum::serve::Listener;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
-
-/// A connection that has not shaken hands by then is closed.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
-/// Connections that shake hands at once; more wait to be taken.
-const HANDSHAKES_MAX: usize = 512;
-/// How long to wait after the system has no connection to give, such as for lack of file descriptors.
-const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Why a certificate cannot be served with.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +92,8 @@ impl Certificate {
         self.reload().map(|()| true)
     }
 
-    fn acceptor(self: &Arc<Self>) -> Result<TlsAcceptor, TlsError> {
+    /// What shakes hands with it.
+    pub(crate) fn acceptor(self: &Arc<Self>) -> Result<TlsAcceptor, TlsError> {
         let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(self) as _;
         // TLS 1.2 and 1.3, which is all that rustls speaks.
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -154,91 +142,4 @@ fn load(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
         key: key.to_owned(),
         source,
     })
-}
-
-/// Gives connections that have shaken hands.
-pub struct TlsListener {
-    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
-    address: SocketAddr,
-}
-
-impl TlsListener {
-    /// Takes connections from `listener` until this is dropped.
-    ///
-    /// # Errors
-    /// A listener without an address, or TLS that cannot be configured.
-    pub fn new(listener: TcpListener, certificate: &Arc<Certificate>) -> Result<Self, TlsListenerError> {
-        let address = listener.local_addr().map_err(TlsListenerError::Address)?;
-        let acceptor = certificate.acceptor().map_err(TlsListenerError::Tls)?;
-        let (done, ready) = mpsc::channel(1);
-        tokio::spawn(take_connections(listener, acceptor, done));
-        Ok(Self { ready, address })
-    }
-}
-
-/// Why nothing can be listened on.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsListenerError {
-    /// The system does not say where.
-    #[error("the listener has no address: {0}")]
-    Address(io::Error),
-    /// See there.
-    #[error(transparent)]
-    Tls(TlsError),
-}
-
-async fn take_connections(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    done: mpsc::Sender<(TlsStream<TcpStream>, SocketAddr)>,
-) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            () = done.closed() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // A client that has gone again is none of our business; anything else passes or does not.
-                if error.kind() != io::ErrorKind::ConnectionAborted && error.kind() != io::ErrorKind::ConnectionReset {
-                    tracing::warn!(%error, "no connection could be taken");
-                    tokio::time::sleep(ACCEPT_RETRY_AFTER).await;
-                }
-                continue;
-            }
-        };
-        let (acceptor, done) = (acceptor.clone(), done.clone());
-        tokio::spawn(async move {
-            // One small record after the other: each would wait for the one before to be acknowledged.
-            let _ = stream.set_nodelay(true);
-            let shaken = tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await;
-            drop(place);
-            match shaken {
-                // It fails only where nobody listens any more.
-                Ok(Ok(stream)) => drop(done.send((stream, address)).await),
-                Ok(Err(error)) => tracing::debug!(%address, %error, "a handshake failed"),
-                Err(_) => tracing::debug!(%address, "a handshake took too long"),
-            }
-        });
-    }
-}
-
-impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        match self.ready.recv().await {
-            Some(connection) => connection,
-            // Whoever takes connections ends only after this does.
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        Ok(self.address)
-    }
 }

@@ -1,6 +1,7 @@
 //! What `POST /jobs/dataset` takes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use eadem_offline::{
@@ -42,7 +43,7 @@ pub(crate) struct DiffRequest {
 pub(crate) struct CreateRequest {
     /// `name` or `name@version`.
     pub(crate) service: String,
-    /// Parquet, CSV or Arrow: a path or URL that the server can reach.
+    /// Parquet, CSV or Arrow: a path, relative to the project's folder, or a URL that the server can reach.
     #[serde(default)]
     pub(crate) spine: Option<String>,
     /// Instead of a file: a query over registered sources.
@@ -187,6 +188,13 @@ impl DatasetRequest {
         }
         serde_json::from_value(spec.clone()).map(|request| Self::Create(Box::new(request)))
     }
+}
+
+/// Makes the path of a spine absolute: it is meant from the project's folder, wherever the server was started.
+pub(crate) fn place_spine(spec: &mut Json, project: &Path) {
+    let Some(spine) = spec.get_mut("spine") else { return };
+    let Some(file) = spine.as_str().filter(|file| !file.contains("://")) else { return };
+    *spine = Json::from(project.join(file).display().to_string());
 }
 
 /// Where the rows of a new training set come from.
@@ -346,6 +354,22 @@ mod tests {
         }
         let options = create(&json!({ "output": "s3://bucket/out.feather" })).unwrap();
         assert_eq!(options.format, OutputFormat::Arrow);
+    }
+
+    #[test]
+    fn a_spine_is_looked_for_in_the_projects_folder() {
+        let placed = |spine: Json| {
+            let mut spec = json!({ "spine": spine });
+            place_spine(&mut spec, Path::new("/project"));
+            spec["spine"].clone()
+        };
+        assert_eq!(placed(json!("sets/may.csv")), "/project/sets/may.csv");
+        for kept in [json!("/sets/may.csv"), json!("s3://lake/may.csv"), json!(3), Json::Null] {
+            assert_eq!(placed(kept.clone()), kept);
+        }
+        let mut without = json!({ "times": [] });
+        place_spine(&mut without, Path::new("/project"));
+        assert_eq!(without, json!({ "times": [] }));
     }
 
     #[test]

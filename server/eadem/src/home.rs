@@ -9,15 +9,14 @@ use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use axum::Router;
 use eadem_api::serving::{EntityKeys, History, ReadOptions, ReadRow, RowSource, RowSourceError};
-use eadem_api::tls::{Certificate, TlsListener};
-use eadem_api::{Clock, Peer, Problem, ProjectUsage, StoreStatus, StoredTable, SystemClock};
+use eadem_api::tls::Certificate;
+use eadem_api::{Clock, Hindrance, Problem, ProjectUsage, Server, StoreStatus, StoredTable, SystemClock};
 use eadem_engine::{CompilerCommand, Engine, EngineConfig};
 use eadem_offline::OfflineStore;
 use eadem_online::{CacheUsage, CachedStore, OnlineStore, StoreError, TableId, TableStatus};
 use eadem_registry::model::ViewVersion;
 use eadem_registry::{Epoch, EpochState, Registry};
 use eadem_semantics::ReadAt;
-use futures::FutureExt as _;
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
@@ -123,16 +122,9 @@ impl Home {
             end_signal().await;
             let _ = drained.send(());
         };
-        let service = self.router().into_make_service_with_connect_info::<Peer>();
-        let server = match &certificate {
-            None => axum::serve(listener, service).with_graceful_shutdown(end).into_future().boxed(),
-            Some(certificate) => {
-                let listener = TlsListener::new(listener, certificate)?;
-                axum::serve(listener, service).with_graceful_shutdown(end).into_future().boxed()
-            }
-        };
+        let server = Server::new(listener, self.router(), certificate.as_ref(), &config.limits)?;
         tokio::select! {
-            result = server => result?,
+            () = server.run(end) => {}
             () = async {
                 let _ = shutdown.await;
                 tokio::time::sleep(drain).await;
@@ -376,15 +368,15 @@ impl Status {
         let asked_at_us = clock.now_us();
         let their_us = match tokio::time::timeout(PING_WAIT, online.ping()).await {
             Ok(Ok(their_us)) => their_us?,
-            Ok(Err(error)) => return Some(format!("online store: {error}")),
-            Err(_) => return Some(format!("online store: no answer within {} s", PING_WAIT.as_secs())),
+            Ok(Err(error)) => return Some(error.to_string()),
+            Err(_) => return Some(format!("no answer within {} s", PING_WAIT.as_secs())),
         };
         let ahead_us = ahead_us(their_us, asked_at_us..=clock.now_us());
         let skew = Duration::from_micros(ahead_us.unsigned_abs());
         (skew > self.clock_skew_max).then(|| {
             let direction = if ahead_us > 0 { "ahead of" } else { "behind" };
             format!(
-                "online store: its clock is {} ms {direction} this machine's, more than {} ms (limits.clock_skew_ms_max); \
+                "its clock is {} ms {direction} this machine's, more than {} ms (limits.clock_skew_ms_max); \
                  set both by NTP",
                 skew.as_millis(),
                 self.clock_skew_max.as_millis()
@@ -482,18 +474,20 @@ impl StoreStatus for Status {
         Ok(tables)
     }
 
-    async fn not_ready(&self) -> Vec<String> {
-        let mut reasons = Vec::new();
+    async fn not_ready(&self) -> Vec<Hindrance> {
+        let mut hindrances = Vec::new();
+        let registry = |reason| Hindrance { part: "registry", reason };
         match tokio::time::timeout(PING_WAIT, self.stores.registry.revision()).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => reasons.push(format!("registry: {error}")),
-            Err(_) => reasons.push(format!("registry: no answer within {} s", PING_WAIT.as_secs())),
+            Ok(Err(error)) => hindrances.push(registry(error.to_string())),
+            Err(_) => hindrances.push(registry(format!("no answer within {} s", PING_WAIT.as_secs()))),
         }
-        match self.stores.online() {
-            Ok(online) => reasons.extend(self.online_hindrance(online.as_ref()).await),
-            Err(error) => reasons.push(format!("{error:#}")),
-        }
-        reasons
+        let hindrance = match self.stores.online() {
+            Ok(online) => self.online_hindrance(online.as_ref()).await,
+            Err(error) => Some(format!("{error:#}")),
+        };
+        hindrances.extend(hindrance.map(|reason| Hindrance { part: "online store", reason }));
+        hindrances
     }
 
     fn cache(&self) -> Option<CacheUsage> {

@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use crate::adapters::RegistryLedger;
 use crate::config::JobsConfig;
+use crate::dataset_request::place_spine;
 use crate::datasets::{self, DatasetRequest};
 use crate::erasure;
 use crate::home::Stores;
@@ -912,6 +913,7 @@ impl Jobs for JobRunner {
             // It has begun above.
             JobKind::Erase => {}
             JobKind::Dataset => {
+                place_spine(&mut spec, &self.shared.stores.project);
                 let request = DatasetRequest::read(&spec).map_err(|error| malformed(error.to_string()))?;
                 if let Some(pins) = datasets::check_and_pin(&self.shared.stores, &request).await? {
                     spec["service"] = json!(pins.service);

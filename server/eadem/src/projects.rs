@@ -11,8 +11,8 @@ use anyhow::Context as _;
 use async_trait::async_trait;
 use eadem_api::serving::{OnlineThenHistory, RowSource};
 use eadem_api::{
-    ApiState, ByProject, Clock, Metrics, PlanCache, Problem, ProjectFiles, Projects, Refusals, RequestLog, SystemClock,
-    Uploads, Usage,
+    ApiState, ByProject, Clock, Metrics, PlanCache, Problem, ProjectFiles, Projects, Readiness, Refusals, RequestLog,
+    SystemClock, Uploads, Usage,
 };
 use eadem_engine::Engine;
 use eadem_offline::limit_object_stores;
@@ -270,6 +270,7 @@ impl OpenProjects {
             policy: config.policy.clone(),
             quarantine: Arc::new(RefusedRows::new(stores.clone())),
             status: Arc::new(Status::new(stores.clone(), config)),
+            readiness: Readiness::default(),
             project: name.to_owned(),
             projects: self.itself.clone() as _,
             files: ProjectFiles::new(&place.folder, &own_files),

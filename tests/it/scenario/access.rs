@@ -571,6 +571,10 @@ fn a_writer_reaches_no_files_but_the_projects() {
         ("dataset", json!({ "service": "x", "output": own }), "foreign_file"),
         ("dataset", json!({ "service": "x", "output": "x.parquet", "spine": "/etc/passwd" }), "foreign_file"),
         ("dataset", json!({ "rebuild": "x", "output": "/etc/passwd" }), "foreign_file"),
+        ("dataset", json!({ "rebuild": "x", "output": "FILE:///etc/passwd" }), "foreign_file"),
+        ("dataset", json!({ "service": "x", "output": "x.parquet", "spine": "FILE:///etc/passwd" }), "foreign_file"),
+        ("dataset", json!({ "service": "x", "output": "x.parquet", "spine": " file:///etc/passwd" }), "foreign_file"),
+        ("dataset", json!({ "service": "x", "output": "x.parquet", "spine": "fi\tle:///etc/passwd" }), "foreign_file"),
     ] {
         let (status, problem) = ask(&server, "POST", &format!("/jobs/{kind}"), writer, &body);
         assert_eq!((status, problem["code"].as_str()), (403, Some(code)), "{kind} {body}: {problem}");
@@ -580,6 +584,60 @@ fn a_writer_reaches_no_files_but_the_projects() {
     assert!(!Path::new(&outside).exists());
     let inside = json!({ "service": "x", "output": project.path("x.parquet") });
     assert_ne!(ask(&server, "POST", "/jobs/dataset", writer, &inside).0, 403);
+}
+
+/// A writer who must not start a job must not end it or go on with it either.
+#[test]
+fn a_writer_leaves_an_admins_jobs_alone() {
+    let project = Project::new();
+    let admin = owners_token(&project);
+    let server = project.serve();
+    let writer = ask(&server, "POST", "/tokens", &admin, &json!({ "name": "batch", "role": "writer" })).1;
+    let writer = writer["token"].as_str().unwrap();
+    let start = |kind: &str, body: &Json| {
+        let (status, job) = ask(&server, "POST", &format!("/jobs/{kind}"), &admin, body);
+        assert_eq!(status, 202, "{job}");
+        let job = format!("/jobs/{}", job["id"].as_str().unwrap());
+        eventually("it fails", || ask(&server, "GET", &job, writer, &Json::Null).1["state"] != "running");
+        job
+    };
+    // There is no such file, so that it can be resumed again and again.
+    let restore = start("restore", &json!({ "from": project.path("../none.backup") }));
+    for (method, path) in [("DELETE", restore.clone()), ("POST", format!("{restore}/resume"))] {
+        let (status, problem) = ask(&server, method, &path, writer, &Json::Null);
+        assert_eq!((status, problem["code"].as_str()), (403, Some("role_too_low")), "{method}: {problem}");
+    }
+    assert_eq!(ask(&server, "POST", &format!("{restore}/resume"), &admin, &Json::Null).0, 202);
+    // What a writer may start he may end.
+    let vacuum = start("vacuum", &json!({}));
+    assert_eq!(ask(&server, "DELETE", &vacuum, writer, &Json::Null).0, 200);
+    assert_eq!(ask(&server, "DELETE", "/jobs/none", writer, &Json::Null).1["code"], "unknown_job");
+}
+
+/// Paths of a spine are meant from the project's folder, where they are checked, and not from where the server was started.
+#[test]
+fn a_spine_is_read_where_it_was_checked() {
+    let (project, admin) = project_that_computes();
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::write(elsewhere.path().join("elsewhere.csv"), "timestamp,seed\n2024-01-01T00:00:00Z,4\n").unwrap();
+    project.write("spine.csv", "timestamp,seed\n2024-01-01T00:00:00Z,4\n2024-01-02T00:00:00Z,5\n");
+    let mut command = project.command(&["serve", "--listen", "127.0.0.1:0", "--project"]);
+    command.arg(project.path("")).current_dir(elsewhere.path());
+    let server = Server::start_with(command);
+    let writer = ask(&server, "POST", "/tokens", &admin, &json!({ "name": "batch", "role": "writer" })).1;
+    let writer = writer["token"].as_str().unwrap();
+    let start = |spine: &str| {
+        let body = json!({ "service": "score@1", "spine": spine, "output": project.path("training.parquet") });
+        ask(&server, "POST", "/jobs/dataset", writer, &body)
+    };
+    let (status, problem) = start("elsewhere.csv");
+    assert_eq!((status, problem["code"].as_str()), (400, Some("malformed_job")), "{problem}");
+    let (status, job) = start("spine.csv");
+    assert_eq!(status, 202, "{job}");
+    let path = format!("/jobs/{}", job["id"].as_str().unwrap());
+    eventually("it ends", || ask(&server, "GET", &path, writer, &Json::Null).1["state"] != "running");
+    let job = ask(&server, "GET", &path, writer, &Json::Null).1;
+    assert_eq!((job["state"].as_str(), job["result"]["rows"].as_u64()), (Some("succeeded"), Some(2)), "{job}");
 }
 
 /// The entries with this verb, the oldest first.
@@ -640,6 +698,37 @@ fn the_trail_tells_who_did_what_from_where_and_who_was_refused() {
     let listed = project.succeed(&["trail", "list", "--limit", "3"]);
     assert!(listed.contains("49 × refused GET /tokens"), "{listed}");
     drop(admin);
+}
+
+/// Whom somebody wanted to erase is not kept for good because the request was wrong.
+#[test]
+fn the_trail_keeps_no_keys_of_erasures_that_were_refused() {
+    let project = Project::of_flights();
+    project.succeed(&["apply"]);
+    let admin = owners_token(&project);
+    let server = project.serve();
+    for path in ["/erasures", "/jobs/erase"] {
+        for body in [
+            json!({ "entity": "aircraft", "keys": [{ "hush_hush": 1 }] }),
+            json!({ "entity": "hush_hush", "keys": [{ "tail": "x" }] }),
+            json!({ "entity": "aircraft", "keys": ["hush_hush"] }),
+        ] {
+            let (status, problem) = ask(&server, "POST", path, &admin, &body);
+            assert!((400..500).contains(&status), "{problem}");
+            assert!(problem["detail"].as_str().unwrap().contains("hush_hush"), "{problem}");
+        }
+    }
+    // Also what was counted.
+    let pid = server.process.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let mut server = server;
+    assert!(server.process.wait().unwrap().success());
+    for verb in ["POST /erasures", "POST /jobs/{id}"] {
+        let refused: Vec<Json> = told(&project, verb);
+        assert!(refused.iter().any(|entry| entry["detail"] == "malformed_job"), "{refused:?}");
+    }
+    let trail = project.succeed(&["trail", "export"]);
+    assert!(!trail.contains("hush_hush"), "{trail}");
 }
 
 #[test]

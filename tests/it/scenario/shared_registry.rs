@@ -94,7 +94,15 @@ fn servers_of_one_registry_see_an_apply_at_once_and_drop_no_request() {
     assert_eq!(ask(&here, "score@1").0, 200);
     let (status, reply) = here.get("/readyz");
     assert_eq!(status, 503, "{reply}");
-    assert!(reply["detail"].as_str().unwrap_or_default().contains("registry"), "{reply}");
+    let detail = reply["detail"].as_str().unwrap_or_default();
+    assert!(detail.starts_with("registry: ") && !detail.contains("registry: not ready"), "{reply}");
+    // Hosts and errors are not for everybody.
+    let (status, reply) = here.raw("GET", "/readyz", "Host: localhost\r\n", b"");
+    let reply: Json = serde_json::from_str(&reply).unwrap();
+    assert_eq!(
+        (status, &reply["detail"], &reply["errors"]),
+        (503, &json!("registry: not ready"), &json!(["registry: not ready"]))
+    );
     let refused = here.post("/registry/plan", &json!({ "files": [] }));
     assert!(refused.0 >= 500, "{refused:?}");
 }

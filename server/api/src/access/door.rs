@@ -68,7 +68,7 @@ fn known_credential(credentials: &dyn Credentials, request: &Request, now_us: i6
     if !credentials.is_current() {
         let detail = "the registry has not answered for too long to know which tokens were ended meanwhile; try again";
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "credentials_unknown", detail);
-        return Err(Problem { retry_after_s: Some(5), ..problem });
+        return Err(problem.retry_after(5));
     }
     let found = credentials.find(id).filter(|credential| is_secret(secret, &credential.secret_hash));
     let Some(credential) = found else {

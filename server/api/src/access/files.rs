@@ -20,14 +20,21 @@ impl ProjectFiles {
     /// # Errors
     /// Why not, for people.
     pub(crate) fn check(&self, file: &str) -> Result<(), String> {
-        if file.contains("://") && !file.starts_with("file:") {
+        if OBJECT_STORES.iter().any(|scheme| file.starts_with(scheme)) {
             return Ok(());
         }
+        let elsewhere = || format!("`{file}` is not in the project's folder");
+        // A URL of any other kind, however it is written: what reads it later may see a file in it where nothing here does.
+        if file.contains("://") {
+            return Err(elsewhere());
+        }
         let path = Path::new(file);
-        let leads_back = path.components().any(|part| part == Component::ParentDir);
+        if path.components().any(|part| part == Component::ParentDir) {
+            return Err(elsewhere());
+        }
         let path = real(&self.folder.join(path));
-        if leads_back || file.starts_with("file:") || !path.starts_with(&self.folder) {
-            return Err(format!("`{file}` is not in the project's folder"));
+        if !path.starts_with(&self.folder) || is_link(&path) {
+            return Err(elsewhere());
         }
         if self.others.iter().any(|other| path.starts_with(other)) {
             return Err(format!("`{file}` is where the server keeps its own files, or those of other projects"));
@@ -36,13 +43,21 @@ impl ProjectFiles {
     }
 }
 
-/// The path without links, as far as there is something; what is not there yet cannot be a link.
+/// How places in object stores are written. Capitals or spaces before them are another text, and refused.
+const OBJECT_STORES: [&str; 2] = ["s3://", "s3a://"];
+
+/// The path without links, as far as they lead somewhere.
 fn real(path: &Path) -> PathBuf {
     for ancestor in path.ancestors() {
         let (Ok(real), Ok(rest)) = (ancestor.canonicalize(), path.strip_prefix(ancestor)) else { continue };
         return real.join(rest);
     }
     path.to_owned()
+}
+
+/// Whether the path, or a folder on its way, is a link still: one that leads nowhere yet.
+fn is_link(real: &Path) -> bool {
+    real.ancestors().any(Path::is_symlink)
 }
 
 #[cfg(test)]
@@ -57,12 +72,15 @@ mod tests {
         let own = folder.path().join(".eadem");
         std::fs::create_dir_all(&own).unwrap();
         std::os::unix::fs::symlink(elsewhere.path(), folder.path().join("link")).unwrap();
+        std::os::unix::fs::symlink(elsewhere.path().join("none"), folder.path().join("dangling")).unwrap();
         let files = ProjectFiles::new(folder.path(), &[&own, &folder.path().join("projects")]);
         let inside = folder.path().join("sets/may.parquet");
-        for fit in ["may.parquet", "sets/may.parquet", inside.to_str().unwrap(), "s3://lake/may.parquet"] {
+        let in_store = ["s3://lake/may.parquet", "s3a://lake/may.parquet"];
+        for fit in ["may.parquet", "sets/may.parquet", inside.to_str().unwrap()].into_iter().chain(in_store) {
             assert_eq!(files.check(fit), Ok(()), "{fit}");
         }
         let outside = elsewhere.path().join("x.parquet");
+        let inside_url = format!("file://{}", inside.display());
         for unfit in [
             outside.to_str().unwrap(),
             "/etc/passwd",
@@ -71,7 +89,18 @@ mod tests {
             "link/x.parquet",
             ".eadem/registry.sqlite",
             "projects/fraud/x.parquet",
+            "dangling/x.parquet",
             "file:///etc/passwd",
+            "FILE:///etc/passwd",
+            " file:///etc/passwd",
+            "fi\tle:///etc/passwd",
+            "\u{1}file:///etc/passwd",
+            "file://localhost/etc/passwd",
+            "memory:///x.parquet",
+            "http://elsewhere/x.parquet",
+            "S3://lake/may.parquet",
+            " s3://lake/may.parquet",
+            inside_url.as_str(),
         ] {
             assert!(files.check(unfit).is_err(), "{unfit}");
         }

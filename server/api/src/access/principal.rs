@@ -3,18 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, FromRequestParts};
 use axum::http::Extensions;
 use axum::http::request::Parts;
-use axum::serve::IncomingStream;
 use eadem_registry::Actor;
-use tokio::net::TcpListener;
 
 use super::Credential;
 use crate::problem::Problem;
 use crate::request_log::RequestId;
-use crate::tls::TlsListener;
 
 /// Goes with the requests that a verb makes to the routes of its own process: whoever can open the project's directory can
 /// change everything in it anyway. Nothing that comes over a network can carry it.
@@ -23,19 +19,7 @@ pub struct OwnerOfDirectory;
 
 /// The address at the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer(pub SocketAddr);
-
-impl Connected<IncomingStream<'_, TcpListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
-
-impl Connected<IncomingStream<'_, TlsListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
-        Self(*stream.remote_addr())
-    }
-}
+pub(crate) struct Peer(pub(crate) SocketAddr);
 
 /// Who a request comes from.
 #[derive(Debug, Clone)]

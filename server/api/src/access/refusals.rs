@@ -86,13 +86,14 @@ impl Refusals {
             repeated.count += 1;
             return written;
         }
+        let told = if detail.is_empty() { code.to_owned() } else { format!("{code}: {detail}") };
         let event = TrailEvent {
             verb: verb.to_owned(),
             object: cut(object),
             before: None,
             after: None,
             outcome: TrailOutcome::Refused,
-            detail: cut(&format!("{code}: {detail}")),
+            detail: cut(&told),
             count: 1,
         };
         written.push((actor.clone(), event.clone()));

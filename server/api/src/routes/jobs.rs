@@ -30,29 +30,45 @@ pub(super) async fn start(
         Problem::not_found("unknown_job_kind", format!("no job of kind `{kind}`; kinds are {kinds}"))
     })?;
     check_right(&state, &by.principal, kind, &spec)?;
-    let job = state.jobs.start(kind, spec, &by.actor).await?;
-    Ok((StatusCode::ACCEPTED, Json(job)))
+    begin(&state, &by, kind, spec).await
 }
 
-/// Jobs read and write files of the server's machine. Whoever comes over the network with less than an admin's token does so
-/// only within the project's folder, and not where the server keeps its own.
+async fn begin(state: &ApiState, by: &By, kind: JobKind, spec: Value) -> Result<(StatusCode, Json<Job>), Problem> {
+    let begun = state.jobs.start(kind, spec, &by.actor).await;
+    // What is wrong with a request to erase is said in words of that request, and the trail is kept for good.
+    let begun = begun.map_err(|problem| if kind == JobKind::Erase { problem.untold() } else { problem });
+    Ok((StatusCode::ACCEPTED, Json(begun?)))
+}
+
+/// Jobs read and write files of the server's machine. Whoever comes over the network with less than a token of an admin of all
+/// projects does so only within the project's folder, and not where the server keeps its own; and what copies, replaces or erases what all
+/// have is for admins.
 fn check_right(state: &ApiState, principal: &Principal, kind: JobKind, spec: &Value) -> Result<(), Problem> {
     let Principal::Token(credential) = principal else { return Ok(()) };
-    if credential.role == Role::Admin {
+    let is_admin = credential.role == Role::Admin;
+    if is_admin && credential.project.is_none() {
         return Ok(());
     }
-    if matches!(kind, JobKind::Backup | JobKind::Restore | JobKind::Erase) {
+    if !is_admin && matches!(kind, JobKind::Backup | JobKind::Restore | JobKind::Erase) {
         return Err(role_too_low(credential, Role::Admin));
     }
-    for field in ["spine", "output"] {
+    for field in ["spine", "output", "out", "from"] {
         if let Some(file) = spec[field].as_str() {
             state.files.check(file).map_err(|why| {
-                let detail = format!("{field}: {why}; only an admin may name other files of the server's machine");
+                let detail = format!(
+                    "{field}: {why}; only an admin of all projects may name other files of the server's machine"
+                );
                 Problem::new(StatusCode::FORBIDDEN, "foreign_file", detail)
             })?;
         }
     }
     Ok(())
+}
+
+/// Whoever may not start a job neither ends it nor goes on with it.
+async fn check_right_to(state: &ApiState, principal: &Principal, id: &str) -> Result<(), Problem> {
+    let job = state.jobs.get(id).await?;
+    check_right(state, principal, job.kind, &job.spec)
 }
 
 /// `POST /erasures`: from the moment on at which it is answered, what it names is hidden.
@@ -61,7 +77,7 @@ pub(super) async fn erase(
     by: By,
     JsonBody(spec): JsonBody<Value>,
 ) -> Result<(StatusCode, Json<Job>), Problem> {
-    Ok((StatusCode::ACCEPTED, Json(state.jobs.start(JobKind::Erase, spec, &by.actor).await?)))
+    begin(&state, &by, JobKind::Erase, spec).await
 }
 
 pub(super) async fn list(State(state): State<Arc<ApiState>>, uri: Uri) -> Result<Json<Value>, Problem> {
@@ -101,6 +117,7 @@ pub(super) async fn cancel(
     by: By,
     Path(id): Path<String>,
 ) -> Result<Json<Job>, Problem> {
+    check_right_to(&state, &by.principal, &id).await?;
     state.jobs.cancel(&id, &by.actor).await.map(Json)
 }
 
@@ -109,6 +126,7 @@ pub(super) async fn resume(
     by: By,
     Path(id): Path<String>,
 ) -> Result<(StatusCode, Json<Job>), Problem> {
+    check_right_to(&state, &by.principal, &id).await?;
     let job = state.jobs.resume(&id, &by.actor).await?;
     Ok((StatusCode::ACCEPTED, Json(job)))
 }

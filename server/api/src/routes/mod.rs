@@ -36,6 +36,7 @@ use crate::access::{Access, By, OwnerOfDirectory, Principal, Refusal, who_asks};
 use crate::metrics::text_of;
 use crate::problem::{Problem, ProblemNote};
 use crate::projects::Unopened;
+use crate::readiness::Hindrance;
 use crate::request_log::{REQUEST_ID, RequestId};
 use crate::state::ApiState;
 
@@ -419,15 +420,21 @@ async fn healthz() -> Json<Value> {
     Json(json!({ "status": "ok" }))
 }
 
-async fn readyz(State(state): State<Arc<ApiState>>) -> Response {
-    let not_ready = state.status.not_ready().await;
-    if not_ready.is_empty() {
+/// Whether the stores answer. What they say when they do not is for whoever is let in.
+async fn readyz(State(state): State<Arc<ApiState>>, request: Request) -> Response {
+    let hindrances = state.readiness.hindrances(state.status.as_ref()).await;
+    if hindrances.is_empty() {
         let access = if state.credentials.is_open() { "open" } else { "tokens" };
         return Json(json!({ "status": "ready", "access": access })).into_response();
     }
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", not_ready.join("; "))
-        .with_errors(not_ready)
-        .into_response()
+    let now_us = state.clock.now_us();
+    let is_let_in = who_asks(state.credentials.as_ref(), &request, READER, &state.project, now_us).is_ok();
+    let line = |hindrance: &Hindrance| match is_let_in {
+        true => format!("{}: {}", hindrance.part, hindrance.reason),
+        false => format!("{}: not ready", hindrance.part),
+    };
+    let lines: Vec<String> = hindrances.iter().map(line).collect();
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", lines.join("; ")).with_errors(lines).into_response()
 }
 
 /// What a project may not have more of. What passes by itself has its `Retry-After`.
