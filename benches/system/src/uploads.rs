@@ -15,7 +15,7 @@ use eadem_benches::results::{Figure, load_average};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value as Json, json};
 
-use crate::load::{Answered, Load, Pace, post};
+use crate::load::{Answered, Load, Pace, ask_once, post};
 use crate::process::{median, root};
 use crate::project::{self, Contents};
 use crate::serving::{PATH, Server, results};
@@ -219,10 +219,8 @@ pub(crate) fn r3() -> Result<Measured> {
 
 /// What came of the checks, as the server counts them.
 fn outcomes(address: &str) -> Result<BTreeMap<String, u64>> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.write_all(format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes())?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
+    let text = ask_once(address, format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\n\r\n").as_bytes())?;
+    let text = String::from_utf8(text)?;
     let counted = text.lines().filter_map(|line| {
         let (outcome, count) = line.strip_prefix("eadem_upload_checks_total{outcome=\"")?.split_once("\"} ")?;
         Some((outcome.to_owned(), count.parse().ok()?))
