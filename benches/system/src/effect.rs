@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -112,11 +111,9 @@ pub(crate) fn r4() -> Result<Measured> {
     for _ in 0..RUNS {
         let began = Instant::now();
         let effect = format!("--effect={ROWS}");
-        let mut verb = project::eadem(&folder);
-        let output = verb.args(["plan", &effect, "--output", "json"]).stderr(Stdio::inherit()).output()?;
-        ensure!(output.status.success(), "eadem plan ended with {}", output.status);
+        let plan = project::answer(&folder, &["plan", &effect])?;
         seconds.push(began.elapsed().as_secs_f64());
-        cost_us = check(&serde_json::from_slice(&output.stdout)?)?;
+        cost_us = check(&plan)?;
     }
     let value = median(seconds);
     println!("{ROWS} rows through two versions in {value:.2} s; {cost_us:.2} µs of CPU per row in the new one");

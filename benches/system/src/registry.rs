@@ -2,12 +2,9 @@
 //! changed view, to look up the plan of a service that nobody has asked for, and to search.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use async_trait::async_trait;
 use eadem_benches::bars::Measured;
 use eadem_benches::results::{Figure, load_average};
@@ -16,8 +13,9 @@ use eadem_registry::model::{ColumnType, Source, SourceColumn};
 use eadem_registry::{Acceptance, InspectError, PostgresAddress, Registry, RegistryAddress, Search, SourceInspector};
 use eadem_values::{DataType, Description, Digest, Field};
 
-use crate::process::{median, root};
+use crate::process::median;
 use crate::project;
+use crate::service::Service;
 
 const FEATURES_OF_A_VIEW: usize = 50;
 /// Each transform stands behind so many views.
@@ -219,40 +217,6 @@ async fn measure(name: &str, address: &RegistryAddress) -> Result<Measurement> {
     Ok(measurement)
 }
 
-/// A PostgreSQL server of the bar's own.
-struct Postgres {
-    process: Child,
-    url: String,
-}
-
-impl Postgres {
-    fn start(folder: &std::path::Path) -> Result<Self> {
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut process = Command::new(root().join("tests/services/postgres.sh"))
-            .arg("run")
-            .arg(folder)
-            .arg(port.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut said = String::new();
-        let stdout = process.stdout.take().context("no output")?;
-        BufReader::new(stdout).read_line(&mut said)?;
-        if said.trim() != "ready" {
-            bail!("PostgreSQL did not start");
-        }
-        Ok(Self { process, url: format!("postgres://test:test-password@127.0.0.1:{port}/test") })
-    }
-}
-
-impl Drop for Postgres {
-    fn drop(&mut self) {
-        // It ends when its input does.
-        drop(self.process.stdin.take());
-        let _ended = self.process.wait();
-    }
-}
-
 /// R1 with its parts.
 pub(crate) fn r1() -> Result<Measured> {
     let load = load_average();
@@ -261,11 +225,10 @@ pub(crate) fn r1() -> Result<Measured> {
         std::fs::remove_dir_all(&folder)?;
     }
     std::fs::create_dir_all(&folder)?;
-    let server_folder = tempfile::tempdir()?;
-    let server = Postgres::start(server_folder.path())?;
+    let server = Service::postgres()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let file = RegistryAddress::File(folder.join("registry.sqlite"));
-    let database = RegistryAddress::Postgres(PostgresAddress::parse(&server.url)?);
+    let database = RegistryAddress::Postgres(PostgresAddress::parse(&server.postgres_url())?);
     let sqlite = runtime.block_on(measure("sqlite", &file))?;
     let postgres = runtime.block_on(measure("postgres", &database))?;
     drop(server);

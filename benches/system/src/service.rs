@@ -30,6 +30,16 @@ impl Service {
         Self::start("cassandra.sh")
     }
 
+    /// An empty PostgreSQL, with the database that [`Service::postgres_url`] names.
+    pub(crate) fn postgres() -> Result<Self> {
+        Self::start("postgres.sh")
+    }
+
+    /// The address of [`Service::postgres`], with user and password.
+    pub(crate) fn postgres_url(&self) -> String {
+        format!("postgres://test:test-password@127.0.0.1:{}/test", self.port)
+    }
+
     fn start(script: &str) -> Result<Self> {
         let folder =
             tempfile::Builder::new().prefix("service-").tempdir_in(root().join("target/bench").canonicalize()?)?;

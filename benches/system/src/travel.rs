@@ -173,11 +173,8 @@ impl Server {
 
     /// Ends it, and gives its peak of resident memory in MiB.
     fn stop(&mut self) -> Result<f64> {
-        let pid = libc::pid_t::try_from(self.process.id())?;
-        // SAFETY: a signal to a child of our own that nobody has waited for.
-        #[allow(unsafe_code)]
-        let sent = unsafe { libc::kill(pid, libc::SIGTERM) };
-        ensure!(sent == 0, "the server cannot be told to end");
+        let told = Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status()?;
+        ensure!(told.success(), "the server cannot be told to end");
         let (status, usage) = wait(self.process.id())?;
         ensure!(status == 0, "the server ended with wait status {status}");
         // Linux counts it in KiB.

@@ -7,7 +7,8 @@ use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use eadem_api::{Job, JobKind, Problem};
 use eadem_offline::{
-    DoomedFiles, ErasedEntities, Erasure, ErasureLedger, ErasureReport, LedgerError, doomed_files, erase_rows,
+    DoomedFiles, ErasedEntities, ErasedTable, Erasure, ErasureLedger, ErasureReport, LedgerError, LookedInto,
+    doomed_files, erase_rows,
 };
 use eadem_online::{KeyBytes, StoreError};
 use eadem_registry::definitions::split_version;
@@ -239,9 +240,9 @@ impl OneView<'_> {
 
     async fn offline(&self, report: &mut ViewReport) -> anyhow::Result<()> {
         let table = self.stores.offline.table(&self.stores.table_spec(self.view).await?)?;
+        let (table, looked_into) = (ErasedTable::from(table), LookedInto::default());
         for pass in 0..PASSES_MAX {
-            let job = self.job_of(pass);
-            let erasure = Erasure { job, table: table.clone(), cancel: self.handle.cancel.clone() };
+            let erasure = self.pass_over(&table, pass, &looked_into);
             let rows = erase_rows(&erasure).await?;
             report.offline_rows += rows.rows;
             let doomed = doomed_files(&erasure).await?;
@@ -257,15 +258,25 @@ impl OneView<'_> {
 
     async fn quarantine(&self, report: &mut ViewReport) -> anyhow::Result<()> {
         let quarantine = self.stores.offline.quarantine(&self.view.id.name, self.view.id.version)?;
-        let cancel = &self.handle.cancel;
+        let (quarantine, looked_into) = (ErasedTable::from(quarantine), LookedInto::default());
         for pass in 0..PASSES_MAX {
-            let rows = quarantine.erase_rows(&self.job_of(pass), cancel).await?;
+            let erasure = self.pass_over(&quarantine, pass, &looked_into);
+            let rows = erase_rows(&erasure).await?;
             report.quarantine_rows += rows.rows;
-            if self.is_clean_after(&rows, quarantine.doomed_files(cancel).await?, report).await? {
+            if self.is_clean_after(&rows, doomed_files(&erasure).await?, report).await? {
                 return Ok(());
             }
         }
         bail!("jobs commit to its quarantine all the time; resume this job when they have ended")
+    }
+
+    fn pass_over(&self, table: &ErasedTable, pass: usize, looked_into: &LookedInto) -> Erasure {
+        Erasure {
+            job: self.job_of(pass),
+            table: table.clone(),
+            cancel: self.handle.cancel.clone(),
+            looked_into: looked_into.clone(),
+        }
     }
 
     /// Deletes what a pass has found; whether it has found nothing.
@@ -351,9 +362,10 @@ impl ErasureLedger for RegistryErasures {
         let (name, version) = split_version(view).map_err(|error| failed(&error))?;
         let version = self.0.view(name, version).await.map_err(|error| failed(&error))?;
         let Some(stored) = &version.stored else { return Ok(None) };
-        let Some(erasures) = erasures.of(&stored.entity.name) else { return Ok(None) };
+        let Some(of_entity) = erasures.of(&stored.entity.name) else { return Ok(None) };
         let keys = stored.entity.keys.iter().map(|key| (key.name.clone(), key.key_type)).collect();
-        Ok(Some(Arc::new(OfEntity { erasures: Arc::clone(erasures), keys })))
+        let revision = erasures.revision();
+        Ok(Some(Arc::new(OfEntity { erasures: Arc::clone(of_entity), keys, revision })))
     }
 }
 
@@ -361,6 +373,7 @@ impl ErasureLedger for RegistryErasures {
 struct OfEntity {
     erasures: Arc<eadem_registry::EntityErasures>,
     keys: Vec<(String, KeyType)>,
+    revision: u64,
 }
 
 impl ErasedEntities for OfEntity {
@@ -374,5 +387,9 @@ impl ErasedEntities for OfEntity {
 
     fn keys(&self) -> &[(String, KeyType)] {
         &self.keys
+    }
+
+    fn revision(&self) -> u64 {
+        self.revision
     }
 }

@@ -1,6 +1,6 @@
 //! The one commit of a job: proposed again on top of whatever others have committed meanwhile, and never made twice.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use deltalake_core::DeltaTable;
@@ -13,13 +13,16 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value as Json;
 
+use crate::backfill::Cancel;
+use crate::erase_files::{Erasable, LookedInto, Rewriting};
+use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
 use crate::lanes::{LaneChange, describe, read_lane_log};
 use crate::ledger::JobPlan;
 use crate::location::Location;
 use crate::partition::{TAG_LANE, event_time_range};
 use crate::replace::Withdrawal;
-use crate::table::{DataFile, ViewTable, read_commit, table_error};
+use crate::table::{DataFile, ViewTable, delete_if_there, read_commit, table_error};
 
 /// Whoever loses has been overtaken by one that won: all together they come on, however many they are.
 const COMMIT_ATTEMPTS_MAX: usize = 256;
@@ -43,29 +46,16 @@ impl LiveFile {
     fn of(view: &LogicalFileView) -> Self {
         // The columns that would replace it cannot give tags.
         #[allow(deprecated)]
-        let add = view.add_action();
-        let tag = |name: &str| add.tags.as_ref()?.get(name)?.clone();
-        let stats: Option<Json> = add.stats.as_deref().and_then(|stats| serde_json::from_str(stats).ok());
-        Self {
-            file: DataFile {
-                path: view.object_store_path().to_string(),
-                bytes: u64::try_from(add.size).unwrap_or_default(),
-                event_time_us: add.stats.as_deref().and_then(event_time_range),
-            },
-            lane: tag(TAG_LANE),
-            rows: stats.and_then(|stats| stats["numRecords"].as_u64()),
-            add,
-        }
+        Self::of_add(view.add_action())
     }
 
-    /// A file that is not committed yet.
+    /// The file of an add action, committed or not.
     pub(crate) fn of_add(add: Add) -> Self {
         let tag = |name: &str| add.tags.as_ref()?.get(name)?.clone();
         let stats: Option<Json> = add.stats.as_deref().and_then(|stats| serde_json::from_str(stats).ok());
-        let path = Path::from_url_path(&add.path).map_or_else(|_| add.path.clone(), |path| path.to_string());
         Self {
             file: DataFile {
-                path,
+                path: object_path(&add.path),
                 bytes: u64::try_from(add.size).unwrap_or_default(),
                 event_time_us: add.stats.as_deref().and_then(event_time_range),
             },
@@ -85,6 +75,35 @@ impl LiveFile {
             size: Some(self.add.size),
             tags: self.add.tags.clone(),
             ..Remove::default()
+        }
+    }
+}
+
+/// The path of a file in the store, where the log names it `path`.
+pub(crate) fn object_path(path: &str) -> String {
+    Path::from_url_path(path).map_or_else(|_| path.to_owned(), |path| path.to_string())
+}
+
+/// The files of add actions.
+pub(crate) fn paths_of(adds: &[Add]) -> Vec<String> {
+    adds.iter().map(|add| object_path(&add.path)).collect()
+}
+
+/// What becomes of one file when rows go.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Effect {
+    /// None of its rows goes.
+    Stays,
+    /// So many rows go; the others stand in these files.
+    Goes { rows: u64, kept: Vec<Add> },
+}
+
+impl Effect {
+    /// The files that take its place.
+    pub(crate) fn kept(&self) -> &[Add] {
+        match self {
+            Self::Stays => &[],
+            Self::Goes { kept, .. } => kept,
         }
     }
 }
@@ -120,12 +139,39 @@ pub(crate) struct Committed {
     pub(crate) version: u64,
     /// Its commitInfo.
     pub(crate) info: Json,
+    /// The names of the files that it has added; `None`: its commit could not be found.
+    added: Option<BTreeSet<String>>,
 }
 
 impl Committed {
     pub(crate) fn rows_removed(&self) -> u64 {
         self.info[INFO_ROWS_REMOVED].as_u64().unwrap_or_default()
     }
+
+    /// Whether it is known not to have this file.
+    fn leaves_out(&self, path: &str) -> bool {
+        self.added.as_ref().is_some_and(|added| !added.contains(name_of(path)))
+    }
+}
+
+/// The name of a file, without the folders. It has a digest of the file's bytes, so it tells files of one table apart.
+fn name_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or(path, |(_, name)| name)
+}
+
+/// Deletes those of the files that a job has written for its commit that the commit does not have: what was written for an
+/// attempt before, and what was written again since. `None`: there is no commit, and there will be none.
+pub(crate) async fn discard_uncommitted(
+    store: &dyn ObjectStore,
+    written: impl IntoIterator<Item = String>,
+    committed: Option<&Committed>,
+) -> Result<(), OfflineError> {
+    for path in written {
+        if committed.is_none_or(|committed| committed.leaves_out(&path)) {
+            delete_if_there(store, &Path::from(path.as_str())).await?;
+        }
+    }
+    Ok(())
 }
 
 /// The files of a loaded table, by path.
@@ -149,12 +195,24 @@ pub(crate) async fn commit_once(
     for _ in 0..COMMIT_ATTEMPTS_MAX {
         let snapshot = table.snapshot().map_err(|error| fail(&error))?;
         let version = snapshot.version();
-        let seen = snapshot.transaction_version(log_store.as_ref(), job).await.map_err(|error| fail(&error))?;
-        if seen.is_some() {
+        if is_committed(location, log_store, &table, job).await? {
             return commit_of_job(location, log_store, version, job).await.map(Some);
         }
         let base = Base { version, files: live_files(&table, location)? };
-        let Some(change) = proposal.on(&base).await? else { return Ok(None) };
+        let proposed = match proposal.on(&base).await {
+            Ok(proposed) => proposed,
+            // Another process that is at the same job may have committed it, and cleared away what was left over.
+            Err(error) => match commit_of_other(location, log_store, &mut table, job).await {
+                Some(committed) => return Ok(Some(committed)),
+                None => return Err(error),
+            },
+        };
+        let Some(change) = proposed else { return Ok(None) };
+        let added = change.actions.iter().filter_map(|action| match action {
+            Action::Add(add) => Some(name_of(&add.path).to_owned()),
+            _ => None,
+        });
+        let added: BTreeSet<String> = added.collect();
         let info: HashMap<String, Json> = change.info.into_iter().collect();
         let properties = CommitProperties::default()
             .with_metadata(info.clone())
@@ -167,7 +225,10 @@ pub(crate) async fn commit_once(
             .build(Some(snapshot), log_store.clone(), change.operation)
             .await;
         match committed {
-            Ok(commit) => return Ok(Some(Committed { version: commit.version(), info: info.into_iter().collect() })),
+            Ok(commit) => {
+                let info = info.into_iter().collect();
+                return Ok(Some(Committed { version: commit.version(), info, added: Some(added) }));
+            }
             Err(error) => {
                 table.load().await.map_err(|error| fail(&error))?;
                 let now = table.snapshot().map_err(|error| fail(&error))?.version();
@@ -178,6 +239,31 @@ pub(crate) async fn commit_once(
         }
     }
     Err(fail(&"too many other writers; try again later"))
+}
+
+/// Whether the table, as it was loaded, has the commit of a job.
+pub(crate) async fn is_committed(
+    location: &Location,
+    log_store: &LogStoreRef,
+    table: &DeltaTable,
+    job: &str,
+) -> Result<bool, OfflineError> {
+    let snapshot = table.snapshot().map_err(|error| table_error(location, error))?;
+    let seen = snapshot.transaction_version(log_store.as_ref(), job).await;
+    Ok(seen.map_err(|error| table_error(location, error))?.is_some())
+}
+
+/// The commit of a job that another process has made since the table was loaded.
+async fn commit_of_other(
+    location: &Location,
+    log_store: &LogStoreRef,
+    table: &mut DeltaTable,
+    job: &str,
+) -> Option<Committed> {
+    table.load().await.ok()?;
+    let is_there = is_committed(location, log_store, table, job).await.ok()?;
+    let latest = table.version().filter(|_| is_there)?;
+    commit_of_job(location, log_store, latest, job).await.ok()
 }
 
 /// The commit of a job, at or before `latest`.
@@ -191,12 +277,14 @@ async fn commit_of_job(
         let actions = read_commit(location, log_store, version).await?;
         let is_job = |action: &Json| action["txn"]["appId"].as_str() == Some(job);
         if actions.iter().any(is_job) {
+            let added = actions.iter().filter_map(|action| action["add"]["path"].as_str());
+            let added = Some(added.map(|path| name_of(path).to_owned()).collect());
             let infos = actions.into_iter().map(|mut action| action["commitInfo"].take());
             let info = infos.into_iter().find(|info| !info.is_null()).unwrap_or_default();
-            return Ok(Committed { version, info });
+            return Ok(Committed { version, info, added });
         }
     }
-    Ok(Committed { version: latest, info: Json::Null })
+    Ok(Committed { version: latest, info: Json::Null, added: None })
 }
 
 /// Reads the add actions that a ledger keeps.
@@ -210,52 +298,76 @@ pub(crate) fn adds_of(actions: &[Json]) -> Result<Vec<Add>, OfflineError> {
 
 /// Data files that a job is going to add.
 pub(crate) struct NewFiles<'a> {
-    location: &'a Location,
-    store: &'a dyn ObjectStore,
+    table: &'a dyn Erasable,
+    job: &'a str,
     adds: Vec<Add>,
     are_there: bool,
+    looked_into: LookedInto,
+    /// Everything that was written for the commit, whether it is still among `adds` or not.
+    written: BTreeSet<String>,
 }
 
 impl<'a> NewFiles<'a> {
-    pub(crate) fn of(location: &'a Location, store: &'a dyn ObjectStore, adds: &[Json]) -> Result<Self, OfflineError> {
-        Ok(Self { location, store, adds: adds_of(adds)?, are_there: false })
+    pub(crate) fn of(table: &'a dyn Erasable, job: &'a str, adds: &[Json]) -> Result<Self, OfflineError> {
+        let adds = adds_of(adds)?;
+        let written = paths_of(&adds).into_iter().collect();
+        Ok(Self { table, job, adds, are_there: false, looked_into: LookedInto::default(), written })
     }
 
-    /// The files, if all of them are still there: a job that is resumed long after it broke off may have lost some to a
-    /// vacuum.
-    pub(crate) async fn checked(&mut self) -> Result<&[Add], OfflineError> {
+    /// The files, without the rows that were erased since they were written, if all of them are still there: a job that is
+    /// resumed long after it broke off may have lost some.
+    pub(crate) async fn ready(&mut self) -> Result<&[Add], OfflineError> {
         if !self.are_there {
             let lookups: Vec<_> = self.adds.iter().map(|add| self.look_up(add)).collect();
             futures::stream::iter(lookups).buffer_unordered(LOOKUPS_AT_ONCE).try_collect::<Vec<()>>().await?;
             self.are_there = true;
         }
+        if let Some(erased) = self.table.erased_by_now().await? {
+            self.leave_out(&erased).await?;
+        }
         Ok(&self.adds)
     }
 
+    async fn leave_out(&mut self, erased: &ErasedRows) -> Result<(), OfflineError> {
+        let (looked_into, cancel) = (self.looked_into.clone(), Cancel::default());
+        let rewriting =
+            Rewriting { table: self.table, job: self.job, erased, looked_into: &looked_into, cancel: &cancel };
+        let mut kept = Vec::with_capacity(self.adds.len());
+        for add in &self.adds {
+            let file = LiveFile::of_add(add.clone());
+            match rewriting.of(&file).await? {
+                Effect::Stays => kept.push(file.add),
+                Effect::Goes { kept: adds, .. } => {
+                    self.written.extend(paths_of(&adds));
+                    kept.extend(adds);
+                }
+            }
+        }
+        self.adds = kept;
+        Ok(())
+    }
+
+    /// Deletes what the commit does not have because it held erased rows.
+    pub(crate) async fn discard_uncommitted(&self, committed: &Committed) -> Result<(), OfflineError> {
+        let left: Vec<String> = self.written.iter().filter(|path| committed.leaves_out(path)).cloned().collect();
+        if left.is_empty() || self.table.erased_by_now().await?.is_none() {
+            return Ok(());
+        }
+        discard_uncommitted(self.table.store().as_ref(), left, Some(committed)).await
+    }
+
     async fn look_up(&self, add: &Add) -> Result<(), OfflineError> {
-        match self.store.head(&Path::from(add.path.as_str())).await {
+        match self.table.store().head(&Path::from(add.path.as_str())).await {
             Ok(_) => Ok(()),
             Err(object_store::Error::NotFound { .. }) => Err(OfflineError::File {
-                file: format!("{}/{}", self.location.url, add.path),
-                reason: "a data file of this job is gone: it broke off so long ago that a vacuum has deleted it; \
-                         start a new job"
-                    .to_owned(),
+                file: format!("{}/{}", self.table.place().url, add.path),
+                reason:
+                    "a data file of this job is gone: it broke off so long ago that a vacuum has deleted it, or an \
+                         erasure has, because it held erased rows; start a new job"
+                        .to_owned(),
             }),
             Err(error) => Err(error.into()),
         }
-    }
-}
-
-/// New files and nothing else.
-struct Append<'a> {
-    new: NewFiles<'a>,
-}
-
-#[async_trait]
-impl Proposal for Append<'_> {
-    async fn on(&mut self, _: &Base) -> Result<Option<Change>, OfflineError> {
-        let adds = self.new.checked().await?.iter().cloned();
-        Ok(Some(Change { actions: adds.map(Action::Add).collect(), info: Vec::new(), operation: append() }))
     }
 }
 
@@ -263,23 +375,9 @@ pub(crate) fn append() -> DeltaOperation {
     DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None }
 }
 
-/// Commits new files of a table that has no lanes, unless `job` has done so already.
-pub(crate) async fn append_once(
-    location: &Location,
-    log_store: &LogStoreRef,
-    store: &dyn ObjectStore,
-    table: DeltaTable,
-    job: &str,
-    adds: &[Json],
-) -> Result<(), OfflineError> {
-    let mut proposal = Append { new: NewFiles::of(location, store, adds)? };
-    commit_once(location, log_store, table, job, &mut proposal).await.map(|_| ())
-}
-
 /// What a backfill commits: its new files, and the withdrawal of the rows that they take the place of.
 struct Backfilled<'a> {
     table: &'a ViewTable,
-    job: &'a str,
     plan: &'a JobPlan,
     new: NewFiles<'a>,
     withdrawal: Withdrawal<'a>,
@@ -301,10 +399,7 @@ impl Proposal for Backfilled<'_> {
                 predicate: lanes.withdrawn.expression(),
             },
         };
-        let new = self.new.checked().await?.to_vec();
-        // What was erased since it was written.
-        let new = self.table.adds_without_erased(self.job, new).await?;
-        let adds = new.into_iter().chain(withdrawn.adds);
+        let adds = self.new.ready().await?.iter().cloned().chain(withdrawn.adds);
         let removes = withdrawn.removes.into_iter().map(Action::Remove);
         Ok(Some(Change { actions: removes.chain(adds.map(Action::Add)).collect(), info, operation }))
     }
@@ -314,9 +409,12 @@ impl ViewTable {
     /// Makes a job's rows visible and those that they replace invisible, all at once and only once.
     pub(crate) async fn commit(&self, job: &str, adds: &[Json], plan: &JobPlan) -> Result<Committed, OfflineError> {
         let table = self.ensure().await?;
-        let new = NewFiles::of(&self.location, self.store.as_ref(), adds)?;
-        let mut proposal = Backfilled { table: self, job, plan, new, withdrawal: Withdrawal::new(self, job) };
+        let new = NewFiles::of(self, job, adds)?;
+        let mut proposal = Backfilled { table: self, plan, new, withdrawal: Withdrawal::new(self, job) };
         let committed = commit_once(&self.location, &self.log_store, table, job, &mut proposal).await?;
-        committed.ok_or_else(|| table_error(&self.location, "a backfill has nothing to commit"))
+        let committed = committed.ok_or_else(|| table_error(&self.location, "a backfill has nothing to commit"))?;
+        proposal.new.discard_uncommitted(&committed).await?;
+        discard_uncommitted(self.store.as_ref(), proposal.withdrawal.into_written(), Some(&committed)).await?;
+        Ok(committed)
     }
 }

@@ -16,12 +16,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::backfill::Cancel;
-use crate::commit::{Base, Change, LiveFile, Proposal, adds_of, commit_once, live_files};
+use crate::commit::{
+    Base, Change, LiveFile, Proposal, adds_of, commit_once, discard_uncommitted, is_committed, live_files, paths_of,
+};
 use crate::error::OfflineError;
 use crate::lanes::{LaneChange, describe, read_lane_log};
 use crate::partition::{PartitionWriter, TAG_COMPACTED};
 use crate::schema::COLUMN_EVENT_DATE;
-use crate::table::{ViewTable, table_error};
+use crate::table::ViewTable;
 
 const INFO_COMPACTION: &str = "eadem.compaction";
 
@@ -104,9 +106,7 @@ struct Group {
 pub async fn compact(compaction: Compaction) -> Result<CompactReport, OfflineError> {
     let table = &compaction.table;
     let Some(loaded) = table.load_with_rows().await? else { return Ok(CompactReport::default()) };
-    let snapshot = loaded.snapshot().map_err(|error| table_error(&table.location, error))?;
-    let seen = snapshot.transaction_version(table.log_store.as_ref(), &compaction.job).await;
-    let is_done = seen.map_err(|error| table_error(&table.location, error))?.is_some();
+    let is_done = is_committed(&table.location, &table.log_store, &loaded, &compaction.job).await?;
     let mut groups = match is_done {
         true => Vec::new(),
         false => groups_of(live_files(&loaded, &table.location)?, compaction.options),
@@ -123,6 +123,9 @@ pub async fn compact(compaction: Compaction) -> Result<CompactReport, OfflineErr
     compaction.report(CompactProgress { groups_done: count, groups: count, rows });
     let mut proposal = Compacted { table, groups, target_bytes: compaction.options.target_bytes };
     let committed = commit_once(&table.location, &table.log_store, loaded, &compaction.job, &mut proposal).await?;
+    // What was made of files that another job has taken out meanwhile may hold rows that were to go with them.
+    let written = proposal.groups.iter().flat_map(|group| paths_of(&group.outputs));
+    discard_uncommitted(table.store.as_ref(), written, committed.as_ref()).await?;
     let Some(committed) = committed else {
         return Ok(CompactReport { groups_given_up: count, ..CompactReport::default() });
     };
@@ -188,7 +191,7 @@ impl Compaction {
             .of_lane(one_lane)
             .compacting();
         for file in &group.inputs {
-            let mut batches = table.raw_batches(file, &[]).await?;
+            let mut batches = table.raw_batches(&file.file, &[]).await?;
             let mut rows = 0;
             while let Some(batch) = batches.try_next().await? {
                 if self.cancel.is_cancelled() {

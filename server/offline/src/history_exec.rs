@@ -110,6 +110,7 @@ async fn read_file(
     schema: SchemaRef,
     erased: Option<ErasedRows>,
 ) -> std::result::Result<impl futures::Stream<Item = std::result::Result<RecordBatch, OfflineError>>, OfflineError> {
+    let erased = erased.filter(|erased| erased.may_be_in(&file));
     let (reader, damaged) = table.open_file(&file);
     let index = table.file_index(&file).await?;
     let names: Vec<String> =

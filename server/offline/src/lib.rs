@@ -10,8 +10,10 @@ mod cache;
 mod commit;
 mod compact;
 mod dataset;
+mod doomed;
 mod effect;
 mod entity_read;
+mod erase_files;
 mod erasure;
 mod error;
 mod expression;
@@ -52,12 +54,14 @@ pub use dataset::{
     SpineReport, Split, SplitBy, SplitRule, SplitShare, StatisticsBuilder, StoredView, TimeRange, TopValue,
     ViewOfService, create_dataset, diff_datasets, file_digest_of, open_rows, rebuild_dataset,
 };
+pub use doomed::DoomedFiles;
 pub use effect::{
     ChangedRow, Effect, EffectOptions, EffectOutcome, EffectProgress, EffectReport, FeatureChange, FeatureEffect,
     OutcomeCount, compare_versions,
 };
 pub use entity_read::EntityRead;
-pub use erasure::{DoomedFiles, ErasedEntities, Erasure, ErasureLedger, ErasureReport, doomed_files, erase_rows};
+pub use erase_files::{ErasedTable, Erasure, ErasureReport, LookedInto, doomed_files, erase_rows};
+pub use erasure::{ErasedEntities, ErasureLedger};
 pub use error::OfflineError;
 pub use expression::EXPRESSION_FUNCTIONS;
 pub use lanes::{CommittedLane, LaneName};

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use arrow_array::types::Int32Type;
-use arrow_array::{ArrayRef, BooleanArray, DictionaryArray, Int32Array, RecordBatch, StringArray};
+use arrow_array::{Array, ArrayRef, BooleanArray, DictionaryArray, Int32Array, RecordBatch, StringArray};
 use arrow_schema::SchemaRef;
 use eadem_query::{QueryError, TransformFailure, TransformedRows, run_transform};
 
 use crate::bind::{BindPlan, BoundRows, RefusedRow};
 use crate::error::OfflineError;
-use crate::schema::{TableSchema, to_storage};
+use crate::schema::{COLUMN_ERROR, TableSchema, to_storage};
 use crate::spec::{Placement, ViewSpec};
 
 /// Makes rows of a view's table.
@@ -28,10 +28,16 @@ pub(crate) struct Pressed {
     pub(crate) batch: RecordBatch,
     /// Rows that the transform left out.
     pub(crate) rows_dropped: u64,
-    /// Rows to store whose status is `error`.
-    pub(crate) rows_failed: u64,
     /// Rows refused by the binding, the transform or the validation.
     pub(crate) refused: Vec<RefusedRow>,
+}
+
+impl Pressed {
+    /// Rows to store whose status is `error`.
+    pub(crate) fn rows_failed(&self) -> u64 {
+        let errors = self.batch.column_by_name(COLUMN_ERROR);
+        errors.map_or(0, |errors| (errors.len() - errors.null_count()) as u64)
+    }
 }
 
 impl Press {
@@ -70,7 +76,6 @@ impl Press {
             Placement::OnRead => Pressed {
                 batch: self.batch(&bound, bound.inputs.clone(), None, lane)?,
                 rows_dropped: 0,
-                rows_failed: 0,
                 refused: Vec::new(),
             },
             Placement::OnWrite => {
@@ -138,7 +143,6 @@ impl Press {
             }
             errors
         });
-        let rows_failed = errors.as_ref().map_or(0, |_| transformed.failed.len() as u64);
         let mut errors: Option<ArrayRef> = errors.map(|errors| Arc::new(StringArray::from(errors)) as ArrayRef);
 
         let mut values = transformed.columns;
@@ -162,7 +166,6 @@ impl Press {
         Ok(Pressed {
             batch: self.batch(&bound, values, errors, lane)?,
             rows_dropped: transformed.dropped.len() as u64,
-            rows_failed,
             refused,
         })
     }

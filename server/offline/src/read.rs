@@ -25,7 +25,7 @@ use crate::schema::{
     COLUMN_ERROR, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_LANE, COLUMN_SEQUENCE, COLUMN_TIE, from_storage,
     key_arrow_type,
 };
-use crate::table::{DataFile, ReadVersion, TableState, ViewTable};
+use crate::table::{DataFile, ReadVersion, TableState, ViewTable, table_error};
 
 const SCAN_BATCH_ROWS: usize = 8_192;
 
@@ -165,15 +165,16 @@ impl ViewTable {
     /// # Errors
     /// A table or commit that cannot be read.
     pub async fn scan_added_in_parts(&self, commit: u64, parts: usize) -> Result<Option<TableScan>, OfflineError> {
-        let Some(table) = self.load_with_rows().await? else { return Ok(None) };
+        let Some(mut table) = self.load_with_rows().await? else { return Ok(None) };
         let version = table.version().unwrap_or_default();
         let withdrawn_at = withdrawn_at(&self.location, &self.log_store, version).await?;
         if commit > version || withdrawn_at > Some(commit) {
             return Ok(None);
         }
-        let before = self.state(ReadVersion::At(commit)).await?.map(|state| state.files).unwrap_or_default();
-        let before: HashSet<String> = before.into_iter().map(|file| file.path).collect();
         let mut live = live_files(&table, &self.location)?;
+        table.load_version(commit).await.map_err(|error| table_error(&self.location, error))?;
+        let before: HashSet<String> =
+            live_files(&table, &self.location)?.into_iter().map(|live| live.file.path).collect();
         live.retain(|live| !before.contains(&live.file.path));
         self.read_in_parts(version, live, parts).await.map(Some)
     }
@@ -263,6 +264,7 @@ impl ViewTable {
         with_origins: bool,
         erased: Option<ErasedRows>,
     ) -> Result<BoxStream<'static, Result<HistoryBatch, OfflineError>>, OfflineError> {
+        let erased = erased.filter(|erased| erased.may_be_in(&file));
         let (reader, damaged) = self.open_file(&file);
         let mut builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&damaged)?;
         let within = file.event_time_us.is_some_and(|(from, to)| range.from_us <= from && to <= range.to_us);

@@ -14,7 +14,8 @@ use futures::TryStreamExt;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
-use crate::commit::{LiveFile, adds_of};
+use crate::commit::{Effect, LiveFile, adds_of, paths_of};
+use crate::erase_files::Batches;
 use crate::error::OfflineError;
 use crate::lanes::Withdrawn;
 use crate::partition::PartitionWriter;
@@ -89,20 +90,17 @@ pub(crate) struct Withdrawal<'a> {
     table: &'a ViewTable,
     job: &'a str,
     known: BTreeMap<String, (Withdrawn, Effect)>,
-}
-
-/// What becomes of one file.
-#[derive(Debug, Clone, PartialEq)]
-enum Effect {
-    /// None of its rows goes.
-    Stays,
-    /// So many rows go; the others stand in these files.
-    Goes { rows: u64, kept: Vec<Add> },
+    written: Vec<String>,
 }
 
 impl<'a> Withdrawal<'a> {
     pub(crate) fn new(table: &'a ViewTable, job: &'a str) -> Self {
-        Self { table, job, known: BTreeMap::new() }
+        Self { table, job, known: BTreeMap::new(), written: Vec::new() }
+    }
+
+    /// The files that were written for any attempt.
+    pub(crate) fn into_written(self) -> Vec<String> {
+        self.written
     }
 
     /// What a commit on top of `files` has to say.
@@ -135,13 +133,14 @@ impl<'a> Withdrawal<'a> {
             return Ok(effect.clone());
         }
         let effect = self.look_into(withdrawn, file).await?;
+        self.written.extend(paths_of(effect.kept()));
         self.known.insert(file.file.path.clone(), (withdrawn.clone(), effect.clone()));
         Ok(effect)
     }
 
     async fn look_into(&self, withdrawn: &Withdrawn, file: &LiveFile) -> Result<Effect, OfflineError> {
         let (mut going, mut staying) = (0, 0);
-        let mut batches = self.table.raw_batches(file, &[COLUMN_LANE, COLUMN_EVENT_TIME]).await?;
+        let mut batches = self.table.raw_batches(&file.file, &[COLUMN_LANE, COLUMN_EVENT_TIME]).await?;
         while let Some(batch) = batches.try_next().await? {
             let goes = rows_that_go(withdrawn, &batch)?.true_count();
             going += goes as u64;
@@ -153,12 +152,8 @@ impl<'a> Withdrawal<'a> {
         if staying == 0 {
             return Ok(Effect::Goes { rows: going, kept: Vec::new() });
         }
-        let schema = self.table.schema.file_schema();
-        let keys = self.table.key_names();
-        let mut writer = PartitionWriter::new(self.table.store.clone(), schema, Some(keys), BUFFERED_BYTES_MAX)
-            .of_job(self.job)
-            .of_lane(file.lane.as_deref());
-        let mut batches = self.table.raw_batches(file, &[]).await?;
+        let mut writer = self.table.writer_in_place_of(self.job, file.lane.as_deref());
+        let mut batches = self.table.raw_batches(&file.file, &[]).await?;
         while let Some(batch) = batches.try_next().await? {
             let stays = arrow_not(&rows_that_go(withdrawn, &batch)?);
             writer.write(arrow_select::filter::filter_record_batch(&batch, &stays)?).await?;
@@ -184,22 +179,17 @@ fn rows_that_go(withdrawn: &Withdrawn, batch: &RecordBatch) -> Result<BooleanArr
 }
 
 impl ViewTable {
-    /// The rows of a data file as they stand in it, with the columns of [`crate::schema::TableSchema::file_schema`], or only
-    /// those of these names.
-    pub(crate) async fn raw_batches(
-        &self,
-        file: &LiveFile,
-        names: &[&str],
-    ) -> Result<futures::stream::BoxStream<'static, Result<RecordBatch, OfflineError>>, OfflineError> {
-        self.raw_batches_of(&file.file, names).await
+    /// Writes rows again that a file of this lane, or of several, holds.
+    pub(crate) fn writer_in_place_of(&self, job: &str, lane: Option<&str>) -> PartitionWriter {
+        let schema = self.schema.file_schema();
+        PartitionWriter::new(self.store.clone(), schema, Some(self.key_names()), BUFFERED_BYTES_MAX)
+            .of_job(job)
+            .of_lane(lane)
     }
 
-    /// The same of a file that need not be in any version.
-    pub(crate) async fn raw_batches_of(
-        &self,
-        file: &DataFile,
-        names: &[&str],
-    ) -> Result<futures::stream::BoxStream<'static, Result<RecordBatch, OfflineError>>, OfflineError> {
+    /// The rows of a data file, whether it is in any version or not, as they stand in it, with the columns of
+    /// [`crate::schema::TableSchema::file_schema`], or only those of these names.
+    pub(crate) async fn raw_batches(&self, file: &DataFile, names: &[&str]) -> Result<Batches, OfflineError> {
         let (reader, damaged) = self.open_file(file);
         let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&damaged)?;
         let wanted = self.schema.file_schema();
@@ -224,7 +214,7 @@ impl ViewTable {
 
 /// The batch with exactly these columns and types. Another writer, or an older version of this one, may have stored them in
 /// another order.
-fn as_written(wanted: &arrow_schema::SchemaRef, batch: &RecordBatch) -> Result<RecordBatch, OfflineError> {
+pub(crate) fn as_written(wanted: &arrow_schema::SchemaRef, batch: &RecordBatch) -> Result<RecordBatch, OfflineError> {
     let column = |field: &Arc<arrow_schema::Field>| typed_column(batch, field.name(), field.data_type());
     let columns = wanted.fields().iter().map(column).collect::<Result<Vec<_>, _>>()?;
     Ok(RecordBatch::try_new(wanted.clone(), columns)?)

@@ -9,19 +9,25 @@ use deltalake_core::kernel::transaction::CommitProperties;
 use deltalake_core::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use deltalake_core::operations::create::CreateBuilder;
 use deltalake_core::protocol::SaveMode;
-use object_store::ObjectStore;
+use object_store::path::Path;
 use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::Caches;
-use crate::commit::{append_once, live_files};
+use crate::commit::live_files;
 use crate::erasure::ErasureLedger;
 use crate::error::OfflineError;
 use crate::lanes::{CommittedLane, Lanes, read_lane_log, withdrawn_at};
 use crate::location::{Location, OfflineStore};
-use crate::quarantine;
 use crate::schema::{COLUMN_EVENT_DATE, TableSchema};
 use crate::spec::ViewSpec;
+
+/// Where a table's log is, relative to the table.
+pub(crate) const LOG_FOLDER: &str = "_delta_log";
+
+/// How the names of data files end.
+pub(crate) const DATA_EXTENSION: &str = ".parquet";
 
 const PROPERTY_VIEW: &str = "eadem.view";
 const PROPERTY_VIEW_DIGEST: &str = "eadem.viewDigest";
@@ -119,6 +125,14 @@ pub(crate) fn table_error(location: &Location, reason: impl std::fmt::Display) -
     OfflineError::Table { table: location.url.to_string(), reason: reason.to_string() }
 }
 
+/// Deletes a file. One that somebody else has deleted already is as good.
+pub(crate) async fn delete_if_there(store: &dyn ObjectStore, path: &Path) -> Result<(), OfflineError> {
+    match store.delete(path).await {
+        Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Loads a table's log; `None` if there is no table.
 pub(crate) async fn load(location: &Location, log_store: &LogStoreRef) -> Result<Option<DeltaTable>, OfflineError> {
     let mut table = DeltaTable::new(log_store.clone());
@@ -131,7 +145,7 @@ pub(crate) async fn load(location: &Location, log_store: &LogStoreRef) -> Result
     Ok(Some(table))
 }
 
-async fn load_or_create(
+pub(crate) async fn load_or_create(
     location: &Location,
     log_store: &LogStoreRef,
     fields: Vec<StructField>,
@@ -296,15 +310,4 @@ impl ViewTable {
             None => Ok(None),
         }
     }
-}
-
-/// Makes a job's refused rows visible in the view's quarantine table.
-pub(crate) async fn commit_quarantine(
-    location: &Location,
-    job: &str,
-    adds: &[serde_json::Value],
-) -> Result<(), OfflineError> {
-    let (store, log_store) = open_log(location);
-    let table = load_or_create(location, &log_store, quarantine::delta_fields(), &[], &[]).await?;
-    append_once(location, &log_store, store.as_ref(), table, job, adds).await
 }

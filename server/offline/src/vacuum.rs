@@ -5,22 +5,21 @@
 //! young, or named by an open job, or committed by the time the log is read. No two jobs write files of one name.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::path::Path as FilePath;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
-use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt};
 use serde_json::Value as Json;
 
 use crate::backfill::Cancel;
-use crate::commit::live_files;
+use crate::commit::{live_files, object_path};
 use crate::error::OfflineError;
 use crate::location::{Location, OfflineStore};
-use crate::table::{load, open_log, read_commit, table_error};
-
-const LOG_FOLDER: &str = "_delta_log";
-const DATA_EXTENSION: &str = ".parquet";
+use crate::table::{DATA_EXTENSION, LOG_FOLDER, delete_if_there, load, open_log, read_commit, table_error};
 
 /// What is in use outside the offline store. Asked once, after the files were listed.
 #[async_trait]
@@ -71,7 +70,7 @@ const DAY_US: i64 = 86_400_000_000;
 pub struct VacuumProgress {
     /// Places that are done.
     pub places_done: usize,
-    /// All places: tables, quarantine tables, folders of extracts, the folder of spines.
+    /// All places: tables, quarantine tables, folders of extracts, the folder of spines, what is half written.
     pub places: usize,
     /// The one that comes next.
     pub place: String,
@@ -92,7 +91,7 @@ pub struct PlaceReport {
     pub bytes_kept: u64,
     /// Of the files that stay, those that only a recipe or a job needs.
     pub files_spared: usize,
-    /// The oldest version of the table that can be read as a whole afterwards; `None` for spines.
+    /// The oldest version of the table that can be read as a whole afterwards; `None` for what is no table.
     pub oldest_version: Option<u64>,
 }
 
@@ -166,7 +165,8 @@ struct Needed {
 
 impl OfflineStore {
     /// Deletes data files that nothing needs, in all tables, quarantine tables, among the extracts of databases and the
-    /// spines. The logs of the tables and the recipes stay.
+    /// spines, and on a local disk what processes that were killed had half written. The logs of the tables and the recipes
+    /// stay.
     ///
     /// # Errors
     /// A store that cannot be read, a recipe or log that cannot be understood, cancellation. What was deleted until then
@@ -189,7 +189,7 @@ impl OfflineStore {
         self.gather_recipes(&mut texts).await?;
 
         let mut report = VacuumReport::default();
-        let places = tables.len() + 1;
+        let places = tables.len() + 2;
         for (places_done, table) in tables.iter().enumerate() {
             tell(progress.as_ref(), places_done, places, &table.place);
             let pinned = used.versions.get(&table.id).filter(|_| table.place.starts_with("views/"));
@@ -197,6 +197,8 @@ impl OfflineStore {
         }
         tell(progress.as_ref(), tables.len(), places, "spines");
         report.places.extend(self.vacuum_spines(&spines, &texts, options, cancel).await?);
+        tell(progress.as_ref(), tables.len() + 1, places, HALF_WRITTEN);
+        report.places.extend(self.vacuum_half_written(options, cancel).await?);
         Ok(report)
     }
 
@@ -270,6 +272,88 @@ impl OfflineStore {
     }
 }
 
+/// What a local disk keeps of files that were being written when their process was killed: a file gets its name when it is
+/// whole, and has another one until then, which listings leave out.
+const HALF_WRITTEN: &str = "half written files";
+
+/// The folders of the store.
+const FOLDERS: [&str; 6] = ["views", "quarantine", "extracts", "spines", "recipes", "statistics"];
+
+impl OfflineStore {
+    async fn vacuum_half_written(
+        &self,
+        options: VacuumOptions,
+        cancel: &Cancel,
+    ) -> Result<Option<PlaceReport>, OfflineError> {
+        let Some(root) = self.root.local_path() else { return Ok(None) };
+        let cancel = cancel.clone();
+        let swept = tokio::task::spawn_blocking(move || {
+            let mut report = PlaceReport { place: HALF_WRITTEN.to_owned(), ..PlaceReport::default() };
+            for folder in FOLDERS {
+                sweep(&root.join(folder), options, &cancel, &mut report)?;
+            }
+            Ok::<_, OfflineError>(report)
+        });
+        let report = swept.await.map_err(|error| OfflineError::Worker(error.to_string()))??;
+        Ok(Some(report).filter(PlaceReport::saw_files))
+    }
+}
+
+/// Deletes half written files below a folder that nobody has touched for the time of grace.
+fn sweep(
+    folder: &FilePath,
+    options: VacuumOptions,
+    cancel: &Cancel,
+    report: &mut PlaceReport,
+) -> Result<(), OfflineError> {
+    let failed = |path: &FilePath, source| OfflineError::Io { path: path.display().to_string(), source };
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|error| failed(folder, error))?,
+    };
+    for entry in entries {
+        if cancel.is_cancelled() {
+            return Err(OfflineError::Cancelled);
+        }
+        let entry = entry.map_err(|error| failed(folder, error))?;
+        let path = entry.path();
+        if entry.file_type().map_err(|error| failed(&path, error))?.is_dir() {
+            sweep(&path, options, cancel, report)?;
+            continue;
+        }
+        if !is_half_written(&path) {
+            continue;
+        }
+        let metadata = match entry.metadata() {
+            // It is whole, or somebody has cleared it away.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            metadata => metadata.map_err(|error| failed(&path, error))?,
+        };
+        let touched: DateTime<Utc> = metadata.modified().map_err(|error| failed(&path, error))?.into();
+        if touched.timestamp_micros() > options.now_us.saturating_sub(options.grace_us) {
+            report.files_kept += 1;
+            report.bytes_kept += metadata.len();
+            continue;
+        }
+        if !options.dry_run {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(&path, error)),
+                _ => {}
+            }
+        }
+        report.files_deleted += 1;
+        report.bytes_deleted += metadata.len();
+    }
+    Ok(())
+}
+
+/// `name#1`: so the library calls a file that is not whole yet.
+fn is_half_written(path: &FilePath) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let number = name.rsplit_once('#').map(|(_, number)| number).unwrap_or_default();
+    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 impl PlaceReport {
     fn saw_files(&self) -> bool {
         self.files_deleted + self.files_kept > 0
@@ -303,11 +387,7 @@ async fn delete_unless(
         return Err(OfflineError::Cancelled);
     }
     if !options.dry_run {
-        match at.store.delete(&object.location).await {
-            // Another vacuum was quicker.
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
+        delete_if_there(at.store.as_ref(), &object.location).await?;
     }
     report.files_deleted += 1;
     report.bytes_deleted += object.size;
@@ -325,14 +405,7 @@ async fn vacuum_table(
     let mut report =
         PlaceReport { place: table.place.clone(), oldest_version: needed.oldest_version, ..PlaceReport::default() };
     for file in &table.files {
-        let relative: Vec<String> = file
-            .location
-            .prefix_match(&table.location.path)
-            .into_iter()
-            .flatten()
-            .map(|part| part.as_ref().to_owned())
-            .collect();
-        let relative = relative.join("/");
+        let relative = table.location.relative(&file.location).unwrap_or_default();
         let is_needed = needed.paths.contains(&relative);
         let is_named = texts.name(&relative);
         let may_be_committed = !needed.ever.contains(&relative) && is_young(file, options.grace_us, options);
@@ -357,9 +430,8 @@ async fn needed_by_log(
     let mut oldest = None;
     for version in (0..=latest).rev() {
         let actions = read_commit(location, &log_store, version).await?;
-        let decoded = |path: &str| Path::from_url_path(path).map_or(path.to_owned(), |path| path.to_string());
         let added: Vec<String> =
-            actions.iter().filter_map(|action| action["add"]["path"].as_str()).map(decoded).collect();
+            actions.iter().filter_map(|action| action["add"]["path"].as_str()).map(object_path).collect();
         if oldest.is_none() {
             needed.paths.extend(added.iter().cloned());
             let time_ms = actions.iter().find_map(|action| action["commitInfo"]["timestamp"].as_i64());

@@ -109,6 +109,34 @@ impl CheckError {
             Self::Killed | Self::Time { .. } | Self::Stopped | Self::Process(_) => None,
         }
     }
+
+    /// Texts go into logs and answers, and may be the child's.
+    fn cut(self) -> Self {
+        match self {
+            Self::Refused(report) => Self::Refused(Box::new(report.cut())),
+            Self::Died(text) => Self::Died(cut_text(text)),
+            Self::Process(text) => Self::Process(cut_text(text)),
+            short => short,
+        }
+    }
+}
+
+impl RefusalReport {
+    fn cut(self) -> Self {
+        let is_code = |code: &str| code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        Self {
+            code: if is_code(&self.code) { cut_text(self.code) } else { "check_died".to_owned() },
+            message: cut_text(self.message),
+            law: self.law.map(cut_text),
+            field: self.field.map(cut_text),
+            ..self
+        }
+    }
+}
+
+fn cut_text(text: String) -> String {
+    const TEXT_BYTES_MAX: usize = 16 * 1024;
+    cut_to(&text, TEXT_BYTES_MAX).to_owned()
 }
 
 /// How much a check may get in the way of everything else on this machine.
@@ -151,7 +179,7 @@ impl Engine {
         }
         let until = Instant::now() + Duration::from_millis(config.check_ms_max);
         let mut check = Check { config, component, options, priority, until, stop, compiled: Vec::new() };
-        let accepted = check.run()?;
+        let accepted = check.run().map_err(CheckError::cut)?;
         let production = Flavour::production(accepted.strict_nan);
         let code = check.compiled.into_iter().find(|(flavour, _)| *flavour == production);
         let (_, code) = code.ok_or_else(|| CheckError::Died("it accepts what it has not seen run".to_owned()))?;
@@ -207,7 +235,7 @@ impl Check<'_> {
         match self.converse(&messages, &input)? {
             Ok(Verdict::Accepted(accepted)) => self.believed(*accepted),
             Ok(Verdict::Refused(report)) if !report.blames_component => Err(CheckError::Process(report.message)),
-            Ok(Verdict::Refused(report)) => Err(CheckError::Refused(Box::new(self.cut(report)))),
+            Ok(Verdict::Refused(report)) => Err(CheckError::Refused(Box::new(report))),
             Err(NoMessage { what, has_ended: false }) => {
                 child.kill();
                 Err(CheckError::Died(what))
@@ -297,20 +325,6 @@ impl Check<'_> {
         description::check(&accepted.description, self.config)
             .map_err(|problems| refused(&Refusal::Description(problems)))?;
         Ok(accepted)
-    }
-
-    /// A report's texts go into logs and answers.
-    fn cut(&self, report: RefusalReport) -> RefusalReport {
-        const MESSAGE_BYTES_MAX: usize = 16 * 1024;
-        let is_code = |code: &str| code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-        let text = |text: String| cut_to(&text, MESSAGE_BYTES_MAX).to_owned();
-        RefusalReport {
-            code: if is_code(&report.code) { text(report.code) } else { "check_died".to_owned() },
-            message: text(report.message),
-            law: report.law.map(text),
-            field: report.field.map(text),
-            ..report
-        }
     }
 
     fn explain(&self, status: ExitStatus, complaint: &str, what: &str) -> CheckError {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use eadem_engine::{Accepted, CheckError, CheckPriority, CompilerCommand, Engine, RefusalReport, Stop, UploadOptions};
@@ -139,11 +140,8 @@ fn a_child_that_is_killed_decides_nothing_and_the_next_check_works() {
     let outcome = std::thread::scope(|scope| {
         let checking = scope.spawn(|| check(&test.engine, &endless));
         let child = wait_for_child(&test);
-        // SAFETY: a plain call with numbers; the child is not reaped yet, because its check still runs.
-        #[allow(unsafe_code)]
-        unsafe {
-            libc::kill(i32::try_from(child).unwrap(), libc::SIGKILL);
-        }
+        let killed = Command::new("kill").args(["-KILL", &child.to_string()]).status().unwrap();
+        assert!(killed.success());
         checking.join().unwrap()
     });
     assert_eq!(outcome.unwrap_err(), CheckError::Killed);
@@ -213,7 +211,7 @@ fn what_a_child_says_is_believed_only_as_far_as_it_can_be_true() {
         assert_eq!(error.code(), Some("check_died"));
     };
     died(verdict_of_impostor("echo hello"), "its messages break off");
-    died(verdict_of_impostor("head -c 100000 /dev/zero | tr '\\0' '\\377'; sleep 600"), "a message of");
+    died(verdict_of_impostor("head -c 100000 /dev/zero | tr '\\0' '\\377'; exec sleep 600"), "a message of");
     died(verdict_of_impostor(&message("{\"Verdict\":")), "a message that is none");
     died(verdict_of_impostor("kill -SEGV $$"), "signal");
     let asks = message("{\"Compile\":\"production\"}");
@@ -227,4 +225,23 @@ fn what_a_child_says_is_believed_only_as_far_as_it_can_be_true() {
     let accepted = shared().accept(&component("bench_numeric"), &OPTIONS).unwrap();
     let json = format!("{{\"Verdict\":{{\"Accepted\":{}}}}}", serde_json::to_string(&accepted).unwrap());
     died(verdict_of_impostor(&message(&json.replace('\'', "´"))), "not seen run");
+}
+
+#[test]
+fn what_a_child_says_is_cut_before_it_goes_into_logs_and_answers() {
+    const LONG: usize = 100_000;
+    let long = "x".repeat(LONG);
+    let report = |blames: bool| {
+        format!(
+            "{{\"Verdict\":{{\"Refused\":{{\"code\":\"law\",\"message\":\"{long}\",\"law\":null,\"seed\":null,\
+             \"row\":null,\"field\":null,\"blames_component\":{blames}}}}}}}"
+        )
+    };
+    let unknown = format!("{{\"Verdict\":{{\"{long}\":1}}}}");
+    let texts = [report(true), report(false), unknown].map(|json| verdict_of_impostor(&message(&json)));
+    assert!(matches!(&texts, [CheckError::Refused(_), CheckError::Process(_), CheckError::Died(_)]), "{texts:?}");
+    for error in texts {
+        let text = error.to_string();
+        assert!(text.contains("xxx") && text.len() < LONG / 4, "{} bytes", text.len());
+    }
 }

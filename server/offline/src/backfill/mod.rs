@@ -30,7 +30,7 @@ use crate::quarantine::RefusalCounts;
 use crate::source::Footers;
 use crate::spec::ViewSpec;
 use crate::stop::{RefusedShare, StopThreshold, StopWatch};
-use crate::table::{ViewTable, commit_quarantine};
+use crate::table::ViewTable;
 
 pub(crate) use memory::Held;
 pub use progress::{Progress, ProgressSink};
@@ -329,8 +329,7 @@ async fn put_into_quarantine(backfill: &Backfill, outcomes: &[ChunkOutcome]) -> 
     if adds.is_empty() {
         return Ok(());
     }
-    let location = backfill.store.quarantine_location(&backfill.view.name, backfill.view.version)?;
-    commit_quarantine(&location, &backfill.job, &adds).await
+    backfill.store.quarantine(&backfill.view.name, backfill.view.version)?.commit(&backfill.job, &adds).await
 }
 
 /// Makes the job's rows visible. Any number of processes may do so at once: the table takes them once.

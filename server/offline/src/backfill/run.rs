@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::{Array, ArrayRef, StringArray};
 use arrow_schema::SchemaRef;
 use futures::TryStreamExt;
-use object_store::ObjectStore;
 use parquet::arrow::ProjectionMask;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -16,16 +15,17 @@ use super::memory::{Allowance, Gauge, Held, bytes_of_columns};
 use super::progress::Meter;
 use super::{Backfill, Cancel, OTHERS_POLL, Progress};
 use crate::bind::{Acceptance, BindPlan, BoundRows, RefusedRow};
+use crate::erase_files::settle;
 use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
 use crate::ledger::{ChunkOutcome, ChunkPart, JobLedger, JobPlan, Part, PlannedChunk, PlannedFile};
 use crate::partition::PartitionWriter;
 use crate::press::Press;
-use crate::quarantine::{self, QuarantinedRow, RowOutcome};
+use crate::quarantine::{self, Quarantine, QuarantinedRow, RowOutcome};
 use crate::source::{self, Footers, SourceFile, SourceReader, UnreadableRow, file_error, inspect_schema};
 use crate::spec::ViewSpec;
 use crate::stop::StopWatch;
-use crate::table::{ViewTable, open_log};
+use crate::table::ViewTable;
 
 /// Refused rows of a chunk that are held in memory before they are written.
 const QUARANTINE_ROWS_MAX: usize = 65_536;
@@ -45,7 +45,7 @@ struct Workshop {
     reading: Semaphore,
     gauge: Gauge,
     table: ViewTable,
-    quarantine_store: Arc<dyn ObjectStore>,
+    quarantine: Quarantine,
     press: Press,
     cancel: Cancel,
     failed: AtomicBool,
@@ -82,7 +82,6 @@ pub(super) async fn run_chunks(
     let schema: SchemaRef = Arc::new(plan.schema.clone());
     let bind = BindPlan::try_new(&backfill.view, &inspect_schema(&backfill.view.source, &schema)?)?;
     let reader = SourceReader::try_new(&backfill.view.source, &schema, &bind.columns)?;
-    let quarantine_location = backfill.store.quarantine_location(&backfill.view.name, backfill.view.version)?;
     let progress = Progress {
         chunks_done: done.len(),
         chunks: plan.chunks.len(),
@@ -104,7 +103,7 @@ pub(super) async fn run_chunks(
         reading: Semaphore::new(places_of(allowance.row_groups_bytes_max) as usize),
         gauge: Gauge::default(),
         table: table.clone(),
-        quarantine_store: open_log(&quarantine_location).0,
+        quarantine: backfill.store.quarantine(&backfill.view.name, backfill.view.version)?,
         press: Press::new(&backfill.view, &table.schema),
         cancel: backfill.cancel.clone(),
         failed: AtomicBool::new(false),
@@ -226,7 +225,7 @@ impl Workshop {
             .of_lane(Some(&planned.digest))
             .counted_by(self.gauge.hold()),
             quarantine: PartitionWriter::new(
-                self.quarantine_store.clone(),
+                self.quarantine.store.clone(),
                 quarantine::schema(),
                 None,
                 self.allowance.quarantine_bytes_max,
@@ -241,7 +240,10 @@ impl Workshop {
         };
         while let Some(batch) = stream.try_next().await? {
             if self.watch.has_stopped() {
-                self.watch.keep(desk.given_up().await?);
+                let begun_with = desk.erased.clone();
+                let mut outcome = desk.given_up().await?;
+                self.settle(&mut outcome, begun_with.as_ref()).await?;
+                self.watch.keep(outcome);
                 return Err(OfflineError::Cancelled);
             }
             if self.cancel.is_cancelled() || self.failed.load(Ordering::Relaxed) {
@@ -271,9 +273,21 @@ impl Workshop {
         let mut outcome = desk.outcome;
         outcome.adds = desk.writer.finish().await?;
         outcome.quarantine_adds = desk.quarantine.finish().await?;
+        self.settle(&mut outcome, desk.erased.as_ref()).await?;
         // The file was read piece by piece: only one that is still the planned one vouches for all of them.
         source::reopen(planned).await?;
         Ok(outcome)
+    }
+
+    /// Takes out of a chunk's files what was erased while it was written.
+    async fn settle(&self, outcome: &mut ChunkOutcome, begun_with: Option<&ErasedRows>) -> Result<(), OfflineError> {
+        let (adds, gone) = settle(&self.table, &self.job, std::mem::take(&mut outcome.adds), begun_with).await?;
+        outcome.adds = adds;
+        outcome.rows_stored = outcome.rows_stored.saturating_sub(gone);
+        outcome.rows_erased += gone;
+        let refused = std::mem::take(&mut outcome.quarantine_adds);
+        (outcome.quarantine_adds, _) = settle(&self.quarantine, &self.job, refused, begun_with).await?;
+        Ok(())
     }
 
     async fn store_rows(
@@ -290,7 +304,7 @@ impl Workshop {
             desk.outcome.rows_erased += gone;
         }
         desk.outcome.rows_dropped += pressed.rows_dropped;
-        desk.outcome.rows_failed += pressed.rows_failed;
+        desk.outcome.rows_failed += pressed.rows_failed();
         self.refuse(pressed.refused, planned, desk);
         desk.outcome.rows_stored += pressed.batch.num_rows() as u64;
         desk.batch.set(desk.batch_bytes + pressed.batch.get_array_memory_size());

@@ -79,6 +79,12 @@ impl Location {
         is_one_place && self.path.prefix_matches(&other.path)
     }
 
+    /// The path of an object of this store, as seen from here; `None`: it lies elsewhere.
+    pub(crate) fn relative(&self, object: &Path) -> Option<String> {
+        let parts: Vec<String> = object.prefix_match(&self.path)?.map(|part| part.as_ref().to_owned()).collect();
+        Some(parts.join("/"))
+    }
+
     /// A location below this one.
     pub(crate) fn below(&self, relative: &str) -> Result<Self, OfflineError> {
         let mut url = self.url.clone();

@@ -1,121 +1,104 @@
-//! Taking what is kept of erased rows out of a quarantine table.
+//! What is kept of refused rows: committed without what is erased by then, and taken out where it is erased later.
 
 use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
 use arrow_array::{BooleanArray, RecordBatch};
+use arrow_schema::DataType as ArrowType;
 use async_trait::async_trait;
+use deltalake_core::DeltaTable;
+use deltalake_core::kernel::Action;
+use deltalake_core::logstore::LogStoreRef;
 use futures::TryStreamExt;
+use object_store::ObjectStore;
+use parquet::arrow::ProjectionMask;
+use serde_json::Value as Json;
 
 use super::read::{BATCH_ROWS, Quarantine};
-use super::{INPUTS, schema};
-use crate::backfill::Cancel;
-use crate::commit::{Base, Change, LiveFile, Proposal, adds_of, commit_once};
-use crate::erasure::{DoomedFiles, ErasedRows, ErasureReport, RewrittenFiles};
+use super::{INPUTS, delta_fields, schema};
+use crate::commit::{Base, Change, LiveFile, NewFiles, Proposal, append, commit_once};
+use crate::erase_files::{Batches, Erasable};
+use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
+use crate::location::Location;
 use crate::partition::PartitionWriter;
 use crate::read::typed_column;
-use crate::table::{DataFile, load};
+use crate::replace::as_written;
+use crate::table::{DataFile, load, load_or_create, table_error};
 
 const BUFFERED_BYTES_MAX: usize = 64 << 20;
 
-impl Quarantine {
-    /// Takes what is kept of rows that are erased by now out of the current version. The same job again never commits twice.
-    ///
-    /// # Errors
-    /// A table that cannot be read, a full disk, cancellation. The table is then as it was.
-    pub async fn erase_rows(&self, job: &str, cancel: &Cancel) -> Result<ErasureReport, OfflineError> {
-        let Some(erased) = self.erased().await? else { return Ok(ErasureReport::default()) };
-        let Some(table) = load(&self.location, &self.log_store).await? else { return Ok(ErasureReport::default()) };
-        let mut proposal = Erased { quarantine: self, job, erased, cancel };
-        let committed = commit_once(&self.location, &self.log_store, table, job, &mut proposal).await?;
-        Ok(ErasureReport::of(committed))
+#[async_trait]
+impl Erasable for Quarantine {
+    fn place(&self) -> &Location {
+        &self.location
     }
 
-    /// As [`crate::doomed_files`], of the quarantine table.
-    ///
-    /// # Errors
-    /// A folder that cannot be listed, a file that cannot be read, cancellation.
-    pub async fn doomed_files(&self, cancel: &Cancel) -> Result<Option<DoomedFiles>, OfflineError> {
-        let Some(erased) = self.erased().await? else { return Ok(None) };
-        let holds_erased = async |file: &DataFile| self.holds_erased(file, &erased).await;
-        DoomedFiles::find(&self.location, cancel, holds_erased).await.map(Some)
+    fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
     }
 
-    async fn holds_erased(&self, file: &DataFile, erased: &ErasedRows) -> Result<bool, OfflineError> {
-        let mut batches = self.whole_lines(file).await?;
-        while let Some(batch) = batches.try_next().await? {
-            if staying(&batch, erased)?.true_count() < batch.num_rows() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    fn log_store(&self) -> &LogStoreRef {
+        &self.log_store
     }
 
-    /// The lines of a file, with all columns as they are written.
-    async fn whole_lines(
-        &self,
-        file: &DataFile,
-    ) -> Result<futures::stream::BoxStream<'static, Result<RecordBatch, OfflineError>>, OfflineError> {
+    async fn erased_by_now(&self) -> Result<Option<ErasedRows>, OfflineError> {
+        self.erased_now().await
+    }
+
+    async fn loaded(&self) -> Result<Option<DeltaTable>, OfflineError> {
+        load(&self.location, &self.log_store).await
+    }
+
+    async fn deciding_rows(&self, file: &DataFile) -> Result<Batches, OfflineError> {
+        let (builder, damaged) = self.open_file(&file.path, file.bytes).await?;
+        let mask = ProjectionMask::roots(builder.parquet_schema(), [builder.schema().index_of(INPUTS)?]);
+        let stream = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(&damaged)?;
+        Ok(Box::pin(stream.map_err(damaged)))
+    }
+
+    async fn whole_rows(&self, file: &DataFile) -> Result<Batches, OfflineError> {
         let (builder, damaged) = self.open_file(&file.path, file.bytes).await?;
         let stream = builder.with_batch_size(BATCH_ROWS).build().map_err(&damaged)?;
-        Ok(Box::pin(stream.map_err(damaged).and_then(async |batch| in_order(&batch))))
+        Ok(Box::pin(stream.map_err(damaged).and_then(async |batch| as_written(&schema(), &batch))))
+    }
+
+    fn staying(&self, batch: &RecordBatch, erased: &ErasedRows) -> Result<Option<BooleanArray>, OfflineError> {
+        let inputs = typed_column(batch, INPUTS, &ArrowType::Utf8)?;
+        let goes = |inputs: Option<&str>| inputs.is_some_and(|inputs| erased.takes_kept(inputs));
+        let stays: BooleanArray = inputs.as_string::<i32>().iter().map(|inputs| Some(!goes(inputs))).collect();
+        Ok((stays.true_count() < stays.len()).then_some(stays))
+    }
+
+    fn rewriter(&self, job: &str, _: &LiveFile) -> PartitionWriter {
+        PartitionWriter::new(self.store.clone(), schema(), None, BUFFERED_BYTES_MAX).of_job(job)
+    }
+
+    async fn commit_info(&self, _: u64) -> Result<Vec<(String, Json)>, OfflineError> {
+        Ok(Vec::new())
     }
 }
 
-fn in_order(batch: &RecordBatch) -> Result<RecordBatch, OfflineError> {
-    let wanted = schema();
-    let column = |field: &Arc<arrow_schema::Field>| typed_column(batch, field.name(), field.data_type());
-    let columns = wanted.fields().iter().map(column).collect::<Result<Vec<_>, _>>()?;
-    Ok(RecordBatch::try_new(wanted, columns)?)
-}
-
-fn staying(batch: &RecordBatch, erased: &ErasedRows) -> Result<BooleanArray, OfflineError> {
-    let inputs = typed_column(batch, INPUTS, &arrow_schema::DataType::Utf8)?;
-    let inputs = arrow_array::cast::AsArray::as_string::<i32>(&inputs);
-    Ok(inputs.iter().map(|inputs| Some(!inputs.is_some_and(|inputs| erased.takes_kept(inputs)))).collect())
-}
-
-struct Erased<'a> {
-    quarantine: &'a Quarantine,
-    job: &'a str,
-    erased: ErasedRows,
-    cancel: &'a Cancel,
-}
-
-impl Erased<'_> {
-    /// The file without erased rows, and how many these are; `None` if there are none.
-    async fn rewritten(
-        &self,
-        file: &LiveFile,
-    ) -> Result<Option<(u64, Vec<deltalake_core::kernel::Add>)>, OfflineError> {
-        let quarantine = self.quarantine;
-        if !quarantine.holds_erased(&file.file, &self.erased).await? {
-            return Ok(None);
-        }
-        let mut writer =
-            PartitionWriter::new(quarantine.store.clone(), schema(), None, BUFFERED_BYTES_MAX).of_job(self.job);
-        let (mut rows, mut batches) = (0, quarantine.whole_lines(&file.file).await?);
-        while let Some(batch) = batches.try_next().await? {
-            if self.cancel.is_cancelled() {
-                return Err(OfflineError::Cancelled);
-            }
-            let kept = arrow_select::filter::filter_record_batch(&batch, &staying(&batch, &self.erased)?)?;
-            rows += (batch.num_rows() - kept.num_rows()) as u64;
-            writer.write(kept).await?;
-        }
-        Ok(Some((rows, adds_of(&writer.finish().await?)?)))
-    }
+/// What a job puts into quarantine.
+struct Refused<'a> {
+    new: NewFiles<'a>,
 }
 
 #[async_trait]
-impl Proposal for Erased<'_> {
-    async fn on(&mut self, base: &Base) -> Result<Option<Change>, OfflineError> {
-        let mut rewritten = RewrittenFiles::default();
-        for file in &base.files {
-            if let Some((rows, kept)) = self.rewritten(file).await? {
-                rewritten.add(file, rows, kept);
-            }
-        }
-        Ok((!rewritten.is_empty()).then(|| rewritten.into_change(Vec::new())))
+impl Proposal for Refused<'_> {
+    async fn on(&mut self, _: &Base) -> Result<Option<Change>, OfflineError> {
+        let adds = self.new.ready().await?.iter().cloned();
+        Ok(Some(Change { actions: adds.map(Action::Add).collect(), info: Vec::new(), operation: append() }))
+    }
+}
+
+impl Quarantine {
+    /// Makes a job's refused rows visible, unless it has done so already.
+    pub(crate) async fn commit(&self, job: &str, adds: &[Json]) -> Result<(), OfflineError> {
+        let table = load_or_create(&self.location, &self.log_store, delta_fields(), &[], &[]).await?;
+        let mut proposal = Refused { new: NewFiles::of(self, job, adds)? };
+        let committed = commit_once(&self.location, &self.log_store, table, job, &mut proposal).await?;
+        let committed = committed.ok_or_else(|| table_error(&self.location, "a job has nothing to commit"))?;
+        proposal.new.discard_uncommitted(&committed).await
     }
 }

@@ -39,7 +39,7 @@ type FileReader = ParquetRecordBatchStreamBuilder<ObjectFile>;
 #[derive(Debug, Clone)]
 pub struct Quarantine {
     pub(super) location: Location,
-    pub(super) store: Arc<dyn ObjectStore>,
+    pub(crate) store: Arc<dyn ObjectStore>,
     pub(super) log_store: LogStoreRef,
     /// `name@version`.
     view: String,
@@ -310,9 +310,14 @@ impl Quarantine {
         Ok(self.state(None).await?.map(|state| state.version))
     }
 
-    /// What is erased of the view's entity type now.
-    pub(super) async fn erased(&self) -> Result<Option<ErasedRows>, OfflineError> {
+    /// What is erased of the view's entity type, for readers.
+    async fn erased(&self) -> Result<Option<ErasedRows>, OfflineError> {
         ErasedRows::of_view(self.erasures.as_ref(), &self.view, false).await
+    }
+
+    /// What is erased of it by now, by whichever process: for writers.
+    pub(crate) async fn erased_now(&self) -> Result<Option<ErasedRows>, OfflineError> {
+        ErasedRows::of_view(self.erasures.as_ref(), &self.view, true).await
     }
 
     /// Entries from a cursor on, newest jobs first; at most `limit`.

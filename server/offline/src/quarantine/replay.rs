@@ -29,18 +29,20 @@ use super::{ARRIVAL, ATTEMPT, FILE, INPUTS, JOB, KIND, LANE, OUTCOME, REASON, RO
 use super::{QuarantinedRow, RowOutcome, batch, schema};
 use crate::backfill::{Cancel, Progress, ProgressSink};
 use crate::bind::{Acceptance, BindPlan};
-use crate::commit::{Base, Change, NewFiles, Proposal, append, commit_once};
+use crate::commit::{Base, Change, LiveFile, NewFiles, Proposal, adds_of, append, commit_once};
+use crate::erase_files::settle;
+use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
 use crate::lanes::{CommittedLane, by_digest, read_lane_log};
 use crate::ledger::{ChunkOutcome, JobLedger};
 use crate::location::OfflineStore;
-use crate::partition::{PartitionWriter, event_time_range};
+use crate::partition::PartitionWriter;
 use crate::press::Press;
 use crate::read::ScanRange;
 use crate::schema::{COLUMN_LANE, COLUMN_SEQUENCE};
 use crate::source::SourceRows;
 use crate::spec::ViewSpec;
-use crate::table::{DataFile, ReadVersion, ViewTable, commit_quarantine};
+use crate::table::{DataFile, ReadVersion, ViewTable};
 
 /// A replay to run, or to go on with.
 #[derive(Clone)]
@@ -171,8 +173,8 @@ pub async fn run_replay(replay: Replay) -> Result<ReplayReport, OfflineError> {
         false => Some(table.commit_replay(&replay.job, &outcome.adds).await?),
     };
     if !outcome.quarantine_adds.is_empty() {
-        let location = replay.store.quarantine_location(&replay.view.name, replay.view.version)?;
-        commit_quarantine(&location, &replay.job, &outcome.quarantine_adds).await?;
+        let quarantine = replay.store.quarantine(&replay.view.name, replay.view.version)?;
+        quarantine.commit(&replay.job, &outcome.quarantine_adds).await?;
     }
     if let Some(version) = version {
         replay.ledger.committed(&replay.job, version).await?;
@@ -191,15 +193,15 @@ pub async fn run_replay(replay: Replay) -> Result<ReplayReport, OfflineError> {
 }
 
 async fn try_rows(replay: &Replay, table: &ViewTable) -> Result<ChunkOutcome, OfflineError> {
-    let mut selection = select(replay, table).await?;
+    let erased = table.erased_now().await?;
+    let mut selection = select(replay, table, erased.as_ref()).await?;
     let mut outcome = ChunkOutcome {
         rows_left_out: selection.left,
         hindered: std::mem::take(&mut selection.hindered),
         ..ChunkOutcome::default()
     };
     let stored = stored_rows(table, &selection).await?;
-    let location = replay.store.quarantine_location(&replay.view.name, replay.view.version)?;
-    let quarantine_store = crate::table::open_log(&location).0;
+    let quarantine = replay.store.quarantine(&replay.view.name, replay.view.version)?;
     let bytes_max = replay.options.buffered_bytes_max;
     let press = Press::new(&replay.view, &table.schema);
     let mut bench = Bench {
@@ -212,7 +214,7 @@ async fn try_rows(replay: &Replay, table: &ViewTable) -> Result<ChunkOutcome, Of
             bytes_max,
         )
         .of_job(&replay.job),
-        quarantine: PartitionWriter::new(quarantine_store, schema(), None, bytes_max).of_job(&replay.job),
+        quarantine: PartitionWriter::new(quarantine.store.clone(), schema(), None, bytes_max).of_job(&replay.job),
         press,
         lines: Vec::new(),
         total: selection.taken.len(),
@@ -239,8 +241,11 @@ async fn try_rows(replay: &Replay, table: &ViewTable) -> Result<ChunkOutcome, Of
         }
     }
     bench.put_lines().await?;
-    outcome.adds = bench.writer.finish().await?;
-    outcome.quarantine_adds = bench.quarantine.finish().await?;
+    let (adds, gone) = settle(table, &replay.job, bench.writer.finish().await?, erased.as_ref()).await?;
+    outcome.adds = adds;
+    outcome.rows_stored = outcome.rows_stored.saturating_sub(gone);
+    (outcome.quarantine_adds, _) =
+        settle(&quarantine, &replay.job, bench.quarantine.finish().await?, erased.as_ref()).await?;
     Ok(outcome)
 }
 
@@ -268,11 +273,11 @@ impl Bench<'_> {
         let bound = self.bind.bind(self.press.key_names(), &source_rows, &acceptance)?;
         let lane_column: ArrayRef = Arc::new(StringArray::from(vec![lane]));
         let file = rows.first().map_or("", |(_, candidate)| candidate.file.as_str());
-        let pressed = self.press.rows(&self.bind, bound, file, &lane_column)?;
+        let mut pressed = self.press.rows(&self.bind, bound, file, &lane_column)?;
 
         let by_number: HashMap<i64, &Candidate> = rows.iter().map(|(row, candidate)| (*row, candidate)).collect();
         let mut open: HashSet<i64> = by_number.keys().copied().collect();
-        for refused in pressed.refused {
+        for refused in std::mem::take(&mut pressed.refused) {
             open.remove(&refused.sequence);
             let Some(candidate) = by_number.get(&refused.sequence) else { continue };
             *outcome.refused.entry(refused.kind.clone()).or_default() += 1;
@@ -302,7 +307,7 @@ impl Bench<'_> {
         outcome.rows_read += rows.len() as u64;
         outcome.rows_stored += pressed.batch.num_rows() as u64;
         outcome.rows_dropped += pressed.rows_dropped;
-        outcome.rows_failed += pressed.rows_failed;
+        outcome.rows_failed += pressed.rows_failed();
         self.writer.write(pressed.batch).await?;
         self.put_lines().await?;
         self.report(outcome);
@@ -374,20 +379,19 @@ impl Bench<'_> {
 }
 
 /// Chooses the rows to try.
-async fn select(replay: &Replay, table: &ViewTable) -> Result<Selection, OfflineError> {
+async fn select(replay: &Replay, table: &ViewTable, erased: Option<&ErasedRows>) -> Result<Selection, OfflineError> {
     let quarantine = replay.store.quarantine(&replay.view.name, replay.view.version)?;
     let Some(state) = quarantine.state(Some(replay.options.version)).await? else { return Ok(Selection::default()) };
     let replayed = quarantine.replayed(&state).await?;
     let loaded = Loaded::of(table).await?;
     let filter = &replay.options.filter;
     let mut selection = Selection::default();
-    let erased = table.erased_now().await?;
     let columns = [KIND, REASON, FILE, LANE, ROW, INPUTS, ARRIVAL, JOB, OUTCOME, ATTEMPT];
     let mut visit = |line: &Line<'_>, inputs: &str| {
         if replay.cancel.is_cancelled() {
             return Err(OfflineError::Cancelled);
         }
-        let is_erased = || erased.as_ref().is_some_and(|erased| erased.takes_kept(inputs));
+        let is_erased = || erased.is_some_and(|erased| erased.takes_kept(inputs));
         if replayed.leaves(line) && filter.takes(line) && !is_erased() {
             selection.add(&replay.view, &loaded, line, inputs, replay.options.rows_max);
         }
@@ -530,17 +534,15 @@ pub(super) fn hindrance(view: &ViewSpec, loaded: &Loaded, row: &QuarantinedRow) 
 /// What a replay commits: its rows, if the table holds none of them yet and still has their lanes.
 struct Replayed<'a> {
     table: &'a ViewTable,
-    job: &'a str,
-    adds: &'a [Json],
+    ours: OwnRows,
     new: NewFiles<'a>,
 }
 
 #[async_trait]
 impl Proposal for Replayed<'_> {
     async fn on(&mut self, base: &Base) -> Result<Option<Change>, OfflineError> {
-        check_new(self.table, self.adds, base).await?;
-        let new = self.new.checked().await?.to_vec();
-        let adds = self.table.adds_without_erased(self.job, new).await?.into_iter();
+        self.ours.check_new(self.table, base).await?;
+        let adds = self.new.ready().await?.iter().cloned();
         Ok(Some(Change { actions: adds.map(Action::Add).collect(), info: Vec::new(), operation: append() }))
     }
 }
@@ -549,11 +551,12 @@ impl ViewTable {
     /// Makes rows of lanes that the table has visible, all at once and only once.
     async fn commit_replay(&self, job: &str, adds: &[Json]) -> Result<u64, OfflineError> {
         let table = self.ensure().await?;
-        let new = NewFiles::of(&self.location, self.store.as_ref(), adds)?;
-        let mut proposal = Replayed { table: self, job, adds, new };
+        let new = NewFiles::of(self, job, adds)?;
+        let mut proposal = Replayed { table: self, ours: OwnRows::of(adds)?, new };
         let committed = commit_once(&self.location, &self.log_store, table, job, &mut proposal).await?;
         let committed =
             committed.ok_or_else(|| OfflineError::Quarantine("a replay has nothing to commit".to_owned()))?;
+        proposal.new.discard_uncommitted(&committed).await?;
         Ok(committed.version)
     }
 }
@@ -652,45 +655,67 @@ fn may_hold_lanes(group: &RowGroupMetaData, wanted: &Wanted<'_>) -> bool {
     wanted.keys().any(|lane| min.data() <= lane.as_bytes() && lane.as_bytes() <= max.data())
 }
 
-/// Refuses rows that another job has stored since they were tried, or whose file it has taken out of the table.
-async fn check_new(table: &ViewTable, adds: &[Json], base: &Base) -> Result<(), OfflineError> {
-    let mut ours: BTreeMap<String, HashSet<i64>> = BTreeMap::new();
-    let mut range: Option<ScanRange> = None;
-    for add in adds {
-        let file = DataFile {
-            path: add["path"].as_str().unwrap_or_default().to_owned(),
-            bytes: add["size"].as_u64().unwrap_or_default(),
-            event_time_us: add["stats"].as_str().and_then(event_time_range),
-        };
-        let (from_us, to_us) = file.event_time_us.unwrap_or((i64::MIN, i64::MAX));
-        let whole = range.unwrap_or(ScanRange { from_us, to_us });
-        range = Some(ScanRange { from_us: whole.from_us.min(from_us), to_us: whole.to_us.max(to_us) });
-        let note = |lane: &str, row: i64| {
-            match ours.get_mut(lane) {
-                Some(rows) => rows.insert(row),
-                None => ours.insert(lane.to_owned(), HashSet::from([row])).is_none(),
+/// The rows that a replay is about to commit.
+struct OwnRows {
+    files: Vec<DataFile>,
+    /// By lane, once they were read.
+    rows: Option<BTreeMap<String, HashSet<i64>>>,
+}
+
+impl OwnRows {
+    fn of(adds: &[Json]) -> Result<Self, OfflineError> {
+        let files = adds_of(adds)?.into_iter().map(|add| LiveFile::of_add(add).file);
+        Ok(Self { files: files.collect(), rows: None })
+    }
+
+    /// From the earliest of their event times to the latest; `None` without any files.
+    fn range(&self) -> Option<ScanRange> {
+        let of_file = |file: &DataFile| file.event_time_us.unwrap_or((i64::MIN, i64::MAX));
+        let from_us = self.files.iter().map(|file| of_file(file).0).min()?;
+        let to_us = self.files.iter().map(|file| of_file(file).1).max()?;
+        Some(ScanRange { from_us, to_us })
+    }
+
+    async fn by_lane(&mut self, table: &ViewTable) -> Result<&BTreeMap<String, HashSet<i64>>, OfflineError> {
+        if let Some(ref rows) = self.rows {
+            return Ok(rows);
+        }
+        let mut ours: BTreeMap<String, HashSet<i64>> = BTreeMap::new();
+        for file in &self.files {
+            let note = |lane: &str, row: i64| {
+                match ours.get_mut(lane) {
+                    Some(rows) => rows.insert(row),
+                    None => ours.insert(lane.to_owned(), HashSet::from([row])).is_none(),
+                };
             };
-        };
-        for_each_row(table, &file, |_| true, note).await?;
+            for_each_row(table, file, |_| true, note).await?;
+        }
+        Ok(self.rows.insert(ours))
     }
-    let Some(range) = range else { return Ok(()) };
-    let log = read_lane_log(&table.location, &table.log_store, base.version).await?;
-    let loaded = by_digest(&log.lanes);
-    if let Some(lane) = ours.keys().find(|lane| !loaded.contains_key(lane.as_str())) {
-        return Err(OfflineError::Quarantine(format!(
-            "another job has taken the rows of {lane} out of the table since this replay tried them; nothing was committed: \
-             start a new one"
-        )));
-    }
-    let wanted: Wanted<'_> = ours.iter().map(|(lane, rows)| (lane.as_str(), rows.clone())).collect();
-    let mut found = HashSet::new();
-    for live in base.files.iter().filter(|live| range.meets(&live.file)) {
-        find_rows(table, &live.file, &wanted, &mut found).await?;
-    }
-    match found.iter().next() {
-        None => Ok(()),
-        Some((lane, row)) => Err(OfflineError::Quarantine(format!(
-            "another job has stored row {row} of {lane} since this replay tried it; nothing was committed: start a new one"
-        ))),
+
+    /// Refuses rows that another job has stored since they were tried, or whose file it has taken out of the table.
+    async fn check_new(&mut self, table: &ViewTable, base: &Base) -> Result<(), OfflineError> {
+        let Some(range) = self.range() else { return Ok(()) };
+        let ours = self.by_lane(table).await?;
+        let log = read_lane_log(&table.location, &table.log_store, base.version).await?;
+        let loaded = by_digest(&log.lanes);
+        if let Some(lane) = ours.keys().find(|lane| !loaded.contains_key(lane.as_str())) {
+            return Err(OfflineError::Quarantine(format!(
+                "another job has taken the rows of {lane} out of the table since this replay tried them; nothing was \
+                 committed: start a new one"
+            )));
+        }
+        let wanted: Wanted<'_> = ours.iter().map(|(lane, rows)| (lane.as_str(), rows.clone())).collect();
+        let mut found = HashSet::new();
+        for live in base.files.iter().filter(|live| range.meets(&live.file)) {
+            find_rows(table, &live.file, &wanted, &mut found).await?;
+        }
+        match found.iter().next() {
+            None => Ok(()),
+            Some((lane, row)) => Err(OfflineError::Quarantine(format!(
+                "another job has stored row {row} of {lane} since this replay tried it; nothing was committed: start a \
+                 new one"
+            ))),
+        }
     }
 }

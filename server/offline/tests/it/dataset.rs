@@ -205,7 +205,6 @@ const STARTS: [&str; 7] = [
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_training_set_is_what_the_oracle_finds() {
     let seed = crate::support::seed();
-    println!("EADEM_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let ttls = [None, Some(5 * SECOND_US), Some(1)];
     let rounds = crate::support::cases(STARTS.len(), 60);

@@ -360,6 +360,10 @@ impl ErasedEntities for OneErased {
     fn keys(&self) -> &[(String, KeyType)] {
         &self.keys
     }
+
+    fn revision(&self) -> u64 {
+        1
+    }
 }
 
 #[derive(Debug)]

@@ -15,6 +15,7 @@ use object_store::memory::InMemory;
 
 use crate::dataset::{dataset, stored};
 use crate::delta_log;
+use crate::dice::is_soak;
 use crate::faulty_store::{FAULTS, FaultyStore};
 use crate::support::{Row, at, backfill, double_amount, source, stored_rows, view, write_parquet};
 
@@ -27,8 +28,7 @@ fn open(store: Arc<dyn ObjectStore>) -> OfflineStore {
 
 /// The numbers of the requests that fail, of so many: all of them in a soak, else some, the first and the last among them.
 fn numbers(requests: usize) -> Vec<usize> {
-    let is_soak = std::env::var("EADEM_SOAK").is_ok_and(|value| value == "1");
-    let tried = if is_soak { requests } else { REQUESTS_TRIED.min(requests) };
+    let tried = if is_soak() { requests } else { REQUESTS_TRIED.min(requests) };
     (0..tried).map(|n| 1 + n * (requests - 1) / (tried - 1).max(1)).collect()
 }
 

@@ -13,6 +13,8 @@ mod dataset;
 mod dataset_files;
 mod dataset_spines;
 mod delta_log;
+#[path = "../../../../tests/support/dice.rs"]
+mod dice;
 mod effect;
 mod entities;
 mod erasure;

@@ -8,6 +8,7 @@ use eadem_offline::{
     BackfillReport, Compaction, JobLedger, MemoryLedger, OfflineError, OfflineStore, ReadVersion, ViewSpec, compact,
     run_backfill,
 };
+use futures::TryStreamExt;
 
 use crate::backfill::{DyingLedger, many, payments};
 use crate::support::{Row, at, backfill, double_amount, source, stored_rows, view, write_parquet};
@@ -390,4 +391,45 @@ async fn a_lane_of_its_own_files_goes_without_writing_others_again() {
     assert_eq!(added, report.rows_stored);
     assert!(actions.iter().any(|action| action["remove"]["dataChange"] == true));
     assert_eq!(place.rows().await, place.rows_of_a_new_table().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_since_a_commit_is_told_only_where_nothing_else_has_happened() {
+    let place = Place::new();
+    let table = place.store.table(&place.view).unwrap();
+    let rows_since = async |commit: u64| {
+        let added = table.scan_added_in_parts(commit, 2).await.unwrap()?;
+        let mut rows = 0;
+        for part in added.parts {
+            let batches: Vec<_> = part.try_collect().await.unwrap();
+            rows += batches.iter().map(|batch| batch.len()).sum::<usize>();
+        }
+        Some((added.version, rows))
+    };
+    assert_eq!(rows_since(0).await, None, "there is no table");
+    place.write("a.parquet", 30, 0);
+    let first = place.run("first").await.unwrap().rows_stored as usize;
+    place.write("b.parquet", 20, 500);
+    let second = place.run("second").await.unwrap().rows_stored as usize;
+    assert_eq!(rows_since(0).await, Some((2, first + second)));
+    assert_eq!(rows_since(1).await, Some((2, second)));
+    assert_eq!(rows_since(2).await, Some((2, 0)));
+    assert_eq!(rows_since(3).await, None, "a commit that is not there yet");
+
+    // Files are put together: no row goes, and those of before may be among what came.
+    compact(place.compaction("compact")).await.unwrap();
+    assert_eq!(rows_since(3).await, Some((3, 0)));
+    assert!(rows_since(1).await.is_some_and(|(version, rows)| version == 3 && rows >= second));
+
+    // Rows are taken out in version 4: whoever holds an earlier state cannot be brought to the new one by rows that came.
+    place.write("a.parquet", 41, 7);
+    place.run("third").await.unwrap();
+    for commit in 0..=3 {
+        assert_eq!(rows_since(commit).await, None, "since {commit}");
+    }
+    assert_eq!(rows_since(4).await, Some((4, 0)));
+    place.write("c.parquet", 10, 900);
+    let last = place.run("fourth").await.unwrap().rows_stored as usize;
+    assert_eq!(rows_since(4).await, Some((5, last)));
+    assert_eq!(rows_since(3).await, None);
 }

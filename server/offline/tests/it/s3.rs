@@ -3,6 +3,7 @@
 //! How to reach it stands in a process's environment, so whatever uses it runs in processes of its own: this very test
 //! program, which does one task. The tests look at what these leave with a client of their own.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path as FilePath, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -12,19 +13,22 @@ use std::time::{Duration, Instant};
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use bytes::Bytes;
 use eadem_offline::{
-    Location, MemoryLedger, OfflineStore, Origin, StoreLimits, ViewSpec, create_dataset, limit_object_stores,
-    run_backfill,
+    Cancel, CompactOptions, Compaction, Location, MemoryLedger, OfflineStore, Origin, StoreLimits, ViewSpec, compact,
+    create_dataset, limit_object_stores, run_backfill,
 };
+use futures::TryStreamExt;
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use serde::{Deserialize, Serialize};
 
 use crate::delta_log;
+use crate::dice::is_soak;
 use crate::every_request::dataset_of;
 use crate::fault_proxy::{FaultProxy, LOSSES, Loss};
 use crate::s3_server::{ACCESS_KEY, BUCKET, S3Server, SECRET_KEY};
 use crate::support::{at, backfill, double_amount, source, stored_rows, view, write_parquet};
+use crate::vacuum::{in_days, nothing};
 
 const TASK: &str = "EADEM_TEST_TASK";
 
@@ -35,6 +39,8 @@ enum Task {
     Write { root: String, sources: PathBuf, name: String, writers: usize, jobs: usize },
     /// For each prefix that is read: a backfill and a training set there. Says `done`, or how it failed at first.
     Make { source: String },
+    /// For each prefix that is read: two backfills, a compaction and a vacuum in a week there. Says `done`, or what is wrong.
+    Tidy { sources: PathBuf },
     /// For each location that is read: 40 MiB are put there, or only begun. Says `done` or `failed`.
     Put { only_begin: bool },
 }
@@ -49,6 +55,7 @@ fn a_process_of_its_own() {
             runtime.block_on(write(&root, &sources, &name, writers, jobs));
         }
         Task::Make { source } => for_each_line(|prefix| runtime.block_on(make(&source, prefix))),
+        Task::Tidy { sources } => for_each_line(|prefix| runtime.block_on(tidy(&sources, prefix))),
         Task::Put { only_begin } => {
             limit_object_stores(StoreLimits { retries_max: 1, ..StoreLimits::default() });
             for_each_line(|location| runtime.block_on(put(location, only_begin)));
@@ -229,6 +236,66 @@ async fn of_writers_that_compete_on_a_disk_each_wins_a_version_of_its_own() {
     let_writers_compete(&root, Vec::new, Arc::new(disk), &OfflineStore::open(&root).unwrap()).await;
 }
 
+// Files that are put together, and deleted.
+
+async fn tidy(sources: &FilePath, prefix: &str) -> String {
+    let store = OfflineStore::open(prefix).unwrap();
+    let view = payments_view(sources);
+    for number in 0..2 {
+        write_parquet(&sources.join(format!("{number}.parquet")), &payments("a", f64::from(number)), 100);
+        let job = backfill(&format!("load {number}"), &view, &store, Arc::new(MemoryLedger::default()));
+        run_backfill(job).await.unwrap();
+    }
+    let before = stored_rows(&store, &view).await;
+    let compaction = Compaction {
+        job: "compact".to_owned(),
+        table: store.table(&view).unwrap(),
+        options: CompactOptions::default(),
+        progress: None,
+        cancel: Cancel::default(),
+    };
+    let compacted = compact(compaction.clone()).await.unwrap();
+    if (compacted.version, compacted.files_before, compacted.files_after) != (Some(3), 4, 2) {
+        return format!("{compacted:?}");
+    }
+    if compact(compaction).await.unwrap() != compacted {
+        return "the same job again has another commit".to_owned();
+    }
+    for (days, files_deleted) in [(0, 0), (8, compacted.files_before), (9, 0)] {
+        let report = store.vacuum(&nothing(), in_days(days), None, &Cancel::default()).await.unwrap();
+        if report.files_deleted() != files_deleted {
+            return format!("in {days} days: {report:?}");
+        }
+    }
+    match before.len() == 4 && stored_rows(&store, &view).await == before {
+        true => "done".to_owned(),
+        false => format!("other rows than {before:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_on_s3_are_put_together_and_those_that_nobody_needs_deleted() {
+    let server = S3Server::shared();
+    let sources = tempfile::tempdir().unwrap();
+    let mut worker = Worker::start(&Task::Tidy { sources: sources.path().to_owned() }, server.variables());
+    assert_eq!(worker.ask(&format!("s3://{BUCKET}/tidy")), "done");
+    worker.end();
+    // What is there is what the current version has.
+    let store = client(&server);
+    let versions = delta_log::versions(store.as_ref(), "tidy/views/payments/v1").await;
+    let table = Path::from("tidy/views/payments/v1");
+    let found: Vec<_> = store.list(Some(&table)).try_collect().await.unwrap();
+    let data: BTreeSet<String> = found
+        .iter()
+        .filter_map(|object| object.location.prefix_match(&table))
+        .map(|parts| parts.map(|part| part.as_ref().to_owned()).collect::<Vec<_>>().join("/"))
+        .filter(|path| path.ends_with(".parquet"))
+        .collect();
+    let live: BTreeSet<String> = delta_log::live_files(&versions).iter().map(|path| path.replace("%3D", "=")).collect();
+    assert_eq!(data.len(), 2);
+    assert_eq!(data, live);
+}
+
 // A network that loses requests and replies.
 
 /// Besides the commits, of `make test`; with EADEM_SOAK=1 every request is tried.
@@ -300,8 +367,7 @@ async fn a_lost_request_or_reply_on_the_way_to_s3_changes_nothing() {
     assert!(asks_for("/lossy-source") <= 1 + 2 * chunks, "once, and before and after each chunk: {seen:#?}");
     assert!(asks_for("/views/") <= data_files, "whether what is committed is there: {seen:#?}");
 
-    let is_soak = std::env::var("EADEM_SOAK").is_ok_and(|value| value == "1");
-    let step = if is_soak { 1 } else { 1 + seen.len() / REQUESTS_TRIED };
+    let step = if is_soak() { 1 } else { 1 + seen.len() / REQUESTS_TRIED };
     // Commits are what must not be lost or doubled: they are always tried.
     let is_commit = |line: &str| line.starts_with("PUT ") && line.contains("/_delta_log/");
     let commits: Vec<usize> = (1..).zip(&seen).filter(|(_, line)| is_commit(line)).map(|(number, _)| number).collect();

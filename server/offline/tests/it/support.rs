@@ -28,6 +28,9 @@ use object_store::{
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 
+use crate::dice::is_soak;
+pub(crate) use crate::dice::seed;
+
 pub type RowFunction = dyn Fn(&[Value]) -> Outcome + Send + Sync;
 
 pub enum Outcome {
@@ -283,13 +286,7 @@ impl ObjectStore for FullDisk {
     }
 }
 
-/// The seed of random tests; `EADEM_SEED` gives another.
-pub fn seed() -> u64 {
-    std::env::var("EADEM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_130_101)
-}
-
 /// How many cases are tried: `EADEM_SOAK=1` tries those of a soak.
 pub fn cases(usual: usize, of_a_soak: usize) -> usize {
-    let soak = std::env::var("EADEM_SOAK").is_ok_and(|value| value == "1");
-    if soak { of_a_soak } else { usual }
+    if is_soak() { of_a_soak } else { usual }
 }

@@ -16,7 +16,7 @@ use crate::backfill::DyingLedger;
 use crate::replace::Place;
 
 /// What the test says is in use.
-struct Used(FilesInUse);
+pub struct Used(FilesInUse);
 
 #[async_trait]
 impl InUse for Used {
@@ -25,14 +25,14 @@ impl InUse for Used {
     }
 }
 
-fn nothing() -> Used {
+pub fn nothing() -> Used {
     Used(FilesInUse::default())
 }
 
 const DAY_US: i64 = 86_400_000_000;
 
 /// So many days from now.
-fn in_days(days: i64) -> VacuumOptions {
+pub fn in_days(days: i64) -> VacuumOptions {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     VacuumOptions::at(i64::try_from(now.as_micros()).unwrap() + days * DAY_US)
 }
@@ -229,4 +229,35 @@ async fn files_of_a_job_that_has_not_committed_stay_while_it_may_go_on() {
     assert!(place.rows().await.is_empty());
     place.run("new").await.unwrap();
     assert_eq!(place.rows().await, place.rows_of_a_new_table().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_killed_processes_had_half_written_goes_after_the_time_of_grace() {
+    let place = Place::new();
+    place.write("a.parquet", 15, 0);
+    place.run("first").await.unwrap();
+    let rows = place.rows().await;
+    let half_written = [
+        "views/payments/v1/event_date=2023-05-01/abc.zstd.parquet#1",
+        "views/payments/v1/_delta_log/00000000000000000002.json#12",
+        "spines/_building/one.parquet#1",
+        "recipes/r.json#1",
+    ];
+    let whole = ["spines/_building/two.parquet"];
+    let others = ["views/payments/v1/notes#", "views/payments/v1/notes#a1"];
+    for file in half_written.iter().chain(&whole).chain(&others) {
+        let path = place.root().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "x").unwrap();
+    }
+    let are_there = |files: &[&str]| files.iter().filter(|file| place.root().join(file).exists()).count();
+    // Somebody may be writing them.
+    assert_eq!(vacuum(&place, &nothing(), in_days(0)).await.files_deleted(), 0);
+    let dry = VacuumOptions { dry_run: true, ..in_days(2) };
+    let would = vacuum(&place, &nothing(), dry).await;
+    assert_eq!((are_there(&half_written), are_there(&whole)), (half_written.len(), whole.len()));
+    let report = vacuum(&place, &nothing(), in_days(2)).await;
+    assert_eq!((would, report.files_deleted()), (report.clone(), half_written.len() + whole.len()));
+    assert_eq!((are_there(&half_written), are_there(&whole), are_there(&others)), (0, 0, others.len()));
+    assert_eq!(place.rows().await, rows);
 }

@@ -16,6 +16,7 @@ use crate::error::RegistryError;
 #[derive(Debug, Clone, Default)]
 pub struct Erasures {
     entities: HashMap<String, Arc<EntityErasures>>,
+    revision: u64,
 }
 
 /// The erasures of one entity type.
@@ -36,6 +37,11 @@ impl Erasures {
     /// Those of one entity type; `None` if it has none.
     pub fn of(&self, entity: &str) -> Option<&Arc<EntityErasures>> {
         self.entities.get(entity)
+    }
+
+    /// How often erasures had been recorded by then.
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// Whether nothing was ever erased.
@@ -267,7 +273,7 @@ impl Registry {
             of_entity.latest_us = of_entity.latest_us.max(up_to_us);
         }
         let entities = entities.into_iter().map(|(entity, erasures)| (entity, Arc::new(erasures))).collect();
-        let erasures = Arc::new(Erasures { entities });
+        let erasures = Arc::new(Erasures { entities, revision: unsigned(erasures_revision)? });
         self.shared.erasures.learn(KnownErasures { revision, erasures_revision, erasures: Arc::clone(&erasures) });
         Ok(erasures)
     }
