@@ -231,11 +231,12 @@ fn a_quota_is_that_of_one_project() {
 #[test]
 fn files_of_other_projects_are_out_of_reach() {
     let project = two_projects();
-    let tokens = ["fraud", "default"].map(|of| (of, token(&project, of, "author", Some(of))));
+    let tokens = [("fraud", "author"), ("fraud", "admin"), ("default", "author"), ("default", "admin")]
+        .map(|(of, role)| (of, role, token(&project, of, role, Some(of))));
     let main_file = project.path("data/planes.csv");
     let other_file = project.path("projects/fraud/data/planes.csv");
     let server = project.serve();
-    for (of, token) in &tokens {
+    for (of, role, token) in &tokens {
         let asker = Asker { server: &server, token: Some(token), project: None };
         let foreign = if *of == "fraud" { &main_file } else { &other_file };
         for spine in [foreign.to_str().unwrap(), "../../data/planes.csv", ".eadem/projects/fraud/registry.sqlite"] {
@@ -244,8 +245,12 @@ fn files_of_other_projects_are_out_of_reach() {
             // In the folder of the other project there is no such file.
             let is_inside = *of == "fraud" && spine.starts_with(".eadem");
             let expected = if is_inside { 400..=422 } else { 403..=403 };
-            assert!(expected.contains(&status), "{of} {spine}: {status} {problem}");
+            assert!(expected.contains(&status), "{role} of {of}, {spine}: {status} {problem}");
         }
+        let copy = json!({ "out": foreign.with_file_name("copy").to_str().unwrap() });
+        let (status, problem) = asker.ask("POST", "/jobs/backup", &copy);
+        let code = if *role == "admin" { "foreign_file" } else { "role_too_low" };
+        assert_eq!((status, problem["code"].as_str()), (403, Some(code)), "{role} of {of}");
     }
 }
 
