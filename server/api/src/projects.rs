@@ -64,7 +64,8 @@ impl ByProject {
     /// The routes of the first project, and of those that are opened as they are asked for.
     pub fn new(main: Arc<ApiState>, projects: Arc<dyn Projects>) -> Self {
         let shared = Shared { main: Arc::clone(&main), projects, others: RwLock::default() };
-        Self { main: router(main), shared: Arc::new(shared) }
+        // With its state a router is made ready once, and not for each request.
+        Self { main: router(main).with_state(()), shared: Arc::new(shared) }
     }
 
     /// The same as a router.
@@ -98,7 +99,7 @@ impl ByProject {
     async fn open(&self, name: &str) -> Result<Router, Problem> {
         let state = self.shared.projects.open(name).await?;
         let mut others = self.shared.others.write().unwrap_or_else(PoisonError::into_inner);
-        Ok(others.entry(name.to_owned()).or_insert_with(|| router(state)).clone())
+        Ok(others.entry(name.to_owned()).or_insert_with(|| router(state).with_state(())).clone())
     }
 }
 

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::Request;
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
-use tower::Service as _;
+use tower::Service;
 
 use crate::access::Peer;
 use crate::limits::Limits;
@@ -53,28 +53,32 @@ struct Bounds {
 }
 
 /// The routes, and where they are asked for.
-pub struct Server {
+pub struct Server<S> {
     listener: TcpListener,
-    connections: Arc<Connections>,
+    connections: Arc<Connections<S>>,
 }
 
 /// What all connections share.
-struct Connections {
-    router: Router,
+struct Connections<S> {
+    routes: S,
     /// `None`: in the clear.
     tls: Option<TlsAcceptor>,
     http: Builder<TokioExecutor>,
     bounds: Bounds,
 }
 
-impl Server {
+impl<S> Server<S>
+where
+    S: Service<Request<Body>, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
     /// Connections of `listener`, by TLS where there is a certificate.
     ///
     /// # Errors
     /// TLS that cannot be configured.
     pub fn new(
         listener: TcpListener,
-        router: Router,
+        routes: S,
         certificate: Option<&Arc<Certificate>>,
         limits: &Limits,
     ) -> Result<Self, TlsError> {
@@ -84,10 +88,10 @@ impl Server {
             next_head_max: NEXT_HEAD_MAX,
         };
         let tls = certificate.map(Certificate::acceptor).transpose()?;
-        Ok(Self::bounded(listener, router, tls, bounds))
+        Ok(Self::bounded(listener, routes, tls, bounds))
     }
 
-    fn bounded(listener: TcpListener, router: Router, tls: Option<TlsAcceptor>, bounds: Bounds) -> Self {
+    fn bounded(listener: TcpListener, routes: S, tls: Option<TlsAcceptor>, bounds: Bounds) -> Self {
         let mut http = Builder::new(TokioExecutor::new());
         http.http1().timer(TokioTimer::new()).header_read_timeout(bounds.next_head_max);
         http.http2()
@@ -96,9 +100,7 @@ impl Server {
             .keep_alive_timeout(PING_MAX)
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(HEADERS_BYTES_MAX);
-        // With its state the router is made ready once, and not for each request.
-        let router = router.with_state(());
-        Self { listener, connections: Arc::new(Connections { router, tls, http, bounds }) }
+        Self { listener, connections: Arc::new(Connections { routes, tls, http, bounds }) }
     }
 
     /// Answers until `end`, and then until all requests in flight are answered.
@@ -174,7 +176,11 @@ fn is_of_client(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
 }
 
-impl Connections {
+impl<S> Connections<S>
+where
+    S: Service<Request<Body>, Response = Response, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
     async fn answer(&self, stream: TcpStream, peer: Peer, mut ending: watch::Receiver<()>) {
         // One small record after the other: each would wait for the one before to be acknowledged.
         let _ = stream.set_nodelay(true);
@@ -190,19 +196,18 @@ impl Connections {
         }
     }
 
-    async fn answer_over<S>(&self, stream: S, peer: Peer, mut ending: watch::Receiver<()>)
+    async fn answer_over<I>(&self, stream: I, peer: Peer, mut ending: watch::Receiver<()>)
     where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let has_asked = Arc::new(AtomicBool::new(false));
         let service = {
-            let (router, has_asked) = (self.router.clone(), Arc::clone(&has_asked));
+            let (routes, has_asked) = (self.routes.clone(), Arc::clone(&has_asked));
             service_fn(move |request: Request<Incoming>| {
                 has_asked.store(true, Ordering::Relaxed);
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(ConnectInfo(peer));
-                let answer = router.clone().call(request);
-                async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }
+                routes.clone().call(request)
             })
         };
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(stream), service));
@@ -238,6 +243,7 @@ impl Connections {
 mod tests {
     use std::sync::atomic::AtomicUsize;
 
+    use axum::Router;
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::{Notify, oneshot};

@@ -122,7 +122,8 @@ impl Home {
             end_signal().await;
             let _ = drained.send(());
         };
-        let server = Server::new(listener, self.router(), certificate.as_ref(), &config.limits)?;
+        let routes = self.projects.routes(&self.main);
+        let server = Server::new(listener, routes, certificate.as_ref(), &config.limits)?;
         tokio::select! {
             () = server.run(end) => {}
             () = async {
