@@ -569,7 +569,11 @@ fn search_text(found: &Json, words: &str) -> String {
         let (kind, name, summary, owner) =
             (part(hit, "kind"), part(hit, "name"), part(hit, "summary"), part(hit, "owner"));
         let owner = if owner.is_empty() { owner } else { format!("  [{owner}]") };
-        format!("{kind:<9} {name:<width$}  {summary}{owner}").trim_end().to_owned()
+        let state = match hit["state"].as_str() {
+            Some(leaving) if leaving != "live" => format!("  ({leaving})"),
+            _ => String::new(),
+        };
+        format!("{kind:<9} {name:<width$}  {summary}{owner}{state}").trim_end().to_owned()
     };
     let mut lines: Vec<String> = hits.iter().map(line).collect();
     if found["is_cut"] == true {
