@@ -420,7 +420,7 @@ impl Beside {
         JobRunner::new(self.stores.clone(), &self.config.jobs)
     }
 
-    /// The routes, of which those about jobs and definitions work.
+    /// The routes, of which those work that need no online store.
     ///
     /// # Errors
     /// Metrics that cannot be made, which is a fault of ours.

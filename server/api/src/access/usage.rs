@@ -12,7 +12,7 @@ use crate::problem::Problem;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-/// What all projects use of this server.
+/// What all projects use of this server, and may use.
 pub struct Usage {
     metrics: Arc<Metrics>,
     projects: RwLock<HashMap<String, Arc<ProjectUsage>>>,
