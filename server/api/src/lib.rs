@@ -22,9 +22,7 @@ mod state;
 pub mod tls;
 mod uploads;
 
-pub use access::{
-    Credential, Credentials, NewSecret, OwnerOfDirectory, ProjectFiles, ProjectUsage, Refusals, Usage, new_secret,
-};
+pub use access::{Credential, Credentials, OwnerOfDirectory, ProjectFiles, ProjectUsage, Refusals, Usage};
 pub use clock::{Clock, FixedClock, SystemClock};
 pub use effect::{EFFECT_ROWS_MAX, EffectOptions, EffectProgress, Effects, Policy, ViewEffect};
 pub use jobs::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs};
@@ -35,7 +33,7 @@ pub use projects::{ByProject, PROJECT, Projects};
 pub use quarantine::{Quarantine, QuarantineQuery};
 pub use readiness::{Hindrance, Readiness};
 pub use request_log::RequestLog;
-pub use routes::{openapi, over_quota, router};
+pub use routes::{is_loopback_authority, openapi, registry_problem, router};
 pub use serve::Server;
 pub use state::{ApiState, PlanCache, StoreStatus};
 pub use uploads::Uploads;

@@ -208,7 +208,8 @@ impl Uploads {
         Problem::new(StatusCode::REQUEST_TIMEOUT, "upload_too_slow", detail)
     }
 
-    /// Has a component checked, once for all who want it at the same time. When the last of them goes, the check is called off.
+    /// Has a component checked, once for all who want it at the same time. One of them has it done: when that one goes, the check
+    /// is called off, and the next one begins it again.
     pub(crate) async fn check(&self, received: &Received, wish: Wish, metrics: &Metrics) -> Outcome {
         let id = CheckId { digest: received.digest, strict_nan: wish.strict_nan, seed: wish.seed };
         let check = Arc::clone(self.checks().entry(id).or_default());

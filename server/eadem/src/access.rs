@@ -62,8 +62,7 @@ impl TokenBook {
     pub(crate) fn has_admin(&self, now_us: i64) -> bool {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.by_id.values().any(|credential| {
-            let has_expired = credential.expires_at_us.is_some_and(|expires_at_us| now_us >= expires_at_us);
-            credential.role == Role::Admin && credential.project.is_none() && !credential.is_revoked && !has_expired
+            credential.role == Role::Admin && credential.project.is_none() && credential.is_valid_at(now_us)
         })
     }
 
@@ -75,19 +74,19 @@ impl TokenBook {
     async fn load(&self) -> Result<(), RegistryError> {
         let (revision, tokens) = self.registry.access().await?;
         let projects = self.registry.projects().await?;
-        self.take_over(revision, &tokens, &projects);
+        self.take_over(revision, tokens, &projects);
         self.checked();
         Ok(())
     }
 
-    fn take_over(&self, revision: u64, tokens: &[TokenRecord], projects: &[ProjectRecord]) {
+    fn take_over(&self, revision: u64, tokens: Vec<TokenRecord>, projects: &[ProjectRecord]) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         // Another load may have been faster and newer.
         if revision < known.revision {
             return;
         }
         self.usage.limit(projects);
-        let by_id = tokens.iter().map(|token| (token.id.clone(), Arc::new(Credential::of(token)))).collect();
+        let by_id = tokens.into_iter().map(|token| (token.id.clone(), Arc::new(Credential::of(token)))).collect();
         let before = std::mem::replace(&mut *known, Known { revision, by_id });
         // When a token was last used must outlive what is known of it.
         for (id, credential) in &before.by_id {

@@ -5,7 +5,7 @@ use anyhow::{Context, bail};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
-use eadem_api::{OwnerOfDirectory, PROJECT, Problem};
+use eadem_api::{OwnerOfDirectory, PROJECT, Problem, is_loopback_authority};
 use futures::{Stream, StreamExt};
 use percent_encoding::{NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::de::DeserializeOwned;
@@ -75,10 +75,7 @@ impl Client {
     /// The same, and a URL by which everybody on the way could read the token.
     pub(crate) fn remote(url: &str, token: Option<&str>, trust: &Trust) -> anyhow::Result<Self> {
         let parsed = reqwest::Url::parse(url).with_context(|| format!("{url} is no URL of a server"))?;
-        let is_loopback = parsed.host_str().is_some_and(|host| {
-            let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-            host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-        });
+        let is_loopback = parsed.host_str().is_some_and(is_loopback_authority);
         match parsed.scheme() {
             "https" => {}
             "http" if is_loopback || token.is_none() => {}

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use eadem_api::Problem;
 use eadem_api::serving::validation;
+use eadem_api::{Problem, registry_problem};
 use eadem_engine::CallClass;
 use eadem_offline::{
     DatasetFeature, DatasetOptions, DatasetReport, DatasetSpec, DatasetWatch, KeptSpine, Location, OfflineError,
@@ -14,7 +14,7 @@ use eadem_offline::{
     ViewOfService, create_dataset, keep_entities_spine, rebuild_dataset, tables_of_query,
 };
 use eadem_registry::model::{BoundTo, ResolvedService, ViewRef, ViewVersion, required_key_name};
-use eadem_registry::{DatasetColumn, DatasetRecord, ObjectKind, RegistryError};
+use eadem_registry::{DatasetColumn, DatasetRecord, ObjectKind};
 use eadem_semantics::{AsStored, InvalidAsStored, KnownAtCut};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
@@ -46,12 +46,6 @@ pub(crate) struct Pins {
 /// 404 for a service or dataset that does not exist, 400 for a spine, a column, a cut, a split or an output that cannot be.
 pub(crate) async fn check_and_pin(stores: &Stores, request: &DatasetRequest) -> Result<Option<Pins>, Problem> {
     let malformed = |detail: String| Problem::bad_request("malformed_job", detail);
-    let registry_failed = |error: RegistryError| match error {
-        RegistryError::NotFound { .. } => Problem::not_found("unknown_service", error.to_string()),
-        RegistryError::MalformedVersion(_) => Problem::bad_request("malformed_version", error.to_string()),
-        _ if error.is_callers_fault() => malformed(error.to_string()),
-        _ => Problem::internal("the registry failed", error),
-    };
     // Before anything else is said of them: a URL may hold what must not be repeated.
     let named = request.locations().into_iter().try_for_each(Location::check);
     named.map_err(|error| malformed(error.to_string()))?;
@@ -85,7 +79,8 @@ pub(crate) async fn check_and_pin(stores: &Stores, request: &DatasetRequest) -> 
             if request.pinned.is_some() {
                 return Err(malformed("`pinned` is for the server to say; leave it out".to_owned()));
             }
-            let service = stores.registry.resolve_service(&request.service).await.map_err(registry_failed)?;
+            let service = stores.registry.resolve_service(&request.service).await;
+            let service = service.map_err(|error| registry_problem(&error))?;
             if let Some(mark) = service.mark.as_ref().filter(|mark| mark.is_retired()) {
                 return Err(retired_problem(ObjectKind::Service, &request.service, mark));
             }
@@ -107,10 +102,7 @@ pub(crate) async fn check_and_pin(stores: &Stores, request: &DatasetRequest) -> 
 }
 
 async fn known_dataset(stores: &Stores, id: &str) -> Result<DatasetRecord, Problem> {
-    stores.registry.dataset(id).await.map_err(|error| match error.is_not_found() {
-        true => Problem::not_found("unknown_dataset", error.to_string()),
-        false => Problem::internal("the registry failed", error),
-    })
+    stores.registry.dataset(id).await.map_err(|error| registry_problem(&error))
 }
 
 /// Keeps the spine where it is a file; else checks that the job will be able to make it.

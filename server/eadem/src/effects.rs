@@ -7,14 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arrow_array::ArrayRef;
 use async_trait::async_trait;
 use eadem_api::{EffectOptions, Effects, ViewEffect};
-use eadem_engine::thread_cpu_time;
 use eadem_offline::{self as offline, Cancel, Effect};
 use eadem_query::{AppliedRows, RowTransform, TransformFailure};
 use eadem_registry::VersionPair;
 use eadem_registry::model::{BoundTo, ViewVersion};
 use eadem_values::{Description, Digest};
 use serde_json::{Map, Value as Json, json};
-use tokio::sync::Semaphore;
+use tokio::sync::Mutex;
 
 use crate::home::Stores;
 
@@ -22,12 +21,12 @@ use crate::home::Stores;
 pub(crate) struct HistoryEffects {
     stores: Stores,
     /// One comparison at a time: each takes all threads that serving leaves.
-    turn: Semaphore,
+    turn: Mutex<()>,
 }
 
 impl HistoryEffects {
     pub(crate) fn new(stores: Stores) -> Self {
-        Self { stores, turn: Semaphore::new(1) }
+        Self { stores, turn: Mutex::default() }
     }
 }
 
@@ -43,7 +42,7 @@ impl Drop for CancelOnDrop {
 #[async_trait]
 impl Effects for HistoryEffects {
     async fn compare(&self, pairs: &[VersionPair], options: &EffectOptions) -> Vec<ViewEffect> {
-        let Ok(_turn) = self.turn.acquire().await else { return Vec::new() };
+        let _turn = self.turn.lock().await;
         let mut effects = Vec::with_capacity(pairs.len());
         for pair in pairs {
             let effect = match on_demand_reason(pair) {
@@ -192,11 +191,9 @@ impl RowTransform for MeteredTransform {
     }
 
     fn apply(&self, rows: usize, inputs: &[ArrayRef]) -> Result<AppliedRows, TransformFailure> {
-        let before = thread_cpu_time();
-        let applied = self.transform.apply(rows, inputs);
-        let spent = thread_cpu_time().saturating_sub(before);
-        self.cpu_ns.fetch_add(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let applied = self.transform.apply(rows, inputs)?;
+        self.cpu_ns.fetch_add(u64::try_from(applied.cpu.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
-        applied
+        Ok(applied)
     }
 }

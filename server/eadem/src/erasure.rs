@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
-use eadem_api::{Job, JobKind, Problem};
+use eadem_api::{Job, JobKind, Problem, registry_problem};
 use eadem_offline::{
     DoomedFiles, ErasedEntities, ErasedTable, Erasure, ErasureLedger, ErasureReport, LedgerError, LookedInto,
     doomed_files, erase_rows,
@@ -13,7 +13,7 @@ use eadem_offline::{
 use eadem_online::{KeyBytes, StoreError};
 use eadem_registry::definitions::split_version;
 use eadem_registry::model::{Entity, ViewVersion};
-use eadem_registry::{Actor, ErasedEntity, NewErasure, Registry};
+use eadem_registry::{Actor, ErasedEntity, JobChunk, NewErasure, Registry};
 use eadem_values::{EntityKey, KeyType, KeyValue, format_timestamp, parse_timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
@@ -62,10 +62,7 @@ pub(crate) async fn begin(stores: &Stores, id: &str, request: Json, by: &Actor) 
         None => now_us,
         Some(text) => parse_timestamp(text).map_err(|error| malformed(format!("up_to: {error}")))?,
     };
-    let entity = stores.registry.entity(&request.entity).await.map_err(|error| match error.is_not_found() {
-        true => Problem::not_found("unknown_entity", error.to_string()),
-        false => Problem::internal("the registry failed", error),
-    })?;
+    let entity = stores.registry.entity(&request.entity).await.map_err(|error| registry_problem(&error))?;
     let keys = request.keys.iter().enumerate().map(|(number, key)| {
         let named = read_key(&entity, key).map_err(|message| malformed(format!("keys[{number}]: {message}")))?;
         Ok(ErasedEntity { key: named, up_to_us })
@@ -76,7 +73,7 @@ pub(crate) async fn begin(stores: &Stores, id: &str, request: Json, by: &Actor) 
     let kind = JobKind::Erase;
     let erasure = NewErasure { id, kind: kind.name(), spec: &spec, entity: &entity.name, entities: &entities };
     let begun = stores.registry.acting(by.clone()).begin_erasure(&erasure, now_us).await;
-    begun.map_err(|error| Problem::internal("the registry failed", error))?;
+    begun.map_err(|error| registry_problem(&error))?;
     Ok(Job::begun(id.to_owned(), kind, spec, now_us))
 }
 
@@ -129,7 +126,7 @@ pub(crate) async fn run(stores: &Stores, id: &str, spec: &Json, handle: &Arc<Han
         let report = match kept {
             Some(chunk) => serde_json::from_value(chunk.result.clone())?,
             None => {
-                let work = OneView { stores, id, view, entities: &entities, handle };
+                let work = OneView { stores, id, view, entities: &entities, done_before: &done_before, handle };
                 let report = work.erase().await.with_context(|| name.clone())?;
                 let now_us = stores.clock.now_us();
                 registry.record_chunk(id, &name, &serde_json::to_value(&report)?, None, now_us).await?;
@@ -201,6 +198,8 @@ struct OneView<'a> {
     id: &'a str,
     view: &'a ViewVersion,
     entities: &'a [ErasedEntity],
+    /// What earlier runs of the job have done.
+    done_before: &'a [JobChunk],
     handle: &'a Arc<Handle>,
 }
 
@@ -217,8 +216,7 @@ impl OneView<'_> {
     /// Rows that went from the online store, also where another run of the job took them out.
     async fn online_once(&self) -> anyhow::Result<u64> {
         let (registry, chunk) = (&self.stores.registry, format!("{}/online", self.view.id));
-        let done = registry.list_chunks(self.id).await?.into_iter().find(|done| done.chunk == chunk);
-        if let Some(done) = done {
+        if let Some(done) = self.done_before.iter().find(|done| done.chunk == chunk) {
             return Ok(done.result["rows"].as_u64().unwrap_or_default());
         }
         let online = self.stores.online()?;

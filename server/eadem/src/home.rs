@@ -308,7 +308,7 @@ impl Beside {
         Ok(self.projects.project(project).await?.jobs.clone())
     }
 
-    /// The routes, of which those about jobs and definitions work.
+    /// The routes, of which those work that need no online store.
     pub(crate) fn router(&self) -> Router {
         self.projects.routes(&self.main).into_router()
     }

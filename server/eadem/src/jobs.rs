@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
-use axum::http::StatusCode;
 use eadem_api::serving::lifetime;
-use eadem_api::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs, Problem};
+use eadem_api::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs, Problem, registry_problem};
 use eadem_offline::{Backfill, BackfillOptions, BackfillReport, Progress, StopThreshold, plan_backfill, run_backfill};
 use eadem_online::{Coverage, Retention, TableId};
 use eadem_registry::definitions::split_version;
@@ -832,20 +831,13 @@ fn job_of_record(record: JobRecord, is_at_work: bool) -> Result<Job, Problem> {
     })
 }
 
-fn registry_failed(error: eadem_registry::RegistryError) -> Problem {
-    if let eadem_registry::RegistryError::OverQuota { quota, .. } = &error {
-        return eadem_api::over_quota(*quota, error.to_string());
-    }
-    match error.is_not_found() {
-        true => Problem::not_found("unknown_job", error.to_string()),
-        false if error.is_callers_fault() => Problem::conflict("conflict", error.to_string()),
-        false => Problem::internal("the registry failed", error),
-    }
+fn registry_failed(error: RegistryError) -> Problem {
+    registry_problem(&error)
 }
 
 /// 410 for what is retired.
 pub(crate) fn retired_problem(kind: ObjectKind, name: &str, mark: &Mark) -> Problem {
-    Problem::new(StatusCode::GONE, "retired", RegistryError::retired(kind, name, mark).to_string())
+    registry_problem(&RegistryError::retired(kind, name, mark))
 }
 
 #[async_trait]
@@ -858,12 +850,7 @@ impl Jobs for JobRunner {
         if !spec.is_object() {
             return Err(malformed("a specification is a JSON object".to_owned()));
         }
-        if kind == JobKind::Erase {
-            self.shared.stores.online().map_err(|error| malformed(format!("{error:#}")))?;
-            let id = Uuid::now_v7().simple().to_string();
-            let job = erasure::begin(&self.shared.stores, &id, spec, by).await?;
-            return self.spawn(job).await;
-        }
+        let new_id = || Uuid::now_v7().simple().to_string();
         match kind {
             JobKind::Backfill => {
                 let request: BackfillRequest =
@@ -910,8 +897,11 @@ impl Jobs for JobRunner {
                 spec["views"] = json!(self.pinned_named_views(&request.views).await?);
             }
             JobKind::Replay => quarantine::check_and_pin(&self.shared.stores, &mut spec).await?,
-            // It has begun above.
-            JobKind::Erase => {}
+            // Its job is made in the transaction that hides what it is about.
+            JobKind::Erase => {
+                self.shared.stores.online().map_err(|error| malformed(format!("{error:#}")))?;
+                return self.spawn(erasure::begin(&self.shared.stores, &new_id(), spec, by).await?).await;
+            }
             JobKind::Dataset => {
                 place_spine(&mut spec, &self.shared.stores.project);
                 let request = DatasetRequest::read(&spec).map_err(|error| malformed(error.to_string()))?;
@@ -921,8 +911,7 @@ impl Jobs for JobRunner {
                 }
             }
         }
-        let id = Uuid::now_v7().simple().to_string();
-        let now_us = self.shared.stores.clock.now_us();
+        let (id, now_us) = (new_id(), self.shared.stores.clock.now_us());
         let registry = self.shared.stores.registry.acting(by.clone());
         registry.create_job(&id, kind.name(), &spec, now_us).await.map_err(registry_failed)?;
         self.spawn(Job::begun(id, kind, spec, now_us)).await
@@ -1152,8 +1141,7 @@ impl JobRunner {
             names
         };
         views.map(named).map_err(|error| match error.downcast::<eadem_registry::RegistryError>() {
-            Ok(error) if error.is_not_found() => Problem::not_found("unknown_view", error.to_string()),
-            Ok(error) => Problem::internal("the registry failed", error),
+            Ok(error) => registry_failed(error),
             Err(error) => Problem::bad_request("malformed_job", format!("{error:#}")),
         })
     }

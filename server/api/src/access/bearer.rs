@@ -13,20 +13,20 @@ const ID_BYTES: usize = 8;
 const SECRET_BYTES: usize = 32;
 
 /// A token that nobody has seen yet.
-pub struct NewSecret {
+pub(crate) struct NewSecret {
     /// No secret.
-    pub id: String,
+    pub(crate) id: String,
     /// What a client sends. It is shown once and kept nowhere.
-    pub token: String,
+    pub(crate) token: String,
     /// What is kept of the secret.
-    pub secret_hash: Digest,
+    pub(crate) secret_hash: Digest,
 }
 
 /// A new token of 256 bits by chance.
 ///
 /// # Errors
 /// The system has no randomness to give.
-pub fn new_secret() -> Result<NewSecret, Problem> {
+pub(crate) fn new_secret() -> Result<NewSecret, Problem> {
     let id = random_hex::<ID_BYTES>()?;
     let secret = random_hex::<SECRET_BYTES>()?;
     let secret_hash = Digest::of(secret.as_bytes());

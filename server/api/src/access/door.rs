@@ -74,13 +74,13 @@ fn known_credential(credentials: &dyn Credentials, request: &Request, now_us: i6
     let Some(credential) = found else {
         return Err(Problem::unauthorized("unknown_credential", "no such token, or another secret"));
     };
-    if credential.is_revoked {
+    if credential.is_valid_at(now_us) {
+        return Ok(credential);
+    }
+    if credential.revoked_at_us.is_some() {
         return Err(Problem::unauthorized("revoked_credential", "this token was revoked; ask for another one"));
     }
-    if credential.expires_at_us.is_some_and(|expires_at_us| now_us >= expires_at_us) {
-        return Err(Problem::unauthorized("expired_credential", "this token has expired; ask for another one"));
-    }
-    Ok(credential)
+    Err(Problem::unauthorized("expired_credential", "this token has expired; ask for another one"))
 }
 
 fn other_project(credential: &Credential, project: &str) -> Problem {
@@ -106,7 +106,7 @@ mod tests {
     use axum::http::header;
     use eadem_registry::TokenRecord;
 
-    use super::super::{NewSecret, new_secret};
+    use super::super::bearer::{NewSecret, new_secret};
     use super::*;
 
     const NOW_US: i64 = 1_700_000_000_000_000;
@@ -153,7 +153,8 @@ mod tests {
     }
 
     fn fixed(tokens: impl IntoIterator<Item = TokenRecord>) -> Fixed {
-        let known = tokens.into_iter().map(|token| (token.id.clone(), Arc::new(Credential::of(&token)))).collect();
+        let known =
+            tokens.into_iter().map(|token| (token.id.clone(), Arc::new(Credential::of(token.clone())))).collect();
         Fixed { known, is_open: false, is_current: true }
     }
 

@@ -8,17 +8,16 @@ mod refusals;
 mod sources;
 mod usage;
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use eadem_registry::{Role, TokenRecord};
-use eadem_values::Digest;
 
 use crate::problem::Problem;
 
-pub(crate) use bearer::presented_id;
-pub use bearer::{NewSecret, new_secret};
+pub(crate) use bearer::{new_secret, presented_id};
 pub(crate) use door::{Refusal, role_too_low, who_asks};
 pub use files::ProjectFiles;
 pub use principal::OwnerOfDirectory;
@@ -36,41 +35,19 @@ pub(crate) enum Access {
     AtLeast(Role),
 }
 
-/// A credential that the server knows.
+/// A token that the server knows, and when it was last seen.
 #[derive(Debug)]
 pub struct Credential {
-    /// No secret.
-    pub id: String,
-    /// What people call it.
-    pub name: String,
-    /// What it may do.
-    pub role: Role,
-    /// The project that it is for; `None`: all.
-    pub project: Option<String>,
-    /// SHA-256 of the secret.
-    pub secret_hash: Digest,
-    /// From when on it is no longer taken, µs since the epoch.
-    pub expires_at_us: Option<i64>,
-    /// Whether somebody has ended it.
-    pub is_revoked: bool,
-    /// When it was last seen, µs since the epoch; `i64::MIN`: not by this process. Written to the registry now and then, and
+    token: TokenRecord,
+    /// µs since the epoch; `i64::MIN`: not by this process. Written to the registry now and then, and
     /// never by a request.
     last_used_at_us: AtomicI64,
 }
 
 impl Credential {
-    /// What the registry says of a token.
-    pub fn of(token: &TokenRecord) -> Self {
-        Self {
-            id: token.id.clone(),
-            name: token.name.clone(),
-            role: token.role,
-            project: token.project.clone(),
-            secret_hash: token.secret_hash,
-            expires_at_us: token.expires_at_us,
-            is_revoked: token.revoked_at_us.is_some(),
-            last_used_at_us: AtomicI64::new(i64::MIN),
-        }
+    /// A token as the registry knows it.
+    pub fn of(token: TokenRecord) -> Self {
+        Self { token, last_used_at_us: AtomicI64::new(i64::MIN) }
     }
 
     /// Notes that it was seen.
@@ -81,6 +58,14 @@ impl Credential {
     /// When this process last saw it; `None`: not yet.
     pub fn last_used_at_us(&self) -> Option<i64> {
         Some(self.last_used_at_us.load(Ordering::Relaxed)).filter(|at_us| *at_us != i64::MIN)
+    }
+}
+
+impl Deref for Credential {
+    type Target = TokenRecord;
+
+    fn deref(&self) -> &TokenRecord {
+        &self.token
     }
 }
 

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, FromRequestParts};
-use axum::http::Extensions;
 use axum::http::request::Parts;
+use axum::http::{Extensions, StatusCode};
 use eadem_registry::Actor;
 
 use super::Credential;
@@ -41,6 +41,13 @@ impl Principal {
             Self::Token(credential) => credential.project.as_deref(),
             Self::Nobody | Self::Open | Self::Owner => None,
         }
+    }
+
+    /// 403 for whoever may act in one project only, who cannot do `what`.
+    pub(crate) fn require_all_projects(&self, what: &str) -> Result<(), Problem> {
+        let Some(own) = self.project() else { return Ok(()) };
+        let detail = format!("an admin of the project `{own}` cannot {what}; an admin of all projects can");
+        Err(Problem::new(StatusCode::FORBIDDEN, "other_project", detail))
     }
 
     /// As the trail names it.

@@ -2,6 +2,7 @@
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::problem::Problem;
@@ -14,10 +15,15 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let bytes = read_body(request, state).await?;
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
-            Problem::bad_request("malformed_json", format!("the body is not what this route takes: {error}"))
-        })
+        parse_json(&bytes).map(Self)
     }
+}
+
+/// A body as JSON. Anything else is 400 with line and column.
+pub(crate) fn parse_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        Problem::bad_request("malformed_json", format!("the body is not what this route takes: {error}"))
+    })
 }
 
 /// The whole body, within the limit of its route.

@@ -13,7 +13,7 @@ use eadem_values::{EntityKey, KeyType};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
-use super::body::read_body;
+use super::body::{parse_json, read_body};
 use super::query::RawQuery;
 use crate::clock::as_us;
 use crate::metrics::{MeteredRows, MeteredTransforms, Stage};
@@ -288,9 +288,7 @@ pub(super) async fn batch(
     let body = read_body(request, &state).await?;
     // Without the time that the client takes to send it.
     let asking = Asking::read(&state, &id, &headers, &query, Instant::now())?;
-    let asked: BatchRequest = serde_json::from_slice(&body).map_err(|error| {
-        Problem::bad_request("malformed_json", format!("the body is not what this route takes: {error}"))
-    })?;
+    let asked: BatchRequest = parse_json(&body)?;
     let wanted = match (asked.service, asked.features) {
         (Some(service), None) => Wanted::Service(service),
         (None, Some(names)) => Wanted::Features { names, entity: None },

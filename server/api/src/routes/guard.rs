@@ -26,7 +26,7 @@ pub(super) fn check_loopback(request: &Request) -> Result<(), Problem> {
 }
 
 /// Whether `host[:port]` names the loopback interface.
-fn is_loopback_authority(authority: &str) -> bool {
+pub fn is_loopback_authority(authority: &str) -> bool {
     let host = if let Some(rest) = authority.strip_prefix('[') {
         rest.split(']').next().unwrap_or("")
     } else {

@@ -101,10 +101,7 @@ fn read_filter(query: Option<&str>) -> Result<JobFilter, Problem> {
         let known = JobKind::ALL.map(JobKind::name);
         filter.kind = Some(JobKind::from_name(&text).ok_or_else(|| refuse("kind", &text, &known))?);
     }
-    if let Some(text) = query.get("limit")? {
-        let detail = format!("limit is `{text}`; it is a whole number");
-        filter.limit = Some(text.parse().map_err(|_| Problem::bad_request("malformed_query", detail))?);
-    }
+    filter.limit = query.number("limit", 0..=usize::MAX)?;
     Ok(filter)
 }
 

@@ -40,6 +40,7 @@ use crate::readiness::Hindrance;
 use crate::request_log::{REQUEST_ID, RequestId};
 use crate::state::ApiState;
 
+pub use guard::is_loopback_authority;
 pub use openapi::openapi;
 
 type Handler = fn(&ApiState) -> MethodRouter<Arc<ApiState>>;
@@ -438,7 +439,7 @@ async fn readyz(State(state): State<Arc<ApiState>>, request: Request) -> Respons
 }
 
 /// What a project may not have more of. What passes by itself has its `Retry-After`.
-pub fn over_quota(quota: Quota, detail: String) -> Problem {
+fn over_quota(quota: Quota, detail: String) -> Problem {
     /// After which a job may have ended.
     const JOB_WAIT: Duration = Duration::from_secs(10);
     match quota {
@@ -449,7 +450,7 @@ pub fn over_quota(quota: Quota, detail: String) -> Problem {
 }
 
 /// A registry's error as a problem.
-pub(crate) fn registry_problem(error: &RegistryError) -> Problem {
+pub fn registry_problem(error: &RegistryError) -> Problem {
     match error {
         RegistryError::NotFound { kind, .. } => Problem::not_found(&registry::not_found_code(*kind), error.to_string()),
         RegistryError::Ambiguous { .. } => Problem::bad_request("ambiguous_feature", error.to_string()),

@@ -13,9 +13,12 @@ use serde_json::{Value, json};
 
 use super::body::JsonBody;
 use super::registry_problem;
-use crate::access::{By, Principal};
+use crate::access::By;
 use crate::problem::Problem;
 use crate::state::ApiState;
+
+/// Projects and what each may have are not a project's own business.
+const CHANGE: &str = "change projects";
 
 /// The body of `POST /projects`.
 #[derive(Debug, Deserialize)]
@@ -38,7 +41,7 @@ pub(super) async fn create(
     by: By,
     JsonBody(body): JsonBody<NewProjectBody>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    check_all_projects(&by.principal)?;
+    by.principal.require_all_projects(CHANGE)?;
     let made = state.main_registry_of(&by.actor).create_project(&body.name, state.clock.now_us()).await;
     let made = made.map_err(|error| registry_problem(&error))?;
     state.credentials.refresh().await?;
@@ -65,7 +68,7 @@ pub(super) async fn set_quotas(
     Path(name): Path<String>,
     JsonBody(quotas): JsonBody<BTreeMap<Quota, Option<u64>>>,
 ) -> Result<Json<Value>, Problem> {
-    check_all_projects(&by.principal)?;
+    by.principal.require_all_projects(CHANGE)?;
     if let Some((quota, most)) = quotas.iter().find_map(|(quota, most)| Some((quota, (*most)?)))
         && i64::try_from(most).is_err()
     {
@@ -77,13 +80,6 @@ pub(super) async fn set_quotas(
     let project = project.map_err(|error| registry_problem(&error))?;
     state.credentials.refresh().await?;
     Ok(Json(project_json(&project)))
-}
-
-/// Projects and what each may have are not a project's own business.
-fn check_all_projects(principal: &Principal) -> Result<(), Problem> {
-    let Some(own) = principal.project() else { return Ok(()) };
-    let detail = format!("an admin of the project `{own}` cannot change projects; an admin of all of them can");
-    Err(Problem::new(StatusCode::FORBIDDEN, "other_project", detail))
 }
 
 fn project_json(project: &ProjectRecord) -> Value {

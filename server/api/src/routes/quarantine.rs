@@ -39,20 +39,8 @@ pub(super) async fn row(
 fn read_query(query: Option<&str>) -> Result<QuarantineQuery, Problem> {
     let query = RawQuery::parse(query)?;
     query.check(&["job", "reason", "all", "limit", "cursor"], None)?;
-    let limit = match query.get("limit")? {
-        None => LIMIT_DEFAULT,
-        Some(text) => text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit)).ok_or_else(|| {
-            Problem::bad_request("malformed_query", format!("`limit` is a whole number from 1 to {LIMIT_MAX}"))
-        })?,
-    };
-    let all = match query.get("all")?.as_deref() {
-        None | Some("false") => false,
-        Some("true") => true,
-        Some(other) => {
-            let detail = format!("`all` is true or false, not `{other}`");
-            return Err(Problem::bad_request("malformed_query", detail));
-        }
-    };
+    let limit = query.number("limit", 1..=LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
+    let all = query.flag("all")?;
     let not_empty = |text: Option<String>| text.filter(|text| !text.is_empty());
     Ok(QuarantineQuery {
         job: not_empty(query.get("job")?),

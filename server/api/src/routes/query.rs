@@ -1,5 +1,9 @@
 //! Query strings, kept raw: an entity id must not be decoded before its commas are read.
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
 use percent_encoding::percent_decode_str;
 
 use crate::problem::Problem;
@@ -44,6 +48,32 @@ impl RawQuery {
     /// A value, decoded.
     pub(crate) fn get(&self, name: &str) -> Result<Option<String>, Problem> {
         self.raw(name).map(decode).transpose()
+    }
+
+    /// A whole number; `None` where it is left out. 400 for anything else, or one that is not in the range.
+    pub(crate) fn number<T: FromStr + PartialOrd + Display>(
+        &self,
+        name: &str,
+        range: RangeInclusive<T>,
+    ) -> Result<Option<T>, Problem> {
+        let Some(text) = self.get(name)? else { return Ok(None) };
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.map(Some).ok_or_else(|| {
+            let detail = format!("{name} is `{text}`; it is a whole number from {} to {}", range.start(), range.end());
+            Problem::bad_request("malformed_query", detail)
+        })
+    }
+
+    /// `true` or `false`, which it is where it is left out. 400 for anything else.
+    pub(crate) fn flag(&self, name: &str) -> Result<bool, Problem> {
+        match self.get(name)?.as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => {
+                let detail = format!("{name} is `{other}`; it is `true` or `false`");
+                Err(Problem::bad_request("malformed_query", detail))
+            }
+        }
     }
 
     /// All parameters with this prefix: the rest of the name, and the value, decoded.

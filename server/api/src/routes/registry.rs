@@ -96,7 +96,7 @@ async fn planned(
     let effect_rows = body.effect_rows(state, false)?;
     let plan = make_plan(state, body, principal).await?;
     let effects = effects_of(state, &plan, effect_rows, progress).await;
-    let mut json = plan_json(&plan);
+    let mut json = plan_json(&plan)?;
     let mut text = plan.report().to_string();
     if let Some(effects) = &effects {
         let refusals = state.policy.refusals(plan.version_pairs(), effects);
@@ -184,7 +184,7 @@ pub(super) async fn apply(
     }
     let AppliedPlan { plan, applied, effects, refusals } = apply_plan(&state, &body, &by, reason).await?;
     let revision = applied.definitions_revision;
-    let mut json = plan_json(&plan);
+    let mut json = plan_json(&plan)?;
     json["definitions_revision"] = Value::from(revision);
     let mut text = plan.report().summary();
     if let Some(effects) = &effects {
@@ -301,10 +301,9 @@ async fn make_plan(state: &ApiState, body: &DefinitionsBody, principal: &Princip
     Ok(plan)
 }
 
-fn plan_json(plan: &Plan) -> Value {
-    let mut json = serde_json::to_value(plan.report()).unwrap_or_default();
-    json["text"] = Value::from(plan.report().to_string());
-    json
+/// What there is to say of a plan, but its text.
+fn plan_json(plan: &Plan) -> Result<Value, Problem> {
+    serde_json::to_value(plan.report()).map_err(|error| Problem::internal("the plan could not be shown", error))
 }
 
 pub(super) async fn list(State(state): State<Arc<ApiState>>, Path(kind): Path<String>) -> Result<Json<Value>, Problem> {
@@ -330,13 +329,7 @@ pub(super) async fn lineage(
 ) -> Result<Response, Problem> {
     let query = RawQuery::parse(uri.query())?;
     query.check(&["direction", "format", "nodes_max"], None)?;
-    let nodes_max = match query.get("nodes_max")? {
-        None => LINEAGE_NODES_MAX,
-        Some(text) => text.parse().ok().filter(|count| (1..=LINEAGE_NODES_MAX).contains(count)).ok_or_else(|| {
-            let detail = format!("nodes_max is `{text}`; it is a whole number from 1 to {LINEAGE_NODES_MAX}");
-            Problem::bad_request("malformed_query", detail)
-        })?,
-    };
+    let nodes_max = query.number("nodes_max", 1..=LINEAGE_NODES_MAX)?.unwrap_or(LINEAGE_NODES_MAX);
     let as_dot = match query.get("format")?.as_deref() {
         None | Some("json") => false,
         Some("dot") => true,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, Uri};
+use axum::http::Uri;
 use eadem_registry::{TrailEntry, TrailFilter, TrailHead};
 use eadem_values::{format_timestamp, parse_timestamp};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ const LIMIT_MAX: u32 = 1_000;
 /// `GET /trail`: the newest first; after a number, those that follow it, the oldest first.
 pub(super) async fn list(State(state): State<Arc<ApiState>>, by: By, uri: Uri) -> Result<Json<Value>, Problem> {
     let filter = read_filter(uri.query())?;
-    check_all_projects(&state, &by.principal)?;
+    check_right(&state, &by.principal)?;
     let entries = state.registry.trail(&filter).await.map_err(|error| registry_problem(&error))?;
     let head = state.registry.trail_head().await.map_err(|error| registry_problem(&error))?;
     let entries = entries.iter().map(entry_json).collect::<Result<Vec<Value>, Problem>>()?;
@@ -34,18 +34,18 @@ pub(super) async fn verify(State(state): State<Arc<ApiState>>, by: By, uri: Uri)
     let query = RawQuery::parse(uri.query())?;
     query.check(&["head"], None)?;
     let known = query.get("head")?.map(|text| read_head(&text)).transpose()?;
-    check_all_projects(&state, &by.principal)?;
+    check_right(&state, &by.principal)?;
     let verdict = state.registry.verify_trail(known).await.map_err(|error| registry_problem(&error))?;
     Ok(Json(json!(verdict)))
 }
 
 /// Each project has a trail of its own. That of the first one also tells what concerns all of them, so that nobody sees any of it
 /// who may not see everything.
-fn check_all_projects(state: &ApiState, principal: &Principal) -> Result<(), Problem> {
-    let Some(own) = principal.project().filter(|_| state.is_main()) else { return Ok(()) };
-    let detail =
-        format!("the trail of the project `{own}` is also that of all projects; only an admin of all of them reads it");
-    Err(Problem::new(StatusCode::FORBIDDEN, "other_project", detail))
+fn check_right(state: &ApiState, principal: &Principal) -> Result<(), Problem> {
+    match state.is_main() {
+        true => principal.require_all_projects("read the trail of all projects"),
+        false => Ok(()),
+    }
 }
 
 fn entry_json(entry: &TrailEntry) -> Result<Value, Problem> {
@@ -58,21 +58,8 @@ fn entry_json(entry: &TrailEntry) -> Result<Value, Problem> {
 fn read_filter(query: Option<&str>) -> Result<TrailFilter, Problem> {
     let query = RawQuery::parse(query)?;
     query.check(&["since", "after", "limit"], None)?;
-    let malformed = |detail: String| Problem::bad_request("malformed_query", detail);
-    let limit = match query.get("limit")? {
-        None => LIMIT_DEFAULT,
-        Some(text) => {
-            let limit = text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
-            limit.ok_or_else(|| malformed(format!("`limit` is a whole number from 1 to {LIMIT_MAX}")))?
-        }
-    };
-    let after = match query.get("after")? {
-        None => None,
-        Some(text) => {
-            let after = text.parse().ok().filter(|after| i64::try_from(*after).is_ok());
-            Some(after.ok_or_else(|| malformed(format!("after is `{text}`; it is the number of an entry")))?)
-        }
-    };
+    let limit = query.number("limit", 1..=LIMIT_MAX)?.unwrap_or(LIMIT_DEFAULT);
+    let after = query.number("after", 0..=i64::MAX.unsigned_abs())?;
     let since_us = match query.get("since")? {
         None => None,
         Some(text) => {

@@ -30,20 +30,8 @@ impl UploadQuery {
     fn parse(query: Option<&str>) -> Result<Self, Problem> {
         let query = RawQuery::parse(query)?;
         query.check(&["strict_nan", "seed", "dry_run"], None)?;
-        let is_set = |name: &str| match query.get(name)?.as_deref() {
-            None | Some("false") => Ok(false),
-            Some("true") => Ok(true),
-            Some(other) => {
-                let detail = format!("{name} is `{other}`; it is `true` or `false`");
-                Err(Problem::bad_request("malformed_query", detail))
-            }
-        };
-        let whole_number = |text: String| {
-            let detail = format!("seed is `{text}`; it is a whole number from 0 to {}", u64::MAX);
-            text.parse().map_err(|_| Problem::bad_request("malformed_query", detail))
-        };
-        let wish = Wish { strict_nan: is_set("strict_nan")?, seed: query.get("seed")?.map(whole_number).transpose()? };
-        Ok(Self { wish, dry_run: is_set("dry_run")? })
+        let wish = Wish { strict_nan: query.flag("strict_nan")?, seed: query.number("seed", 0..=u64::MAX)? };
+        Ok(Self { wish, dry_run: query.flag("dry_run")? })
     }
 
     /// A verdict is made once for a digest: what has been computed with it must not change.

@@ -12,7 +12,7 @@ use eadem_values::{Digest, format_timestamp};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::body::read_body;
+use super::body::{parse_json, read_body};
 use super::query::RawQuery;
 use super::registry::not_found_code;
 use super::registry_problem;
@@ -41,9 +41,7 @@ pub(super) async fn mark(
     let bytes = read_body(request, &state).await?;
     let body: MarkBody = match bytes.is_empty() {
         true => MarkBody::default(),
-        false => serde_json::from_slice(&bytes).map_err(|error| {
-            Problem::bad_request("malformed_json", format!("the body is not what this route takes: {error}"))
-        })?,
+        false => parse_json(&bytes)?,
     };
     let kind = match kind.as_str() {
         "transforms" => ObjectKind::Transform,

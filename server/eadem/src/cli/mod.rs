@@ -185,6 +185,16 @@ impl Cli {
     }
 }
 
+/// Beside whom a verb works on the project's directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WorksBeside {
+    Nobody,
+    /// Other verbs; a server is asked to do it.
+    Verbs,
+    /// A server too.
+    Everybody,
+}
+
 /// The name of the file that makes a folder a project.
 pub(crate) const PROJECT_FILE: &str = "eadem.toml";
 
@@ -224,42 +234,32 @@ impl Context {
 
     /// The routes: of the server that was named, of the one that runs on the project's directory, else of this process.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
-        if let Some(client) = self.named_server()? {
-            return Ok(client);
-        }
-        let (project, config) = (self.project()?, self.layered()?.config);
-        match Home::open(&project, &config).await {
-            Ok(home) => self.in_process(home.router()),
-            Err(OpenError::Serving { address }) => self.local_server(&project, &config, &address),
-            Err(OpenError::Busy(error)) => Err(error.into()),
-            Err(OpenError::Other(error)) => Err(error),
-        }
+        self.client_beside(WorksBeside::Nobody).await
     }
 
     /// The same for verbs about jobs, which also work beside a verb that holds the directory: that one may well be at the
     /// job in question.
     pub(crate) async fn client_of_jobs(&self) -> anyhow::Result<Client> {
-        if let Some(client) = self.named_server()? {
-            return Ok(client);
-        }
-        let (project, config) = (self.project()?, self.layered()?.config);
-        match Home::open(&project, &config).await {
-            Ok(home) => self.in_process(home.router()),
-            Err(OpenError::Serving { address }) => self.local_server(&project, &config, &address),
-            Err(OpenError::Busy(_)) => self.in_process(Beside::open(&project, &config).await?.router()),
-            Err(OpenError::Other(error)) => Err(error),
-        }
+        self.client_beside(WorksBeside::Verbs).await
     }
 
     /// The same for verbs about people: whoever owns the directory needs no token, also while a server runs on it. Otherwise
     /// nobody could make the first one, or one more after the last was lost.
     pub(crate) async fn client_of_owner(&self) -> anyhow::Result<Client> {
+        self.client_beside(WorksBeside::Everybody).await
+    }
+
+    async fn client_beside(&self, beside: WorksBeside) -> anyhow::Result<Client> {
         if let Some(client) = self.named_server()? {
             return Ok(client);
         }
         let (project, config) = (self.project()?, self.layered()?.config);
         match Home::open(&project, &config).await {
             Ok(home) => self.in_process(home.router()),
+            Err(OpenError::Serving { address }) if beside != WorksBeside::Everybody => {
+                self.local_server(&project, &config, &address)
+            }
+            Err(OpenError::Busy(error)) if beside == WorksBeside::Nobody => Err(error.into()),
             Err(OpenError::Serving { .. } | OpenError::Busy(_)) => {
                 self.in_process(Beside::open(&project, &config).await?.router())
             }
