@@ -6,6 +6,8 @@ mod architecture;
 mod cassandra;
 mod contract;
 mod dependencies;
+#[path = "../support/dice.rs"]
+mod dice;
 mod docs;
 #[path = "../services/postgres.rs"]
 mod postgres;

@@ -114,6 +114,8 @@ fn entry_json(entry: &QuarantineEntry) -> Json {
         "event_time": kept["event_time"],
         "known_at": kept["known_at"],
         "inputs": kept["inputs"],
+        // All that is kept of a row that could not be read.
+        "text": kept["text"],
         "incomplete": kept["incomplete"].as_bool().unwrap_or_default(),
         "arrival": format_timestamp(row.arrival_us),
         "job": job_id(&row.job),

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair};
 use rustls::crypto::ring;
@@ -17,6 +17,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, Support
 use serde_json::{Value as Json, json};
 
 use super::project::{Project, Server, root};
+use super::support::{define_slow_score, sample, wait_until};
 
 const ROLES: [&str; 4] = ["reader", "writer", "author", "admin"];
 
@@ -45,15 +46,6 @@ fn ask(server: &Server, method: &str, path: &str, token: &str, body: &Json) -> (
     let headers = format!("{}Content-Type: application/json\r\n", bearer(token));
     let (status, text) = server.raw(method, path, &headers, body.as_bytes());
     (status, serde_json::from_str(&text).unwrap_or(Json::String(text)))
-}
-
-/// Waits until it holds.
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < PATIENCE, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// Tokens by role and by what is wrong with them.
@@ -88,7 +80,7 @@ impl Tokens {
         }
         for role in ROLES {
             let expired = &tokens[&(role, "expired")];
-            eventually("the token expires", || ask(server, "GET", "/jobs", expired, &Json::Null).0 == 401);
+            wait_until("the token expires", || ask(server, "GET", "/jobs", expired, &Json::Null).0 == 401);
         }
         Self(tokens)
     }
@@ -206,7 +198,7 @@ fn an_open_server_is_closed_by_the_first_token() {
     assert_eq!(server.raw("GET", "/jobs", "Host: evil.example\r\n", b"").0, 421);
 
     let admin = owners_token(&project);
-    eventually("the server hears of the token", || server.get("/jobs").0 == 401);
+    wait_until("the server hears of the token", || server.get("/jobs").0 == 401);
     assert_eq!(server.get("/readyz"), (200, json!({ "status": "ready", "access": "tokens" })));
     assert_eq!(ask(&server, "GET", "/jobs", &admin, &Json::Null).0, 200);
     // A proxy sends the name that it was asked by; who has a token is no page of somebody else's.
@@ -271,13 +263,13 @@ fn a_token_that_is_revoked_by_another_process_is_refused_soon() {
     let server = project.serve();
     let made = project.json(&["token", "create", "--name", "model", "--role", "reader", "--expires", "30d"]);
     let token = made["token"].as_str().unwrap();
-    eventually("the server hears of the token", || ask(&server, "GET", "/jobs", token, &Json::Null).0 == 200);
+    wait_until("the server hears of the token", || ask(&server, "GET", "/jobs", token, &Json::Null).0 == 200);
     let shown = ask(&server, "GET", &format!("/tokens/{}", made["id"].as_str().unwrap()), &admin, &Json::Null);
     assert_eq!((shown.1["name"].as_str(), shown.1["created_by"].as_str()), (Some("model"), Some("owner")));
     assert!(shown.1["expires_at"].is_string() && shown.1.get("token").is_none(), "{}", shown.1);
     let revoked = project.json(&["token", "revoke", made["id"].as_str().unwrap()]);
     assert_eq!(revoked["state"], "revoked");
-    eventually("the server hears that it ended", || {
+    wait_until("the server hears that it ended", || {
         let (status, problem) = ask(&server, "GET", "/jobs", token, &Json::Null);
         status == 401 && problem["code"] == "revoked_credential"
     });
@@ -495,7 +487,7 @@ fn a_new_certificate_is_served_without_a_restart_and_a_bad_one_is_not() {
     hang_up(&server);
     assert!(get_by_tls(&address, &first, "/jobs", &admin).starts_with("HTTP/1.0 200"));
     std::fs::copy(project.path("next.key"), project.path("server.key")).unwrap();
-    eventually("the new certificate is served", || connect(&address, &second, rustls::ALL_VERSIONS).is_ok());
+    wait_until("the new certificate is served", || connect(&address, &second, rustls::ALL_VERSIONS).is_ok());
     assert!(connect(&address, &first, rustls::ALL_VERSIONS).is_err());
     write!(open, "GET /jobs HTTP/1.0\r\n{}\r\n", bearer(&admin)).unwrap();
     assert!(read_all(open).starts_with("HTTP/1.0 200"));
@@ -519,7 +511,7 @@ fn a_request_in_flight_is_finished_over_tls_too() {
     assert!(go_on.starts_with(b"HTTP/1.1 100"), "{}", String::from_utf8_lossy(&go_on));
     let pid = server.process.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-    eventually("the server takes no more connections", || TcpStream::connect(&server.address).is_err());
+    wait_until("the server takes no more connections", || TcpStream::connect(&server.address).is_err());
     stream.write_all(body.as_bytes()).unwrap();
     let reply = read_all(stream);
     assert!(reply.starts_with("HTTP/1.1 201"), "{reply}");
@@ -654,7 +646,7 @@ fn the_trail_tells_who_did_what_from_where_and_who_was_refused() {
     let server = project.serve();
     let author = project.json(&["token", "create", "--name", "ci", "--role", "author"]);
     let (id, author) = (author["id"].as_str().unwrap().to_owned(), author["token"].as_str().unwrap().to_owned());
-    eventually("the server hears of the token", || ask(&server, "GET", "/jobs", &author, &Json::Null).0 == 200);
+    wait_until("the server hears of the token", || ask(&server, "GET", "/jobs", &author, &Json::Null).0 == 200);
     let applied = project.command(&["apply"]).env("EADEM_TOKEN", &author).output().unwrap();
     assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
 
@@ -757,12 +749,7 @@ fn the_trail_is_checked_against_an_end_that_was_kept() {
 /// A project whose one service is computed when it is asked, and a server for it.
 fn project_that_computes() -> (Project, String) {
     let mut project = Project::new();
-    project.add_component("slow_score");
-    project.write(
-        "features/score.toml",
-        "[view.slow_score]\ntransform = \"transforms/slow_score.wasm\"\n\n[view.slow_score.bind]\nseed = \
-         \"request.seed\"\n\n[service.score]\nfeatures = [\"slow_score:*\"]\n",
-    );
+    define_slow_score(&project, &["score"]);
     let admin = owners_token(&project);
     project.variables = vec![("EADEM_TOKEN", admin.clone())];
     project.succeed(&["apply"]);
@@ -804,7 +791,7 @@ fn a_project_gets_no_more_than_its_quota() {
     assert_eq!(server.get("/healthz").0, 200);
     // In another process: the server hears of it.
     project.succeed(&["project", "quota", "default", "--requests-per-s", "none"]);
-    eventually("the limit is lifted", || score().status == 200);
+    wait_until("the limit is lifted", || score().status == 200);
 
     quota(json!({ "jobs": 0 }));
     let (status, refused) = ask(&server, "POST", "/jobs/vacuum", &admin, &json!({}));
@@ -826,14 +813,10 @@ fn a_project_gets_no_more_than_its_quota() {
     assert_eq!(upload(), (201, String::new()));
 
     let metrics = server.raw("GET", "/metrics", &bearer(&admin), b"").1;
-    let counted = |name: &str| {
-        let line = metrics.lines().find(|line| line.starts_with(&format!("{name}{{project=\"default\"}}")));
-        let value = line.and_then(|line| line.rsplit(' ').next()).unwrap_or_else(|| panic!("{name}: {metrics}"));
-        value.parse::<u64>().unwrap()
-    };
-    assert!(counted("eadem_project_requests_total") > 10);
-    assert!(counted("eadem_project_rows_total") >= 4);
-    assert!(counted("eadem_project_transform_cpu_us_total") > 0);
+    let counted = |name: &str| sample(&metrics, name, &[("project", "default")]);
+    assert!(counted("eadem_project_requests_total") > 10.0);
+    assert!(counted("eadem_project_rows_total") >= 4.0);
+    assert!(counted("eadem_project_transform_cpu_us_total") > 0.0);
     let shown = project.json(&["project", "list"]);
     assert_eq!(shown["projects"][0]["quotas"], json!({ "components": 2, "jobs": 1 }), "{shown}");
     let said = project.fail(&["project", "quota", "default", "--jobs", "many"]);

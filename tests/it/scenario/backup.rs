@@ -154,6 +154,7 @@ fn killed_at_any_moment_it_leaves_nothing_half_done() {
     let began = Instant::now();
     project.succeed(&["online", "restore", "sound.eadem", "--replace"]);
     let whole = began.elapsed();
+    let mut met = 0;
     for kill in 1..=KILLS {
         let after = whole.mul_f64(kill as f64 / KILLS as f64);
         for arguments in [
@@ -162,6 +163,7 @@ fn killed_at_any_moment_it_leaves_nothing_half_done() {
         ] {
             let mut process = project.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
             std::thread::sleep(after);
+            met += usize::from(process.try_wait().unwrap().is_none());
             let _ = process.kill();
             process.wait().unwrap();
             let context = format!("{arguments:?} killed after {after:?}");
@@ -172,6 +174,7 @@ fn killed_at_any_moment_it_leaves_nothing_half_done() {
             project.succeed(&["online", "restore", "copy.eadem", "--dry-run", "--replace"]);
         }
     }
+    assert!(met > 0, "every kill came too late");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Requests with damaged bodies and addresses: answered or refused, never with a fault of ours.
 
 use super::project::Project;
+use crate::dice::{Dice, is_soak, seed};
 
 const DEFINITIONS: &str = r#"
 [entity.aircraft]
@@ -58,43 +59,26 @@ const PIECES: [&str; 22] = [
     "9999-12-31T23:59:60Z",
 ];
 
-/// SplitMix64.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound.max(1) as u64) as usize
-    }
-
-    /// Pieces put in, taken out and written over.
-    fn damaged(&mut self, text: &str) -> Vec<u8> {
-        let mut bytes = text.as_bytes().to_vec();
-        for _ in 0..=self.below(3) {
-            let at = self.below(bytes.len() + 1);
-            let end = (at + self.below(8)).min(bytes.len());
-            let piece = PIECES[self.below(PIECES.len())].bytes();
-            match self.below(3) {
-                0 => drop(bytes.splice(at..at, piece)),
-                1 => drop(bytes.drain(at..end)),
-                _ => drop(bytes.splice(at..end, piece)),
-            }
+/// Pieces put in    /// Pieces put in, taken out and written over.
+fn damaged(dice: &mut Dice, text: &str) -> Vec<u8> {
+    let mut bytes = text.as_bytes().to_vec();
+    for _ in 0..=dice.below(3) {
+        let at = dice.below(bytes.len() + 1);
+        let end = (at + dice.below(8)).min(bytes.len());
+        let piece = PIECES[dice.below(PIECES.len())].bytes();
+        match dice.below(3) {
+            0 => drop(bytes.splice(at..at, piece)),
+            1 => drop(bytes.drain(at..end)),
+            _ => drop(bytes.splice(at..end, piece)),
         }
-        bytes
     }
+    bytes
 }
 
 #[test]
 fn damaged_requests_are_never_a_fault_of_the_server() {
-    let cases = if super::is_soak() { 20_000 } else { 400 };
-    let seed = super::seed();
+    let cases = if is_soak() { 20_000 } else { 400 };
+    let seed = seed();
     let project = Project::new();
     project.add_component("plane_profile");
     project.write("features/planes.toml", DEFINITIONS);
@@ -112,11 +96,11 @@ fn damaged_requests_are_never_a_fault_of_the_server() {
         let (address, body) = match dice.below(3) {
             0 => {
                 let address = GETS[dice.below(GETS.len())];
-                (dice.damaged(address), None)
+                (damaged(&mut dice, address), None)
             }
             _ => {
                 let (path, body) = POSTS[dice.below(POSTS.len())];
-                (path.as_bytes().to_vec(), Some(dice.damaged(body)))
+                (path.as_bytes().to_vec(), Some(damaged(&mut dice, body)))
             }
         };
         // All of it is visible ASCII, so the server reads the whole head before it can refuse.

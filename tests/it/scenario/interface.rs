@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value as Json;
 
 use super::project::{Project, root};
+use crate::dice::{is_soak, seed};
 
 /// Requests for each operation. Few operations take so many different ones.
 const EXAMPLES: u32 = 15;
@@ -21,9 +22,9 @@ N14228,EWR,IAH,2013-07-01T12:00:00Z,2013-07-01T13:00:00Z,1400
 
 #[test]
 fn what_is_answered_is_what_is_declared() {
-    let soak = super::is_soak();
+    let soak = is_soak();
     let examples = if soak { EXAMPLES_OF_SOAK } else { EXAMPLES };
-    let seed = super::seed();
+    let seed = seed();
     let mut project = Project::of_flights();
     let admin = project.json(&["token", "create", "--name", "root", "--role", "admin"]);
     let admin = admin["token"].as_str().unwrap().to_owned();

@@ -16,19 +16,6 @@ const CHUNK_ROWS: usize = 200;
 /// Attempts at meeting a job at work, on a machine that is busy with other things.
 const ROUNDS_MAX: usize = 10;
 
-/// Small and good enough to choose when to kill.
-pub(crate) struct Chance(pub(crate) u64);
-
-impl Chance {
-    pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit
-    }
-}
-
 /// The same rows in many small row groups; gives their number.
 fn split_into_row_groups(file: &Path) -> u64 {
     let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(file).unwrap()).unwrap();

@@ -19,9 +19,8 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::properties::WriterProperties;
 use serde_json::Value as Json;
 
-use super::is_soak;
-use super::jobs::Chance;
 use super::project::{Project, root};
+use crate::dice::{Dice, is_soak, seed};
 
 /// Rows of one row group of the source, and so of one chunk of the job.
 const CHUNK_ROWS: usize = 250;
@@ -37,8 +36,8 @@ const KILLS_MAX: u64 = 100;
 /// Nothing here takes as long.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-fn chance(salt: u64) -> Chance {
-    Chance(super::seed().wrapping_add(salt))
+fn dice(salt: u64) -> Dice {
+    Dice(seed().wrapping_add(salt))
 }
 
 /// A Parquet file again, in many row groups; in the column `blank`, if it has one, now and then without a value.
@@ -278,8 +277,8 @@ fn undisturbed_backfill(base: &Project) -> Undisturbed {
 }
 
 /// Part of the time that an undisturbed run takes; a little more, so that the end is met too.
-fn random_part(chance: &mut Chance, took: Duration) -> Duration {
-    took.mul_f64(chance.below(1_050) as f64 / 1_000.0)
+fn random_part(dice: &mut Dice, took: Duration) -> Duration {
+    took.mul_f64(1.05 * dice.share())
 }
 
 fn reader_of_table(project: &Project, rows: usize) -> Reader {
@@ -339,7 +338,7 @@ fn resume(project: &Project, id: &str) {
 #[test]
 fn backfills_that_are_killed_end_as_if_they_were_not() {
     let kills = if is_soak() { 90 } else { 5 };
-    let mut chance = chance(1);
+    let mut dice = dice(1);
     let base = applied_project();
     let undisturbed = undisturbed_backfill(&base);
     let mut tally = Tally::default();
@@ -348,14 +347,14 @@ fn backfills_that_are_killed_end_as_if_they_were_not() {
         let project = base.copied();
         let reader = reader_of_table(&project, undisturbed.rows.len());
         let mut process = spawn(&project, &["backfill", VIEW]);
-        tally.met += u64::from(kill_after(&mut process, random_part(&mut chance, undisturbed.took)));
+        tally.met += u64::from(kill_after(&mut process, random_part(&mut dice, undisturbed.took)));
         tally.kills += 1;
         // Every other is killed once more, while it goes on.
-        if chance.below(2) == 0
+        if dice.below(2) == 0
             && let Some(job) = newest_job(&project).filter(|job| job["state"] == "interrupted")
         {
             let mut process = spawn(&project, &["jobs", "resume", job["id"].as_str().unwrap()]);
-            tally.met += u64::from(kill_after(&mut process, random_part(&mut chance, undisturbed.took)));
+            tally.met += u64::from(kill_after(&mut process, random_part(&mut dice, undisturbed.took)));
             tally.kills += 1;
         }
         finish_and_compare(&project, &undisturbed, &mut tally);
@@ -368,7 +367,7 @@ fn backfills_that_are_killed_end_as_if_they_were_not() {
 #[test]
 fn one_of_two_workers_is_killed_and_the_other_ends_the_job() {
     let kills = if is_soak() { 60 } else { 3 };
-    let mut chance = chance(2);
+    let mut dice = dice(2);
     let base = applied_project();
     let undisturbed = undisturbed_backfill(&base);
     let mut tally = Tally::default();
@@ -378,7 +377,7 @@ fn one_of_two_workers_is_killed_and_the_other_ends_the_job() {
         let reader = reader_of_table(&project, undisturbed.rows.len());
         let mut helper = spawn(&project, &["jobs", "work", "--wait"]);
         let mut first = spawn(&project, &["backfill", VIEW]);
-        let wait = random_part(&mut chance, undisturbed.took);
+        let wait = random_part(&mut dice, undisturbed.took);
         let (victim, survivor) = if round % 2 == 0 { (&mut helper, &mut first) } else { (&mut first, &mut helper) };
         tally.met += u64::from(kill_after(victim, wait));
         tally.kills += 1;
@@ -410,7 +409,7 @@ fn one_of_two_workers_is_killed_and_the_other_ends_the_job() {
 #[test]
 fn training_sets_that_are_killed_end_as_if_they_were_not() {
     let kills = if is_soak() { 60 } else { 3 };
-    let mut chance = chance(3);
+    let mut dice = dice(3);
     let base = applied_project();
     base.succeed(&["backfill", VIEW]);
     base.write("spine.csv", spine());
@@ -430,7 +429,7 @@ fn training_sets_that_are_killed_end_as_if_they_were_not() {
             (seen != whole).then(|| format!("a reader saw {} bytes of a training set of {}", seen.len(), whole.len()))
         });
         let mut process = spawn(&project, &create);
-        tally.met += u64::from(kill_after(&mut process, random_part(&mut chance, took)));
+        tally.met += u64::from(kill_after(&mut process, random_part(&mut dice, took)));
         tally.kills += 1;
         match newest_job(&project).filter(|job| job["kind"] == "dataset") {
             None => {

@@ -3,18 +3,7 @@
 use serde_json::json;
 
 use super::project::Project;
-
-/// The value of the one sample with this name and these labels.
-fn sample(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
-    let has_all = |line: &str| labels.iter().all(|(label, value)| line.contains(&format!("{label}=\"{value}\"")));
-    let is_sample = |line: &&str| {
-        let rest = line.strip_prefix(name);
-        rest.is_some_and(|rest| rest.starts_with([' ', '{'])) && has_all(line)
-    };
-    let lines: Vec<&str> = text.lines().filter(is_sample).collect();
-    let [line] = lines.as_slice() else { panic!("{} samples of {name} {labels:?} in\n{text}", lines.len()) };
-    line.rsplit(' ').next().unwrap().parse().unwrap()
-}
+use super::support::sample;
 
 #[test]
 fn metrics_count_what_was_asked_and_what_was_served() {

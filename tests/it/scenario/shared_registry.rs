@@ -1,30 +1,29 @@
 //! Two servers, each with a directory of its own, on one registry in PostgreSQL.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value as Json, json};
 
 use super::project::{Project, Server};
+use super::support::{define_slow_score, wait_until};
 use crate::postgres::{PASSWORD, Postgres};
 
 fn project_on(postgres: &Postgres) -> Project {
     let mut project = Project::new();
-    project.add_component("slow_score");
     let url = format!("postgres://test@127.0.0.1:{}/test", postgres.port);
     project.write("eadem.toml", format!("[store]\nregistry = \"{url}\"\nregistry_schema = \"shared\"\n"));
     project.variables = vec![("EADEM_REGISTRY_PASSWORD", PASSWORD.to_owned())];
     project
 }
 
-fn define(project: &Project, services: &[&str]) {
-    let mut text = "[view.slow_score]\ntransform = \"transforms/slow_score.wasm\"\n\n[view.slow_score.bind]\nseed = \
-                    \"request.seed\"\n"
-        .to_owned();
-    for service in services {
-        text.push_str(&format!("\n[service.{service}]\nfeatures = [\"slow_score:*\"]\n"));
+/// Does something when it goes, however that comes about.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
     }
-    project.write("features/score.toml", text);
 }
 
 fn ask(server: &Server, service: &str) -> (u16, Json) {
@@ -42,7 +41,7 @@ fn servers_of_one_registry_see_an_apply_at_once_and_drop_no_request() {
     for project in [&mut first, &mut second] {
         project.variables.push(("EADEM_TOKEN", admin["token"].as_str().unwrap().to_owned()));
     }
-    define(&first, &["score"]);
+    define_slow_score(&first, &["score"]);
     first.succeed(&["apply"]);
     let (here, there) = (first.serve(), second.serve());
     let (status, reply) = ask(&there, "score@1");
@@ -63,15 +62,14 @@ fn servers_of_one_registry_see_an_apply_at_once_and_drop_no_request() {
             })
         });
         let clients: Vec<_> = clients.collect();
-        define(&first, &["score", "rank"]);
+        // Also where what follows fails: the scope waits for its threads.
+        let over = OnDrop(|| is_over.store(true, Ordering::Relaxed));
+        define_slow_score(&first, &["score", "rank"]);
         first.succeed(&["apply"]);
         let applied_at = Instant::now();
-        let deadline = applied_at + Duration::from_secs(60);
-        while ask(&there, "rank@1").0 != 200 {
-            assert!(Instant::now() < deadline, "the other server has not heard of it");
-        }
+        wait_until("the other server hears of it", || ask(&there, "rank@1").0 == 200);
         let took = applied_at.elapsed();
-        is_over.store(true, Ordering::Relaxed);
+        drop(over);
         clients.into_iter().for_each(|client| client.join().unwrap());
         took
     });
@@ -81,12 +79,9 @@ fn servers_of_one_registry_see_an_apply_at_once_and_drop_no_request() {
     // A search, a job list and an apply from the other side.
     let found = second.json(&["search", "score", "--kind", "service"]);
     assert_eq!(found["hits"].as_array().map(Vec::len), Some(1), "{found}");
-    define(&second, &["score", "rank", "last"]);
+    define_slow_score(&second, &["score", "rank", "last"]);
     second.succeed(&["apply"]);
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while ask(&here, "last@1").0 != 200 {
-        assert!(Instant::now() < deadline, "the first server has not heard of it");
-    }
+    wait_until("the first server hears of it", || ask(&here, "last@1").0 == 200);
 
     assert_eq!(ask(&here, "score@1").0, 200);
     // The database goes; what is known is served on, and the server says that it is not ready.

@@ -45,6 +45,25 @@ fn text_is_planned_loaded_and_its_bad_rows_are_counted() {
 }
 
 #[test]
+fn a_row_that_cannot_be_read_is_shown_as_it_stands_in_its_file() {
+    let project = project(
+        "csv = { path = \"data\", delimiter = \";\", null = \"NA\" }\n\
+         types = { year = \"int64\", engines = \"int64\", seats = \"int64\" }",
+    );
+    for verb in ["apply", "backfill"] {
+        project.succeed(&[verb]);
+    }
+    const TORN: &str = "N3;2001;Fixed wing multi engine";
+    let page = project.json(&["quarantine", "list", "plane_profile"]);
+    let rows = page["rows"].as_array().unwrap();
+    let torn: Vec<&str> =
+        rows.iter().filter(|row| row["text"] == TORN).map(|row| row["id"].as_str().unwrap()).collect();
+    assert!(rows.len() == 2 && torn.len() == 1, "{page}");
+    let shown = project.succeed(&["quarantine", "show", "plane_profile", torn[0]]);
+    assert!(shown.contains(TORN) && shown.contains("cannot be replayed"), "{shown}");
+}
+
+#[test]
 fn a_query_without_its_environment_is_named_with_its_place() {
     let project = project("postgres = { url_env = \"EADEM_TEST_NOWHERE\", query = \"select 1\" }");
     let said = project.fail(&["plan"]);

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
 use super::project::{Project, Reply, Server, component, root};
+use super::support::wait_until;
 
 /// Every component that an upload refuses.
 const REFUSED: [&str; 30] = [
@@ -66,15 +67,6 @@ fn children(server: &Server) -> Vec<u32> {
         all.extend(listed.split_whitespace().map(|pid| pid.parse::<u32>().unwrap()));
     }
     all
-}
-
-/// Waits for something that has to come; how long it takes decides nothing.
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < Duration::from_secs(600), "{what}: it has not come");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// The files of the engine's folder; those that wait have no name.

@@ -6,6 +6,8 @@ mod artifacts;
 mod breaches;
 mod check;
 mod concurrency;
+#[path = "../../../../tests/support/dice.rs"]
+mod dice;
 mod fuzz;
 mod golden;
 mod hostile;

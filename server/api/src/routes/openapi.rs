@@ -809,6 +809,7 @@ fn schemas() -> Value {
                 "event_time": { "type": ["string", "integer", "null"] },
                 "known_at": { "type": ["string", "integer", "null"] },
                 "inputs": { "type": "object" },
+                "text": { "type": ["string", "null"], "description": "all that is kept of a row that could not be read" },
                 "incomplete": { "type": "boolean", "description": "a value could not be had from the source" },
                 "arrival": instant("when it arrived"),
                 "job": { "type": "string" },

@@ -172,6 +172,9 @@ fn row_text(found: &Json) -> String {
                     let _ = writeln!(text, "  {name} = {value}");
                 }
             }
+            if let Some(kept) = row["text"].as_str() {
+                let _ = writeln!(text, "  what stands there: {kept}");
+            }
             let times = (text_of(&row["event_time"]), text_of(&row["known_at"]));
             let _ = writeln!(text, "  event time {}, known at {}", times.0, times.1);
         }

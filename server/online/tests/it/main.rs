@@ -7,6 +7,8 @@ mod cached;
 #[path = "../../../../tests/services/cassandra.rs"]
 mod cassandra;
 mod conformance;
+#[path = "../../../../tests/support/dice.rs"]
+mod dice;
 mod directory;
 mod full_disk;
 mod kill;

@@ -186,6 +186,8 @@ impl Database {
                         connection.execute("PRAGMA busy_timeout = 10000").await?;
                         connection.execute("PRAGMA journal_mode = WAL").await?;
                         connection.execute("PRAGMA synchronous = FULL").await?;
+                        // The keys of erased entities shall be gone from the file too when their rows go.
+                        connection.execute("PRAGMA secure_delete = ON").await?;
                         Ok(())
                     })
                 },

@@ -1,7 +1,7 @@
 //! What is particular to this store: its keyspace, its access, and several processes that use it at once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use eadem_online::scylla::{Credentials, Tls, init};
@@ -268,16 +268,21 @@ async fn rows_go_to_the_table_that_is_there() {
     }
     assert_eq!(before, Some(4));
     // Writers that overlap with a drop leave nothing behind that the next one does not delete.
+    let written = Arc::new(AtomicUsize::new(0));
+    let count = written.clone();
     let writer = tokio::spawn(async move {
         for time in 0.. {
             match there.merge(table(1), vec![row(&format!("w{}", time % 50), time)]).await {
-                Ok(_) => {}
+                Ok(_) => count.fetch_add(1, Ordering::SeqCst),
                 Err(StoreError::UnknownTable(_)) => return,
                 Err(error) => panic!("{error}"),
-            }
+            };
         }
     });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    while written.load(Ordering::SeqCst) < 20 {
+        assert!(!writer.is_finished(), "nobody writes");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     here.drop_epoch(table(1)).await.unwrap();
     writer.await.unwrap();
     here.drop_epoch(table(1)).await.unwrap();
