@@ -590,7 +590,7 @@ fn a_writer_leaves_an_admins_jobs_alone() {
         let (status, job) = ask(&server, "POST", &format!("/jobs/{kind}"), &admin, body);
         assert_eq!(status, 202, "{job}");
         let job = format!("/jobs/{}", job["id"].as_str().unwrap());
-        eventually("it fails", || ask(&server, "GET", &job, writer, &Json::Null).1["state"] != "running");
+        wait_until("it fails", || ask(&server, "GET", &job, writer, &Json::Null).1["state"] != "running");
         job
     };
     // There is no such file, so that it can be resumed again and again.
@@ -627,7 +627,7 @@ fn a_spine_is_read_where_it_was_checked() {
     let (status, job) = start("spine.csv");
     assert_eq!(status, 202, "{job}");
     let path = format!("/jobs/{}", job["id"].as_str().unwrap());
-    eventually("it ends", || ask(&server, "GET", &path, writer, &Json::Null).1["state"] != "running");
+    wait_until("it ends", || ask(&server, "GET", &path, writer, &Json::Null).1["state"] != "running");
     let job = ask(&server, "GET", &path, writer, &Json::Null).1;
     assert_eq!((job["state"].as_str(), job["result"]["rows"].as_u64()), (Some("succeeded"), Some(2)), "{job}");
 }
