@@ -19,7 +19,7 @@ use tower::Service;
 
 use crate::access::{Access, presented_id, who_asks};
 use crate::problem::Problem;
-use crate::routes::router;
+use crate::routes::{place_of, router};
 use crate::state::ApiState;
 
 /// The header that names a project.
@@ -97,6 +97,8 @@ impl ByProject {
     }
 
     async fn open(&self, name: &str) -> Result<Router, Problem> {
+        // Stores that do not answer must not gather requests.
+        let _place = place_of(&self.shared.main)?;
         let state = self.shared.projects.open(name).await?;
         let mut others = self.shared.others.write().unwrap_or_else(PoisonError::into_inner);
         Ok(others.entry(name.to_owned()).or_insert_with(|| router(state).with_state(())).clone())

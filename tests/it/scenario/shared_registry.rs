@@ -112,3 +112,36 @@ fn a_password_in_the_address_of_the_registry_is_refused_and_not_repeated() {
     let refused = project.fail(&["plan"]);
     assert!(refused.contains("registry"), "{refused}");
 }
+
+/// A project that is made through one server is one of all that share the registry: a schema of its own beside theirs.
+#[test]
+fn a_project_is_that_of_every_server_of_the_registry() {
+    let postgres = Postgres::start();
+    let (first, second) = (project_on(&postgres), project_on(&postgres));
+    let admin = first.json(&["token", "create", "--name", "root", "--role", "admin"]);
+    let token = admin["token"].as_str().unwrap();
+    let there = second.serve();
+    first.succeed(&["project", "create", "fraud"]);
+    define_slow_score(&first, &["score"]);
+    first.succeed(&["apply", "--in-project", "fraud"]);
+    let ask_in = |project: &str| {
+        let body = json!({ "service": "score@1", "entities": [{}], "request": [{ "seed": 4 }] }).to_string();
+        let headers = format!(
+            "Host: localhost\r\nAuthorization: Bearer {token}\r\nEadem-Project: {project}\r\n\
+             Content-Type: application/json\r\n"
+        );
+        there.raw("POST", "/features/batch", &headers, body.as_bytes())
+    };
+    let (status, reply) = ask_in("fraud");
+    assert_eq!(status, 200, "{reply}");
+    // Its names are its own, also in the database.
+    assert_eq!(ask_in("default").0, 404);
+    define_slow_score(&first, &["score", "rank"]);
+    first.succeed(&["apply"]);
+    wait_until("the other project has it too", || ask_in("default").0 == 200);
+    let service = |project: &str| {
+        let headers = format!("Host: localhost\r\nAuthorization: Bearer {token}\r\nEadem-Project: {project}\r\n");
+        there.raw("GET", "/registry/services/rank", &headers, b"").0
+    };
+    assert_eq!((service("fraud"), service("default")), (404, 200));
+}

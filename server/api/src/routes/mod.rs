@@ -372,7 +372,7 @@ fn admit(state: &ApiState, request: &Request, access: Option<Access>) -> Result<
 }
 
 /// 503 with Retry-After once too many requests are in flight, before memory grows.
-fn place_of(state: &ApiState) -> Result<OwnedSemaphorePermit, Problem> {
+pub(crate) fn place_of(state: &ApiState) -> Result<OwnedSemaphorePermit, Problem> {
     Arc::clone(&state.in_flight).try_acquire_owned().map_err(|_| {
         state.metrics.shed();
         Problem::overloaded("too many requests are being served; try again")
