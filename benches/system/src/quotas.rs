@@ -23,8 +23,9 @@ const CONNECTIONS: usize = 16;
 const GREEDY: &str = "greedy";
 /// A fifth of a core.
 const QUOTA_US_PER_S: u64 = 200_000;
-/// Each takes about a millisecond of a transform: five times as much as there is.
-const GREEDY_RATE: f64 = 1_000.0;
+/// Each takes about a millisecond of a transform: twice as much as there is. What is refused costs the server something too, so with
+/// many times as much this would be a bar for an overload, which S9 is.
+const GREEDY_RATE: f64 = 400.0;
 const GREEDY_CONNECTIONS: usize = 8;
 /// Of its quota it has to take this much at least, or nobody was at a quota.
 const SHARE_TAKEN_MIN: f64 = 0.8;

@@ -100,7 +100,7 @@ fn honest(name: &str) -> Vec<u8> {
 /// What is counted of checks, by outcome.
 fn checks(server: &Server, outcome: &str) -> u64 {
     let (_, text) = server.raw("GET", "/metrics", "Host: localhost\r\n", b"");
-    let prefix = format!("eadem_upload_checks_total{{outcome=\"{outcome}\"}} ");
+    let prefix = format!("eadem_upload_checks_total{{outcome=\"{outcome}\",project=\"default\"}} ");
     text.lines().find_map(|line| line.strip_prefix(&prefix)).map_or(0, |count| count.parse().unwrap())
 }
 
