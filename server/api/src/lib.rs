@@ -33,7 +33,7 @@ pub use projects::{ByProject, PROJECT, Projects};
 pub use quarantine::{Quarantine, QuarantineQuery};
 pub use readiness::{Hindrance, Readiness};
 pub use request_log::RequestLog;
-pub use routes::{is_loopback_authority, openapi, registry_problem, router};
+pub use routes::{check_not_retired, is_loopback_authority, openapi, registry_problem, router};
 pub use serve::Server;
 pub use state::{ApiState, PlanCache, StoreStatus};
 pub use uploads::Uploads;

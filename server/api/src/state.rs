@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use eadem_online::CacheUsage;
 use eadem_registry::model::{ResolvedService, ViewVersion};
-use eadem_registry::{Actor, DEFAULT_PROJECT, ObjectKind, Registry, RegistryError, SourceInspector};
+use eadem_registry::{Actor, DEFAULT_PROJECT, ObjectKind, Registry, SourceInspector};
 use prometheus::proto::MetricFamily;
 use serde_json::Value as Json;
 use tokio::sync::Semaphore;
@@ -160,7 +160,7 @@ impl ApiState {
     pub(crate) async fn gather_metrics(&self) -> Result<Vec<MetricFamily>, prometheus::Error> {
         // A store that does not answer is a reason to look at metrics, not to give none.
         let tables = self.status.tables().await.unwrap_or_default();
-        let revision = *self.registry.changes().borrow();
+        let revision = self.registry.known_revision();
         self.metrics.gather(revision, &tables, self.status.cache())
     }
 }
@@ -194,7 +194,7 @@ impl PlanCache {
     /// The registry's revision as this process last saw it. A registry that does not tell of changes is asked at most every
     /// half second; one that cannot be asked has not changed as far as anybody knows.
     async fn revision(&self, registry: &Registry) -> u64 {
-        let last = *registry.changes().borrow();
+        let last = registry.known_revision();
         if registry.tells_of_changes() || !self.is_poll_due() {
             return last;
         }
@@ -249,18 +249,12 @@ async fn resolve(registry: &Registry, wanted: &Wanted) -> Result<ResolvedService
         }
     };
     let service = resolved.map_err(|error| crate::routes::registry_problem(&error))?;
-    check_served(&service).map_err(|error| crate::routes::registry_problem(&error))?;
-    Ok(service)
-}
-
-/// A service that is retired is known, and not served.
-fn check_served(service: &ResolvedService) -> Result<(), RegistryError> {
-    let (Some(name), Some(mark)) = (&service.name, &service.mark) else { return Ok(()) };
-    if !mark.is_retired() {
-        return Ok(());
+    // One that is retired is known, and not served.
+    if let Some(name) = &service.name {
+        let name = format_args!("{name}@{}", service.version.unwrap_or_default());
+        crate::routes::check_not_retired(ObjectKind::Service, name, service.mark.as_ref())?;
     }
-    let name = format!("{name}@{}", service.version.unwrap_or_default());
-    Err(RegistryError::retired(ObjectKind::Service, name, mark))
+    Ok(service)
 }
 
 /// Every stored feature of an entity type, by bare name where only one of its views has it. Without a name, the only

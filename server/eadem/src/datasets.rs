@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use eadem_api::serving::validation;
-use eadem_api::{Problem, registry_problem};
+use eadem_api::{Problem, check_not_retired, registry_problem};
 use eadem_engine::CallClass;
 use eadem_offline::{
     DatasetFeature, DatasetOptions, DatasetReport, DatasetSpec, DatasetWatch, KeptSpine, Location, OfflineError,
@@ -26,7 +26,6 @@ pub(crate) use crate::dataset_request::DatasetRequest;
 use crate::dataset_request::{CreateRequest, DiffRequest, PinnedInputs, RebuildRequest, SpineSource};
 use crate::erasure;
 use crate::home::Stores;
-use crate::jobs::retired_problem;
 use crate::workers::Handle;
 
 /// Threads that read each view's history.
@@ -81,9 +80,7 @@ pub(crate) async fn check_and_pin(stores: &Stores, request: &DatasetRequest) -> 
             }
             let service = stores.registry.resolve_service(&request.service).await;
             let service = service.map_err(|error| registry_problem(&error))?;
-            if let Some(mark) = service.mark.as_ref().filter(|mark| mark.is_retired()) {
-                return Err(retired_problem(ObjectKind::Service, &request.service, mark));
-            }
+            check_not_retired(ObjectKind::Service, &request.service, service.mark.as_ref())?;
             let spec = dataset_spec(stores, &service, cut, request).await;
             let spec = spec.map_err(|error| Problem::internal("the service could not be prepared", error))?;
             spec.check_columns().map_err(|error| malformed(error.to_string()))?;

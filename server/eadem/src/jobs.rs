@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use eadem_api::serving::lifetime;
-use eadem_api::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs, Problem, registry_problem};
+use eadem_api::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs, Problem, check_not_retired, registry_problem};
 use eadem_offline::{Backfill, BackfillOptions, BackfillReport, Progress, StopThreshold, plan_backfill, run_backfill};
 use eadem_online::{Coverage, Retention, TableId};
 use eadem_registry::definitions::split_version;
 use eadem_registry::model::{self as registry_model, Placement, StoredView, ViewVersion};
-use eadem_registry::{Actor, JobRecord, Mark, ObjectKind, RegistryError};
+use eadem_registry::{Actor, JobRecord, ObjectKind, RegistryError};
 use eadem_values::{format_timestamp, parse_timestamp};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -835,11 +835,6 @@ fn registry_failed(error: RegistryError) -> Problem {
     registry_problem(&error)
 }
 
-/// 410 for what is retired.
-pub(crate) fn retired_problem(kind: ObjectKind, name: &str, mark: &Mark) -> Problem {
-    registry_problem(&RegistryError::retired(kind, name, mark))
-}
-
 #[async_trait]
 impl Jobs for JobRunner {
     async fn start(&self, kind: JobKind, spec: Json, by: &Actor) -> Result<Job, Problem> {
@@ -1127,9 +1122,8 @@ impl JobRunner {
     /// The views as `name@version`.
     async fn pinned_views(&self, names: &[String]) -> Result<Vec<String>, Problem> {
         let views = self.shared.stored_views(names).await;
-        let marked = views.iter().flatten().filter_map(|view| Some((view, view.mark.as_ref()?)));
-        if let Some((view, mark)) = marked.into_iter().find(|(_, mark)| mark.is_retired()) {
-            return Err(retired_problem(ObjectKind::View, &view.id.to_string(), mark));
+        for view in views.iter().flatten() {
+            check_not_retired(ObjectKind::View, &view.id, view.mark.as_ref())?;
         }
         let named = |views: Vec<Arc<ViewVersion>>| {
             let mut names: Vec<String> = Vec::with_capacity(views.len());

@@ -172,14 +172,10 @@ impl RegistryError {
         Self::NotFound { kind, name: name.into(), hint: hint.into() }
     }
 
-    /// Something that cannot be used any more.
-    pub fn retired(kind: ObjectKind, name: impl Into<String>, mark: &Mark) -> Self {
-        Self::Retired { kind, name: name.into(), text: mark.text() }
-    }
-
-    /// The same, if the mark is that of something retired.
-    pub(crate) fn if_retired(kind: ObjectKind, name: impl fmt::Display, mark: Option<&Mark>) -> Option<Self> {
-        mark.filter(|mark| mark.is_retired()).map(|mark| Self::retired(kind, name.to_string(), mark))
+    /// Something that cannot be used any more, if its mark says so.
+    pub fn if_retired(kind: ObjectKind, name: impl fmt::Display, mark: Option<&Mark>) -> Option<Self> {
+        let mark = mark.filter(|mark| mark.is_retired())?;
+        Some(Self::Retired { kind, name: name.to_string(), text: mark.text() })
     }
 
     pub(crate) fn damaged(what: impl Into<String>) -> Self {

@@ -16,6 +16,7 @@ mod transforms;
 mod versions;
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
-use eadem_registry::{Actor, Quota, RegistryError, Role};
+use eadem_registry::{Actor, Mark, ObjectKind, Quota, RegistryError, Role};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
@@ -446,6 +447,17 @@ fn over_quota(quota: Quota, detail: String) -> Problem {
         Quota::Components => Problem::too_large("quota_components", detail),
         Quota::ComponentBytes => Problem::too_large("quota_component_bytes", detail),
         Quota::Jobs | Quota::RequestsPerS | Quota::TransformUsPerS => Problem::too_many("quota_jobs", detail, JOB_WAIT),
+    }
+}
+
+/// 410 for what is retired.
+///
+/// # Errors
+/// The mark says that it is.
+pub fn check_not_retired(kind: ObjectKind, name: impl Display, mark: Option<&Mark>) -> Result<(), Problem> {
+    match RegistryError::if_retired(kind, name, mark) {
+        Some(retired) => Err(registry_problem(&retired)),
+        None => Ok(()),
     }
 }
 

@@ -45,7 +45,7 @@ impl OnlineThenHistory {
 
     /// The epoch to read; never `gone` from memory, which turned out to be dropped.
     async fn current_epoch(&self, view: &ViewVersion, gone: Option<u64>) -> Result<Option<u64>, RowSourceError> {
-        let revision = *self.registry.changes().borrow();
+        let revision = self.registry.known_revision();
         {
             let epochs = self.epochs.read().unwrap_or_else(PoisonError::into_inner);
             if epochs.revision == revision

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
-use std::sync::{Once, Weak};
+use std::sync::{Arc, Once, Weak};
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
@@ -311,7 +311,7 @@ fn passes(error: &sqlx::Error) -> bool {
 /// Follows the changes that other processes tell of, until the registry is gone.
 pub(super) fn follow(address: PostgresAddress, shared: Weak<Shared>) {
     tokio::spawn(async move {
-        while is_open(&shared) {
+        while in_use(&shared).is_some() {
             if let Err(error) = listen(&address, &shared).await {
                 tracing::warn!(%error, "no news of the registry; asking again");
                 tokio::time::sleep(RECONNECT_WAIT).await;
@@ -328,7 +328,7 @@ async fn listen(address: &PostgresAddress, shared: &Weak<Shared>) -> Result<(), 
     listener.listen(&address.channel()).await?;
     // What happened before anybody listened.
     refresh(shared).await?;
-    while is_open(shared) {
+    while in_use(shared).is_some() {
         match tokio::time::timeout(LOOK_UP, listener.try_recv()).await {
             Ok(Ok(Some(notification))) => {
                 if let (Ok(revision), Some(shared)) = (notification.payload().parse(), shared.upgrade()) {
@@ -346,13 +346,13 @@ async fn listen(address: &PostgresAddress, shared: &Weak<Shared>) -> Result<(), 
     Ok(())
 }
 
-/// Whether somebody still uses the registry.
-fn is_open(shared: &Weak<Shared>) -> bool {
-    shared.upgrade().is_some_and(|shared| !shared.database.readers.is_closed())
+/// The registry, if somebody still uses it.
+fn in_use(shared: &Weak<Shared>) -> Option<Arc<Shared>> {
+    shared.upgrade().filter(|shared| !shared.database.readers.is_closed())
 }
 
 async fn refresh(shared: &Weak<Shared>) -> Result<(), RegistryError> {
-    match shared.upgrade() {
+    match in_use(shared) {
         Some(shared) => shared.refresh().await.map(|_| ()),
         None => Ok(()),
     }

@@ -78,8 +78,6 @@ pub(super) struct ErasureCache {
 struct KnownErasures {
     /// The registry's revision up to which they are known to be all.
     revision: u64,
-    /// How often erasures were recorded by then.
-    erasures_revision: i64,
     erasures: Arc<Erasures>,
 }
 
@@ -91,9 +89,9 @@ impl ErasureCache {
     }
 
     /// Notes how far the registry is; those that are known if none was recorded since.
-    fn confirm(&self, revision: u64, erasures_revision: i64) -> Option<Arc<Erasures>> {
+    fn confirm(&self, revision: u64, erasures_revision: u64) -> Option<Arc<Erasures>> {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let known = known.as_mut().filter(|known| known.erasures_revision == erasures_revision)?;
+        let known = known.as_mut().filter(|known| known.erasures.revision == erasures_revision)?;
         known.revision = known.revision.max(revision);
         Some(Arc::clone(&known.erasures))
     }
@@ -123,7 +121,8 @@ fn key_hash(salt: &[u8], entity: &str, key: &EntityKey) -> Digest {
 
 impl Registry {
     /// Creates a job of erasure and records its erasures, all or nothing: from then on the rows of each entity with event time
-    /// ≤ `up_to_us`, present or arriving later, are gone for readers and writers. Merged by maximum. The keys themselves are kept only until the job is done.
+    /// ≤ `up_to_us`, present or arriving later, are gone for readers and writers. Merged by maximum. The keys themselves are
+    /// kept only until the job is done.
     ///
     /// # Errors
     /// A job of this id exists.
@@ -223,7 +222,7 @@ impl Registry {
     /// # Errors
     /// The database failed.
     pub async fn erasures(&self) -> Result<Arc<Erasures>, RegistryError> {
-        let heard_of = *self.shared.announced.borrow();
+        let heard_of = self.known_revision();
         let known = &self.shared.erasures;
         if let Some(erasures) = known.as_of(heard_of) {
             return Ok(erasures);
@@ -235,8 +234,8 @@ impl Registry {
         }
         let row =
             sqlx::query("SELECT revision, erasures_revision FROM registry_state").fetch_one(self.readers()).await?;
-        let (revision, erasures_revision) = (unsigned(row.try_get("revision")?)?, row.try_get("erasures_revision")?);
-        if let Some(erasures) = known.confirm(revision, erasures_revision) {
+        let (revision, erasures_revision) = (row.try_get("revision")?, row.try_get("erasures_revision")?);
+        if let Some(erasures) = known.confirm(unsigned(revision)?, unsigned(erasures_revision)?) {
             return Ok(erasures);
         }
         self.read_erasures().await
@@ -274,7 +273,7 @@ impl Registry {
         }
         let entities = entities.into_iter().map(|(entity, erasures)| (entity, Arc::new(erasures))).collect();
         let erasures = Arc::new(Erasures { entities, revision: unsigned(erasures_revision)? });
-        self.shared.erasures.learn(KnownErasures { revision, erasures_revision, erasures: Arc::clone(&erasures) });
+        self.shared.erasures.learn(KnownErasures { revision, erasures: Arc::clone(&erasures) });
         Ok(erasures)
     }
 }

@@ -332,6 +332,11 @@ impl Registry {
         self.shared.announced.subscribe()
     }
 
+    /// The newest revision that this process has heard of, without asking for it.
+    pub fn known_revision(&self) -> u64 {
+        *self.shared.announced.borrow()
+    }
+
     pub(crate) async fn snapshot(&self) -> Result<Snapshot, RegistryError> {
         let transaction = self.shared.database.begin_snapshot().await?;
         let mut session = Session { transaction };

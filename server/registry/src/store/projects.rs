@@ -191,12 +191,6 @@ impl Registry {
 }
 
 impl Change {
-    /// What the project may have that is changed.
-    async fn quotas(&mut self) -> Result<BTreeMap<Quota, u64>, RegistryError> {
-        let project = Arc::clone(&self.project);
-        quotas_of(&project, self).await
-    }
-
     /// Whether one more component of this many bytes may be stored.
     pub(crate) async fn check_components(&mut self, bytes: u64) -> Result<(), RegistryError> {
         let project = Arc::clone(&self.project);
@@ -207,7 +201,8 @@ impl Change {
     /// ever; one that has just been made is somebody's in a moment.
     pub(crate) async fn check_jobs(&mut self, id: &str, now_us: i64) -> Result<(), RegistryError> {
         const JUST_MADE_US: i64 = 15_000_000;
-        let quotas = self.quotas().await?;
+        let project = Arc::clone(&self.project);
+        let quotas = quotas_of(&project, self).await?;
         if !quotas.contains_key(&Quota::Jobs) {
             return Ok(());
         }
@@ -220,11 +215,10 @@ impl Change {
         .bind(now_us)
         .fetch_one(self.sql())
         .await?;
-        check(&self.project.name, &quotas, Quota::Jobs, unsigned::<u64>(at_work)?.saturating_add(1))
+        check(&project.name, &quotas, Quota::Jobs, unsigned::<u64>(at_work)?.saturating_add(1))
     }
 }
 
-/// The project that what somebody writes belongs to.
 /// What a project may have, which another registry than that of its definitions may say.
 async fn quotas_of(project: &OfProject, session: &mut Session) -> Result<BTreeMap<Quota, u64>, RegistryError> {
     let record = match &project.main {

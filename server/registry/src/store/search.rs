@@ -62,11 +62,10 @@ pub struct SearchHit {
 }
 
 /// Whether what was found is still in use.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SearchHitState {
     /// It is; what has no versions always is.
-    #[default]
     Live,
     /// It works, and whoever uses it should turn to something else.
     Deprecated,
@@ -457,6 +456,8 @@ impl Registry {
         if is_unindexed.is_none() {
             return Ok(());
         }
+        // From here on nobody else applies anything that what is read now would overwrite.
+        let mut change = self.change().await?;
         let (entities, sources) = (self.entities().await?, self.sources().await?);
         let (transforms, views, services) = (self.transforms(None).await?, self.views().await?, self.services().await?);
         let mut indexer = Indexer::default();
@@ -468,7 +469,6 @@ impl Registry {
             indexer.add_view(&view.newest.id.name, &view.newest.about, &view.newest.description);
         }
         services.iter().for_each(|service| indexer.add(&Indexed::new("service", &service.name, &service.about)));
-        let mut change = self.change().await?;
         indexer.write(&mut change).await?;
         change.commit_quietly().await
     }
@@ -694,8 +694,7 @@ async fn note_states(snapshot: &mut Snapshot, hits: &mut [SearchHit]) -> Result<
         if names.is_empty() {
             continue;
         }
-        let parameters: Vec<String> = (1..=names.len()).map(|number| format!("${number}")).collect();
-        let statement = AssertSqlSafe(format!("{marks} ({})", parameters.join(", ")));
+        let statement = AssertSqlSafe(format!("{marks} {}", rows_of_parameters(1, names.len())));
         let mut query = sqlx::query_as(statement).persistent(false);
         for name in &names {
             query = query.bind(name);
