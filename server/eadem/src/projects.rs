@@ -15,7 +15,7 @@ use eadem_api::{
     SystemClock, Uploads, Usage,
 };
 use eadem_engine::Engine;
-use eadem_offline::limit_object_stores;
+use eadem_offline::{Location, limit_object_stores};
 use eadem_online::scylla::ScyllaStore;
 use eadem_online::{CachedStore, DirectoryLock, EmbeddedOptions, EmbeddedStore, StoreError};
 use eadem_registry::{DEFAULT_PROJECT, Registry, RegistryError};
@@ -260,9 +260,6 @@ impl OpenProjects {
             None => Arc::new(NoOnlineStore { stores: stores.clone() }),
         };
         let jobs = JobRunner::new(stores.clone(), &config.jobs);
-        let own_files = [place.data_dir.clone(), self.directory.join(OTHERS)];
-        let own_files: Vec<&Path> =
-            own_files.iter().map(PathBuf::as_path).filter(|own| !place.folder.starts_with(own)).collect();
         let state = ApiState {
             inspector: Arc::new(Inspector::new(stores.project.clone())),
             jobs: Arc::new(jobs.clone()),
@@ -273,7 +270,7 @@ impl OpenProjects {
             readiness: Readiness::default(),
             project: name.to_owned(),
             projects: self.itself.clone() as _,
-            files: ProjectFiles::new(&place.folder, &own_files),
+            files: self.files_of(&place)?,
             credentials: Arc::clone(&self.book) as _,
             usage,
             refusals: Arc::new(Refusals::default()),
@@ -292,6 +289,25 @@ impl OpenProjects {
             uploads: Arc::clone(&self.uploads),
         };
         Ok(OpenProject { state: Arc::new(state), jobs, owner })
+    }
+}
+
+impl OpenProjects {
+    /// What may be named in this place by those who are let in to one project.
+    fn files_of(&self, place: &Place) -> anyhow::Result<ProjectFiles> {
+        let main = Place::of(&self.directory, &self.config, DEFAULT_PROJECT);
+        // In it are the stores of all projects.
+        let root = self.config.store.offline_root(&main.folder, &main.data_dir, DEFAULT_PROJECT);
+        let root = Location::parse(&root)?;
+        let touches_stores = move |place: &str| {
+            // What is no location is refused by whoever opens it.
+            Location::parse(place).is_ok_and(|place| place.is_within(&root) || root.is_within(&place))
+        };
+        let others = main.folder.join(OTHERS);
+        // The folder of all other projects is one's own where one is in it.
+        let others = (!place.folder.starts_with(&others)).then_some(others);
+        let not_yours: Vec<&Path> = std::iter::once(main.data_dir.as_path()).chain(others.as_deref()).collect();
+        Ok(ProjectFiles::new(&place.folder, &not_yours, touches_stores))
     }
 }
 

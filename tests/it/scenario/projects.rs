@@ -239,13 +239,21 @@ fn files_of_other_projects_are_out_of_reach() {
     for (of, role, token) in &tokens {
         let asker = Asker { server: &server, token: Some(token), project: None };
         let foreign = if *of == "fraud" { &main_file } else { &other_file };
-        for spine in [foreign.to_str().unwrap(), "../../data/planes.csv", ".eadem/projects/fraud/registry.sqlite"] {
+        // Whoever reads a folder reads what is in it.
+        let above = project.path("");
+        for spine in [
+            foreign.to_str().unwrap(),
+            above.to_str().unwrap(),
+            "../../data/planes.csv",
+            ".eadem/projects/fraud/registry.sqlite",
+        ] {
             let spec = json!({ "service": "planes@1", "spine": spine, "output": "out.parquet" });
             let (status, problem) = asker.ask("POST", "/jobs/dataset", &spec);
             // In the folder of the other project there is no such file.
             let is_inside = *of == "fraud" && spine.starts_with(".eadem");
-            let expected = if is_inside { 400..=422 } else { 403..=403 };
-            assert!(expected.contains(&status), "{role} of {of}, {spine}: {status} {problem}");
+            let expected = if is_inside { (400, "malformed_job") } else { (403, "foreign_file") };
+            let code = problem["code"].as_str().unwrap_or_default();
+            assert_eq!((status, code), expected, "{role} of {of}, {spine}: {problem}");
         }
         let copy = json!({ "out": foreign.with_file_name("copy").to_str().unwrap() });
         let (status, problem) = asker.ask("POST", "/jobs/backup", &copy);
@@ -284,6 +292,12 @@ fn a_team_works_from_afar_and_reads_nothing_of_another_project() {
     assert!(!applied && said.contains("is not in the project's folder"), "{said}");
     let (applied, said) = apply(database, &as_author);
     assert!(!applied && said.contains("no variable of the project `fraud`"), "{said}");
+    // Of `fraud_eu`, whose name begins like this one's.
+    project.succeed(&["project", "create", "fraud_eu"]);
+    let (applied, said) = apply(&database.replace("EADEM_REGISTRY_PASSWORD", "FRAUD_EU_URL"), &as_author);
+    assert!(!applied && said.contains("no variable of the project `fraud`"), "{said}");
+    let (applied, said) = apply(&database.replace("EADEM_REGISTRY_PASSWORD", "FRAUD_URL"), &as_author);
+    assert!(!applied && said.contains("the environment variable FRAUD_URL"), "{said}");
     // What somebody else put there stays usable.
     assert_eq!(apply(&others, &as_root), (true, String::new()));
     assert_eq!(apply(&others, &as_author), (true, String::new()));

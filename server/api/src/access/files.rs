@@ -2,26 +2,30 @@
 
 use std::path::{Component, Path, PathBuf};
 
-/// The folder of a project, and what in it is not the project's: the server's own files, and other projects'.
-#[derive(Debug, Clone)]
+/// The folder of a project, and what in it or anywhere else is not the project's: the server's own files, and other projects'.
 pub struct ProjectFiles {
     folder: PathBuf,
     others: Vec<PathBuf>,
+    touches_stores: Box<dyn Fn(&str) -> bool + Send + Sync>,
 }
 
 impl ProjectFiles {
-    /// Files in `folder`, but not in `others`.
-    pub fn new(folder: &Path, others: &[&Path]) -> Self {
-        Self { folder: real(folder), others: others.iter().map(|other| real(other)).collect() }
+    /// Files in `folder`, but not in `others`, and no place, path or URL, that `touches_stores` says is in the server's stores or
+    /// has them in it.
+    pub fn new(folder: &Path, others: &[&Path], touches_stores: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        let others = others.iter().map(|other| real(other)).collect();
+        Self { folder: real(folder), others, touches_stores: Box::new(touches_stores) }
     }
 
-    /// Whether this file, or one of this name, may be read and written. What is in an object store has guards of its own.
+    /// Whether this file, or one of this name, may be read and written, with all that is in it if it is a folder. Buckets have
+    /// guards of their own.
     ///
     /// # Errors
     /// Why not, for people.
     pub(crate) fn check(&self, file: &str) -> Result<(), String> {
+        let not_yours = || Err(format!("`{file}` is where the server keeps its own files, or those of other projects"));
         if OBJECT_STORES.iter().any(|scheme| file.starts_with(scheme)) {
-            return Ok(());
+            return if (self.touches_stores)(file) { not_yours() } else { Ok(()) };
         }
         let elsewhere = || format!("`{file}` is not in the project's folder");
         // A URL of any other kind, however it is written: what reads it later may see a file in it where nothing here does.
@@ -36,8 +40,10 @@ impl ProjectFiles {
         if !path.starts_with(&self.folder) || is_link(&path) {
             return Err(elsewhere());
         }
-        if self.others.iter().any(|other| path.starts_with(other)) {
-            return Err(format!("`{file}` is where the server keeps its own files, or those of other projects"));
+        // Who reads a folder reads what is in it.
+        let touches = |other: &PathBuf| path.starts_with(other) || other.starts_with(&path);
+        if self.others.iter().any(touches) || (self.touches_stores)(&path.to_string_lossy()) {
+            return not_yours();
         }
         Ok(())
     }
@@ -73,7 +79,9 @@ mod tests {
         std::fs::create_dir_all(&own).unwrap();
         std::os::unix::fs::symlink(elsewhere.path(), folder.path().join("link")).unwrap();
         std::os::unix::fs::symlink(elsewhere.path().join("none"), folder.path().join("dangling")).unwrap();
-        let files = ProjectFiles::new(folder.path(), &[&own, &folder.path().join("projects")]);
+        let files = ProjectFiles::new(folder.path(), &[&own, &folder.path().join("projects")], |place| {
+            place.starts_with("s3://lake/eadem") || place.ends_with("history")
+        });
         let inside = folder.path().join("sets/may.parquet");
         let in_store = ["s3://lake/may.parquet", "s3a://lake/may.parquet"];
         for fit in ["may.parquet", "sets/may.parquet", inside.to_str().unwrap()].into_iter().chain(in_store) {
@@ -87,6 +95,10 @@ mod tests {
             "../x.parquet",
             "sets/../../x.parquet",
             "link/x.parquet",
+            ".",
+            folder.path().to_str().unwrap(),
+            "history",
+            "s3://lake/eadem/views/v/v1/x.parquet",
             ".eadem/registry.sqlite",
             "projects/fraud/x.parquet",
             "dangling/x.parquet",

@@ -6,36 +6,39 @@ use eadem_registry::{InspectError, Registry, SourceInspector};
 
 use super::ProjectFiles;
 
-/// Sources of one project: in its folder or an object store, or a database whose address stands in a variable of the project's. A
-/// place that the registry has already was written by somebody who may name it, and may stay.
+/// Sources of one project: in its folder or an object store, or a database whose address stands in a variable of the project's.
+/// What the registry has already, place and query, was written by somebody who may name it, and may stay.
 pub(crate) struct OwnSources<'a> {
     pub(crate) inspector: &'a dyn SourceInspector,
     pub(crate) registry: &'a Registry,
+    /// Where all projects are known.
+    pub(crate) main_registry: &'a Registry,
     pub(crate) files: &'a ProjectFiles,
     pub(crate) project: &'a str,
 }
 
 impl OwnSources<'_> {
-    fn check(&self, place: &Place) -> Result<(), String> {
-        match place {
-            Place::Path(path) => self.files.check(path),
-            Place::Database { url_env, .. } => {
-                let prefix = format!("{}_", self.project.to_uppercase());
-                if url_env.starts_with(&prefix) {
-                    return Ok(());
-                }
-                Err(format!(
-                    "`{url_env}` is no variable of the project `{}`, which begin with `{prefix}`",
-                    self.project
-                ))
-            }
+    async fn check(&self, place: &Place) -> Result<(), String> {
+        let url_env = match place {
+            Place::Path(path) => return self.files.check(path),
+            Place::Database { url_env, .. } => url_env,
+        };
+        let projects = self.main_registry.projects().await.map_err(|error| error.to_string())?;
+        let prefix = |project: &str| format!("{}_", project.to_uppercase());
+        // Of `fraud` and `fraud_eu` the variables of both begin with that of the first.
+        let owners = projects.iter().filter(|project| url_env.starts_with(&prefix(&project.name)));
+        match owners.max_by_key(|project| project.name.len()) {
+            Some(owner) if owner.name == self.project => Ok(()),
+            _ => Err(format!(
+                "`{url_env}` is no variable of the project `{}`, which begin with `{}`",
+                self.project,
+                prefix(self.project)
+            )),
         }
     }
 
     async fn is_known(&self, source: &Source) -> bool {
-        let known = self.registry.source(&source.name).await;
-        let place = |source: &Source| source.origin.as_ref().map(|origin| origin.place.clone());
-        known.is_ok_and(|known| place(&known) == place(source))
+        self.registry.source(&source.name).await.is_ok_and(|known| known.origin == source.origin)
     }
 }
 
@@ -43,7 +46,7 @@ impl OwnSources<'_> {
 impl SourceInspector for OwnSources<'_> {
     async fn columns(&self, source: &Source) -> Result<Vec<SourceColumn>, InspectError> {
         if let Some(origin) = &source.origin
-            && let Err(why) = self.check(&origin.place)
+            && let Err(why) = self.check(&origin.place).await
             && !self.is_known(source).await
         {
             return Err(InspectError {

@@ -288,7 +288,8 @@ async fn make_plan(state: &ApiState, body: &DefinitionsBody, principal: &Princip
         }
     }
     let (inspector, registry) = (state.inspector.as_ref(), &state.registry);
-    let own = OwnSources { inspector, registry, files: &state.files, project: &state.project };
+    let (main_registry, files, project) = (&state.main_registry, &state.files, &state.project);
+    let own = OwnSources { inspector, registry, main_registry, files, project };
     let inspector: &dyn SourceInspector = if principal.project().is_some() { &own } else { inspector };
     let plan = registry.plan(&definitions, &transforms, inspector).await;
     let plan = plan.map_err(|error| registry_problem(&error))?;
