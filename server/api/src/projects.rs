@@ -15,11 +15,12 @@ use axum::routing::future::RouteFuture;
 use eadem_registry::{DEFAULT_PROJECT, Role};
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Either};
+use tokio::sync::Semaphore;
 use tower::Service;
 
 use crate::access::{Access, presented_id, who_asks};
 use crate::problem::Problem;
-use crate::routes::{place_of, router};
+use crate::routes::router;
 use crate::state::ApiState;
 
 /// The header that names a project.
@@ -50,7 +51,12 @@ struct Shared {
     projects: Arc<dyn Projects>,
     /// The routes of projects other than the first that were asked for.
     others: RwLock<HashMap<String, Router>>,
+    /// Places for requests that wait for a project to open.
+    opening: Semaphore,
 }
+
+/// As many requests wait for projects to open.
+const OPENING_MAX: usize = 64;
 
 /// Goes with a request for a project that could not be opened, or in whose name whoever asks may not ask. It is answered by the
 /// routes of the first project, which counts it and tells of it.
@@ -63,7 +69,8 @@ pub(crate) struct Unopened {
 impl ByProject {
     /// The routes of the first project, and of those that are opened as they are asked for.
     pub fn new(main: Arc<ApiState>, projects: Arc<dyn Projects>) -> Self {
-        let shared = Shared { main: Arc::clone(&main), projects, others: RwLock::default() };
+        let opening = Semaphore::new(OPENING_MAX);
+        let shared = Shared { main: Arc::clone(&main), projects, others: RwLock::default(), opening };
         // With its state a router is made ready once, and not for each request.
         Self { main: router(main).with_state(()), shared: Arc::new(shared) }
     }
@@ -97,11 +104,15 @@ impl ByProject {
     }
 
     async fn open(&self, name: &str) -> Result<Router, Problem> {
-        // Stores that do not answer must not gather requests.
-        let _place = place_of(&self.shared.main)?;
+        // Stores that do not answer gather few requests, and take no place that others need.
+        let _place = self.shared.opening.try_acquire().map_err(|_| {
+            self.shared.main.metrics.shed();
+            Problem::overloaded("too many requests wait for projects to open; try again")
+        })?;
         let state = self.shared.projects.open(name).await?;
+        let opened = router(state).with_state(());
         let mut others = self.shared.others.write().unwrap_or_else(PoisonError::into_inner);
-        Ok(others.entry(name.to_owned()).or_insert_with(|| router(state).with_state(())).clone())
+        Ok(others.entry(name.to_owned()).or_insert(opened).clone())
     }
 }
 

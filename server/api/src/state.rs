@@ -24,11 +24,15 @@ use crate::projects::Projects;
 use crate::quarantine::Quarantine;
 use crate::readiness::{Hindrance, Readiness};
 use crate::request_log::RequestLog;
+use crate::routes::Told;
 use crate::serving::{History, RowSource, ServingPlan, Transforms};
 use crate::uploads::Uploads;
 
 /// How often the registry is asked whether another process changed it.
 const REVISION_POLL: Duration = Duration::from_millis(500);
+
+/// How long a scrape waits for what the stores hold.
+const TABLES_MAX: Duration = Duration::from_secs(2);
 
 /// How long the answer to a refused request waits for the trail.
 const TELL_MAX: Duration = Duration::from_secs(2);
@@ -102,6 +106,8 @@ pub struct ApiState {
     pub usage: Arc<ProjectUsage>,
     /// What was refused, before it is written.
     pub refusals: Arc<Refusals>,
+    /// What was refused to those who may ask for nothing here, which is no business of the project's.
+    pub main_refusals: Arc<Refusals>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// What one request may ask for.
@@ -123,13 +129,18 @@ pub struct ApiState {
 impl ApiState {
     /// Tells in the trail that something was refused. What is refused again and again is counted. That it cannot be told is no
     /// reason to answer otherwise.
-    pub(crate) async fn tell_refused(&self, actor: &Actor, verb: &str, object: &str, code: &str, detail: &str) {
+    pub(crate) async fn tell_refused(&self, told: &Told, code: &str, detail: &str) {
         let now_us = self.clock.now_us();
-        let entries = self.refusals.note(actor, verb, object, code, detail, now_us);
+        let Told { actor, verb, object, acts_here } = told;
+        let (refusals, registry) = match acts_here {
+            true => (&self.refusals, &self.registry),
+            false => (&self.main_refusals, &self.main_registry),
+        };
+        let entries = refusals.note(actor, verb, object, code, detail, now_us);
         if entries.is_empty() {
             return;
         }
-        let registry = self.registry.clone();
+        let registry = registry.clone();
         // Told also where the client goes away meanwhile: what follows within a minute is only counted.
         let telling = tokio::spawn(async move {
             if let Err(error) = registry.note_refusals(&entries, now_us).await {
@@ -159,7 +170,8 @@ impl ApiState {
     /// What is counted of the project, and how its stores stand.
     pub(crate) async fn gather_metrics(&self) -> Result<Vec<MetricFamily>, prometheus::Error> {
         // A store that does not answer is a reason to look at metrics, not to give none.
-        let tables = self.status.tables().await.unwrap_or_default();
+        let tables = tokio::time::timeout(TABLES_MAX, self.status.tables()).await;
+        let tables = tables.ok().and_then(Result::ok).unwrap_or_default();
         let revision = self.registry.known_revision();
         self.metrics.gather(revision, &tables, self.status.cache())
     }

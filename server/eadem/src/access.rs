@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use eadem_api::tls::Certificate;
 use eadem_api::{Credential, Credentials, Problem, Projects as _, Usage};
 use eadem_registry::{ProjectRecord, Registry, RegistryError, Role, TokenRecord};
+use futures::future::join_all;
 
 use crate::projects::OpenProjects;
 
@@ -16,7 +17,7 @@ use crate::projects::OpenProjects;
 const ASK_EVERY: Duration = Duration::from_millis(400);
 /// How often it is written when tokens were last used, and what was refused again and again.
 const WRITE_EVERY: Duration = Duration::from_secs(60);
-/// How long a server that ends waits for that.
+/// How long writing that may take, and how long a server that ends waits for it.
 const END_MAX: Duration = Duration::from_secs(5);
 /// For how long tokens are believed without an answer of the registry. Longer than a database takes to be replaced, so that
 /// models are served meanwhile.
@@ -187,13 +188,20 @@ impl Upkeep {
             Ok(()) => written.extend(used),
             Err(error) => tracing::warn!(%error, "when tokens were last used could not be written"),
         }
-        for state in self.projects.opened() {
+        let opened = self.projects.opened();
+        join_all(opened.iter().map(async |state| {
             let now_us = state.clock.now_us();
             let refused = state.refusals.end_window(now_us, at_once);
-            if let Err(error) = state.registry.note_refusals(&refused, now_us).await {
-                tracing::warn!(project = state.project, %error, "refusals could not be told in the trail");
+            // One project whose registry is busy keeps no other one waiting.
+            match tokio::time::timeout(END_MAX, state.registry.note_refusals(&refused, now_us)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(project = state.project, %error, "refusals could not be told in the trail");
+                }
+                Err(_) => tracing::warn!(project = state.project, "the registry took too long to be told of refusals"),
             }
-        }
+        }))
+        .await;
     }
 
     fn renew_certificate(&self, anyway: bool) {

@@ -99,11 +99,11 @@ impl Home {
         let files = config.server.certificate_files(&self.directory)?;
         let certificate = files.map(|(certificate, key)| Certificate::open(&certificate, &key)).transpose()?;
         self.check_exposure(config, &addresses, certificate.is_some())?;
-        self.projects.open_all().await?;
         let listener = tokio::net::TcpListener::bind(addresses.as_slice())
             .await
             .with_context(|| format!("cannot listen on {listen}"))?;
         let address = listener.local_addr()?;
+        self.projects.open_all().await?;
         if config.limits.uploads_lowest_priority {
             self.main.state.uploads.step_back();
         }

@@ -19,7 +19,8 @@ use eadem_offline::{Location, limit_object_stores};
 use eadem_online::scylla::ScyllaStore;
 use eadem_online::{CachedStore, DirectoryLock, EmbeddedOptions, EmbeddedStore, StoreError};
 use eadem_registry::{DEFAULT_PROJECT, Registry, RegistryError};
-use tokio::sync::{Mutex, Semaphore};
+use futures::future::join_all;
+use tokio::sync::{OnceCell, Semaphore};
 
 use crate::access::TokenBook;
 use crate::adapters::Inspector;
@@ -126,9 +127,10 @@ pub(crate) struct OpenProjects {
     uploads: Arc<Uploads>,
     in_flight: Arc<Semaphore>,
     clock: Arc<dyn Clock>,
-    opened: RwLock<BTreeMap<String, Arc<OpenProject>>>,
-    /// A project is opened once, however many ask for it.
-    opening: Mutex<()>,
+    /// Those that exist and were asked for. Each is opened once, however many ask for it.
+    opened: RwLock<BTreeMap<String, Arc<OnceCell<Arc<OpenProject>>>>>,
+    /// What is refused to strangers, whichever project they name.
+    refusals: Arc<Refusals>,
 }
 
 impl OpenProjects {
@@ -146,10 +148,9 @@ impl OpenProjects {
             false => None,
         };
         let projects = Self::assemble(directory, config, holds, &place).await.map_err(OpenError::Other)?;
-        let main = projects.open_at(DEFAULT_PROJECT, place, projects.registry.clone(), held);
-        let main = main.await.map_err(OpenError::Other)?;
-        let main = projects.keep(DEFAULT_PROJECT, main);
-        Ok((projects, main))
+        let open = projects.open_at(DEFAULT_PROJECT, place, projects.registry.clone(), held);
+        let main = projects.cell(DEFAULT_PROJECT).get_or_try_init(|| open).await.cloned();
+        Ok((projects, main.map_err(OpenError::Other)?))
     }
 
     async fn assemble(directory: &Path, config: &Config, holds: bool, place: &Place) -> anyhow::Result<Arc<Self>> {
@@ -172,7 +173,7 @@ impl OpenProjects {
             in_flight: Arc::new(Semaphore::new(requests_max)),
             clock: Arc::new(SystemClock),
             opened: RwLock::default(),
-            opening: Mutex::default(),
+            refusals: Arc::default(),
         }))
     }
 
@@ -191,14 +192,18 @@ impl OpenProjects {
     /// # Errors
     /// No such project, or its stores cannot be opened.
     pub(crate) async fn project(&self, name: &str) -> anyhow::Result<Arc<OpenProject>> {
-        if let Some(known) = self.known(name) {
-            return Ok(known);
-        }
-        let _one_at_a_time = self.opening.lock().await;
-        if let Some(known) = self.known(name) {
-            return Ok(known);
-        }
-        self.registry.project(name).await?;
+        let known = self.opened.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        let cell = match known {
+            Some(cell) => cell,
+            None => {
+                self.registry.project(name).await?;
+                self.cell(name)
+            }
+        };
+        cell.get_or_try_init(|| self.open_other(name)).await.cloned()
+    }
+
+    async fn open_other(&self, name: &str) -> anyhow::Result<Arc<OpenProject>> {
         let place = Place::of(&self.directory, &self.config, name);
         make_folder(&place.folder)?;
         make_folder(&place.data_dir)?;
@@ -208,28 +213,24 @@ impl OpenProjects {
         };
         let address = self.config.store.registry_address(&place.data_dir, name)?;
         let registry = Registry::connect(&address).await?.of_project(name, &self.registry);
-        let opened = self.open_at(name, place, registry, held).await?;
-        Ok(self.keep(name, opened))
+        self.open_at(name, place, registry, held).await
     }
 
     /// Opens every project there is. One that cannot be opened does not keep the others from being served.
     pub(crate) async fn open_all(&self) -> anyhow::Result<()> {
-        for record in self.registry.projects().await? {
+        let records = self.registry.projects().await?;
+        join_all(records.iter().map(async |record| {
             if let Err(error) = self.project(&record.name).await {
                 tracing::error!(project = record.name, error = format!("{error:#}"), "the project cannot be served");
             }
-        }
+        }))
+        .await;
         Ok(())
     }
 
-    fn known(&self, name: &str) -> Option<Arc<OpenProject>> {
-        self.opened.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
-    }
-
-    fn keep(&self, name: &str, opened: OpenProject) -> Arc<OpenProject> {
-        let opened = Arc::new(opened);
-        self.opened.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), Arc::clone(&opened));
-        opened
+    fn cell(&self, name: &str) -> Arc<OnceCell<Arc<OpenProject>>> {
+        let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(opened.entry(name.to_owned()).or_default())
     }
 
     async fn open_at(
@@ -238,11 +239,8 @@ impl OpenProjects {
         place: Place,
         registry: Registry,
         held: Option<Held>,
-    ) -> anyhow::Result<OpenProject> {
-        let (owner, online) = match held {
-            Some(held) => (Some(held.owner), Some(held.online)),
-            None => (None, None),
-        };
+    ) -> anyhow::Result<Arc<OpenProject>> {
+        let (owner, online) = held.map(|held| (held.owner, held.online)).unzip();
         let config = &self.config;
         let root = config.store.offline_root(&self.directory, &place.data_dir, name);
         let metrics = Arc::new(Metrics::new(name).context("metrics")?);
@@ -273,7 +271,8 @@ impl OpenProjects {
             files: self.files_of(&place)?,
             credentials: Arc::clone(&self.book) as _,
             usage,
-            refusals: Arc::new(Refusals::default()),
+            refusals: if name == DEFAULT_PROJECT { Arc::clone(&self.refusals) } else { Arc::default() },
+            main_refusals: Arc::clone(&self.refusals),
             registry: stores.registry,
             main_registry: self.registry.clone(),
             transforms: stores.transforms,
@@ -288,7 +287,7 @@ impl OpenProjects {
             in_flight: Arc::clone(&self.in_flight),
             uploads: Arc::clone(&self.uploads),
         };
-        Ok(OpenProject { state: Arc::new(state), jobs, owner })
+        Ok(Arc::new(OpenProject { state: Arc::new(state), jobs, owner }))
     }
 }
 
@@ -318,7 +317,13 @@ fn make_folder(folder: &Path) -> anyhow::Result<()> {
 #[async_trait]
 impl Projects for OpenProjects {
     async fn open(&self, name: &str) -> Result<Arc<ApiState>, Problem> {
-        match self.project(name).await {
+        let (projects, named) = (self.itself.upgrade(), name.to_owned());
+        // Whoever asked may go away before a project is open, and the next one finds it open then.
+        let opening = tokio::spawn(async move {
+            let projects = projects.context("the server ends")?;
+            projects.project(&named).await
+        });
+        match opening.await.unwrap_or_else(|error| Err(error.into())) {
             Ok(project) => Ok(Arc::clone(&project.state)),
             Err(error) => match error.downcast_ref::<RegistryError>() {
                 Some(RegistryError::NotFound { .. }) => {
@@ -331,6 +336,6 @@ impl Projects for OpenProjects {
 
     fn opened(&self) -> Vec<Arc<ApiState>> {
         let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
-        opened.values().map(|project| Arc::clone(&project.state)).collect()
+        opened.values().filter_map(|cell| Some(Arc::clone(&cell.get()?.state))).collect()
     }
 }

@@ -162,6 +162,12 @@ fn a_token_reaches_its_project_and_no_other() {
         assert_eq!(status, 200, "{page}");
         page["entries"].as_array().unwrap().iter().map(|entry| entry["verb"].as_str().unwrap().to_owned()).collect()
     };
+    // What others were refused there is none of its business.
+    let names = |asker: Asker<'_>| asker.get("/trail").1.to_string();
+    let (told, told_to_all) = (names(asker("fraud", "")), names(asker("root", "")));
+    for stranger in ["\"own\"", "\"nobody\""] {
+        assert!(!told.contains(stranger) && told_to_all.contains(stranger), "{stranger}: {told}");
+    }
     let told = verbs(asker("fraud", ""));
     assert!(told.contains(&"apply".to_owned()) && !told.contains(&"create token".to_owned()), "{told:?}");
     assert!(verbs(asker("root", "")).contains(&"create project".to_owned()));

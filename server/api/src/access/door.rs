@@ -41,7 +41,7 @@ pub(crate) fn who_asks(
     let credential = known_credential(credentials, request, now_us).map_err(Refusal::of_nobody)?;
     let refused =
         |problem| Err(Refusal { problem: Box::new(problem), principal: Principal::Token(Arc::clone(&credential)) });
-    if credential.project.as_deref().is_some_and(|own| own != project) {
+    if !credential.acts_in(project) {
         return refused(other_project(&credential, project));
     }
     if credential.role < role {

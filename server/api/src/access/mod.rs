@@ -50,6 +50,11 @@ impl Credential {
         Self { token, last_used_at_us: AtomicI64::new(i64::MIN) }
     }
 
+    /// Whether it is for this project, or for all.
+    pub(crate) fn acts_in(&self, project: &str) -> bool {
+        self.project.as_deref().is_none_or(|own| own == project)
+    }
+
     /// Notes that it was seen.
     pub fn used_at(&self, now_us: i64) {
         self.last_used_at_us.fetch_max(now_us, Ordering::Relaxed);

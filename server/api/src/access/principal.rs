@@ -43,6 +43,15 @@ impl Principal {
         }
     }
 
+    /// Whether it may act in this project.
+    pub(crate) fn acts_in(&self, project: &str) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::Open | Self::Owner => true,
+            Self::Token(credential) => credential.acts_in(project),
+        }
+    }
+
     /// 403 for whoever may act in one project only, who cannot do `what`.
     pub(crate) fn require_all_projects(&self, what: &str) -> Result<(), Problem> {
         let Some(own) = self.project() else { return Ok(()) };

@@ -27,6 +27,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use eadem_registry::{Actor, Mark, ObjectKind, Quota, RegistryError, Role};
+use futures::future::try_join_all;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
@@ -279,12 +280,14 @@ async fn admitted(
                 actor: admitted.principal.actor(request.extensions()),
                 verb: format!("{method} {route}"),
                 object: request.uri().path().to_owned(),
+                acts_here: true,
             });
             request.extensions_mut().insert(admitted.principal);
             let response = next.run(request).instrument(span).await;
             if let Some(told) = told.filter(|_| response.status().is_client_error()) {
                 let note = response.extensions().get::<ProblemNote>().cloned();
-                told.tell_refused(&state, &note.unwrap_or_default()).await;
+                let note = note.unwrap_or_default();
+                state.tell_refused(&told, &note.code, &note.detail).await;
             }
             response
         }
@@ -295,11 +298,11 @@ async fn admitted(
                 actor: principal.actor(request.extensions()),
                 verb: format!("{method} {route}"),
                 object: route.to_owned(),
+                acts_here: principal.acts_in(&state.project),
             });
             drop(request);
             if let Some(told) = told {
-                let note = ProblemNote { code: problem.code.clone(), detail: problem.detail.clone() };
-                told.tell_refused(&state, &note).await;
+                state.tell_refused(&told, &problem.code, &problem.detail).await;
             }
             (*problem).into_response()
         }
@@ -318,16 +321,12 @@ fn access_of(route: &str, method: &str) -> Option<Access> {
 }
 
 /// What the trail says of a request that is refused.
-struct Told {
-    actor: Actor,
-    verb: String,
-    object: String,
-}
-
-impl Told {
-    async fn tell_refused(&self, state: &ApiState, note: &ProblemNote) {
-        state.tell_refused(&self.actor, &self.verb, &self.object, &note.code, &note.detail).await;
-    }
+pub(crate) struct Told {
+    pub(crate) actor: Actor,
+    pub(crate) verb: String,
+    pub(crate) object: String,
+    /// Whether the actor may ask for anything in the project.
+    pub(crate) acts_here: bool,
 }
 
 /// Of methods there may be as many as clients make up.
@@ -373,7 +372,7 @@ fn admit(state: &ApiState, request: &Request, access: Option<Access>) -> Result<
 }
 
 /// 503 with Retry-After once too many requests are in flight, before memory grows.
-pub(crate) fn place_of(state: &ApiState) -> Result<OwnedSemaphorePermit, Problem> {
+fn place_of(state: &ApiState) -> Result<OwnedSemaphorePermit, Problem> {
     Arc::clone(&state.in_flight).try_acquire_owned().map_err(|_| {
         state.metrics.shed();
         Problem::overloaded("too many requests are being served; try again")
@@ -410,11 +409,8 @@ async fn metrics(State(state): State<Arc<ApiState>>, by: By) -> Result<Response,
     let failed = |error| Problem::internal("the metrics could not be written", error);
     let all = state.projects.upgrade().filter(|_| state.is_main() && by.principal.project().is_none());
     let states = all.map_or_else(|| vec![Arc::clone(&state)], |projects| projects.opened());
-    let mut families = Vec::new();
-    for state in states {
-        families.extend(state.gather_metrics().await.map_err(failed)?);
-    }
-    let text = text_of(families).map_err(failed)?;
+    let families = try_join_all(states.iter().map(|state| state.gather_metrics())).await.map_err(failed)?;
+    let text = text_of(families.concat()).map_err(failed)?;
     Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response())
 }
 
