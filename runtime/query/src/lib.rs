@@ -17,9 +17,9 @@ mod transform_exec;
 mod validate;
 
 pub use on_demand::{OnDemandInput, OnDemandOutput, evaluate_on_demand};
-pub use point_in_time::{HandedOn, HistoryRows, PartialWinners, Probe, Prober, SpineIndex, Winners};
+pub use point_in_time::{HistoryRows, LevelRows, PartialWinners, Probe, Prober, SpineIndex, Winners};
 pub use point_in_time_exec::{
-    EVENT_TIME_COLUMN, HistoryColumns, PLACE_COLUMN, PointInTimeJoin, PointInTimeJoinExec, WinnerColumns,
+    EVENT_TIME_COLUMN, HistoryColumns, PLACE_COLUMN, PointInTimeJoin, PointInTimeJoinExec, TieReader,
 };
 pub use project::{ReadRows, apply_default, compute_on_read, project_feature, status_dictionary};
 pub use transform::{

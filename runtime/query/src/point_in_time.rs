@@ -4,13 +4,15 @@
 //! A *slot* is a distinct (entity, time) of the spine. Each history row is kept, if it is the greatest, at the first slot
 //! that may see it; since candidates only grow with time, the winner at a slot is the maximum over it and all earlier
 //! slots of its entity, which one pass forward fills in.
+//!
+//! Of a history row only its keys, its times and its place are looked at. Rows with equal times have the same first slot,
+//! where their tie digests decide; these are asked for by place, for such rows alone.
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, BinaryViewArray, RecordBatch, UInt32Array, new_null_array};
-use arrow_schema::SchemaRef;
-use eadem_semantics::{KnownAtCut, Lifetime, RowOrder};
+use arrow_array::ArrayRef;
+use arrow_buffer::{BooleanBufferBuilder, NullBuffer};
+use eadem_semantics::{KnownAtCut, Lifetime};
 use eadem_values::TieDigest;
 
 use crate::QueryError;
@@ -20,12 +22,6 @@ const NO_SLOT: u32 = u32::MAX;
 
 /// In place of a history row's place: there is no row.
 const NO_PLACE: u64 = u64::MAX;
-
-/// Rows retained beyond twice the live ones before they are packed together.
-const SLACK_ROWS: usize = 65_536;
-
-/// Rows of one packed batch, so that no column outgrows 32-bit offsets.
-const PACKED_ROWS: usize = 65_536;
 
 /// The spine's keys and times, ready to be probed by history rows.
 #[derive(Debug)]
@@ -37,7 +33,7 @@ pub struct SpineIndex {
     slot_of_row: Vec<u32>,
 }
 
-/// Some history rows: the columns that decide, and what is handed on from the rows that win.
+/// Some history rows.
 #[derive(Debug)]
 pub struct HistoryRows<'a> {
     /// The join keys, in the order of the spine's.
@@ -46,58 +42,33 @@ pub struct HistoryRows<'a> {
     pub event_times_us: &'a [i64],
     /// Known-at times, in microseconds.
     pub known_at_us: &'a [i64],
-    /// Tie digests, 16 bytes each. Views, because a reader of files makes them without copying the bytes, and few are looked at.
-    pub ties: &'a BinaryViewArray,
-    /// What is kept of a winning row. All rows of one join hand on the same kind.
-    pub handed_on: HandedOn<'a>,
-}
-
-/// What a join keeps of a row that wins.
-#[derive(Debug, Clone, Copy)]
-pub enum HandedOn<'a> {
-    /// A copy of these columns.
-    Columns(&'a RecordBatch),
-    /// The number under which the reader of the history finds the row again, one for each row. It must not be `u64::MAX`.
-    Places(&'a [u64]),
-}
-
-impl HandedOn<'_> {
-    fn rows(&self) -> usize {
-        match self {
-            Self::Columns(columns) => columns.num_rows(),
-            Self::Places(places) => places.len(),
-        }
-    }
+    /// The numbers under which the reader of the history finds the rows again. No two rows have the same, and none has
+    /// `u64::MAX`.
+    pub places: &'a [u64],
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Best {
-    order: RowOrder,
-    /// The row's place in the history, or among the kept batches (batch number << 32 | row).
+    event_time_us: i64,
+    known_at_us: i64,
     place: u64,
 }
 
-const NOTHING: Best = Best {
-    order: RowOrder { event_time_us: i64::MIN, known_at_us: i64::MIN, tie: TieDigest::from_bytes([0; 16]) },
-    place: NO_PLACE,
-};
+const NOTHING: Best = Best { event_time_us: i64::MIN, known_at_us: i64::MIN, place: NO_PLACE };
 
 impl Best {
     fn is_row(&self) -> bool {
         self.place != NO_PLACE
     }
 
-    fn beats(&self, other: &Self) -> bool {
-        self.is_row() && (!other.is_row() || self.order > other.order)
+    fn times_us(&self) -> (i64, i64) {
+        (self.event_time_us, self.known_at_us)
     }
 
-    fn kept(self) -> (usize, usize) {
-        ((self.place >> 32) as usize, (self.place & u64::from(u32::MAX)) as usize)
+    /// Whether its times are the later ones.
+    fn is_after(&self, other: &Self) -> bool {
+        self.is_row() && (!other.is_row() || self.times_us() > other.times_us())
     }
-}
-
-fn kept_place(batch: usize, row: usize) -> u64 {
-    ((batch as u64) << 32) | row as u64
 }
 
 /// Finds for history rows the slots that may see them. One per thread: it keeps its memory from batch to batch.
@@ -121,16 +92,26 @@ pub struct Probe {
 #[derive(Debug)]
 pub struct PartialWinners {
     best: Vec<Best>,
-    /// Slots that have a winner.
-    live: usize,
-    kept: Vec<RecordBatch>,
-    kept_rows: usize,
+    level: Vec<LevelRow>,
+}
+
+/// A row that has the times of the row which was the best of its slot when it came.
+#[derive(Debug, Clone, Copy)]
+struct LevelRow {
+    slot: u32,
+    row: Best,
+}
+
+/// Rows that only their tie digests tell apart.
+#[derive(Debug)]
+pub struct LevelRows {
+    rows: Vec<LevelRow>,
+    places: Vec<u64>,
 }
 
 /// The winner of every spine row.
 #[derive(Debug)]
 pub struct Winners {
-    kept: Vec<RecordBatch>,
     best: Vec<Best>,
     slot_of_row: Vec<u32>,
 }
@@ -189,7 +170,7 @@ impl SpineIndex {
 
     /// A set of winners to absorb history into.
     pub fn start(&self) -> PartialWinners {
-        PartialWinners { best: vec![NOTHING; self.slots()], live: 0, kept: Vec::new(), kept_rows: 0 }
+        PartialWinners { best: vec![NOTHING; self.slots()], level: Vec::new() }
     }
 
     /// The first slot of the entity at or after `from_us`.
@@ -202,22 +183,29 @@ impl SpineIndex {
     /// Carries each entity's winners forward.
     ///
     /// # Errors
-    /// Winners started from another index.
+    /// Winners started from another index; rows among them that are not settled.
     pub fn finish(self, winners: PartialWinners) -> Result<Winners, QueryError> {
-        let PartialWinners { mut best, kept, .. } = winners;
+        let PartialWinners { mut best, level } = winners;
         if best.len() != self.slots() {
             return Err(QueryError::Shape("winners of another spine".to_owned()));
+        }
+        if !level.is_empty() {
+            return Err(QueryError::Shape(format!(
+                "{} rows have the times of a winner and no tie digest",
+                level.len()
+            )));
         }
         for slots in self.slots_from.windows(2) {
             let mut so_far = NOTHING;
             for slot in &mut best[slots[0] as usize..slots[1] as usize] {
-                if so_far.beats(slot) {
+                // Rows with the same times have the same first slot, so that times suffice between slots.
+                if so_far.is_after(slot) {
                     *slot = so_far;
                 }
                 so_far = *slot;
             }
         }
-        Ok(Winners { kept, best, slot_of_row: self.slot_of_row })
+        Ok(Winners { best, slot_of_row: self.slot_of_row })
     }
 }
 
@@ -233,7 +221,7 @@ impl Prober {
     /// Columns of other types or lengths than declared.
     pub fn probe(&mut self, index: &SpineIndex, history: &HistoryRows<'_>) -> Result<&[Probe], QueryError> {
         let rows = history.event_times_us.len();
-        if history.known_at_us.len() != rows || history.ties.len() != rows || history.handed_on.rows() != rows {
+        if history.known_at_us.len() != rows || history.places.len() != rows {
             return Err(QueryError::Shape("history columns differ in length".to_owned()));
         }
         // All look-ups first, then what follows from them, so that the cache misses of many rows overlap.
@@ -259,145 +247,87 @@ impl Prober {
 
 impl PartialWinners {
     /// Takes the rows in that a [`Prober`] of the same index has found among `history`.
+    pub fn absorb(&mut self, probes: &[Probe], history: &HistoryRows<'_>) {
+        for Probe { row, slot } in probes {
+            let at = *row as usize;
+            let row = Best {
+                event_time_us: history.event_times_us[at],
+                known_at_us: history.known_at_us[at],
+                place: history.places[at],
+            };
+            let best = &mut self.best[*slot as usize];
+            if row.is_after(best) {
+                *best = row;
+            } else if row.times_us() == best.times_us() {
+                self.level.push(LevelRow { slot: *slot, row });
+            }
+        }
+    }
+
+    /// How many rows wait to be told from a winner.
+    pub fn level_rows(&self) -> usize {
+        self.level.len()
+    }
+
+    /// Hands out the rows that are level with the winner of their slot. Those that were beaten since are forgotten.
+    pub fn take_level(&mut self) -> LevelRows {
+        let mut rows = std::mem::take(&mut self.level);
+        rows.retain(|level| self.best_at(level).times_us() == level.row.times_us());
+        let mut places: Vec<u64> = rows.iter().flat_map(|level| [level.row.place, self.best_at(level).place]).collect();
+        places.sort_unstable();
+        places.dedup();
+        LevelRows { rows, places }
+    }
+
+    /// Lets the tie digests decide that were read for [`LevelRows::places`]. Rows whose winner has changed meanwhile for
+    /// another with the same times wait again.
     ///
     /// # Errors
-    /// Tie digests of another length.
-    pub fn absorb(&mut self, probes: &[Probe], history: &HistoryRows<'_>) -> Result<(), QueryError> {
-        match history.handed_on {
-            HandedOn::Places(places) => {
-                for Probe { row, slot } in probes {
-                    self.offer(history, *row, *slot, places[*row as usize])?;
-                }
-                Ok(())
+    /// Another number of digests.
+    pub fn settle(&mut self, level: LevelRows, ties: &[TieDigest]) -> Result<(), QueryError> {
+        let LevelRows { rows, places } = level;
+        if ties.len() != places.len() {
+            return Err(QueryError::Shape(format!("{} tie digests for {} rows", ties.len(), places.len())));
+        }
+        let tie_of = |place: u64| places.binary_search(&place).ok().map(|at| ties[at]);
+        for level in rows {
+            let best = &mut self.best[level.slot as usize];
+            if best.times_us() != level.row.times_us() {
+                continue;
             }
-            HandedOn::Columns(columns) => {
-                let batch = self.kept.len();
-                let mut touched: Vec<u32> = Vec::new();
-                for Probe { row, slot } in probes {
-                    if self.offer(history, *row, *slot, kept_place(batch, *row as usize))? {
-                        touched.push(*slot);
-                    }
-                }
-                self.keep_winners(touched, batch, columns)
+            match (tie_of(best.place), tie_of(level.row.place)) {
+                (Some(of_best), Some(of_row)) if of_row <= of_best => {}
+                (Some(_), Some(_)) => *best = level.row,
+                _ => self.level.push(level),
             }
         }
-    }
-
-    /// How many history rows are held. Besides the winners these are rows that have been beaten since; when there are more
-    /// than 65,536 more of them than of winners, they go. Rows that are handed on by place are not held.
-    pub fn rows_held(&self) -> usize {
-        self.kept_rows
-    }
-
-    /// Keeps the row at the slot if it beats the one there; says whether it did.
-    fn offer(&mut self, history: &HistoryRows<'_>, row: u32, slot: u32, place: u64) -> Result<bool, QueryError> {
-        let (row, slot) = (row as usize, slot as usize);
-        let times = (history.event_times_us[row], history.known_at_us[row]);
-        let best = &mut self.best[slot];
-        if best.is_row() && times < (best.order.event_time_us, best.order.known_at_us) {
-            return Ok(false);
-        }
-        let order = RowOrder { event_time_us: times.0, known_at_us: times.1, tie: tie_at(history.ties, row)? };
-        let candidate = Best { order, place };
-        if !candidate.beats(best) {
-            return Ok(false);
-        }
-        self.live += usize::from(!best.is_row());
-        *best = candidate;
-        Ok(true)
-    }
-
-    /// Copies the columns of the rows that still win, so that the batch itself can go.
-    fn keep_winners(&mut self, mut touched: Vec<u32>, batch: usize, columns: &RecordBatch) -> Result<(), QueryError> {
-        touched.sort_unstable();
-        touched.dedup();
-        if touched.is_empty() {
-            return Ok(());
-        }
-        let rows: Vec<u32> = touched.iter().map(|slot| self.best[*slot as usize].kept().1 as u32).collect();
-        for (position, slot) in touched.iter().enumerate() {
-            self.best[*slot as usize].place = kept_place(batch, position);
-        }
-        self.kept_rows += rows.len();
-        self.kept.push(arrow_select::take::take_record_batch(columns, &UInt32Array::from(rows))?);
-        if self.kept_rows > 2 * self.live + SLACK_ROWS { self.pack() } else { Ok(()) }
-    }
-
-    /// Leaves only rows that still win.
-    fn pack(&mut self) -> Result<(), QueryError> {
-        let live: Vec<usize> = (0..self.best.len()).filter(|slot| self.best[*slot].is_row()).collect();
-        let Some(schema) = self.kept.first().map(RecordBatch::schema) else {
-            return Ok(());
-        };
-        let mut packed = Vec::with_capacity(live.len().div_ceil(PACKED_ROWS));
-        for slots in live.chunks(PACKED_ROWS) {
-            let picks: Vec<(usize, usize)> = slots.iter().map(|slot| self.best[*slot].kept()).collect();
-            packed.push(interleave(&self.kept, &schema, &picks)?);
-        }
-        for (position, slot) in live.iter().enumerate() {
-            self.best[*slot].place = kept_place(position / PACKED_ROWS, position % PACKED_ROWS);
-        }
-        self.kept = packed;
-        self.kept_rows = live.len();
         Ok(())
+    }
+
+    fn best_at(&self, level: &LevelRow) -> &Best {
+        &self.best[level.slot as usize]
+    }
+}
+
+impl LevelRows {
+    /// The places of the rows and of the winners that they are level with, ascending, each once.
+    pub fn places(&self) -> &[u64] {
+        &self.places
     }
 }
 
 impl Winners {
-    /// The winners' columns for a range of spine rows, one entry per row; null where nothing was found. `schema` is that of
-    /// the columns that the history handed on.
-    ///
-    /// # Errors
-    /// A history that handed on places instead.
-    pub fn columns(&self, rows: Range<usize>, schema: &SchemaRef) -> Result<RecordBatch, QueryError> {
-        let nothing = RecordBatch::try_new(
-            Arc::clone(schema),
-            schema.fields().iter().map(|field| new_null_array(field.data_type(), 1)).collect(),
-        )?;
-        let mut sources = self.kept.clone();
-        sources.push(nothing);
-        let absent = (sources.len() - 1, 0);
-        let picks: Vec<(usize, usize)> = rows.map(|row| self.best_of(row).map_or(absent, |best| best.kept())).collect();
-        let is_kept = |(batch, _): &(usize, usize)| *batch < sources.len();
-        if !picks.iter().all(is_kept) {
-            return Err(QueryError::Shape("the history handed on places, not columns".to_owned()));
+    /// For a range of spine rows the winners' event times and places, and where there is one: 0 stands elsewhere.
+    pub fn of_rows(&self, rows: Range<usize>) -> (Vec<i64>, Vec<u64>, NullBuffer) {
+        let mut event_times_us = Vec::with_capacity(rows.len());
+        let mut places = Vec::with_capacity(rows.len());
+        let mut is_found = BooleanBufferBuilder::new(rows.len());
+        for slot in &self.slot_of_row[rows] {
+            let best = self.best.get(*slot as usize).filter(|best| best.is_row());
+            event_times_us.push(best.map_or(0, |best| best.event_time_us));
+            places.push(best.map_or(0, |best| best.place));
+            is_found.append(best.is_some());
         }
-        interleave(&sources, schema, &picks)
+        (event_times_us, places, NullBuffer::new(is_found.finish()))
     }
-
-    /// The winner's place in the order of rows, for a spine row.
-    pub fn order(&self, row: usize) -> Option<RowOrder> {
-        self.best_of(row).map(|best| best.order)
-    }
-
-    /// The number that the history handed on for the winner of a spine row.
-    pub fn place(&self, row: usize) -> Option<u64> {
-        self.best_of(row).map(|best| best.place)
-    }
-
-    fn best_of(&self, row: usize) -> Option<&Best> {
-        let slot = *self.slot_of_row.get(row)?;
-        self.best.get(slot as usize).filter(|best| best.is_row())
-    }
-}
-
-fn interleave(
-    batches: &[RecordBatch],
-    schema: &SchemaRef,
-    picks: &[(usize, usize)],
-) -> Result<RecordBatch, QueryError> {
-    let columns = (0..schema.fields().len())
-        .map(|column| {
-            let sources: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(column).as_ref()).collect();
-            arrow_select::interleave::interleave(&sources, picks)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(picks.len()));
-    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
-}
-
-fn tie_at(ties: &BinaryViewArray, row: usize) -> Result<TieDigest, QueryError> {
-    <[u8; 16]>::try_from(ties.value(row)).map(TieDigest::from_bytes).map_err(|_| {
-        QueryError::Shape(format!("row {row}: a tie digest has 16 bytes, found {}", ties.value(row).len()))
-    })
 }

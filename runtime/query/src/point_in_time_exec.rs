@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{TimestampMicrosecondType, UInt64Type};
@@ -20,12 +20,23 @@ use datafusion::physical_plan::{
     InputDistributionRequirements, Partitioning, PlanProperties, ReplaceChildrenOptions,
 };
 use eadem_semantics::{KnownAtCut, Lifetime};
+use eadem_values::TieDigest;
+use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 
-use crate::point_in_time::{HandedOn, HistoryRows, PartialWinners, Prober, SpineIndex, Winners};
+use crate::point_in_time::{HistoryRows, LevelRows, PartialWinners, Prober, SpineIndex, Winners};
 
 /// Rows of one batch of the output.
 const OUTPUT_ROWS: usize = 65_536;
+
+/// As many rows may wait for their tie digests, 32 bytes each, whatever the history is like.
+const LEVEL_ROWS_MAX: usize = 65_536;
+
+/// Reads the tie digests of rows of the history.
+pub trait TieReader: fmt::Debug + Send + Sync {
+    /// Those of the rows at these places, which ascend, in their order.
+    fn ties<'a>(&'a self, places: &'a [u64]) -> BoxFuture<'a, Result<Vec<TieDigest>>>;
+}
 
 /// Which columns of the history child mean what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,24 +47,11 @@ pub struct HistoryColumns {
     pub event_time: usize,
     /// Timestamps in microseconds.
     pub known_at: usize,
-    /// Tie digests as binary, 16 bytes each.
-    pub tie: usize,
-    /// What becomes of the row that wins.
-    pub winner: WinnerColumns,
+    /// The numbers (uint64, never null, below `u64::MAX`, no two alike) under which whoever made them finds the rows again.
+    pub place: usize,
 }
 
-/// What stands beside a spine row in the join's output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WinnerColumns {
-    /// The winner's columns of these numbers, under these names.
-    Copied(Vec<(usize, String)>),
-    /// The winner's event time, which decides its age ([`EVENT_TIME_COLUMN`]), and as [`PLACE_COLUMN`] the number that the
-    /// history's column of this number (uint64, never null, below `u64::MAX`) gave it. Whoever made the numbers fetches
-    /// the rest, for winners only.
-    Placed(usize),
-}
-
-/// The winner's event time, where winners are given by place.
+/// The winner's event time, which decides its age; null where nothing was found.
 pub const EVENT_TIME_COLUMN: &str = "_event_time";
 /// The winner's place (uint64); null where nothing was found.
 pub const PLACE_COLUMN: &str = "_place";
@@ -75,8 +73,9 @@ pub struct PointInTimeJoin {
     pub lifetime: Lifetime,
 }
 
-/// For each spine row, in the spine's order, the history row that wins at its time: columns of the spine, then the winner's
-/// (null where nothing was found). The history may come in any order and in any number of partitions.
+/// For each spine row, in the spine's order, columns of the spine, then the event time ([`EVENT_TIME_COLUMN`]) and the place
+/// ([`PLACE_COLUMN`]) of the history row that wins at its time. What else there is to know of winners is fetched for them only.
+/// The history may come in any order and in any number of partitions.
 ///
 /// There are as many partitions of the output as of the spine, and each joins its part of the spine to the whole history:
 /// a spine that is too large for memory is split by entity, and its parts are joined one after the other, or elsewhere.
@@ -84,27 +83,29 @@ pub struct PointInTimeJoin {
 pub struct PointInTimeJoinExec {
     spine: Arc<dyn ExecutionPlan>,
     history: Arc<dyn ExecutionPlan>,
+    ties: Arc<dyn TieReader>,
     join: PointInTimeJoin,
-    winner_schema: SchemaRef,
     properties: Arc<PlanProperties>,
 }
 
 impl PointInTimeJoinExec {
-    /// Joins `history` to `spine`.
+    /// Joins `history`, whose tie digests `ties` reads, to `spine`.
     ///
     /// # Errors
     /// Columns that do not exist or have another type than their role asks for.
     pub fn try_new(
         spine: Arc<dyn ExecutionPlan>,
         history: Arc<dyn ExecutionPlan>,
+        ties: Arc<dyn TieReader>,
         join: PointInTimeJoin,
     ) -> Result<Self> {
         check_columns(&spine.schema(), &history.schema(), &join)?;
-        let history_schema = history.schema();
-        let winner_schema = Arc::new(Schema::new(winner_fields(&history_schema, &join.history)));
         let spine_schema = spine.schema();
-        let kept = join.spine_kept.iter().map(|column| &spine_schema.fields()[*column]);
-        let fields: Vec<_> = kept.chain(winner_schema.fields()).cloned().collect();
+        let kept = join.spine_kept.iter().map(|column| Arc::clone(&spine_schema.fields()[*column]));
+        let event_time_type = history.schema().field(join.history.event_time).data_type().clone();
+        let of_winner =
+            [Field::new(EVENT_TIME_COLUMN, event_time_type, true), Field::new(PLACE_COLUMN, ArrowType::UInt64, true)];
+        let fields: Vec<_> = kept.chain(of_winner.into_iter().map(Arc::new)).collect();
         let partitions = spine.output_partitioning().partition_count();
         let properties = PlanProperties::new(
             EquivalenceProperties::new(Arc::new(Schema::new(fields))),
@@ -112,15 +113,7 @@ impl PointInTimeJoinExec {
             EmissionType::Final,
             Boundedness::Bounded,
         );
-        Ok(Self { spine, history, join, winner_schema, properties: Arc::new(properties) })
-    }
-}
-
-fn winner_fields(history: &Schema, columns: &HistoryColumns) -> Vec<Field> {
-    let field = |column: usize, name: &str| Field::new(name, history.field(column).data_type().clone(), true);
-    match &columns.winner {
-        WinnerColumns::Copied(copied) => copied.iter().map(|(column, name)| field(*column, name)).collect(),
-        WinnerColumns::Placed(place) => vec![field(columns.event_time, EVENT_TIME_COLUMN), field(*place, PLACE_COLUMN)],
+        Ok(Self { spine, history, ties, join, properties: Arc::new(properties) })
     }
 }
 
@@ -136,14 +129,11 @@ fn check_columns(spine: &Schema, history: &Schema, join: &PointInTimeJoin) -> Re
         return plan_error("the spine and the history need the same number of join keys, at least one".to_owned());
     }
     let spine_columns = join.spine_keys.iter().chain([&join.spine_time]).chain(&join.spine_kept);
-    let history_indices = history_columns
-        .keys
-        .iter()
-        .chain([&history_columns.event_time, &history_columns.known_at, &history_columns.tie])
-        .chain(match &history_columns.winner {
-            WinnerColumns::Copied(copied) => copied.iter().map(|(column, _)| column).collect::<Vec<_>>(),
-            WinnerColumns::Placed(place) => vec![place],
-        });
+    let history_indices = history_columns.keys.iter().chain([
+        &history_columns.event_time,
+        &history_columns.known_at,
+        &history_columns.place,
+    ]);
     if spine_columns.into_iter().any(|column| *column >= spine.fields().len())
         || history_indices.into_iter().any(|column| *column >= history.fields().len())
     {
@@ -169,14 +159,9 @@ fn check_columns(spine: &Schema, history: &Schema, join: &PointInTimeJoin) -> Re
     if let Some(field) = times.into_iter().find(|field| !is_time(field.data_type())) {
         return plan_error(format!("`{}` is {}, not a timestamp in microseconds", field.name(), field.data_type()));
     }
-    if history.field(history_columns.tie).data_type() != &ArrowType::BinaryView {
-        return plan_error("tie digests must be views of binaries".to_owned());
-    }
-    if let WinnerColumns::Placed(place) = history_columns.winner {
-        let field = history.field(place);
-        if field.data_type() != &ArrowType::UInt64 {
-            return plan_error(format!("`{}` is {}, a place is uint64", field.name(), field.data_type()));
-        }
+    let place = history.field(history_columns.place);
+    if place.data_type() != &ArrowType::UInt64 {
+        return plan_error(format!("`{}` is {}, a place is uint64", place.name(), place.data_type()));
     }
     Ok(())
 }
@@ -234,7 +219,7 @@ impl ExecutionPlan for PointInTimeJoinExec {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let [spine, history] = <[Arc<dyn ExecutionPlan>; 2]>::try_from(children)
             .map_err(|_| DataFusionError::Plan("a point-in-time join has two children".to_owned()))?;
-        Ok(Arc::new(Self::try_new(spine, history, self.join.clone())?))
+        Ok(Arc::new(Self::try_new(spine, history, Arc::clone(&self.ties), self.join.clone())?))
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -263,28 +248,17 @@ struct Joined {
     rows: usize,
     kept: Vec<ArrayRef>,
     winners: Winners,
-    winner_schema: SchemaRef,
-    is_placed: bool,
 }
 
 impl Joined {
     fn batch(&self, rows: Range<usize>, schema: &SchemaRef) -> Result<RecordBatch> {
         let mut columns: Vec<ArrayRef> = self.kept.iter().map(|column| column.slice(rows.start, rows.len())).collect();
-        if self.is_placed {
-            columns.extend(self.places(rows));
-        } else {
-            let copied = self.winners.columns(rows, &self.winner_schema).map_err(external)?;
-            columns.extend_from_slice(copied.columns());
-        }
+        let (event_times_us, places, is_found) = self.winners.of_rows(rows);
+        let event_times = TimestampMicrosecondArray::new(event_times_us.into(), Some(is_found.clone()));
+        let event_time_type = schema.field(columns.len()).data_type().clone();
+        columns.push(Arc::new(event_times.with_data_type(event_time_type)));
+        columns.push(Arc::new(UInt64Array::new(places.into(), Some(is_found))));
         Ok(RecordBatch::try_new(schema.clone(), columns)?)
-    }
-
-    fn places(&self, rows: Range<usize>) -> [ArrayRef; 2] {
-        let event_time_us = |row| self.winners.order(row).map(|order| order.event_time_us);
-        let event_times: TimestampMicrosecondArray = rows.clone().map(event_time_us).collect();
-        let places: UInt64Array = rows.map(|row| self.winners.place(row)).collect();
-        let event_times = event_times.with_data_type(self.winner_schema.field(0).data_type().clone());
-        [Arc::new(event_times), Arc::new(places)]
     }
 }
 
@@ -309,8 +283,7 @@ impl PointInTimeJoinExec {
         for partition in 0..self.history.output_partitioning().partition_count() {
             let stream = self.history.execute(partition, context.clone())?;
             let (index, winners) = (index.clone(), winners.clone());
-            let part =
-                absorb_stream(stream, index, winners, self.join.clone(), self.winner_schema.clone(), given_up.watch());
+            let part = self.clone().absorb_stream(stream, index, winners, given_up.watch());
             // Decoding and comparing take whole seconds of processor time, which the runtime's own threads do not have.
             let runtime = tokio::runtime::Handle::current();
             tasks.spawn_blocking(move || runtime.block_on(part));
@@ -320,11 +293,62 @@ impl PointInTimeJoinExec {
         }
         let shared = || DataFusionError::Internal("a part of the join is still at work".to_owned());
         let index = Arc::into_inner(index).ok_or_else(shared)?;
+        // Nobody else takes rows in now, so that once is enough.
+        let level = locked(&winners).take_level();
+        self.settle(level, &winners).await?;
         let winners = Arc::into_inner(winners).ok_or_else(shared)?.into_inner().unwrap_or_else(PoisonError::into_inner);
         let winners = index.finish(winners).map_err(external)?;
-        let is_placed = matches!(self.join.history.winner, WinnerColumns::Placed(_));
-        Ok(Joined { rows, kept, winners, winner_schema: self.winner_schema.clone(), is_placed })
+        Ok(Joined { rows, kept, winners })
     }
+
+    /// Takes one partition of the history in. What costs time, decoding and finding each row's place in the index, happens
+    /// beside the other partitions; only the comparison with the winners so far, a few milliseconds for a batch, takes turns.
+    async fn absorb_stream(
+        self,
+        mut stream: SendableRecordBatchStream,
+        index: Arc<SpineIndex>,
+        winners: Arc<Mutex<PartialWinners>>,
+        is_given_up: Arc<AtomicBool>,
+    ) -> Result<()> {
+        let mut prober = Prober::new(self.join.cut, self.join.lifetime);
+        let columns = &self.join.history;
+        while let Some(batch) = stream.next().await {
+            let batch = batch?;
+            if is_given_up.load(Ordering::Relaxed) {
+                return Err(DataFusionError::Execution("the join was given up".to_owned()));
+            }
+            let keys: Vec<ArrayRef> = columns.keys.iter().map(|key| batch.column(*key).clone()).collect();
+            let rows = HistoryRows {
+                keys: &keys,
+                event_times_us: &times_us(batch.column(columns.event_time), "an event time of the history")?,
+                known_at_us: &times_us(batch.column(columns.known_at), "a known-at of the history")?,
+                places: batch.column(columns.place).as_primitive::<UInt64Type>().values(),
+            };
+            let probes = prober.probe(&index, &rows).map_err(external)?;
+            let level = {
+                let mut winners = locked(&winners);
+                winners.absorb(probes, &rows);
+                (winners.level_rows() > LEVEL_ROWS_MAX).then(|| winners.take_level())
+            };
+            if let Some(level) = level {
+                self.settle(level, &winners).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn settle(&self, level: LevelRows, winners: &Mutex<PartialWinners>) -> Result<()> {
+        if level.places().is_empty() {
+            return Ok(());
+        }
+        let ties = self.ties.ties(level.places()).await?;
+        locked(winners).settle(level, &ties).map_err(external)
+    }
+}
+
+/// A poisoned lock means that another partition has panicked, which ends the join anyway.
+fn locked(winners: &Mutex<PartialWinners>) -> MutexGuard<'_, PartialWinners> {
+    winners.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Tells the threads at work on a join when nobody waits for it any more: they cannot be stopped from outside.
@@ -341,55 +365,6 @@ impl Drop for GivenUp {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-/// Takes one partition of the history in. What costs time, decoding and finding each row's place in the index, happens
-/// beside the other partitions; only the comparison with the winners so far, a few milliseconds for a batch, takes turns.
-async fn absorb_stream(
-    mut stream: SendableRecordBatchStream,
-    index: Arc<SpineIndex>,
-    winners: Arc<Mutex<PartialWinners>>,
-    join: PointInTimeJoin,
-    winner_schema: SchemaRef,
-    is_given_up: Arc<AtomicBool>,
-) -> Result<()> {
-    let mut prober = Prober::new(join.cut, join.lifetime);
-    let columns = &join.history;
-    while let Some(batch) = stream.next().await {
-        let batch = batch?;
-        if is_given_up.load(Ordering::Relaxed) {
-            return Err(DataFusionError::Execution("the join was given up".to_owned()));
-        }
-        let keys: Vec<ArrayRef> = columns.keys.iter().map(|key| batch.column(*key).clone()).collect();
-        let copied = match &columns.winner {
-            WinnerColumns::Copied(copied) => Some(RecordBatch::try_new_with_options(
-                winner_schema.clone(),
-                copied.iter().map(|(column, _)| batch.column(*column).clone()).collect(),
-                &arrow_array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows())),
-            )?),
-            WinnerColumns::Placed(_) => None,
-        };
-        let handed_on = match (&columns.winner, &copied) {
-            (WinnerColumns::Placed(place), _) => {
-                HandedOn::Places(batch.column(*place).as_primitive::<UInt64Type>().values())
-            }
-            (WinnerColumns::Copied(_), Some(copied)) => HandedOn::Columns(copied),
-            (WinnerColumns::Copied(_), None) => {
-                return Err(DataFusionError::Internal("no columns to hand on".to_owned()));
-            }
-        };
-        let rows = HistoryRows {
-            keys: &keys,
-            event_times_us: &times_us(batch.column(columns.event_time), "an event time of the history")?,
-            known_at_us: &times_us(batch.column(columns.known_at), "a known-at of the history")?,
-            ties: batch.column(columns.tie).as_binary_view(),
-            handed_on,
-        };
-        let probes = prober.probe(&index, &rows).map_err(external)?;
-        // A poisoned lock means that another partition has panicked, which ends the join anyway.
-        winners.lock().unwrap_or_else(PoisonError::into_inner).absorb(probes, &rows).map_err(external)?;
-    }
-    Ok(())
 }
 
 async fn collect_one(

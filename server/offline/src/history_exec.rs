@@ -1,4 +1,4 @@
-//! The deciding half of a view's table as a leaf of a DataFusion plan: keys, times, tie digests, and where each row is.
+//! The deciding half of a view's table as a leaf of a DataFusion plan: keys, times, and where each row is.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use eadem_query::{HistoryColumns, PLACE_COLUMN, WinnerColumns};
+use eadem_query::{HistoryColumns, PLACE_COLUMN};
 use eadem_values::{DataType, KeyType};
 use futures::{StreamExt, TryStreamExt};
 use parquet::arrow::ProjectionMask;
@@ -18,29 +18,13 @@ use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
 use crate::leaf_exec::Leaf;
+use crate::placed_files::{Place, PlacedFiles};
 use crate::read::{ScanRange, typed_column};
-use crate::schema::{COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_TIE, TableSchema};
+use crate::schema::{COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, TableSchema};
 use crate::table::{DataFile, TableState, ViewTable};
 
 /// Rows of one batch. Large, so that the join looks many entities up in one go; a row has some forty bytes here.
 const BATCH_ROWS: usize = 65_536;
-
-/// A row's place: the number of its file among those that are read, then its number in that file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) file: usize,
-    pub(crate) row: u32,
-}
-
-impl Place {
-    pub(crate) fn from_number(number: u64) -> Self {
-        Self { file: (number >> 32) as usize, row: number as u32 }
-    }
-
-    fn first_of(file: usize) -> u64 {
-        (file as u64) << 32
-    }
-}
 
 /// Reads what decides of some files of one version of a table.
 #[derive(Debug, Clone)]
@@ -69,13 +53,13 @@ impl History {
         Ok(Self { table, version: state.version, files, partitions: partitions.max(1), erased })
     }
 
-    /// The files, in the order that places count them.
-    pub(crate) fn files(&self) -> Arc<[DataFile]> {
-        self.files.clone()
+    /// The files as places count them.
+    pub(crate) fn placed_files(&self) -> PlacedFiles {
+        PlacedFiles { table: self.table.clone(), files: self.files.clone(), readers: self.partitions }
     }
 }
 
-/// The columns that come out. Texts and digests are views: they are compared, not kept.
+/// The columns that come out. Texts are views: they are compared, not kept.
 fn schema(table: &TableSchema) -> SchemaRef {
     let time = DataType::Timestamp.to_arrow();
     let key_type = |key_type: &KeyType| match key_type {
@@ -85,7 +69,6 @@ fn schema(table: &TableSchema) -> SchemaRef {
     let mut fields: Vec<Field> = table.keys.iter().map(|(name, key)| Field::new(name, key_type(key), false)).collect();
     fields.push(Field::new(COLUMN_EVENT_TIME, time.clone(), false));
     fields.push(Field::new(COLUMN_KNOWN_AT, time, false));
-    fields.push(Field::new(COLUMN_TIE, ArrowType::BinaryView, false));
     fields.push(Field::new(PLACE_COLUMN, ArrowType::UInt64, false));
     Arc::new(Schema::new(fields))
 }
@@ -93,13 +76,7 @@ fn schema(table: &TableSchema) -> SchemaRef {
 /// Which of those columns mean what.
 pub(crate) fn history_columns(table: &TableSchema) -> HistoryColumns {
     let keys = table.keys.len();
-    HistoryColumns {
-        keys: (0..keys).collect(),
-        event_time: keys,
-        known_at: keys + 1,
-        tie: keys + 2,
-        winner: WinnerColumns::Placed(keys + 3),
-    }
+    HistoryColumns { keys: (0..keys).collect(), event_time: keys, known_at: keys + 1, place: keys + 2 }
 }
 
 /// The file's columns of these names, in the order of `schema`, as batches.
@@ -124,7 +101,6 @@ async fn read_file(
             let field = field.as_ref().clone();
             match field.data_type() {
                 ArrowType::Utf8 if names.contains(field.name()) => field.with_data_type(ArrowType::Utf8View),
-                ArrowType::Binary if names.contains(field.name()) => field.with_data_type(ArrowType::BinaryView),
                 _ => field,
             }
         })

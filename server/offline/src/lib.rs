@@ -27,6 +27,7 @@ mod ledger;
 mod location;
 mod object_file;
 mod partition;
+mod placed_files;
 mod press;
 mod quarantine;
 mod read;

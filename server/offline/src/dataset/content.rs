@@ -134,8 +134,11 @@ pub(super) fn type_name(data_type: &ArrowType) -> String {
     simple.to_owned()
 }
 
-/// Columns of the spine that no feature could have (dates, decimals) count by their text.
+/// A column as it can be encoded. Columns of the spine that no feature could have (dates, decimals) count by their text.
 pub(super) fn encodable(column: &ArrayRef) -> Result<ArrayRef, OfflineError> {
+    if DataType::from_arrow(column.data_type()).is_some() {
+        return Ok(Arc::clone(column));
+    }
     if matches!(column.data_type(), ArrowType::Timestamp(_, None)) {
         return Ok(eadem_values::canonicalize(&arrow_cast::cast(column, &ArrowType::Int64)?)?);
     }

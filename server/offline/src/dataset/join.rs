@@ -40,8 +40,8 @@ use crate::table::{TableState, ViewTable};
 const SPILLED_ROWS: usize = 8_192;
 
 /// What a spine row costs in a join besides its keys and the winner's values: its time and number while they are sorted
-/// (16), its slot (12), the winner (40), the winner's place and time twice (32), what is fetched for it (40).
-const ROW_BYTES: u64 = 140;
+/// (16), its slot (12), the winner (24), the winner's place and time twice (32), what is fetched for it (40).
+const ROW_BYTES: u64 = 124;
 
 /// Least bytes that are reckoned for a text, a binary or a list, whose lengths are known only when they are read.
 const VARIABLE_BYTES: u64 = 32;
@@ -155,13 +155,13 @@ impl<'a> PlannedJoin<'a> {
             cut: spec.cut,
             lifetime: view.lifetime,
         };
-        let files = history.files();
+        let placed = history.placed_files();
         let (spine, history) = (LeafExec::new(spine_parts), LeafExec::new(history));
-        let winners = Arc::new(PointInTimeJoinExec::try_new(Arc::new(spine), Arc::new(history), join)?);
+        let ties = Arc::new(placed.clone());
+        let winners = Arc::new(PointInTimeJoinExec::try_new(Arc::new(spine), Arc::new(history), ties, join)?);
         let is_spilled = must_spill || partitions > 1;
         let batch_rows = if is_spilled { SPILLED_ROWS } else { ROW_GROUP_ROWS };
-        let fetch =
-            FetchExec::try_new(winners, self.table.clone(), files, self.fetched.clone(), spec.workers, batch_rows)?;
+        let fetch = FetchExec::try_new(winners, placed, self.fetched.clone(), batch_rows)?;
         let plan: Arc<dyn ExecutionPlan> = Arc::new(fetch);
         let shown = displayable(plan.as_ref()).indent(false).to_string();
         let context = Arc::new(TaskContext::default());

@@ -4,8 +4,10 @@
 //! group, and its bytes stand in the file under each of the names: encoding 1 M statuses of ten features one by one took as
 //! long as encoding the features.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef};
 use bytes::Bytes;
@@ -22,6 +24,9 @@ use parquet::schema::types::{ColumnDescPtr, ColumnPath};
 use super::output::ROW_GROUP_ROWS;
 use crate::error::OfflineError;
 use crate::shrink::store_as_they_are;
+
+/// Rows by which it is told whether the texts of a column are worth a dictionary.
+const DISTINCT_SAMPLE_ROWS: usize = 8_192;
 
 /// Writes one file.
 pub(super) struct ParquetFile {
@@ -95,7 +100,10 @@ impl ParquetFile {
 
     /// The bytes since the last call.
     pub(super) fn take(&mut self) -> Vec<u8> {
-        std::mem::take(self.writer.inner_mut())
+        let bytes = self.writer.inner_mut();
+        // The next row group is about as large; a buffer that grew to it would be copied again and again.
+        let next = Vec::with_capacity(bytes.len());
+        std::mem::replace(bytes, next)
     }
 }
 
@@ -153,11 +161,14 @@ fn properties(first: &RecordBatch) -> Result<WriterProperties, OfflineError> {
         .set_offset_index_disabled(true)
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_created_by("eadem".to_owned());
-    for field in first.schema().fields() {
+    for (field, values) in first.schema().fields().iter().zip(first.columns()) {
         let column = ColumnPath::from(field.name().as_str());
         match field.data_type() {
             // Most of them differ: a dictionary would be built only to be thrown away, which takes half of the writer's time.
             ArrowType::Float32 | ArrowType::Float64 | ArrowType::Timestamp(..) => {
+                properties = properties.set_column_dictionary_enabled(column, false);
+            }
+            ArrowType::Utf8 | ArrowType::Utf8View if mostly_differ(values) => {
                 properties = properties.set_column_dictionary_enabled(column, false);
             }
             // The first and the last status by the alphabet tell a reader nothing.
@@ -168,6 +179,16 @@ fn properties(first: &RecordBatch) -> Result<WriterProperties, OfflineError> {
         }
     }
     Ok(store_as_they_are(properties, first).build())
+}
+
+/// Whether nearly all texts of a sample are different ones, as keys of entities are.
+fn mostly_differ(texts: &ArrayRef) -> bool {
+    let sample = texts.slice(0, texts.len().min(DISTINCT_SAMPLE_ROWS));
+    let distinct: HashSet<&str> = match sample.data_type() {
+        ArrowType::Utf8 => sample.as_string::<i32>().iter().flatten().collect(),
+        _ => sample.as_string_view().iter().flatten().collect(),
+    };
+    8 * distinct.len() > 7 * sample.len()
 }
 
 #[cfg(test)]

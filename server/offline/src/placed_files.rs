@@ -1,0 +1,239 @@
+//! Rows of a table's files, read by their place: each file is read once, and of it only the rows asked for, whatever order
+//! they are asked in.
+
+use std::sync::Arc;
+
+use arrow_array::{RecordBatch, UInt32Array};
+use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef};
+use datafusion::error::{DataFusionError, Result};
+use eadem_query::TieReader;
+use eadem_values::TieDigest;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
+use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
+
+use crate::error::OfflineError;
+use crate::read::{tie_column, typed_column};
+use crate::schema::COLUMN_TIE;
+use crate::table::{DataFile, ViewTable};
+
+/// Rows of one batch of a read.
+const BATCH_ROWS: usize = 65_536;
+
+/// Rows that are decoded together: runs so long that leaving some out costs less than decoding them.
+const BLOCK_ROWS: u32 = 64;
+
+/// A row's place: the number of its file among those that are read, then its number in that file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) file: usize,
+    pub(crate) row: u32,
+}
+
+impl Place {
+    pub(crate) fn from_number(number: u64) -> Self {
+        Self { file: (number >> 32) as usize, row: number as u32 }
+    }
+
+    pub(crate) fn first_of(file: usize) -> u64 {
+        (file as u64) << 32
+    }
+}
+
+/// Some files of a table, in the order that places count them.
+#[derive(Debug, Clone)]
+pub(crate) struct PlacedFiles {
+    pub(crate) table: ViewTable,
+    pub(crate) files: Arc<[DataFile]>,
+    /// Files that are read at once.
+    pub(crate) readers: usize,
+}
+
+/// What is made of the rows of a file as they are stored: a batch of as many rows.
+type Conversion = dyn Fn(&RecordBatch) -> std::result::Result<RecordBatch, OfflineError> + Send + Sync;
+
+impl PlacedFiles {
+    /// One batch for each read, in their order, of the columns of `schema` as `convert` makes them.
+    pub(crate) async fn read(
+        &self,
+        reads: Vec<FileRead>,
+        schema: &SchemaRef,
+        convert: Arc<Conversion>,
+    ) -> std::result::Result<Vec<RecordBatch>, OfflineError> {
+        let runtime = tokio::runtime::Handle::current();
+        let read = |read: FileRead| {
+            let (placed, runtime) = (self.clone(), runtime.clone());
+            let (schema, convert) = (Arc::clone(schema), Arc::clone(&convert));
+            // Decoding takes far longer than waiting for bytes: not on the runtime's own threads.
+            let work = move || {
+                runtime.block_on(placed.read_rows(&placed.files[read.file], &read.rows, &schema, convert.as_ref()))
+            };
+            async move {
+                let read = tokio::task::spawn_blocking(work).await;
+                read.unwrap_or_else(|error| Err(OfflineError::Worker(error.to_string())))
+            }
+        };
+        futures::stream::iter(reads.into_iter().map(read)).buffered(self.readers).try_collect().await
+    }
+
+    /// These rows of a file, ascending.
+    async fn read_rows(
+        &self,
+        file: &DataFile,
+        rows: &[u32],
+        schema: &SchemaRef,
+        convert: &Conversion,
+    ) -> std::result::Result<RecordBatch, OfflineError> {
+        let (reader, damaged) = self.table.open_file::<String>(file);
+        let index = self.table.file_index(file).await?;
+        let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, index.reader.clone());
+        let roots: Vec<usize> = schema
+            .fields()
+            .iter()
+            .map(|field| Ok(builder.schema().index_of(field.name())?))
+            .collect::<std::result::Result<_, OfflineError>>()?;
+        let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+        let Blocks { selection, positions } = Blocks::of(rows, index.rows());
+        let mut batches = builder
+            .with_projection(mask)
+            .with_row_selection(selection)
+            .with_batch_size(BATCH_ROWS)
+            .build()
+            .map_err(|error| damaged(error.to_string()))?;
+        let mut taken = Vec::new();
+        let mut positions = positions.as_slice();
+        let mut first = 0_u32;
+        while let Some(batch) = batches.try_next().await.map_err(|error| damaged(error.to_string()))? {
+            let end = first + batch.num_rows() as u32;
+            let (here, later) = positions.split_at(positions.partition_point(|position| *position < end));
+            let picks = UInt32Array::from_iter_values(here.iter().map(|position| position - first));
+            taken.push(convert(&arrow_select::take::take_record_batch(&batch, &picks)?)?);
+            (first, positions) = (end, later);
+        }
+        let whole = arrow_select::concat::concat_batches(schema, &taken)?;
+        if whole.num_rows() != rows.len() {
+            return Err(damaged(format!("{} rows were asked for, {} found", rows.len(), whole.num_rows())));
+        }
+        Ok(whole)
+    }
+
+    async fn read_ties(&self, places: &[u64]) -> Result<Vec<TieDigest>> {
+        let external = |error| DataFusionError::External(Box::new(error));
+        let Wanted { reads, picks } = Wanted::of(places.iter().copied().map(Some), self.files.len())?;
+        let schema = Arc::new(Schema::new(vec![Field::new(COLUMN_TIE, ArrowType::Binary, false)]));
+        let of_ties = Arc::clone(&schema);
+        let convert = move |stored: &RecordBatch| {
+            let ties = typed_column(stored, COLUMN_TIE, &ArrowType::Binary)?;
+            Ok(RecordBatch::try_new(Arc::clone(&of_ties), vec![ties])?)
+        };
+        let batches = self.read(reads, &schema, Arc::new(convert)).await.map_err(external)?;
+        let columns = batches.iter().map(|batch| tie_column(batch.column(0)).map_err(external));
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let lost = |error| DataFusionError::Internal(format!("a tie digest is lost: {error}"));
+        picks
+            .iter()
+            .map(|pick| <[u8; 16]>::try_from(columns[pick.read as usize].value(pick.row as usize)).map_err(lost))
+            .map(|tie| tie.map(TieDigest::from_bytes))
+            .collect()
+    }
+}
+
+impl TieReader for PlacedFiles {
+    fn ties<'a>(&'a self, places: &'a [u64]) -> BoxFuture<'a, Result<Vec<TieDigest>>> {
+        self.read_ties(places).boxed()
+    }
+}
+
+/// What is decoded for some rows of a file: whole blocks, of which the rows are then taken.
+///
+/// Decoding a run of values costs less than the bookkeeping of single rows: every fifth of 5 M rows × 10 columns took 0.6 s
+/// of processor time as a selection of its own, and 0.32 s so; every five-hundredth 0.17 s either way.
+struct Blocks {
+    selection: RowSelection,
+    /// Where each row stands among the decoded ones.
+    positions: Vec<u32>,
+}
+
+impl Blocks {
+    /// Of `rows`, ascending and distinct, in a file of `rows_in_file`. Rows behind its end have no position.
+    fn of(rows: &[u32], rows_in_file: u64) -> Self {
+        let rows_in_file = u32::try_from(rows_in_file).unwrap_or(u32::MAX);
+        let mut selectors: Vec<RowSelector> = Vec::new();
+        let mut positions = Vec::with_capacity(rows.len());
+        // Rows of the file that the selectors speak of, and those among them that are not decoded.
+        let (mut covered, mut skipped) = (0_u32, 0_u32);
+        for row in rows.iter().copied().take_while(|row| *row < rows_in_file) {
+            if row >= covered {
+                let from = row - row % BLOCK_ROWS;
+                let to = from.saturating_add(BLOCK_ROWS).min(rows_in_file);
+                if from > covered {
+                    selectors.push(RowSelector::skip((from - covered) as usize));
+                    skipped += from - covered;
+                }
+                selectors.push(RowSelector::select((to - from) as usize));
+                covered = to;
+            }
+            positions.push(row - skipped);
+        }
+        // Neighbouring blocks become one run.
+        Self { selection: selectors.into(), positions }
+    }
+}
+
+/// Rows of one file, ascending.
+pub(crate) struct FileRead {
+    file: usize,
+    rows: Vec<u32>,
+}
+
+/// A row of a read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pick {
+    pub(crate) read: u32,
+    pub(crate) row: u32,
+}
+
+/// Which rows are read, and which of them stands where.
+pub(crate) struct Wanted {
+    pub(crate) reads: Vec<FileRead>,
+    /// For each place that was asked for; the row after all reads stands for none.
+    pub(crate) picks: Vec<Pick>,
+}
+
+impl Wanted {
+    /// Of places in so many files.
+    ///
+    /// # Errors
+    /// A place in another file.
+    pub(crate) fn of(places: impl ExactSizeIterator<Item = Option<u64>>, files: usize) -> Result<Self> {
+        // For each file its rows, each before the number of the output row that asks for it.
+        let mut by_file: Vec<Vec<u64>> = vec![Vec::new(); files];
+        // Until the number of reads is known, what finds nothing points nowhere.
+        let mut picks = vec![Pick { read: u32::MAX, row: 0 }; places.len()];
+        for (output_row, number) in places.enumerate() {
+            let Some(place) = number.map(Place::from_number) else { continue };
+            let Some(rows) = by_file.get_mut(place.file) else {
+                return Err(DataFusionError::Internal(format!("there is no file {}", place.file)));
+            };
+            rows.push((u64::from(place.row) << 32) | output_row as u64);
+        }
+        let mut reads: Vec<FileRead> = Vec::new();
+        for (file, mut asked) in by_file.into_iter().enumerate().filter(|(_, asked)| !asked.is_empty()) {
+            asked.sort_unstable();
+            let mut rows: Vec<u32> = Vec::with_capacity(asked.len());
+            for row_and_output in asked {
+                let (row, output_row) = ((row_and_output >> 32) as u32, row_and_output as u32);
+                if rows.last() != Some(&row) {
+                    rows.push(row);
+                }
+                picks[output_row as usize] = Pick { read: reads.len() as u32, row: rows.len() as u32 - 1 };
+            }
+            reads.push(FileRead { file, rows });
+        }
+        let nothing = Pick { read: reads.len() as u32, row: 0 };
+        picks.iter_mut().filter(|pick| pick.read == u32::MAX).for_each(|pick| *pick = nothing);
+        Ok(Self { reads, picks })
+    }
+}
