@@ -38,9 +38,25 @@ pub(crate) struct Entities {
     inline: HashTable<(u128, u32)>,
     /// The inline keys by number, once entities are numbered by key.
     ordered: Vec<u128>,
+    /// Whether these ascend by [`rank`], and none is missing.
+    is_ranked: bool,
     long: HashTable<LongKey>,
     long_bytes: Vec<u8>,
     hasher: DefaultHashBuilder,
+}
+
+/// What the entities nearby say of a key.
+enum Near {
+    Entity(u32),
+    /// It would stand among them.
+    Nobody,
+    Unknown,
+}
+
+/// Orders inline keys as their bytes do.
+fn rank(key: u128) -> u128 {
+    let length = key & u128::from(u32::MAX);
+    (key >> 32).swap_bytes() | length
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -86,7 +102,11 @@ impl Entities {
                 Key::Null => NO_ENTITY,
                 Key::Inline(key) if key == previous.0 => previous.1,
                 Key::Inline(key) => {
-                    let entity = self.find_near(key, next).unwrap_or_else(|| self.find_inline(key));
+                    let entity = match self.find_near(key, next) {
+                        Near::Entity(entity) => entity,
+                        Near::Nobody => NO_ENTITY,
+                        Near::Unknown => self.find_inline(key),
+                    };
                     if entity != NO_ENTITY {
                         next = entity as usize + 1;
                     }
@@ -98,10 +118,22 @@ impl Entities {
         });
     }
 
-    /// The entity of the key if it is one of those from `next` on.
-    fn find_near(&self, key: u128, next: usize) -> Option<u32> {
-        let near = self.ordered.get(next..)?.iter().take(NEXT_ENTITIES);
-        near.zip(next..).find(|(known, _)| **known == key).map(|(_, entity)| entity as u32)
+    /// Looks for the key among the entities from `next` on. Between two neighbours there is nobody.
+    fn find_near(&self, key: u128, next: usize) -> Near {
+        let near = self.ordered.get(next..).unwrap_or_default();
+        let rank_of_key = rank(key);
+        let mut is_behind = self.is_ranked && (next == 0 || rank(self.ordered[next - 1]) < rank_of_key);
+        for (known, number) in near.iter().take(NEXT_ENTITIES).zip(next..) {
+            if *known == key {
+                return Near::Entity(number as u32);
+            }
+            let is_before = rank_of_key < rank(*known);
+            if is_before && is_behind {
+                return Near::Nobody;
+            }
+            is_behind &= !is_before;
+        }
+        if is_behind && near.len() <= NEXT_ENTITIES { Near::Nobody } else { Near::Unknown }
     }
 
     /// Numbers the entities anew, by key: texts by their bytes, numbers by their size. `keys` are those of the rows that have
@@ -132,6 +164,7 @@ impl Entities {
             *entity = number_of[*entity as usize];
             self.ordered[*entity as usize] = *key;
         }
+        self.is_ranked = self.long.is_empty() && self.ordered.is_sorted_by_key(|key| rank(*key));
         for key in self.long.iter_mut() {
             key.entity = number_of[key.entity as usize];
         }
@@ -256,7 +289,8 @@ impl<'a> JoinKeys<'a> {
             }
             [KeyColumn::Number(numbers)] => {
                 for row in 0..rows {
-                    let key = |number: i64| Key::Inline(make_view(&number.to_le_bytes(), 0, 0));
+                    // So that the order of the bytes is that of the numbers.
+                    let key = |number: i64| Key::Inline(make_view(&(number ^ i64::MIN).to_be_bytes(), 0, 0));
                     see(if numbers.is_null(row) { Key::Null } else { key(numbers.value(row)) });
                 }
             }
@@ -347,6 +381,43 @@ mod tests {
         let mut added = entities.add(&JoinKeys::try_new(&keys, 3).unwrap(), 3).unwrap();
         entities.number_by_key(&keys, &mut added).unwrap();
         assert_eq!(added, [1, NO_ENTITY, 0], "numbers by their size; a null is nobody");
+    }
+
+    #[test]
+    fn between_neighbours_there_is_nobody_whatever_the_order() {
+        let known = ["", "b", "b\u{0}", "bb", "d", "twelve bytes"];
+        let asked = ["", "\u{0}", "a", "b", "b\u{0}", "b\u{1}", "ba", "bb", "bba", "c", "d", "e", "twelve bytes", "z"];
+        let numbers_known = [i64::MIN, -300, -1, 0, 255, 256, i64::MAX];
+        let numbers_asked = [i64::MIN, i64::MIN + 1, -300, -299, -2, -1, 0, 1, 254, 255, 256, 257, 70_000, i64::MAX];
+        let sides: [(ArrayRef, ArrayRef); 2] = [
+            (Arc::new(StringArray::from(known.to_vec())), Arc::new(StringArray::from(asked.to_vec()))),
+            (Arc::new(Int64Array::from(numbers_known.to_vec())), Arc::new(Int64Array::from(numbers_asked.to_vec()))),
+        ];
+        for (known, asked) in sides {
+            let keys = [known];
+            let mut entities = Entities::default();
+            let mut added = entities.add(&JoinKeys::try_new(&keys, keys[0].len()).unwrap(), keys[0].len()).unwrap();
+            entities.number_by_key(&keys, &mut added).unwrap();
+            assert!(entities.is_ranked);
+            let plain = Entities { is_ranked: false, ordered: Vec::new(), ..entities };
+            let expected = numbers(&plain, &[asked.clone()], asked.len());
+            let entities = Entities { is_ranked: true, ordered: ordered(&plain), ..plain };
+            let forward: Vec<u32> = (0..asked.len() as u32).collect();
+            let strides: Vec<u32> = (0..asked.len() as u32).map(|row| row * 5 % asked.len() as u32).collect();
+            for order in [forward.clone(), forward.into_iter().rev().collect(), strides] {
+                let rows = UInt32Array::from(order.clone());
+                let turned = arrow_select::take::take(asked.as_ref(), &rows, None).unwrap();
+                let expected: Vec<u32> = order.iter().map(|row| expected[*row as usize]).collect();
+                assert_eq!(numbers(&entities, &[turned], order.len()), expected);
+            }
+        }
+    }
+
+    /// The inline keys by number, from the table that is asked when the neighbours do not know.
+    fn ordered(entities: &Entities) -> Vec<u128> {
+        let mut keys: Vec<(u32, u128)> = entities.inline.iter().map(|(key, entity)| (*entity, *key)).collect();
+        keys.sort_unstable();
+        keys.into_iter().map(|(_, key)| key).collect()
     }
 
     #[test]

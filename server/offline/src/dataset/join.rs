@@ -1,11 +1,11 @@
-//! The features of a view with a table, point in time, a block of spine rows at a time.
+//! The features of a view with a table, point in time, a block of spine rows at a time. A view that a service has in several
+//! roles is joined once: the blocks of the spine stand there once for each role.
 //!
 //! A join holds what goes with the spine: its keys and times, the winners, their values. What fits into the job's memory
 //! is handed on from there. A spine that does not fit is split by entity; its parts are joined one after the other, each
 //! goes to a temporary file in the order of the spine, and the blocks are put together from all of them.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io::{BufReader, BufWriter, Seek};
 use std::sync::Arc;
 
@@ -15,11 +15,12 @@ use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::SchemaRef;
 use datafusion::arrow::ipc::reader::StreamReader;
 use datafusion::arrow::ipc::writer::StreamWriter;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use eadem_query::{PointInTimeJoin, PointInTimeJoinExec, ReadRows, compute_on_read, project_feature};
+use eadem_semantics::Lifetime;
 use eadem_values::DataType;
-use futures::TryStreamExt;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 
 use super::ViewColumns;
 use super::output::ROW_GROUP_ROWS;
@@ -48,19 +49,25 @@ const VARIABLE_BYTES: u64 = 32;
 
 /// A view with a table, ready to be joined.
 pub(super) struct PlannedJoin<'a> {
-    stored: &'a StoredView,
     table: ViewTable,
     state: TableState,
     range: ScanRange,
+    roles: Vec<Role<'a>>,
+}
+
+/// A view as a service has it: with these columns of the spine as its keys.
+struct Role<'a> {
+    /// Its number among the service's views.
+    view: usize,
+    stored: &'a StoredView,
     keys: SpineKeys,
     asked: BTreeSet<&'a str>,
     fetched: Vec<ValueColumn>,
-    /// For the dataset's recipe.
-    pub(super) recipe: RecipeView,
 }
 
 impl<'a> PlannedJoin<'a> {
-    /// Plans the join of the view of this number to a spine whose times lie in `span`.
+    /// Plans the join of the view of this number to a spine whose times lie in `span`; also gives what the dataset's recipe
+    /// says of the view.
     ///
     /// # Errors
     /// Another number of keys than the view has; a key that the spine does not have, or of another type; a data file whose
@@ -73,7 +80,7 @@ impl<'a> PlannedJoin<'a> {
         stored: &'a StoredView,
         spine: &SpineReader,
         span: Option<(i64, i64)>,
-    ) -> Result<Self, OfflineError> {
+    ) -> Result<(Self, RecipeView), OfflineError> {
         let view = &stored.view;
         if stored.keys.len() != view.keys.len() {
             return Err(OfflineError::View {
@@ -105,7 +112,24 @@ impl<'a> PlannedJoin<'a> {
             // Any output may depend on any input.
             Placement::OnRead => table.schema.values.clone(),
         };
-        Ok(Self { stored, table, state, range, keys, asked, fetched, recipe })
+        let role = Role { view: number, stored, keys, asked, fetched };
+        Ok((Self { table, state, range, roles: vec![role] }, recipe))
+    }
+
+    /// Whether the other one is the same view at the same commit, in another role.
+    pub(super) fn reads_the_same(&self, other: &Self) -> bool {
+        self.table.location().url == other.table.location().url && self.state.version == other.state.version
+    }
+
+    /// Takes the roles of another one in that reads the same.
+    pub(super) fn join_with(&mut self, other: Self) {
+        self.roles.extend(other.roles);
+    }
+
+    /// The values of winners that some role needs.
+    fn fetched(&self) -> Vec<ValueColumn> {
+        let needed = |value: &&ValueColumn| self.roles.iter().any(|role| role.fetches(value));
+        self.table.schema.values.iter().filter(needed).cloned().collect()
     }
 
     /// About how many bytes of memory the join of one spine row takes, by a sample of the table's files.
@@ -113,13 +137,14 @@ impl<'a> PlannedJoin<'a> {
     /// # Errors
     /// A data file that cannot be read.
     pub(super) async fn row_bytes(&self) -> Result<u64, OfflineError> {
-        let mut bytes = ROW_BYTES + self.keys.len() as u64 * VARIABLE_BYTES;
+        let keys = self.roles.first().map_or(0, |role| role.keys.len());
+        let mut bytes = ROW_BYTES + keys as u64 * VARIABLE_BYTES;
         let sampled = self.state.files.iter().find(|file| self.range.meets(file));
         let lengths = match sampled {
             Some(file) => self.table.mean_bytes(file).await?,
             None => Default::default(),
         };
-        for value in &self.fetched {
+        for value in self.fetched() {
             bytes += match value.data_type {
                 DataType::Boolean => 1,
                 DataType::Int64 | DataType::Float64 | DataType::Timestamp => 8,
@@ -130,7 +155,7 @@ impl<'a> PlannedJoin<'a> {
                 }
             };
         }
-        Ok(bytes)
+        Ok(bytes * self.roles.len() as u64)
     }
 
     /// Makes the plan, for a spine in this many parts. With more than one part, or if it `must_spill`, the join runs now.
@@ -144,16 +169,18 @@ impl<'a> PlannedJoin<'a> {
         partitions: usize,
         must_spill: bool,
     ) -> Result<StartedJoin<'a>, OfflineError> {
-        let view = &self.stored.view;
-        let spine_parts = SpineParts::new(spine.clone(), self.keys.clone(), partitions);
+        let keys: Vec<SpineKeys> = self.roles.iter().map(|role| role.keys.clone()).collect();
+        let columns = self.table.schema.keys.len();
+        let lifetime = self.roles.first().map_or(Lifetime::FOREVER, |role| role.stored.view.lifetime);
+        let spine_parts = SpineParts::try_new(spine.clone(), keys, ROW_GROUP_ROWS, partitions)?;
         let history = History::new(self.table.clone(), &self.state, self.range, spec.workers).await?;
         let join = PointInTimeJoin {
-            spine_keys: (0..view.keys.len()).collect(),
-            spine_time: view.keys.len(),
+            spine_keys: (0..columns).collect(),
+            spine_time: columns,
             spine_kept: Vec::new(),
             history: history_columns(&self.table.schema),
             cut: spec.cut,
-            lifetime: view.lifetime,
+            lifetime,
         };
         let placed = history.placed_files();
         let (spine, history) = (LeafExec::new(spine_parts), LeafExec::new(history));
@@ -161,67 +188,76 @@ impl<'a> PlannedJoin<'a> {
         let winners = Arc::new(PointInTimeJoinExec::try_new(Arc::new(spine), Arc::new(history), ties, join)?);
         let is_spilled = must_spill || partitions > 1;
         let batch_rows = if is_spilled { SPILLED_ROWS } else { ROW_GROUP_ROWS };
-        let fetch = FetchExec::try_new(winners, placed, self.fetched.clone(), batch_rows)?;
+        let fetch = FetchExec::try_new(winners, placed, self.fetched(), batch_rows)?;
         let plan: Arc<dyn ExecutionPlan> = Arc::new(fetch);
         let shown = displayable(plan.as_ref()).indent(false).to_string();
         let context = Arc::new(TaskContext::default());
-        let rows = if is_spilled {
-            JoinedRows::Spilled(spill(&plan, partitions, &context).await?)
-        } else {
-            JoinedRows::Streamed(plan.execute(0, context)?)
+        let parts = match is_spilled {
+            true => spill(&plan, partitions, &context).await?,
+            false => vec![RowQueue::of(plan.execute(0, context)?.map_err(OfflineError::from).boxed())],
         };
-        let Self { stored, keys, asked, .. } = self;
-        Ok(StartedJoin { stored, keys, asked, schema: plan.schema(), rows, shown })
+        Ok(StartedJoin { roles: self.roles, schema: plan.schema(), parts, shown })
     }
 }
 
 /// A view whose features can be asked for, a block of the spine after the other.
 pub(super) struct StartedJoin<'a> {
-    stored: &'a StoredView,
-    keys: SpineKeys,
-    asked: BTreeSet<&'a str>,
+    roles: Vec<Role<'a>>,
     schema: SchemaRef,
-    rows: JoinedRows,
+    /// The joined rows of each part of the spine.
+    parts: Vec<RowQueue>,
     /// The plan, as `EXPLAIN` shows it.
     pub(super) shown: String,
 }
 
-enum JoinedRows {
-    /// In blocks of [`ROW_GROUP_ROWS`].
-    Streamed(SendableRecordBatchStream),
-    /// One file for each part of the spine.
-    Spilled(Vec<SpilledPart>),
-}
-
 impl StartedJoin<'_> {
-    /// The features at the next block of the spine: blocks are asked for in order, in [`ROW_GROUP_ROWS`] each.
+    /// Whether the view of this number is joined here.
+    pub(super) fn has(&self, view: usize) -> bool {
+        self.roles.iter().any(|role| role.view == view)
+    }
+
+    /// The features of the view of this number at the next block of the spine: blocks are asked for in order, in
+    /// [`ROW_GROUP_ROWS`] each, and of each block the views in their order.
     ///
     /// # Errors
     /// A table or a temporary file that cannot be read; a transform that could not run.
     pub(super) async fn features_at(
         &mut self,
+        view: usize,
         block: &SpineBlock,
         times: &ArrayRef,
     ) -> Result<ViewColumns, OfflineError> {
+        let role = self.roles.iter().find(|role| role.view == view);
+        let role = role.ok_or_else(|| OfflineError::Dataset(format!("view {view} was not joined")))?;
         let rows = block.rows.num_rows();
-        let joined = match &mut self.rows {
+        let joined = match self.parts.as_mut_slice() {
             _ if rows == 0 => RecordBatch::new_empty(self.schema.clone()),
-            JoinedRows::Streamed(stream) => stream.try_next().await?.ok_or_else(|| lost_rows(rows, 0))?,
-            JoinedRows::Spilled(parts) => {
-                let of_row = partitions_of(&self.keys.of(block)?, parts.len())?;
-                put_together(parts, &of_row, &self.schema)?
+            [whole] => match whole.take(rows).await?.as_slice() {
+                [rows] => rows.clone(),
+                several => arrow_select::concat::concat_batches(&self.schema, several)?,
+            },
+            parts => {
+                let of_row = partitions_of(&role.keys.of(block)?, parts.len())?;
+                put_together(parts, &of_row, &self.schema).await?
             }
         };
         if joined.num_rows() != rows {
             return Err(lost_rows(rows, joined.num_rows()));
         }
-        self.features(&joined, times)
+        role.features(&joined, times)
+    }
+}
+
+impl Role<'_> {
+    fn fetches(&self, value: &ValueColumn) -> bool {
+        self.fetched.iter().any(|fetched| fetched.column == value.column)
     }
 
     fn features(&self, joined: &RecordBatch, times: &ArrayRef) -> Result<ViewColumns, OfflineError> {
         let view = &self.stored.view;
         let mut reads = read_rows(joined, times);
-        let values: Vec<ArrayRef> = joined.columns()[2..].to_vec();
+        let column = |value: &ValueColumn| Ok(joined.column(joined.schema().index_of(&value.column)?).clone());
+        let values = self.fetched.iter().map(column).collect::<Result<Vec<ArrayRef>, OfflineError>>()?;
         let values = match view.placement {
             Placement::OnWrite => values,
             Placement::OnRead => {
@@ -259,9 +295,9 @@ fn read_rows(joined: &RecordBatch, times: &ArrayRef) -> ReadRows {
     }
 }
 
-/// The joined rows of one part of the spine, in a temporary file that goes with this.
-struct SpilledPart {
-    reader: StreamReader<BufReader<File>>,
+/// Joined rows in the order of the spine, of which some are taken after the other.
+struct RowQueue {
+    batches: BoxStream<'static, Result<RecordBatch, OfflineError>>,
     /// What is read and not yet taken.
     pending: Option<RecordBatch>,
 }
@@ -272,7 +308,7 @@ async fn spill(
     plan: &Arc<dyn ExecutionPlan>,
     partitions: usize,
     context: &Arc<TaskContext>,
-) -> Result<Vec<SpilledPart>, OfflineError> {
+) -> Result<Vec<RowQueue>, OfflineError> {
     let failed = |error: std::io::Error| OfflineError::File {
         file: std::env::temp_dir().display().to_string(),
         reason: format!("no temporary file for a part of a join: {error}"),
@@ -289,19 +325,24 @@ async fn spill(
         writer.finish()?;
         drop(writer);
         reader.rewind().map_err(failed)?;
-        parts.push(SpilledPart { reader: StreamReader::try_new(BufReader::new(reader), None)?, pending: None });
+        let batches = StreamReader::try_new(BufReader::new(reader), None)?;
+        parts.push(RowQueue::of(futures::stream::iter(batches).map_err(OfflineError::from).boxed()));
     }
     Ok(parts)
 }
 
-impl SpilledPart {
+impl RowQueue {
+    fn of(batches: BoxStream<'static, Result<RecordBatch, OfflineError>>) -> Self {
+        Self { batches, pending: None }
+    }
+
     /// The next rows, this many.
-    fn take(&mut self, mut rows: usize) -> Result<Vec<RecordBatch>, OfflineError> {
+    async fn take(&mut self, mut rows: usize) -> Result<Vec<RecordBatch>, OfflineError> {
         let mut taken = Vec::new();
         while rows > 0 {
             let batch = match self.pending.take() {
                 Some(batch) => batch,
-                None => self.reader.next().transpose()?.ok_or_else(|| lost_rows(rows, 0))?,
+                None => self.batches.try_next().await?.ok_or_else(|| lost_rows(rows, 0))?,
             };
             let length = rows.min(batch.num_rows());
             if length < batch.num_rows() {
@@ -315,7 +356,7 @@ impl SpilledPart {
 }
 
 /// The next rows of all parts, in the order that `of_row` gives.
-fn put_together(parts: &mut [SpilledPart], of_row: &[u16], schema: &SchemaRef) -> Result<RecordBatch, OfflineError> {
+async fn put_together(parts: &mut [RowQueue], of_row: &[u16], schema: &SchemaRef) -> Result<RecordBatch, OfflineError> {
     let mut counts = vec![0_usize; parts.len()];
     of_row.iter().for_each(|part| counts[usize::from(*part)] += 1);
     let mut sources: Vec<RecordBatch> = Vec::new();
@@ -323,7 +364,7 @@ fn put_together(parts: &mut [SpilledPart], of_row: &[u16], schema: &SchemaRef) -
     let mut rows_of: Vec<std::vec::IntoIter<(usize, usize)>> = Vec::with_capacity(parts.len());
     for (part, count) in parts.iter_mut().zip(counts) {
         let mut places = Vec::with_capacity(count);
-        for batch in part.take(count)? {
+        for batch in part.take(count).await? {
             places.extend((0..batch.num_rows()).map(|row| (sources.len(), row)));
             sources.push(batch);
         }

@@ -124,12 +124,12 @@ async fn make(store: &OfflineStore, spec: &DatasetSpec, place: Location) -> Resu
     let span = spine.time_span(&spec.columns.timestamp).await?;
     let (planned, recipe_views) = plan_views(store, spec, &spine, span).await?;
     let cancelled = || spec.watch.cancel.cancelled();
-    let mut views = tokio::select! {
+    let mut joins = tokio::select! {
         biased;
         () = cancelled() => return Err(OfflineError::Cancelled),
         started = start_joins(spec, &spine, planned) => started?,
     };
-    let plans = views.iter().filter_map(|view| view.as_ref().map(|join| join.shown.clone())).collect();
+    let plans = joins.iter().map(|join| join.shown.clone()).collect();
 
     let mut statuses = StatusCounts::new();
     let mut errors = Vec::new();
@@ -145,7 +145,7 @@ async fn make(store: &OfflineStore, spec: &DatasetSpec, place: Location) -> Resu
         let made = tokio::select! {
             biased;
             () = cancelled() => Err(OfflineError::Cancelled),
-            made = features_at(spec, &mut views, &block, &times, &mut errors) => made,
+            made = features_at(spec, &mut joins, &block, &times, &mut errors) => made,
         };
         if matches!(made, Err(OfflineError::Cancelled))
             && let Some(sink) = sink.take()
@@ -199,26 +199,29 @@ async fn make(store: &OfflineStore, spec: &DatasetSpec, place: Location) -> Resu
     Ok(Made { report, output })
 }
 
-/// Plans the joins of all views with a table, and lists for the recipe what each view reads.
+/// Plans the joins of all views with a table, each table at one commit once, and lists for the recipe what each view reads.
 async fn plan_views<'a>(
     store: &OfflineStore,
     spec: &'a DatasetSpec,
     spine: &SpineReader,
     span: Option<(i64, i64)>,
-) -> Result<(Vec<Option<PlannedJoin<'a>>>, Vec<RecipeView>), OfflineError> {
+) -> Result<(Vec<PlannedJoin<'a>>, Vec<RecipeView>), OfflineError> {
     let mut commits = Commits::default();
-    let (mut planned, mut recipes) = (Vec::new(), Vec::new());
+    let mut planned: Vec<PlannedJoin<'a>> = Vec::new();
+    let mut recipes = Vec::new();
     for (number, view) in spec.views.iter().enumerate() {
         match view {
             ViewOfService::Stored(stored) => {
                 let table = store.table(&stored.view)?;
                 let state = commits.state(&table, stored.version).await?;
-                let join = PlannedJoin::plan(table, state, spec, number, stored, spine, span).await?;
-                recipes.push(join.recipe.clone());
-                planned.push(Some(join));
+                let (join, recipe) = PlannedJoin::plan(table, state, spec, number, stored, spine, span).await?;
+                recipes.push(recipe);
+                match planned.iter_mut().find(|known| known.reads_the_same(&join)) {
+                    Some(known) => known.join_with(join),
+                    None => planned.push(join),
+                }
             }
             ViewOfService::OnDemand(on_demand) => {
-                planned.push(None);
                 recipes.push(RecipeView {
                     view: on_demand.id.clone(),
                     digest: on_demand.digest.clone(),
@@ -237,24 +240,18 @@ async fn plan_views<'a>(
 async fn start_joins<'a>(
     spec: &'a DatasetSpec,
     spine: &Arc<SpineReader>,
-    planned: Vec<Option<PlannedJoin<'a>>>,
-) -> Result<Vec<Option<StartedJoin<'a>>>, OfflineError> {
+    planned: Vec<PlannedJoin<'a>>,
+) -> Result<Vec<StartedJoin<'a>>, OfflineError> {
     let memory_bytes = (spec.memory_bytes_max / 2).max(1) as u64;
     let mut needed_bytes = Vec::with_capacity(planned.len());
     for join in &planned {
-        needed_bytes.push(match join {
-            Some(join) => join.row_bytes().await?.saturating_mul(spine.rows() as u64),
-            None => 0,
-        });
+        needed_bytes.push(join.row_bytes().await?.saturating_mul(spine.rows() as u64));
     }
     let must_spill = needed_bytes.iter().sum::<u64>() > memory_bytes;
     let mut started = Vec::with_capacity(planned.len());
     for (join, needed_bytes) in planned.into_iter().zip(needed_bytes) {
         let partitions = needed_bytes.div_ceil(memory_bytes).clamp(1, PARTITIONS_MAX) as usize;
-        started.push(match join {
-            Some(join) => Some(join.start(spec, spine, partitions, must_spill).await?),
-            None => None,
-        });
+        started.push(join.start(spec, spine, partitions, must_spill).await?);
     }
     Ok(started)
 }
@@ -262,24 +259,25 @@ async fn start_joins<'a>(
 /// The features of all views at a block of the spine, those that others depend on first.
 async fn features_at(
     spec: &DatasetSpec,
-    views: &mut [Option<StartedJoin<'_>>],
+    joins: &mut [StartedJoin<'_>],
     block: &SpineBlock,
     times: &ArrayRef,
     errors: &mut Vec<(String, usize, String)>,
 ) -> Result<Vec<ViewColumns>, OfflineError> {
     let mut made: Vec<ViewColumns> = Vec::with_capacity(spec.views.len());
-    for (view, join) in spec.views.iter().zip(views) {
-        match (view, join) {
-            (ViewOfService::OnDemand(on_demand), _) => {
+    for (number, view) in spec.views.iter().enumerate() {
+        match view {
+            ViewOfService::OnDemand(on_demand) => {
                 let (columns, failed) = compute_view(spec, on_demand, block, times, &made)?;
                 made.push(columns);
                 let reported = ERRORS_REPORTED_MAX.saturating_sub(errors.len());
                 errors
                     .extend(failed.into_iter().take(reported).map(|(row, reason)| (on_demand.id.clone(), row, reason)));
             }
-            (ViewOfService::Stored(_), Some(join)) => made.push(join.features_at(block, times).await?),
-            (ViewOfService::Stored(stored), None) => {
-                return Err(OfflineError::Dataset(format!("{} was not joined", stored.view.id())));
+            ViewOfService::Stored(stored) => {
+                let join = joins.iter_mut().find(|join| join.has(number));
+                let join = join.ok_or_else(|| OfflineError::Dataset(format!("{} was not joined", stored.view.id())))?;
+                made.push(join.features_at(number, block, times).await?);
             }
         }
     }

@@ -18,9 +18,6 @@ use crate::leaf_exec::Leaf;
 use crate::schema::key_arrow_type;
 use crate::spec::JoinKey;
 
-/// Rows of one batch.
-const BATCH_ROWS: usize = 65_536;
-
 /// The column of the times. A key may be called anything that does not begin so.
 const TIME_COLUMN: &str = "_at";
 
@@ -82,17 +79,35 @@ pub(crate) fn partitions_of(keys: &[ArrayRef], partitions: usize) -> std::result
     Ok(hashes.into_iter().map(|hash| (hash % partitions.max(1) as u64) as u16).collect())
 }
 
-/// Gives the keys and times of a spine in as many partitions as asked for, each in the order of the spine.
+/// Gives the keys and times of a spine in as many partitions as asked for, each in the order of the spine. Of a view that
+/// has several roles, each block of the spine comes once for each of them, one after the other, so that its history has to be
+/// read once.
 #[derive(Debug)]
 pub(crate) struct SpineParts {
     spine: Arc<SpineReader>,
-    keys: SpineKeys,
+    /// The keys in each role, under the same names.
+    roles: Vec<SpineKeys>,
+    schema: SchemaRef,
+    block_rows: usize,
     partitions: usize,
 }
 
 impl SpineParts {
-    pub(crate) fn new(spine: Arc<SpineReader>, keys: SpineKeys, partitions: usize) -> Self {
-        Self { spine, keys, partitions: partitions.clamp(1, usize::from(u16::MAX)) }
+    /// # Errors
+    /// No roles.
+    pub(crate) fn try_new(
+        spine: Arc<SpineReader>,
+        roles: Vec<SpineKeys>,
+        block_rows: usize,
+        partitions: usize,
+    ) -> std::result::Result<Self, OfflineError> {
+        let first = roles.first().ok_or_else(|| OfflineError::Dataset("a join needs keys of the spine".to_owned()))?;
+        let schema = Arc::clone(&first.schema);
+        Ok(Self { spine, roles, schema, block_rows, partitions: partitions.clamp(1, usize::from(u16::MAX)) })
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.roles.iter().flat_map(SpineKeys::names).collect()
     }
 }
 
@@ -100,7 +115,7 @@ impl Leaf for SpineParts {
     const NAME: &'static str = "SpineExec";
 
     fn schema(&self) -> SchemaRef {
-        self.keys.schema.clone()
+        Arc::clone(&self.schema)
     }
 
     fn partitions(&self) -> usize {
@@ -108,15 +123,14 @@ impl Leaf for SpineParts {
     }
 
     fn show(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rows={}, partitions={}", self.spine.rows(), self.partitions)
+        write!(f, "rows={}, roles={}, partitions={}", self.spine.rows(), self.roles.len(), self.partitions)
     }
 
     fn read(&self, partition: usize) -> Result<SendableRecordBatchStream> {
         let partitions = self.partitions;
-        let blocks = self.spine.blocks(Some(&self.keys.names()), BATCH_ROWS).map_err(external)?;
-        let keys = self.keys.clone();
-        let part = move |block: SpineBlock| {
-            let rows = keys.batch(&block)?;
+        let blocks = self.spine.blocks(Some(&self.names()), self.block_rows).map_err(external)?;
+        let part = move |block: &SpineBlock, keys: &SpineKeys| {
+            let rows = keys.batch(block)?;
             if partitions == 1 {
                 return Ok(rows);
             }
@@ -124,8 +138,14 @@ impl Leaf for SpineParts {
             let mask: BooleanArray = of_row.into_iter().map(|of_row| Some(usize::from(of_row) == partition)).collect();
             Ok(arrow_select::filter::filter_record_batch(&rows, &mask)?)
         };
-        let batches =
-            blocks.and_then(move |block| futures::future::ready(part(block))).map_err(external::<OfflineError>);
+        let roles = self.roles.clone();
+        let batches = blocks
+            .map_ok(move |block| {
+                let of_roles: Vec<_> = roles.iter().map(|keys| part(&block, keys)).collect();
+                futures::stream::iter(of_roles)
+            })
+            .try_flatten()
+            .map_err(external::<OfflineError>);
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), batches)))
     }
 }

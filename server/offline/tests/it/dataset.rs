@@ -428,6 +428,51 @@ async fn on_demand_views_follow_the_join_and_pass_the_worst_status_on() {
     assert_eq!(report.errors, [("gap@1".to_owned(), 5, "four".to_owned())]);
 }
 
+/// Also where the spine is longer than a block, so that the last blocks of the roles are shorter.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_history_of_a_view_in_several_roles_is_read_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, example) = roles_example(folder.path()).await;
+    let rows = 140_000_usize;
+    let payers: Vec<u8> = (0..4).cycle().take(rows).collect();
+    let payees: Vec<u8> = [0, 0, 1, 2, 0].into_iter().cycle().take(rows).collect();
+    let at_us = at("2023-01-01T00:00:10Z");
+    let spine = RecordBatch::try_from_iter_with_nullable([
+        ("seen_at", times(&vec![at_us; rows]), false),
+        ("payer", keys(&payers), true),
+        ("payee", keys(&payees), true),
+    ])
+    .unwrap();
+    let path = folder.path().join("long.parquet");
+    write_parquet(&path, &spine, 50_000);
+    let features = [("payer_doubled", 0, "doubled"), ("payee_doubled", 1, "doubled"), ("payee_text", 1, "text")];
+    let views = example.views[..2].to_vec();
+    let mut spec = dataset(&path, views, &features);
+    spec.columns.renamed = BTreeMap::from([("to".into(), "payee".into())]);
+    let out = folder.path().join("long-set.parquet");
+    let report = create_dataset(&store, &spec, out.to_str().unwrap()).await.unwrap();
+    assert_eq!(report.plans.len(), 1, "{:?}", report.plans);
+    assert!(report.plans[0].contains("SpineExec: rows=140000, roles=2, partitions=1"), "{}", report.plans[0]);
+    let set = read_back(&out);
+    let doubled_of = |key: u8| match key {
+        0 => (Value::Float64(3.0), "present"),
+        1 => (Value::Null, "null"),
+        2 => (Value::Null, "error"),
+        _ => (Value::Null, "missing"),
+    };
+    for (name, of_row) in [("payer_doubled", &payers), ("payee_doubled", &payees)] {
+        for (row, key) in of_row.iter().enumerate() {
+            let (expected, expected_status) = doubled_of(*key);
+            assert_eq!(value(&set, name, row), expected, "row {row}, {name}");
+            assert_eq!(status(&set, name, row), expected_status, "row {row}, {name}");
+        }
+    }
+    let split = DatasetSpec { memory_bytes_max: 32 << 20, ..spec.clone() };
+    let split = create_dataset(&store, &split, out.to_str().unwrap()).await.unwrap();
+    assert!(!split.plans[0].contains("roles=2, partitions=1\n"), "{}", split.plans[0]);
+    assert_eq!(split.recipe, report.recipe);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_recipe_makes_the_same_bytes_again_or_says_why_not() {
     let folder = tempfile::tempdir().unwrap();
