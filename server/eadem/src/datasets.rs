@@ -198,8 +198,11 @@ async fn keep_spine(stores: &Stores, spine: &str) -> anyhow::Result<KeptSpine> {
     static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
     let _turn = ONE_AT_A_TIME.acquire().await?;
     let (offline, spine) = (Arc::clone(&stores.offline), spine.to_owned());
-    let runtime = tokio::runtime::Handle::current();
-    Ok(tokio::task::spawn_blocking(move || runtime.block_on(offline.keep_spine(&spine))).await??)
+    let keep = async move {
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || runtime.block_on(offline.keep_spine(&spine))).await
+    };
+    Ok(stores.job_threads.run(keep).await???)
 }
 
 /// Runs a dataset job.
@@ -412,7 +415,7 @@ async fn service_spec(
         features,
         cut,
         with_status: true,
-        engine_fingerprint: fingerprint(stores.engine.fingerprint()),
+        engine_fingerprint: fingerprint(stores.transforms.engine().fingerprint()),
         workers: WORKERS,
         options: DatasetOptions::default(),
         memory_bytes_max: stores.job_memory_bytes_max,

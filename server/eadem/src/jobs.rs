@@ -175,12 +175,12 @@ impl JobRunner {
             };
             let work = {
                 let (shared, id, handle) = (Arc::clone(&shared), id.clone(), Arc::clone(&handle));
-                tokio::spawn(async move { shared.run(&id, kind, &spec, &handle).await })
+                async move { shared.run(&id, kind, &spec, &handle).await }
             };
+            let worked = shared.stores.job_threads.run(work).await;
             // A panic ends the job, not the server's knowledge of it.
-            let outcome = work
-                .await
-                .unwrap_or_else(|error| Err(anyhow::anyhow!("the job broke off by a fault of ours: {error}")));
+            let outcome =
+                worked.unwrap_or_else(|error| Err(anyhow::anyhow!("the job broke off by a fault of ours: {error}")));
             beats.abort();
             shared.finish(&id, &handle, outcome).await;
         });

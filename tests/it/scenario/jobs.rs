@@ -1,5 +1,6 @@
 //! Jobs that are killed, and jobs that run twice.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
@@ -330,4 +331,59 @@ fn a_malformed_job_is_refused_before_it_starts() {
     let id = job["id"].as_str().unwrap();
     let (_, events) = server.raw("GET", &format!("/jobs/{id}/events"), "Host: localhost\r\n", b"");
     assert!(events.contains("event: end") && events.contains("backfill it first"), "{events}");
+}
+
+/// A thread of a process, as the kernel tells of it.
+#[cfg(target_os = "linux")]
+struct Thread {
+    name: String,
+    niceness: i32,
+    ran_ns: u64,
+}
+
+#[cfg(target_os = "linux")]
+fn threads(server: &Server) -> Vec<Thread> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.process.id())).unwrap();
+    let told = |task: std::io::Result<std::fs::DirEntry>| {
+        let of = |what: &str| std::fs::read_to_string(task.as_ref().unwrap().path().join(what));
+        // One that has ended in between tells nothing.
+        let (name, stat, times) = (of("comm").ok()?, of("stat").ok()?, of("schedstat").ok()?);
+        // The name, which may hold anything, is in brackets; niceness is the 19th field, the 17th after it.
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let niceness = fields.split(' ').nth(16).unwrap().parse().unwrap();
+        let ran_ns = times.split(' ').next().unwrap().parse().unwrap();
+        Some(Thread { name: name.trim().to_owned(), niceness, ran_ns })
+    };
+    tasks.filter_map(told).collect()
+}
+
+/// Of a server's threads those of jobs have the last priority, and do the work of jobs; no other thread has stepped back as far.
+#[cfg(target_os = "linux")]
+#[test]
+fn jobs_of_a_server_step_back_behind_its_requests() {
+    let mut project = project_of_many_chunks().0;
+    project.variables.push(("EADEM_JOBS_LOW_PRIORITY", "true".to_owned()));
+    let server = project.serve();
+    let ran_ns = |of: &str| {
+        let all = threads(&server);
+        all.iter().filter(|thread| thread.name == of).map(|thread| thread.ran_ns).sum::<u64>()
+    };
+    let before_ns = (ran_ns("eadem-jobs"), ran_ns("tokio-rt-worker"));
+    project.succeed(&["backfill", "airport_weather"]);
+    let jobs_ns = ran_ns("eadem-jobs") - before_ns.0;
+    let requests_ns = ran_ns("tokio-rt-worker") - before_ns.1;
+    assert!(jobs_ns > requests_ns, "jobs took {jobs_ns} ns on their threads, and {requests_ns} ns went by on others");
+    project.succeed(&["materialize", "airport_weather"]);
+
+    let all = threads(&server);
+    let niceness_of = |begin: &str| {
+        let its: BTreeSet<i32> =
+            all.iter().filter(|thread| thread.name.starts_with(begin)).map(|thread| thread.niceness).collect();
+        assert_eq!(its.len(), 1, "{begin}: {its:?}");
+        *its.first().unwrap()
+    };
+    let requests = niceness_of("tokio-rt-worker");
+    assert_eq!(niceness_of("engine-cpu"), requests.max(10));
+    assert_eq!(niceness_of("eadem-jobs"), requests.max(15));
+    assert_eq!(niceness_of("sqlx-sqlite"), requests, "requests ask the registry too");
 }

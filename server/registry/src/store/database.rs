@@ -178,20 +178,21 @@ impl Database {
 
     async fn open_file(file: &Path) -> Result<Self, RegistryError> {
         let options = AnyConnectOptions::from_url(&file_url(file))?;
-        let pool = |connections_max: u32, foreign_keys: &'static str| {
-            AnyPoolOptions::new().max_connections(connections_max).acquire_timeout(WAIT).after_connect(
-                move |connection, _| {
-                    Box::pin(async move {
-                        connection.execute(foreign_keys).await?;
-                        connection.execute("PRAGMA busy_timeout = 10000").await?;
-                        connection.execute("PRAGMA journal_mode = WAL").await?;
-                        connection.execute("PRAGMA synchronous = FULL").await?;
-                        // The keys of erased entities shall be gone from the file too when their rows go.
-                        connection.execute("PRAGMA secure_delete = ON").await?;
-                        Ok(())
-                    })
-                },
-            )
+        let pool = |connections: u32, foreign_keys: &'static str| {
+            // Each has a thread, which inherits the priority of whoever opens it, and anybody may be served by any of them: all are
+            // opened now, and stay.
+            let all = AnyPoolOptions::new().min_connections(connections).max_connections(connections);
+            all.idle_timeout(None).max_lifetime(None).acquire_timeout(WAIT).after_connect(move |connection, _| {
+                Box::pin(async move {
+                    connection.execute(foreign_keys).await?;
+                    connection.execute("PRAGMA busy_timeout = 10000").await?;
+                    connection.execute("PRAGMA journal_mode = WAL").await?;
+                    connection.execute("PRAGMA synchronous = FULL").await?;
+                    // The keys of erased entities shall be gone from the file too when their rows go.
+                    connection.execute("PRAGMA secure_delete = ON").await?;
+                    Ok(())
+                })
+            })
         };
         // A migration may make a table anew, and what refers to it must not notice.
         let migrating = pool(1, "PRAGMA foreign_keys = OFF").connect_with(options.clone()).await?;
