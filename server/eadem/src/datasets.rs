@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use eadem_api::serving::validation;
-use eadem_api::{Problem, check_not_retired, registry_problem};
+use eadem_api::{Problem, check_not_retired};
 use eadem_engine::CallClass;
 use eadem_offline::{
     DatasetFeature, DatasetOptions, DatasetReport, DatasetSpec, DatasetWatch, KeptSpine, Location, OfflineError,
@@ -78,8 +78,7 @@ pub(crate) async fn check_and_pin(stores: &Stores, request: &DatasetRequest) -> 
             if request.pinned.is_some() {
                 return Err(malformed("`pinned` is for the server to say; leave it out".to_owned()));
             }
-            let service = stores.registry.resolve_service(&request.service).await;
-            let service = service.map_err(|error| registry_problem(&error))?;
+            let service = stores.registry.resolve_service(&request.service).await?;
             check_not_retired(ObjectKind::Service, &request.service, service.mark.as_ref())?;
             let spec = dataset_spec(stores, &service, cut, request).await;
             let spec = spec.map_err(|error| Problem::internal("the service could not be prepared", error))?;
@@ -99,7 +98,7 @@ pub(crate) async fn check_and_pin(stores: &Stores, request: &DatasetRequest) -> 
 }
 
 async fn known_dataset(stores: &Stores, id: &str) -> Result<DatasetRecord, Problem> {
-    stores.registry.dataset(id).await.map_err(|error| registry_problem(&error))
+    Ok(stores.registry.dataset(id).await?)
 }
 
 /// Keeps the spine where it is a file; else checks that the job will be able to make it.
