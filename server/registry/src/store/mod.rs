@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use eadem_values::{Description, Digest};
-use sqlx::{Any, AnyConnection, AnyPool, Row, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, AssertSqlSafe, Row, Transaction};
 use tokio::sync::watch;
 
 use database::{Database, Dialect};
@@ -186,20 +186,19 @@ impl Change {
         .fetch_one(self.sql())
         .await?;
         let actor = self.actor().name.clone();
-        for (position, (kind, name, action)) in (0_i64..).zip(actions) {
-            sqlx::query(
+        let placed: Vec<_> = (0_i64..).zip(actions).collect();
+        for placed in placed.chunks(ROWS_PER_STATEMENT) {
+            let mut query = sqlx::query(AssertSqlSafe(format!(
                 "INSERT INTO definition_change (definitions_revision, position, at_us, object_kind, object_name, action, actor)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7)",
-            )
-            .bind(revision)
-            .bind(position)
-            .bind(now_us)
-            .bind(kind.as_str())
-            .bind(*name)
-            .bind(action)
-            .bind(&actor)
-            .execute(self.sql())
-            .await?;
+                 VALUES {}",
+                rows_of_parameters(placed.len(), 7)
+            )))
+            .persistent(false);
+            for (position, (kind, name, action)) in placed {
+                query = query.bind(revision).bind(*position).bind(now_us).bind(kind.as_str());
+                query = query.bind(*name).bind(action).bind(&actor);
+            }
+            query.execute(self.sql()).await?;
         }
         unsigned(revision)
     }
