@@ -260,6 +260,20 @@ impl Database {
         Ok(self.readers.begin_with(begin).await?)
     }
 
+    /// Counts anew what tables hold, as those who plan queries need it after much was written. The database does so by itself, but
+    /// not soon.
+    pub(super) async fn gather_statistics(&self) -> Result<(), sqlx::Error> {
+        let Dialect::Postgres(address) = &self.dialect else {
+            self.writer.execute("PRAGMA optimize").await?;
+            return Ok(());
+        };
+        let listed =
+            "SELECT string_agg(format('%I.%I', schemaname, tablename), ', ') FROM pg_tables WHERE schemaname = $1";
+        let tables: String = sqlx::query_scalar(listed).bind(&address.schema).fetch_one(&self.readers).await?;
+        self.readers.execute(sqlx::AssertSqlSafe(format!("ANALYZE {tables}"))).await?;
+        Ok(())
+    }
+
     /// Tells other processes, once the transaction is committed.
     pub(super) async fn announce(
         &self,

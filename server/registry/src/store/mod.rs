@@ -355,6 +355,13 @@ impl Registry {
         Ok(Change { session: Session { transaction }, shared, actor, project })
     }
 
+    /// To be called once much was written. That it failed makes queries slow at worst.
+    pub(crate) async fn gather_statistics(&self) {
+        if let Err(error) = self.shared.database.gather_statistics().await {
+            tracing::warn!(%error, "the registry's database could not count what its tables hold");
+        }
+    }
+
     pub(crate) fn readers(&self) -> &AnyPool {
         &self.shared.database.readers
     }
