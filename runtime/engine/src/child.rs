@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::compiler;
 use crate::config::EngineConfig;
 use crate::flavour::{Flavour, as_usize};
+use crate::priority::step_back_as_process;
 use crate::upload::{UploadOptions, try_here};
 
 /// What a child is to do.
@@ -258,7 +259,7 @@ fn limit_this_process(request: &Request) -> Result<(), String> {
     set_limits(libc::RLIMIT_CPU, request.cpu_seconds_max, request.cpu_seconds_max + 1)?;
     set_limit(libc::RLIMIT_CORE, 0)?;
     if request.is_background {
-        step_back();
+        step_back_as_process();
     }
     #[cfg(target_os = "linux")]
     {
@@ -271,21 +272,6 @@ fn limit_this_process(request: &Request) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// Leaves the processors to everybody else. Where the system does not let it, the limits still hold.
-#[allow(unsafe_code)]
-fn step_back() {
-    // SAFETY: the calls take numbers and a structure of this frame, and change only this process.
-    unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, 19);
-        #[cfg(target_os = "linux")]
-        {
-            let mut parameters: libc::sched_param = std::mem::zeroed();
-            parameters.sched_priority = 0;
-            libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters);
-        }
-    }
 }
 
 #[cfg(target_os = "linux")]

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 
 use crate::config::EngineConfig;
+use crate::priority::{Background, step_back};
 
 /// A job, and the microseconds of processor time that it will probably take.
 type Job = (Box<dyn FnOnce() + Send>, u64);
@@ -112,21 +113,6 @@ impl CpuPool {
     }
 }
 
-/// How far the threads of the pool step back behind those of requests, in steps of `nice`: who waits here waits for a millisecond
-/// or more anyway, while what the others do takes microseconds and must not queue up behind it. A tenth of their share of the
-/// processors remains where all are busy.
-const NICENESS: i32 = 10;
-
-/// Lets other threads of the process go first. Where the system does not allow that, all are equal.
-fn step_back() {
-    #[cfg(target_os = "linux")]
-    // SAFETY: the call takes plain numbers. With Linux, where each thread has a niceness of its own, 0 is this thread.
-    #[allow(unsafe_code)]
-    unsafe {
-        libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS);
-    }
-}
-
 impl Drop for CpuPool {
     fn drop(&mut self) {
         self.shared.lock().is_closed = true;
@@ -149,7 +135,7 @@ impl Shared {
     }
 
     fn work(&self) {
-        step_back();
+        step_back(Background::LongCall);
         while let Some(job) = self.next() {
             job();
         }

@@ -42,6 +42,7 @@ mod flavour;
 mod input;
 mod measure;
 mod output;
+mod priority;
 mod state;
 mod ticker;
 mod transform;
@@ -56,6 +57,7 @@ pub use engine::Engine;
 pub use error::{EngineError, Fault, LimitHit, LimitKind, Trap};
 pub use measure::Cost;
 pub use output::Breach;
+pub use priority::{Background, step_back};
 pub use transform::{Applied, CallClass, FailedRow, FailureKind, RowOutcomes, Transform};
 pub use upload::{
     Accepted, CORPUS_VERSION, CheckError, CheckPriority, Checked, DescriptionProblem, Evidence, Inspection, Law,

@@ -260,7 +260,7 @@ async fn resolve(registry: &Registry, wanted: &Wanted) -> Result<ResolvedService
             registry.resolve_features(&names, Some(&entity)).await
         }
     };
-    let service = resolved.map_err(|error| crate::routes::registry_problem(&error))?;
+    let service = resolved?;
     // One that is retired is known, and not served.
     if let Some(name) = &service.name {
         let name = format_args!("{name}@{}", service.version.unwrap_or_default());
@@ -272,11 +272,10 @@ async fn resolve(registry: &Registry, wanted: &Wanted) -> Result<ResolvedService
 /// Every stored feature of an entity type, by bare name where only one of its views has it. Without a name, the only
 /// entity type there is.
 async fn features_of_entity(registry: &Registry, entity: Option<&str>) -> Result<(String, Vec<String>), Problem> {
-    let problem = |error| crate::routes::registry_problem(&error);
     let entity = match entity {
-        Some(name) => registry.entity(name).await.map_err(problem)?.name,
+        Some(name) => registry.entity(name).await?.name,
         None => {
-            let mut entities = registry.entities().await.map_err(problem)?;
+            let mut entities = registry.entities().await?;
             match (entities.pop(), entities.is_empty()) {
                 (Some(only), true) => only.name,
                 (None, _) => {
@@ -290,7 +289,7 @@ async fn features_of_entity(registry: &Registry, entity: Option<&str>) -> Result
             }
         }
     };
-    let views = registry.views().await.map_err(problem)?;
+    let views = registry.views().await?;
     let of_entity = views
         .iter()
         .map(|view| &view.newest)

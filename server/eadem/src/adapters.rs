@@ -142,6 +142,11 @@ impl EngineTransforms {
         Ok(Arc::new(EngineTransform { transform, class, usage: Arc::clone(&self.usage) }))
     }
 
+    /// The engine that they are in.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     async fn load_into_engine(&self, digest: &Digest) -> Result<eadem_engine::Transform, TransformUnavailable> {
         let unavailable = |message: String| TransformUnavailable { digest: *digest, message };
         let record = self.registry.transform(digest).await.map_err(|error| unavailable(error.to_string()))?;

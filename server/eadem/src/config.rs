@@ -133,6 +133,8 @@ pub(crate) struct JobsConfig {
     pub(crate) memory_bytes_max: usize,
     /// How long a process that works on a job is believed to live without a sign of life.
     pub(crate) lease_ms: u64,
+    /// Whether the jobs of a server step back behind its requests.
+    pub(crate) low_priority: bool,
 }
 
 impl Default for ServerConfig {
@@ -232,7 +234,7 @@ fn of_project(name: &str, project: &str) -> String {
 
 impl Default for JobsConfig {
     fn default() -> Self {
-        Self { workers: 2, chunk_rows: 1 << 20, memory_bytes_max: 1 << 30, lease_ms: 15_000 }
+        Self { workers: 2, chunk_rows: 1 << 20, memory_bytes_max: 1 << 30, lease_ms: 15_000, low_priority: true }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use eadem_api::serving::validation;
-use eadem_api::{Problem, check_not_retired, registry_problem};
+use eadem_api::{Problem, check_not_retired};
 use eadem_engine::CallClass;
 use eadem_offline::{
     DatasetFeature, DatasetOptions, DatasetReport, DatasetSpec, DatasetWatch, KeptSpine, Location, OfflineError,
@@ -78,8 +78,7 @@ pub(crate) async fn check_and_pin(stores: &Stores, request: &DatasetRequest) -> 
             if request.pinned.is_some() {
                 return Err(malformed("`pinned` is for the server to say; leave it out".to_owned()));
             }
-            let service = stores.registry.resolve_service(&request.service).await;
-            let service = service.map_err(|error| registry_problem(&error))?;
+            let service = stores.registry.resolve_service(&request.service).await?;
             check_not_retired(ObjectKind::Service, &request.service, service.mark.as_ref())?;
             let spec = dataset_spec(stores, &service, cut, request).await;
             let spec = spec.map_err(|error| Problem::internal("the service could not be prepared", error))?;
@@ -99,7 +98,7 @@ pub(crate) async fn check_and_pin(stores: &Stores, request: &DatasetRequest) -> 
 }
 
 async fn known_dataset(stores: &Stores, id: &str) -> Result<DatasetRecord, Problem> {
-    stores.registry.dataset(id).await.map_err(|error| registry_problem(&error))
+    Ok(stores.registry.dataset(id).await?)
 }
 
 /// Keeps the spine where it is a file; else checks that the job will be able to make it.
@@ -198,8 +197,11 @@ async fn keep_spine(stores: &Stores, spine: &str) -> anyhow::Result<KeptSpine> {
     static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
     let _turn = ONE_AT_A_TIME.acquire().await?;
     let (offline, spine) = (Arc::clone(&stores.offline), spine.to_owned());
-    let runtime = tokio::runtime::Handle::current();
-    Ok(tokio::task::spawn_blocking(move || runtime.block_on(offline.keep_spine(&spine))).await??)
+    let keep = async move {
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || runtime.block_on(offline.keep_spine(&spine))).await
+    };
+    Ok(stores.job_threads.run(keep).await???)
 }
 
 /// Runs a dataset job.
@@ -412,7 +414,7 @@ async fn service_spec(
         features,
         cut,
         with_status: true,
-        engine_fingerprint: fingerprint(stores.engine.fingerprint()),
+        engine_fingerprint: fingerprint(stores.transforms.engine().fingerprint()),
         workers: WORKERS,
         options: DatasetOptions::default(),
         memory_bytes_max: stores.job_memory_bytes_max,

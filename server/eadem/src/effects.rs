@@ -47,10 +47,14 @@ impl Effects for HistoryEffects {
         for pair in pairs {
             let effect = match on_demand_reason(pair) {
                 Some(reason) => ViewEffect::not_compared(pair, reason),
-                None => match self.compare_pair(pair, options).await {
-                    Ok(effect) => effect,
-                    Err(error) => ViewEffect::not_compared(pair, format!("{error:#}")),
-                },
+                None => {
+                    let compare = compare_pair(self.stores.clone(), pair.clone(), options.clone());
+                    let compared = self.stores.job_threads.run(compare).await;
+                    match compared.unwrap_or_else(|error| Err(error.into())) {
+                        Ok(effect) => effect,
+                        Err(error) => ViewEffect::not_compared(pair, format!("{error:#}")),
+                    }
+                }
             };
             effects.push(effect);
         }
@@ -58,62 +62,60 @@ impl Effects for HistoryEffects {
     }
 }
 
-impl HistoryEffects {
-    async fn compare_pair(&self, pair: &VersionPair, options: &EffectOptions) -> anyhow::Result<ViewEffect> {
-        let (before, before_cost) = self.metered(&pair.before).await?;
-        let (after, after_cost) = self.metered(&pair.after).await?;
-        let cancel = CancelOnDrop(Cancel::default());
-        let name = pair.after.id.name.clone();
-        let progress = options.progress.clone().map(|progress| {
-            let told: offline::EffectProgress = Arc::new(move |done, total| progress(&name, done, total));
-            told
-        });
-        let arrival_us = self.stores.clock.now_us();
-        let effect = Effect {
-            before,
-            after,
-            erasures: self.stores.offline.erasures(),
-            options: offline::EffectOptions {
-                duration_max: options.duration_max,
-                ..offline::EffectOptions::of_rows(options.rows_max, arrival_us)
-            },
-            progress,
-            cancel: cancel.0.clone(),
-        };
-        let report = offline::compare_versions(&effect).await?;
-        let (before_us, after_us) = (before_cost.cpu_us_per_row(), after_cost.cpu_us_per_row());
-        let mut fields = match serde_json::to_value(&report)? {
-            Json::Object(fields) => fields,
-            _ => Map::new(),
-        };
-        // They stand beside the report already.
-        fields.remove("rows_compared");
-        fields.remove("rows_changed");
-        fields.insert("cpu_us_per_row".to_owned(), json!({ "before": before_us, "after": after_us }));
-        let mut text = report.to_text();
-        if let (Some(before_us), Some(after_us)) = (before_us, after_us) {
-            text.push_str(&format!("cost per row: {before_us:.2} → {after_us:.2} µs of CPU\n"));
-        }
-        Ok(ViewEffect {
-            view: pair.after.id.name.clone(),
-            version_before: pair.before.id.version,
-            version: pair.after.id.version,
-            not_compared: None,
-            rows_compared: report.rows_compared,
-            rows_changed: report.rows_changed,
-            notes: notes(pair),
-            report: fields,
-            text,
-        })
+async fn compare_pair(stores: Stores, pair: VersionPair, options: EffectOptions) -> anyhow::Result<ViewEffect> {
+    let (before, before_cost) = metered(&stores, &pair.before).await?;
+    let (after, after_cost) = metered(&stores, &pair.after).await?;
+    let cancel = CancelOnDrop(Cancel::default());
+    let name = pair.after.id.name.clone();
+    let progress = options.progress.map(|progress| {
+        let told: offline::EffectProgress = Arc::new(move |done, total| progress(&name, done, total));
+        told
+    });
+    let arrival_us = stores.clock.now_us();
+    let effect = Effect {
+        before,
+        after,
+        erasures: stores.offline.erasures(),
+        options: offline::EffectOptions {
+            duration_max: options.duration_max,
+            ..offline::EffectOptions::of_rows(options.rows_max, arrival_us)
+        },
+        progress,
+        cancel: cancel.0.clone(),
+    };
+    let report = offline::compare_versions(&effect).await?;
+    let (before_us, after_us) = (before_cost.cpu_us_per_row(), after_cost.cpu_us_per_row());
+    let mut fields = match serde_json::to_value(&report)? {
+        Json::Object(fields) => fields,
+        _ => Map::new(),
+    };
+    // They stand beside the report already.
+    fields.remove("rows_compared");
+    fields.remove("rows_changed");
+    fields.insert("cpu_us_per_row".to_owned(), json!({ "before": before_us, "after": after_us }));
+    let mut text = report.to_text();
+    if let (Some(before_us), Some(after_us)) = (before_us, after_us) {
+        text.push_str(&format!("cost per row: {before_us:.2} → {after_us:.2} µs of CPU\n"));
     }
+    Ok(ViewEffect {
+        view: pair.after.id.name.clone(),
+        version_before: pair.before.id.version,
+        version: pair.after.id.version,
+        not_compared: None,
+        rows_compared: report.rows_compared,
+        rows_changed: report.rows_changed,
+        notes: notes(&pair),
+        report: fields,
+        text,
+    })
+}
 
-    /// A version as the offline store computes it, with a transform that notes what it costs.
-    async fn metered(&self, view: &ViewVersion) -> anyhow::Result<(offline::ViewSpec, Arc<MeteredTransform>)> {
-        let mut spec = self.stores.view_spec(view).await?;
-        let metered = Arc::new(MeteredTransform::new(Arc::clone(&spec.transform)));
-        spec.transform = Arc::clone(&metered) as Arc<dyn RowTransform>;
-        Ok((spec, metered))
-    }
+/// A version as the offline store computes it, with a transform that notes what it costs.
+async fn metered(stores: &Stores, view: &ViewVersion) -> anyhow::Result<(offline::ViewSpec, Arc<MeteredTransform>)> {
+    let mut spec = stores.view_spec(view).await?;
+    let metered = Arc::new(MeteredTransform::new(Arc::clone(&spec.transform)));
+    spec.transform = Arc::clone(&metered) as Arc<dyn RowTransform>;
+    Ok((spec, metered))
 }
 
 /// Why a pair cannot be compared at all, whatever history there is.

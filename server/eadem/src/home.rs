@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use axum::Router;
 use eadem_api::serving::{EntityKeys, History, ReadOptions, ReadRow, RowSource, RowSourceError};
 use eadem_api::tls::Certificate;
-use eadem_api::{Clock, Hindrance, Problem, ProjectUsage, Server, StoreStatus, StoredTable, SystemClock};
-use eadem_engine::{CompilerCommand, Engine, EngineConfig};
+use eadem_api::{Clock, Hindrance, Problem, Server, StoreStatus, StoredTable, SystemClock};
+use eadem_engine::{CompilerCommand, EngineConfig};
 use eadem_offline::OfflineStore;
 use eadem_online::{CacheUsage, CachedStore, OnlineStore, StoreError, TableId, TableStatus};
 use eadem_registry::model::ViewVersion;
@@ -24,6 +24,7 @@ use crate::access::Upkeep;
 use crate::adapters::{EngineTransforms, OfflineHistory};
 use crate::config::{Config, TlsMode};
 use crate::erasure::RegistryErasures;
+use crate::job_threads::JobThreads;
 use crate::jobs::JobRunner;
 use crate::output::{Printer, since_text};
 use crate::projects::{OpenProject, OpenProjects, Place};
@@ -67,7 +68,8 @@ pub(crate) struct Stores {
     pub(crate) registry: Registry,
     /// What this directory is called in the registry, which several may share.
     pub(crate) home_id: String,
-    pub(crate) engine: Engine,
+    /// Whoever has work of a job has it done there.
+    pub(crate) job_threads: Arc<JobThreads>,
     /// `None`: another process holds it.
     pub(crate) online: Option<Arc<CachedStore>>,
     pub(crate) offline: Arc<OfflineStore>,
@@ -106,6 +108,9 @@ impl Home {
         self.projects.open_all().await?;
         if config.limits.uploads_lowest_priority {
             self.main.state.uploads.step_back();
+        }
+        if config.jobs.low_priority {
+            self.projects.job_threads().step_back().context("the threads of jobs cannot be started")?;
         }
         let scheme = if certificate.is_some() { "https" } else { "http" };
         self.main.announce(&announced(scheme, address))?;
@@ -227,22 +232,21 @@ impl Stores {
         place: &Place,
         config: &Config,
         registry: Registry,
-        engine: Engine,
+        transforms: Arc<EngineTransforms>,
+        job_threads: Arc<JobThreads>,
         online: Option<Arc<CachedStore>>,
-        usage: Arc<ProjectUsage>,
         root: &str,
     ) -> anyhow::Result<Self> {
         let erasures = Arc::new(RegistryErasures(registry.clone()));
         let offline = Arc::new(OfflineStore::open(root)?.with_erasures(erasures));
         offline.prepare()?;
-        let transforms = Arc::new(EngineTransforms::new(registry.clone(), engine.clone(), usage));
         Ok(Self {
             project: place.folder.clone(),
             data_dir: place.data_dir.clone(),
             job_memory_bytes_max: config.jobs.memory_bytes_max,
             registry,
             home_id: home_id(&place.data_dir)?,
-            engine,
+            job_threads,
             online,
             offline,
             transforms,

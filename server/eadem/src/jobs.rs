@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use eadem_api::serving::lifetime;
-use eadem_api::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs, Problem, check_not_retired, registry_problem};
+use eadem_api::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs, Problem, check_not_retired};
 use eadem_offline::{Backfill, BackfillOptions, BackfillReport, Progress, StopThreshold, plan_backfill, run_backfill};
 use eadem_online::{Coverage, Retention, TableId};
 use eadem_registry::definitions::split_version;
@@ -166,7 +166,7 @@ impl JobRunner {
         let (stores, lease) = (&shared.stores, shared.lease);
         if let Err(error) = stores.registry.join_job(&id, &handle.worker, stores.clock.now_us(), lease.us()).await {
             shared.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-            return Err(registry_failed(error));
+            return Err(error.into());
         }
         tokio::spawn(async move {
             let beats = {
@@ -175,12 +175,12 @@ impl JobRunner {
             };
             let work = {
                 let (shared, id, handle) = (Arc::clone(&shared), id.clone(), Arc::clone(&handle));
-                tokio::spawn(async move { shared.run(&id, kind, &spec, &handle).await })
+                async move { shared.run(&id, kind, &spec, &handle).await }
             };
+            let worked = shared.stores.job_threads.run(work).await;
             // A panic ends the job, not the server's knowledge of it.
-            let outcome = work
-                .await
-                .unwrap_or_else(|error| Err(anyhow::anyhow!("the job broke off by a fault of ours: {error}")));
+            let outcome =
+                worked.unwrap_or_else(|error| Err(anyhow::anyhow!("the job broke off by a fault of ours: {error}")));
             beats.abort();
             shared.finish(&id, &handle, outcome).await;
         });
@@ -353,14 +353,14 @@ impl Shared {
 
     /// The jobs that some process is at.
     async fn at_work(&self) -> Result<BTreeSet<String>, Problem> {
-        self.stores.registry.jobs_at_work(self.stores.clock.now_us()).await.map_err(registry_failed)
+        Ok(self.stores.registry.jobs_at_work(self.stores.clock.now_us()).await?)
     }
 
     /// A job as the registry knows it.
     async fn recorded(&self, id: &str) -> Result<Job, Problem> {
         // Who is at it, the record, and who is at it: a job that begins or ends in between is not found interrupted.
         let before = self.at_work().await?;
-        let record = self.stores.registry.job(id).await.map_err(registry_failed)?;
+        let record = self.stores.registry.job(id).await?;
         let is_at_work = before.contains(id) || self.at_work().await?.contains(id);
         job_of_record(record, is_at_work)
     }
@@ -831,10 +831,6 @@ fn job_of_record(record: JobRecord, is_at_work: bool) -> Result<Job, Problem> {
     })
 }
 
-fn registry_failed(error: RegistryError) -> Problem {
-    registry_problem(&error)
-}
-
 #[async_trait]
 impl Jobs for JobRunner {
     async fn start(&self, kind: JobKind, spec: Json, by: &Actor) -> Result<Job, Problem> {
@@ -908,7 +904,7 @@ impl Jobs for JobRunner {
         }
         let (id, now_us) = (new_id(), self.shared.stores.clock.now_us());
         let registry = self.shared.stores.registry.acting(by.clone());
-        registry.create_job(&id, kind.name(), &spec, now_us).await.map_err(registry_failed)?;
+        registry.create_job(&id, kind.name(), &spec, now_us).await?;
         self.spawn(Job::begun(id, kind, spec, now_us)).await
     }
 
@@ -917,7 +913,7 @@ impl Jobs for JobRunner {
         // Who runs, the records, and who runs: a job that begins or ends in between is not found interrupted.
         let running = self.shared.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut at_work = self.shared.at_work().await?;
-        let records = registry.jobs(None).await.map_err(registry_failed)?;
+        let records = registry.jobs(None).await?;
         at_work.append(&mut self.shared.at_work().await?);
         let mut jobs = Vec::new();
         for record in records {
@@ -950,7 +946,7 @@ impl Jobs for JobRunner {
         let ask = async || match registry.ask_job_to_cancel(id, clock.now_us()).await {
             // It has ended: it stays as it is.
             Err(error) if error.is_callers_fault() && !error.is_not_found() => Ok(()),
-            asked => asked.map_err(registry_failed),
+            asked => asked,
         };
         if let Some(handle) = self.running(id) {
             // Also others may be at it.
@@ -967,7 +963,7 @@ impl Jobs for JobRunner {
         if job.state != JobState::Interrupted {
             return Ok(job);
         }
-        if registry.job(id).await.map_err(registry_failed)?.committing {
+        if registry.job(id).await?.committing {
             let detail = format!(
                 "job {id} was making its rows visible when its process ended, and may have done so; resume it, which only \
                  takes the commit"
@@ -976,7 +972,7 @@ impl Jobs for JobRunner {
         }
         let outcome = json!({ "error": "cancelled after its process had ended" });
         let cancelled = eadem_registry::JobState::Cancelled;
-        registry.finish_job(id, cancelled, &outcome, clock.now_us()).await.map_err(registry_failed)?;
+        registry.finish_job(id, cancelled, &outcome, clock.now_us()).await?;
         self.get(id).await
     }
 
@@ -988,7 +984,7 @@ impl Jobs for JobRunner {
             JobState::Failed | JobState::Cancelled | JobState::Interrupted => {
                 let now_us = self.shared.stores.clock.now_us();
                 let registry = self.shared.stores.registry.acting(by.clone());
-                registry.reopen_job(id, now_us).await.map_err(registry_failed)?;
+                registry.reopen_job(id, now_us).await?;
             }
         }
         job.state = JobState::Running;
@@ -1086,7 +1082,7 @@ impl JobRunner {
     async fn next_to_work_on(&self, only: &[String], tried: &BTreeSet<String>) -> Result<Option<Job>, Problem> {
         let registry = &self.shared.stores.registry;
         let at_work = self.shared.at_work().await?;
-        let open = registry.open_jobs().await.map_err(registry_failed)?;
+        let open = registry.open_jobs().await?;
         let views = |record: &JobRecord| -> BTreeSet<String> {
             let views = record.spec["views"].as_array().into_iter().flatten();
             views.filter_map(Json::as_str).map(str::to_owned).collect()
@@ -1099,7 +1095,7 @@ impl JobRunner {
             let is_at_work = at_work.contains(&record.id);
             let its_views = views(&record);
             // One that waits for its turn has planned nothing yet; another that loads the same files must not overtake it.
-            let has_begun = !registry.chunk_names(&record.id, "").await.map_err(registry_failed)?.is_empty();
+            let has_begun = !registry.chunk_names(&record.id, "").await?.is_empty();
             let may_begin = (has_begun || !is_at_work) && written.is_disjoint(&its_views);
             let is_wanted = (only.is_empty() || only.contains(&record.id)) && !tried.contains(&record.id);
             if may_begin && is_wanted {
@@ -1134,8 +1130,8 @@ impl JobRunner {
             }
             names
         };
-        views.map(named).map_err(|error| match error.downcast::<eadem_registry::RegistryError>() {
-            Ok(error) => registry_failed(error),
+        views.map(named).map_err(|error| match error.downcast::<RegistryError>() {
+            Ok(error) => error.into(),
             Err(error) => Problem::bad_request("malformed_job", format!("{error:#}")),
         })
     }

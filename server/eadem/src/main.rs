@@ -14,6 +14,7 @@ mod datasets;
 mod effects;
 mod erasure;
 mod home;
+mod job_threads;
 mod jobs;
 mod materialize;
 mod online_backup;

@@ -23,10 +23,11 @@ use futures::future::join_all;
 use tokio::sync::{OnceCell, Semaphore};
 
 use crate::access::TokenBook;
-use crate::adapters::Inspector;
+use crate::adapters::{EngineTransforms, Inspector};
 use crate::config::{CONFIGURATION_TABLES, Config};
 use crate::effects::HistoryEffects;
 use crate::home::{NoOnlineStore, OpenError, Status, Stores, engine_config, history_of, not_ours};
+use crate::job_threads::JobThreads;
 use crate::jobs::JobRunner;
 use crate::quarantine::RefusedRows;
 
@@ -122,6 +123,7 @@ pub(crate) struct OpenProjects {
     holds: bool,
     registry: Registry,
     engine: Engine,
+    job_threads: Arc<JobThreads>,
     book: Arc<TokenBook>,
     usage: Arc<Usage>,
     uploads: Arc<Uploads>,
@@ -168,6 +170,7 @@ impl OpenProjects {
             registry,
             uploads: Arc::new(Uploads::new(engine.clone(), &config.limits)),
             engine,
+            job_threads: Arc::default(),
             book,
             usage,
             in_flight: Arc::new(Semaphore::new(requests_max)),
@@ -180,6 +183,11 @@ impl OpenProjects {
     /// The tokens that are let in.
     pub(crate) fn book(&self) -> &Arc<TokenBook> {
         &self.book
+    }
+
+    /// Where jobs of all projects have their work done.
+    pub(crate) fn job_threads(&self) -> &JobThreads {
+        &self.job_threads
     }
 
     /// The routes of all projects, of which this is the first.
@@ -245,7 +253,9 @@ impl OpenProjects {
         let root = config.store.offline_root(&self.directory, &place.data_dir, name);
         let metrics = Arc::new(Metrics::new(name).context("metrics")?);
         let usage = self.usage.of(name, &metrics);
-        let stores = Stores::open(&place, config, registry, self.engine.clone(), online, Arc::clone(&usage), &root)?;
+        let transforms = EngineTransforms::new(registry.clone(), self.engine.clone(), Arc::clone(&usage));
+        let (transforms, job_threads) = (Arc::new(transforms), Arc::clone(&self.job_threads));
+        let stores = Stores::open(&place, config, registry, transforms, job_threads, online, &root)?;
         let history = history_of(&stores, config);
         let rows: Arc<dyn RowSource> = match &stores.online {
             Some(online) => {

@@ -17,7 +17,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, Support
 use serde_json::{Value as Json, json};
 
 use super::project::{Project, Server, root};
-use super::support::{define_slow_score, sample, wait_until};
+use super::support::{Asker, define_slow_score, make_admin, sample, wait_until};
 
 const ROLES: [&str; 4] = ["reader", "writer", "author", "admin"];
 
@@ -30,22 +30,13 @@ const KINDS: [&str; 7] = ["valid", "wrong", "expired", "revoked", "other", "away
 
 const GOLDEN: &str = "tests/it/authorisation.txt";
 
-/// An admin's token, made by who owns the directory.
-fn owners_token(project: &Project) -> String {
-    let made = project.json(&["token", "create", "--name", "root", "--role", "admin"]);
-    made["token"].as_str().unwrap().to_owned()
-}
-
 fn bearer(token: &str) -> String {
     format!("Host: localhost\r\nAuthorization: Bearer {token}\r\n")
 }
 
 /// A request with a token; status and JSON.
 fn ask(server: &Server, method: &str, path: &str, token: &str, body: &Json) -> (u16, Json) {
-    let body = if body.is_null() { String::new() } else { body.to_string() };
-    let headers = format!("{}Content-Type: application/json\r\n", bearer(token));
-    let (status, text) = server.raw(method, path, &headers, body.as_bytes());
-    (status, serde_json::from_str(&text).unwrap_or(Json::String(text)))
+    Asker { server, token: Some(token), project: None }.ask(method, path, body)
 }
 
 /// Tokens by role and by what is wrong with them.
@@ -141,7 +132,7 @@ fn cells(line: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn every_cell_of_the_matrix() {
     let project = Project::new();
-    let admin = owners_token(&project);
+    let admin = make_admin(&project);
     let server = project.serve();
     let tokens = Tokens::make(&server, &admin);
     let (status, document) = ask(&server, "GET", "/openapi.json", &admin, &Json::Null);
@@ -197,7 +188,7 @@ fn an_open_server_is_closed_by_the_first_token() {
     assert_eq!((first.0, first.1["code"].as_str()), (403, Some("first_token")));
     assert_eq!(server.raw("GET", "/jobs", "Host: evil.example\r\n", b"").0, 421);
 
-    let admin = owners_token(&project);
+    let admin = make_admin(&project);
     wait_until("the server hears of the token", || server.get("/jobs").0 == 401);
     assert_eq!(server.get("/readyz"), (200, json!({ "status": "ready", "access": "tokens" })));
     assert_eq!(ask(&server, "GET", "/jobs", &admin, &Json::Null).0, 200);
@@ -224,7 +215,7 @@ fn an_open_server_is_closed_by_the_first_token() {
 #[test]
 fn what_is_no_valid_token_is_told_apart_only_for_those_who_have_it() {
     let project = Project::new();
-    let admin = owners_token(&project);
+    let admin = make_admin(&project);
     let server = project.serve();
     let code = |authorization: &str| {
         let headers = format!("Host: localhost\r\n{authorization}");
@@ -259,7 +250,7 @@ fn what_is_no_valid_token_is_told_apart_only_for_those_who_have_it() {
 #[test]
 fn a_token_that_is_revoked_by_another_process_is_refused_soon() {
     let project = Project::new();
-    let admin = owners_token(&project);
+    let admin = make_admin(&project);
     let server = project.serve();
     let made = project.json(&["token", "create", "--name", "model", "--role", "reader", "--expires", "30d"]);
     let token = made["token"].as_str().unwrap();
@@ -281,7 +272,7 @@ fn a_token_that_is_revoked_by_another_process_is_refused_soon() {
 #[test]
 fn an_admin_of_one_project_stays_in_it() {
     let project = Project::new();
-    let root = owners_token(&project);
+    let root = make_admin(&project);
     let own = ["token", "create", "--name", "own", "--role", "admin", "--for-project", "default"];
     let own = project.json(&own)["token"].as_str().unwrap().to_owned();
     let server = project.serve();
@@ -319,7 +310,7 @@ fn beyond_this_machine_nobody_is_served_without_a_token_and_tls() {
     project.succeed(&weak);
     project.succeed(&["token", "create", "--name", "weak", "--role", "author"]);
     assert!(project.fail(&beyond).contains("no token of an admin"));
-    let admin = owners_token(&project);
+    let admin = make_admin(&project);
     let said = project.fail(&beyond);
     assert!(said.contains("there is no TLS") && said.contains("off_behind_proxy"), "{said}");
     let server = Server::start_with(project.command(&[
@@ -418,7 +409,7 @@ fn get_by_tls(address: &str, trusted: &CertificateDer<'static>, path: &str, toke
 /// A project whose server speaks TLS.
 fn project_with_tls() -> (Project, String, CertificateDer<'static>) {
     let project = Project::new();
-    let admin = owners_token(&project);
+    let admin = make_admin(&project);
     let certificate = make_certificate(&project, "server", "localhost");
     project.write("eadem.toml", "[server]\ntls_certificate = \"server.pem\"\ntls_key = \"server.key\"\n");
     (project, admin, certificate)
@@ -521,7 +512,7 @@ fn a_request_in_flight_is_finished_over_tls_too() {
 #[test]
 fn a_verb_takes_its_token_from_the_environment_or_from_a_file_that_is_its_owners() {
     let project = Project::new();
-    let admin = owners_token(&project);
+    let admin = make_admin(&project);
     let server = project.serve();
     let said = project.fail(&["jobs", "list"]);
     assert!(said.contains("no_credential") && said.contains("Authorization"), "{said}");
@@ -550,7 +541,7 @@ fn a_verb_takes_its_token_from_the_environment_or_from_a_file_that_is_its_owners
 #[test]
 fn a_writer_reaches_no_files_but_the_projects() {
     let project = Project::new();
-    let admin = owners_token(&project);
+    let admin = make_admin(&project);
     let server = project.serve();
     let writer = ask(&server, "POST", "/tokens", &admin, &json!({ "name": "batch", "role": "writer" })).1;
     let writer = writer["token"].as_str().unwrap();
@@ -582,7 +573,7 @@ fn a_writer_reaches_no_files_but_the_projects() {
 #[test]
 fn a_writer_leaves_an_admins_jobs_alone() {
     let project = Project::new();
-    let admin = owners_token(&project);
+    let admin = make_admin(&project);
     let server = project.serve();
     let writer = ask(&server, "POST", "/tokens", &admin, &json!({ "name": "batch", "role": "writer" })).1;
     let writer = writer["token"].as_str().unwrap();
@@ -642,7 +633,7 @@ fn told(project: &Project, verb: &str) -> Vec<Json> {
 #[test]
 fn the_trail_tells_who_did_what_from_where_and_who_was_refused() {
     let project = Project::of_flights();
-    let admin = owners_token(&project);
+    let admin = make_admin(&project);
     let server = project.serve();
     let author = project.json(&["token", "create", "--name", "ci", "--role", "author"]);
     let (id, author) = (author["id"].as_str().unwrap().to_owned(), author["token"].as_str().unwrap().to_owned());
@@ -697,7 +688,7 @@ fn the_trail_tells_who_did_what_from_where_and_who_was_refused() {
 fn the_trail_keeps_no_keys_of_erasures_that_were_refused() {
     let project = Project::of_flights();
     project.succeed(&["apply"]);
-    let admin = owners_token(&project);
+    let admin = make_admin(&project);
     let server = project.serve();
     for path in ["/erasures", "/jobs/erase"] {
         for body in [
@@ -726,7 +717,7 @@ fn the_trail_keeps_no_keys_of_erasures_that_were_refused() {
 #[test]
 fn the_trail_is_checked_against_an_end_that_was_kept() {
     let project = Project::new();
-    owners_token(&project);
+    make_admin(&project);
     let verdict = project.json(&["trail", "verify"]);
     let head = format!("{}:{}", verdict["head"]["sequence"], verdict["head"]["hash"].as_str().unwrap());
     assert!(project.succeed(&["trail", "verify"]).contains(&head));
@@ -750,7 +741,7 @@ fn the_trail_is_checked_against_an_end_that_was_kept() {
 fn project_that_computes() -> (Project, String) {
     let mut project = Project::new();
     define_slow_score(&project, &["score"]);
-    let admin = owners_token(&project);
+    let admin = make_admin(&project);
     project.variables = vec![("EADEM_TOKEN", admin.clone())];
     project.succeed(&["apply"]);
     (project, admin)
@@ -802,8 +793,8 @@ fn a_project_gets_no_more_than_its_quota() {
 
     let component = std::fs::read(super::project::component("plane_profile")).unwrap();
     let upload = || {
-        let (status, text) = server.raw("POST", "/transforms", &bearer(&admin), &component);
-        (status, serde_json::from_str::<Json>(&text).unwrap()["code"].as_str().unwrap_or("").to_owned())
+        let (status, reply) = Asker { server: &server, token: Some(&admin), project: None }.upload(&component);
+        (status, reply["code"].as_str().unwrap_or("").to_owned())
     };
     quota(json!({ "components": 1 }));
     assert_eq!(upload(), (413, "quota_components".to_owned()));

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value as Json;
 
 use super::project::{Project, root};
+use super::support::make_admin;
 use crate::dice::{is_soak, seed};
 
 /// Requests for each operation. Few operations take so many different ones.
@@ -26,8 +27,7 @@ fn what_is_answered_is_what_is_declared() {
     let examples = if soak { EXAMPLES_OF_SOAK } else { EXAMPLES };
     let seed = seed();
     let mut project = Project::of_flights();
-    let admin = project.json(&["token", "create", "--name", "root", "--role", "admin"]);
-    let admin = admin["token"].as_str().unwrap().to_owned();
+    let admin = make_admin(&project);
     project.variables.push(("EADEM_TOKEN", admin.clone()));
     project.write("spine.csv", SPINE);
     for verb in ["apply", "backfill", "materialize"] {

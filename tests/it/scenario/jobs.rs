@@ -1,5 +1,6 @@
 //! Jobs that are killed, and jobs that run twice.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
@@ -10,6 +11,8 @@ use parquet::file::properties::WriterProperties;
 use serde_json::{Value as Json, json};
 
 use super::project::{Project, Server};
+#[cfg(target_os = "linux")]
+use super::support::wait_until;
 
 /// Rows of one row group of the source, and so of one chunk of the job: enough chunks to do something between.
 const CHUNK_ROWS: usize = 200;
@@ -330,4 +333,90 @@ fn a_malformed_job_is_refused_before_it_starts() {
     let id = job["id"].as_str().unwrap();
     let (_, events) = server.raw("GET", &format!("/jobs/{id}/events"), "Host: localhost\r\n", b"");
     assert!(events.contains("event: end") && events.contains("backfill it first"), "{events}");
+}
+
+/// A thread of a process, as the kernel tells of it.
+#[cfg(target_os = "linux")]
+struct Thread {
+    name: String,
+    niceness: i32,
+    ran_ns: u64,
+}
+
+#[cfg(target_os = "linux")]
+fn threads(server: &Server) -> Vec<Thread> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.process.id())).unwrap();
+    let told = |task: std::io::Result<std::fs::DirEntry>| {
+        let of = |what: &str| std::fs::read_to_string(task.as_ref().unwrap().path().join(what));
+        // One that has ended in between tells nothing.
+        let (name, stat, times) = (of("comm").ok()?, of("stat").ok()?, of("schedstat").ok()?);
+        // The name, which may hold anything, is in brackets; niceness is the 19th field, the 17th after it.
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let niceness = fields.split(' ').nth(16).unwrap().parse().unwrap();
+        let ran_ns = times.split(' ').next().unwrap().parse().unwrap();
+        Some(Thread { name: name.trim().to_owned(), niceness, ran_ns })
+    };
+    tasks.filter_map(told).collect()
+}
+
+/// Enough that the work on them is most of what a server does.
+#[cfg(target_os = "linux")]
+const PLANES: usize = 10_000;
+
+#[cfg(target_os = "linux")]
+const OF_PLANES: &str = r#"
+[entity.aircraft]
+keys = { tailnum = "utf8" }
+
+[source.planes]
+csv = { path = "data" }
+types = { year = "int64", engines = "int64", seats = "int64" }
+event_time = 2000-01-01T00:00:00Z
+
+[view.plane_profile]
+entity = "aircraft"
+source = "planes"
+transform = "transforms/plane_profile.wasm"
+"#;
+
+/// Of a server's threads those of jobs have the last priority, and do the work of jobs; no other thread has stepped back as far.
+#[cfg(target_os = "linux")]
+#[test]
+fn jobs_of_a_server_step_back_behind_its_requests() {
+    let mut project = Project::new();
+    project.add_component("plane_profile");
+    project.write("features/planes.toml", OF_PLANES);
+    let plane = |number| format!("N{number},1999,Fixed wing multi engine,BOEING,737-800,2,160,Turbo-fan\n");
+    let planes: String = (0..PLANES).map(plane).collect();
+    project.write("data/planes.csv", format!("tailnum,year,type,manufacturer,model,engines,seats,engine\n{planes}"));
+    project.succeed(&["apply"]);
+    project.variables.push(("EADEM_JOBS_LOW_PRIORITY", "true".to_owned()));
+    let server = project.serve();
+    let ran_ns = |of: &str| {
+        let all = threads(&server);
+        all.iter().filter(|thread| thread.name == of).map(|thread| thread.ran_ns).sum::<u64>()
+    };
+    let (mut jobs_ns, requests_before_ns) = (0, ran_ns("tokio-rt-worker"));
+    let mut verb = project.command(&["backfill", "plane_profile"]);
+    let mut verb = verb.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the job ends", || {
+        // A thread that has nothing to do any more ends, and what it took goes with it.
+        jobs_ns = jobs_ns.max(ran_ns("eadem-jobs"));
+        verb.try_wait().unwrap().is_some()
+    });
+    assert!(verb.wait().unwrap().success());
+    let requests_ns = ran_ns("tokio-rt-worker").saturating_sub(requests_before_ns);
+    assert!(jobs_ns > requests_ns, "jobs took {jobs_ns} ns on their threads, and {requests_ns} ns went by on others");
+
+    let all = threads(&server);
+    let niceness_of = |begin: &str| {
+        let its: BTreeSet<i32> =
+            all.iter().filter(|thread| thread.name.starts_with(begin)).map(|thread| thread.niceness).collect();
+        assert_eq!(its.len(), 1, "{begin}: {its:?}");
+        *its.first().unwrap()
+    };
+    let requests = niceness_of("tokio-rt-worker");
+    assert_eq!(niceness_of("engine-cpu"), requests.max(10));
+    assert_eq!(niceness_of("eadem-jobs"), requests.max(15));
+    assert_eq!(niceness_of("sqlx-sqlite"), requests, "requests ask the registry too");
 }

@@ -57,7 +57,8 @@ fn the_loop_on_a_database_gives_what_the_embedded_store_gives() {
         assert_eq!(made["applied"], true, "{made}");
     }
 
-    assert_eq!(answers(&on_database), answers(&embedded));
+    let loaded = answers(&on_database);
+    assert_eq!(loaded, answers(&embedded));
     assert!(!on_database.path(".eadem/online/catalogue.redb").exists(), "no embedded store is made beside");
     let status = on_database.json(&["online", "status"]);
     assert_eq!(status["store"], "scylla", "{status}");
@@ -79,7 +80,7 @@ fn the_loop_on_a_database_gives_what_the_embedded_store_gives() {
     let there =
         ["get", "EWR", "--service", "weather@1", "--timestamp", "2013-01-01T12:20:00Z", "--in-project", "other"];
     let empty = on_database.json(&there);
-    assert_ne!(empty["features"], answers(&on_database)[0][0], "nothing was loaded there: {empty}");
+    assert_ne!(empty["features"], loaded[0][0], "nothing was loaded there: {empty}");
 
     // Its clock is this machine's.
     let server = on_database.serve();

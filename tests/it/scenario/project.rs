@@ -106,8 +106,9 @@ impl Project {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("EADEM_")) {
             command.env_remove(name);
         }
-        // Tests keep all processors busy: what runs only where nothing else does would never be done.
+        // Tests keep all processors busy: what runs only where nothing else does would never be done, and what steps back late.
         command.env("EADEM_LIMITS_UPLOADS_LOWEST_PRIORITY", "false");
+        command.env("EADEM_JOBS_LOW_PRIORITY", "false");
         command.envs(self.variables.iter().map(|(name, value)| (name, value)))
     }
 

@@ -2,7 +2,8 @@
 
 use serde_json::{Value as Json, json};
 
-use super::project::{Project, Server};
+use super::project::Project;
+use super::support::{Asker, make_admin, make_token, sample};
 
 const DEFINITIONS: &str = r#"
 [entity.aircraft]
@@ -49,40 +50,12 @@ fn two_projects() -> Project {
     project
 }
 
-fn token(project: &Project, name: &str, role: &str, of: Option<&str>) -> String {
-    let of = of.map_or(vec![], |of| vec!["--for-project", of]);
-    let made = project.json(&[&["token", "create", "--name", name, "--role", role], of.as_slice()].concat());
-    made["token"].as_str().unwrap().to_owned()
-}
-
-/// Who asks, and which project is named.
-struct Asker<'a> {
-    server: &'a Server,
-    token: Option<&'a str>,
-    project: Option<&'a str>,
-}
-
-impl Asker<'_> {
-    fn ask(&self, method: &str, path: &str, body: &Json) -> (u16, Json) {
-        let token = self.token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
-        let project = self.project.map(|project| format!("Eadem-Project: {project}\r\n")).unwrap_or_default();
-        let headers = format!("Host: localhost\r\n{token}{project}Content-Type: application/json\r\n");
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        let (status, text) = self.server.raw(method, path, &headers, body.as_bytes());
-        (status, serde_json::from_str(&text).unwrap_or(Json::String(text)))
-    }
-
-    fn get(&self, path: &str) -> (u16, Json) {
-        self.ask("GET", path, &Json::Null)
-    }
-
-    /// How many seats the plane has, or why that is not told.
-    fn seats(&self) -> Result<i64, (u16, String)> {
-        let (status, reply) = self.get("/features/N1?service=planes@1");
-        match reply["features"]["seats"].as_i64() {
-            Some(seats) => Ok(seats),
-            None => Err((status, reply["code"].as_str().unwrap_or(&reply.to_string()).to_owned())),
-        }
+/// How many seats the plane has, or why that is not told.
+fn seats(asker: &Asker<'_>) -> Result<i64, (u16, String)> {
+    let (status, reply) = asker.get("/features/N1?service=planes@1");
+    match reply["features"]["seats"].as_i64() {
+        Some(seats) => Ok(seats),
+        None => Err((status, reply["code"].as_str().unwrap_or(&reply.to_string()).to_owned())),
     }
 }
 
@@ -122,9 +95,9 @@ fn a_name_means_something_else_in_each_project() {
 #[test]
 fn a_token_reaches_its_project_and_no_other() {
     let project = two_projects();
-    let root = token(&project, "root", "admin", None);
-    let fraud = token(&project, "fraud", "admin", Some("fraud"));
-    let own = token(&project, "own", "admin", Some("default"));
+    let root = make_admin(&project);
+    let fraud = make_token(&project, "fraud", "admin", Some("fraud"));
+    let own = make_token(&project, "own", "admin", Some("default"));
     let server = project.serve();
     let asker = |token: &'static str, project: &'static str| {
         let token = match token {
@@ -152,7 +125,7 @@ fn a_token_reaches_its_project_and_no_other() {
         ("", "nobody", Err((401, "no_credential"))),
     ] {
         let expected = expected.map_err(|(status, code)| (status, code.to_owned()));
-        assert_eq!(asker(token, named).seats(), expected, "{token} asks in `{named}`");
+        assert_eq!(seats(&asker(token, named)), expected, "{token} asks in `{named}`");
     }
     assert_eq!(asker("", "nobody").get("/healthz").0, 200);
 
@@ -184,22 +157,19 @@ fn a_token_reaches_its_project_and_no_other() {
     assert_eq!(headings, 1, "what is told of one metric stands together");
 
     // What a job takes is counted where it ran.
-    let counted = |text: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix("eadem_project_job_rows_total{project=\"fraud\"} "));
-        line.unwrap().parse::<u64>().unwrap()
-    };
-    assert_eq!(counted(&one), 0);
+    let counted = |text: &str| sample(text, "eadem_project_job_rows_total", &[("project", "fraud")]);
+    assert_eq!(counted(&one), 0.0);
     let again = json!({ "recompute": true, "from": "1999-01-01T00:00:00Z", "to": "2001-01-01T00:00:00Z" });
     let (status, job) = asker("fraud", "").ask("POST", "/jobs/backfill", &again);
     assert_eq!(status, 202, "{job}");
     let path = format!("/jobs/{}/events", job["id"].as_str().unwrap());
     let events = asker("fraud", "").get(&path).1;
     assert!(events.as_str().unwrap().contains("\"succeeded\""), "{events}");
-    assert_eq!(counted(&metrics(asker("fraud", ""))), 1);
+    assert_eq!(counted(&metrics(asker("fraud", ""))), 1.0);
 
     // A project that has just been made is there.
     assert_eq!(asker("root", "").ask("POST", "/projects", &json!({ "name": "new" })).0, 201);
-    assert_eq!(asker("root", "new").seats(), Err((404, "unknown_service".to_owned())));
+    assert_eq!(seats(&asker("root", "new")), Err((404, "unknown_service".to_owned())));
     let tokens = asker("fraud", "").get("/tokens").1;
     assert_eq!(tokens["tokens"].as_array().unwrap().len(), 1, "{tokens}");
 }
@@ -207,8 +177,8 @@ fn a_token_reaches_its_project_and_no_other() {
 #[test]
 fn a_quota_is_that_of_one_project() {
     let project = two_projects();
-    let root = token(&project, "root", "admin", None);
-    let author = token(&project, "author", "author", Some("fraud"));
+    let root = make_admin(&project);
+    let author = make_token(&project, "author", "author", Some("fraud"));
     let server = project.serve();
     let main = Asker { server: &server, token: Some(&root), project: None };
     let fraud = Asker { server: &server, token: Some(&author), project: None };
@@ -217,20 +187,15 @@ fn a_quota_is_that_of_one_project() {
         assert_eq!(status, 200, "{said}");
     };
     limit(json!({ "requests_per_s": 0 }));
-    assert_eq!(fraud.seats(), Err((429, "quota_requests".to_owned())));
-    assert_eq!(main.seats(), Ok(160));
+    assert_eq!(seats(&fraud), Err((429, "quota_requests".to_owned())));
+    assert_eq!(seats(&main), Ok(160));
     limit(json!({ "requests_per_s": null, "components": 1 }));
-    assert_eq!(fraud.seats(), Ok(7));
+    assert_eq!(seats(&fraud), Ok(7));
     let component = std::fs::read(super::project::component("tail_number")).unwrap();
-    let upload = |token: &str| {
-        let headers = format!("Host: localhost\r\nAuthorization: Bearer {token}\r\nContent-Type: application/wasm\r\n");
-        let (status, text) = server.raw("POST", "/transforms", &headers, &component);
-        (status, serde_json::from_str::<Json>(&text).unwrap())
-    };
-    let (status, refused) = upload(&author);
+    let (status, refused) = fraud.upload(&component);
     assert_eq!((status, refused["code"].as_str()), (413, Some("quota_components")), "{refused}");
     assert!(refused["detail"].as_str().unwrap().contains("`fraud`"), "{refused}");
-    assert_eq!(upload(&root).0, 201);
+    assert_eq!(main.upload(&component).0, 201);
 }
 
 /// Whoever is let in to one project names no file of another, and none outside.
@@ -238,7 +203,7 @@ fn a_quota_is_that_of_one_project() {
 fn files_of_other_projects_are_out_of_reach() {
     let project = two_projects();
     let tokens = [("fraud", "author"), ("fraud", "admin"), ("default", "author"), ("default", "admin")]
-        .map(|(of, role)| (of, role, token(&project, of, role, Some(of))));
+        .map(|(of, role)| (of, role, make_token(&project, of, role, Some(of))));
     let main_file = project.path("data/planes.csv");
     let other_file = project.path("projects/fraud/data/planes.csv");
     let server = project.serve();
@@ -272,8 +237,8 @@ fn files_of_other_projects_are_out_of_reach() {
 #[test]
 fn a_team_works_from_afar_and_reads_nothing_of_another_project() {
     let project = two_projects();
-    let root = token(&project, "root", "admin", None);
-    let author = token(&project, "author", "author", Some("fraud"));
+    let root = make_admin(&project);
+    let author = make_token(&project, "author", "author", Some("fraud"));
     let foreign = project.path("data/planes.csv");
     let server = project.serve();
     // The team's own folder, on another machine.

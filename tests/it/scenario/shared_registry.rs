@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::{Value as Json, json};
 
 use super::project::{Project, Server};
-use super::support::{define_slow_score, wait_until};
+use super::support::{Asker, define_slow_score, make_admin, wait_until};
 use crate::postgres::{PASSWORD, Postgres};
 
 fn project_on(postgres: &Postgres) -> Project {
@@ -37,9 +37,9 @@ fn servers_of_one_registry_see_an_apply_at_once_and_drop_no_request() {
     // A registry that others share is open to nobody, on this machine neither.
     let refused = first.fail(&["serve", "--listen", "127.0.0.1:0"]);
     assert!(refused.contains("others share the registry"), "{refused}");
-    let admin = first.json(&["token", "create", "--name", "root", "--role", "admin"]);
+    let admin = make_admin(&first);
     for project in [&mut first, &mut second] {
-        project.variables.push(("EADEM_TOKEN", admin["token"].as_str().unwrap().to_owned()));
+        project.variables.push(("EADEM_TOKEN", admin.clone()));
     }
     define_slow_score(&first, &["score"]);
     first.succeed(&["apply"]);
@@ -118,20 +118,14 @@ fn a_password_in_the_address_of_the_registry_is_refused_and_not_repeated() {
 fn a_project_is_that_of_every_server_of_the_registry() {
     let postgres = Postgres::start();
     let (first, second) = (project_on(&postgres), project_on(&postgres));
-    let admin = first.json(&["token", "create", "--name", "root", "--role", "admin"]);
-    let token = admin["token"].as_str().unwrap();
+    let token = make_admin(&first);
     let there = second.serve();
+    let asker = |project: &'static str| Asker { server: &there, token: Some(&token), project: Some(project) };
     first.succeed(&["project", "create", "fraud"]);
     define_slow_score(&first, &["score"]);
     first.succeed(&["apply", "--in-project", "fraud"]);
-    let ask_in = |project: &str| {
-        let body = json!({ "service": "score@1", "entities": [{}], "request": [{ "seed": 4 }] }).to_string();
-        let headers = format!(
-            "Host: localhost\r\nAuthorization: Bearer {token}\r\nEadem-Project: {project}\r\n\
-             Content-Type: application/json\r\n"
-        );
-        there.raw("POST", "/features/batch", &headers, body.as_bytes())
-    };
+    let score = json!({ "service": "score@1", "entities": [{}], "request": [{ "seed": 4 }] });
+    let ask_in = |project: &'static str| asker(project).ask("POST", "/features/batch", &score);
     let (status, reply) = ask_in("fraud");
     assert_eq!(status, 200, "{reply}");
     // Its names are its own, also in the database.
@@ -139,9 +133,6 @@ fn a_project_is_that_of_every_server_of_the_registry() {
     define_slow_score(&first, &["score", "rank"]);
     first.succeed(&["apply"]);
     wait_until("the other project has it too", || ask_in("default").0 == 200);
-    let service = |project: &str| {
-        let headers = format!("Host: localhost\r\nAuthorization: Bearer {token}\r\nEadem-Project: {project}\r\n");
-        there.raw("GET", "/registry/services/rank", &headers, b"").0
-    };
+    let service = |project: &'static str| asker(project).get("/registry/services/rank").0;
     assert_eq!((service("fraud"), service("default")), (404, 200));
 }

@@ -452,8 +452,14 @@ fn over_quota(quota: Quota, detail: String) -> Problem {
 /// The mark says that it is.
 pub fn check_not_retired(kind: ObjectKind, name: impl Display, mark: Option<&Mark>) -> Result<(), Problem> {
     match RegistryError::if_retired(kind, name, mark) {
-        Some(retired) => Err(registry_problem(&retired)),
+        Some(retired) => Err(retired.into()),
         None => Ok(()),
+    }
+}
+
+impl From<RegistryError> for Problem {
+    fn from(error: RegistryError) -> Self {
+        registry_problem(&error)
     }
 }
 

@@ -12,7 +12,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::body::JsonBody;
-use super::registry_problem;
 use crate::access::By;
 use crate::problem::Problem;
 use crate::state::ApiState;
@@ -29,7 +28,7 @@ pub(super) struct NewProjectBody {
 
 /// `GET /projects`
 pub(super) async fn list(State(state): State<Arc<ApiState>>, by: By) -> Result<Json<Value>, Problem> {
-    let projects = state.main_registry.projects().await.map_err(|error| registry_problem(&error))?;
+    let projects = state.main_registry.projects().await?;
     let is_visible = |project: &&ProjectRecord| by.principal.project().is_none_or(|own| own == project.name);
     let projects: Vec<Value> = projects.iter().filter(is_visible).map(project_json).collect();
     Ok(Json(json!({ "projects": projects })))
@@ -42,8 +41,7 @@ pub(super) async fn create(
     JsonBody(body): JsonBody<NewProjectBody>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     by.principal.require_all_projects(CHANGE)?;
-    let made = state.main_registry_of(&by.actor).create_project(&body.name, state.clock.now_us()).await;
-    let made = made.map_err(|error| registry_problem(&error))?;
+    let made = state.main_registry_of(&by.actor).create_project(&body.name, state.clock.now_us()).await?;
     state.credentials.refresh().await?;
     Ok((StatusCode::CREATED, Json(project_json(&made))))
 }
@@ -57,7 +55,7 @@ pub(super) async fn get(
     if by.principal.project().is_some_and(|own| own != name) {
         return Err(Problem::not_found("unknown_project", format!("unknown project `{name}`")));
     }
-    let project = state.main_registry.project(&name).await.map_err(|error| registry_problem(&error))?;
+    let project = state.main_registry.project(&name).await?;
     Ok(Json(project_json(&project)))
 }
 
@@ -76,8 +74,7 @@ pub(super) async fn set_quotas(
         return Err(Problem::bad_request("malformed_request", detail));
     }
     let now_us = state.clock.now_us();
-    let project = state.main_registry_of(&by.actor).set_quotas(&name, &quotas, now_us).await;
-    let project = project.map_err(|error| registry_problem(&error))?;
+    let project = state.main_registry_of(&by.actor).set_quotas(&name, &quotas, now_us).await?;
     state.credentials.refresh().await?;
     Ok(Json(project_json(&project)))
 }

@@ -20,7 +20,6 @@ use serde_json::{Value, json};
 
 use super::body::JsonBody;
 use super::query::RawQuery;
-use super::registry_problem;
 use crate::access::{By, OwnSources, Principal};
 use crate::effect::{EFFECT_ROWS_MAX, EffectOptions, EffectProgress, ViewEffect};
 use crate::problem::Problem;
@@ -247,7 +246,7 @@ async fn apply_plan(
         match registry.apply(&plan, state.clock.now_us()).await {
             Ok(applied) => return Ok(AppliedPlan { plan, applied, effects, refusals }),
             Err(RegistryError::Stale { .. }) if body.revision.is_none() && attempt < ATTEMPTS_MAX => attempt += 1,
-            Err(error) => return Err(registry_problem(&error)),
+            Err(error) => return Err(error.into()),
         }
         known = Some(KnownEffects { of_pairs: pairs, effects });
     }
@@ -279,8 +278,7 @@ fn check_policy(
 }
 
 async fn make_plan(state: &ApiState, body: &DefinitionsBody, principal: &Principal) -> Result<Plan, Problem> {
-    let definitions = Definitions::parse(&body.files, state.configuration_tables)
-        .map_err(|errors| registry_problem(&errors.into()))?;
+    let definitions = Definitions::parse(&body.files, state.configuration_tables).map_err(RegistryError::from)?;
     let mut transforms = BTreeMap::new();
     for (reference, _) in definitions.transform_references() {
         if let Some(digest) = body.transforms.get(&reference.to_string()) {
@@ -291,13 +289,12 @@ async fn make_plan(state: &ApiState, body: &DefinitionsBody, principal: &Princip
     let (main_registry, files, project) = (&state.main_registry, &state.files, &state.project);
     let own = OwnSources { inspector, registry, main_registry, files, project };
     let inspector: &dyn SourceInspector = if principal.project().is_some() { &own } else { inspector };
-    let plan = registry.plan(&definitions, &transforms, inspector).await;
-    let plan = plan.map_err(|error| registry_problem(&error))?;
+    let plan = registry.plan(&definitions, &transforms, inspector).await?;
     if let Some(expected) = body.revision
         && expected != plan.definitions_revision()
     {
         let stale = state.registry.stale(expected, plan.definitions_revision()).await;
-        return Err(registry_problem(&stale.unwrap_or_else(|error| error)));
+        return Err(stale.unwrap_or_else(|error| error).into());
     }
     Ok(plan)
 }
@@ -310,13 +307,13 @@ fn plan_json(plan: &Plan) -> Result<Value, Problem> {
 pub(super) async fn list(State(state): State<Arc<ApiState>>, Path(kind): Path<String>) -> Result<Json<Value>, Problem> {
     let registry = &state.registry;
     let listed = match kind.as_str() {
-        "entities" => registry.entities().await.map(|objects| json!({ "entities": objects })),
-        "sources" => registry.sources().await.map(|objects| json!({ "sources": objects })),
-        "views" => registry.views().await.map(|objects| json!({ "views": objects })),
-        "services" => registry.services().await.map(|objects| json!({ "services": objects })),
+        "entities" => json!({ "entities": registry.entities().await? }),
+        "sources" => json!({ "sources": registry.sources().await? }),
+        "views" => json!({ "views": registry.views().await? }),
+        "services" => json!({ "services": registry.services().await? }),
         _ => return Err(unknown_kind(&kind)),
     };
-    listed.map(Json).map_err(|error| registry_problem(&error))
+    Ok(Json(listed))
 }
 
 fn unknown_kind(kind: &str) -> Problem {
@@ -347,8 +344,7 @@ pub(super) async fn lineage(
         let kinds = "source, entity, transform, view, feature, service, dataset";
         Problem::not_found("unknown_kind", format!("no kind `{kind}`; kinds are {kinds}"))
     })?;
-    let lineage = state.registry.lineage_within(object_kind, &name, direction, nodes_max).await;
-    let lineage = lineage.map_err(|error| registry_problem(&error))?;
+    let lineage = state.registry.lineage_within(object_kind, &name, direction, nodes_max).await?;
     if as_dot {
         return Ok(([(header::CONTENT_TYPE, "text/vnd.graphviz")], lineage.to_dot()).into_response());
     }
@@ -373,13 +369,12 @@ pub(super) async fn search(State(state): State<Arc<ApiState>>, uri: Uri) -> Resu
             Problem::bad_request("malformed_query", format!("limit is `{limit}`; it is 1 to {SEARCH_LIMIT_MAX}"))
         })?,
     };
-    let found = state.registry.search(&Search { text: &text, kinds: &kinds, limit }).await;
-    let found = found.map_err(|error| registry_problem(&error))?;
+    let found = state.registry.search(&Search { text: &text, kinds: &kinds, limit }).await?;
     Ok(Json(json!({ "hits": found.hits, "is_cut": found.is_cut })))
 }
 
 pub(super) async fn datasets(State(state): State<Arc<ApiState>>) -> Result<Json<Value>, Problem> {
-    let datasets = state.registry.datasets().await.map_err(|error| registry_problem(&error))?;
+    let datasets = state.registry.datasets().await?;
     let shortened = |dataset: &DatasetRecord| {
         let mut json = dataset_json(dataset)?;
         // Of each file and feature: `GET /datasets/{id}` has them.
@@ -396,9 +391,9 @@ pub(super) async fn dataset(
     State(state): State<Arc<ApiState>>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    let dataset = state.registry.dataset(&id).await.map_err(|error| registry_problem(&error))?;
+    let dataset = state.registry.dataset(&id).await?;
     let mut json = dataset_json(&dataset)?;
-    let erased = state.registry.dataset_erased_by(&dataset.id).await.map_err(|error| registry_problem(&error))?;
+    let erased = state.registry.dataset_erased_by(&dataset.id).await?;
     // Files that it was made of are gone: it cannot be made again.
     json["erased"] = match erased {
         Some((job, at_us)) => json!({ "job": job, "at": eadem_values::format_timestamp(at_us) }),

@@ -11,7 +11,6 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::body::JsonBody;
-use super::registry_problem;
 use crate::access::{By, Principal, new_secret};
 use crate::problem::Problem;
 use crate::state::ApiState;
@@ -61,8 +60,7 @@ pub(super) async fn create(
         secret_hash: secret.secret_hash,
         expires_at_us,
     };
-    let made = state.main_registry_of(&by.actor).create_token(&token, now_us).await;
-    let made = made.map_err(|error| registry_problem(&error))?;
+    let made = state.main_registry_of(&by.actor).create_token(&token, now_us).await?;
     state.credentials.refresh().await?;
     let mut json = token_json(&made, now_us);
     json["token"] = Value::from(secret.token);
@@ -85,7 +83,7 @@ fn project_of(principal: &Principal, asked: Option<String>) -> Result<Option<Str
 /// `GET /tokens`
 pub(super) async fn list(State(state): State<Arc<ApiState>>, by: By) -> Result<Json<Value>, Problem> {
     let now_us = state.clock.now_us();
-    let tokens = state.main_registry.tokens().await.map_err(|error| registry_problem(&error))?;
+    let tokens = state.main_registry.tokens().await?;
     let visible = tokens.iter().filter(|token| is_visible(&by.principal, token));
     let tokens: Vec<Value> = visible.map(|token| token_json(token, now_us)).collect();
     Ok(Json(json!({ "tokens": tokens })))
@@ -109,8 +107,7 @@ pub(super) async fn revoke(
 ) -> Result<Json<Value>, Problem> {
     visible_token(&state, &by, &id).await?;
     let now_us = state.clock.now_us();
-    let revoked = state.main_registry_of(&by.actor).revoke_token(&id, now_us).await;
-    let revoked = revoked.map_err(|error| registry_problem(&error))?;
+    let revoked = state.main_registry_of(&by.actor).revoke_token(&id, now_us).await?;
     state.credentials.refresh().await?;
     Ok(Json(token_json(&revoked, now_us)))
 }
@@ -121,7 +118,7 @@ fn is_visible(principal: &Principal, token: &TokenRecord) -> bool {
 
 /// A token of another project does not exist for whoever may act in one.
 async fn visible_token(state: &ApiState, by: &By, id: &str) -> Result<TokenRecord, Problem> {
-    let token = state.main_registry.token(id).await.map_err(|error| registry_problem(&error))?;
+    let token = state.main_registry.token(id).await?;
     if is_visible(&by.principal, &token) {
         return Ok(token);
     }

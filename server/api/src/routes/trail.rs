@@ -10,7 +10,6 @@ use eadem_values::{format_timestamp, parse_timestamp};
 use serde_json::{Value, json};
 
 use super::query::RawQuery;
-use super::registry_problem;
 use crate::access::{By, Principal};
 use crate::problem::Problem;
 use crate::state::ApiState;
@@ -23,8 +22,8 @@ const LIMIT_MAX: u32 = 1_000;
 pub(super) async fn list(State(state): State<Arc<ApiState>>, by: By, uri: Uri) -> Result<Json<Value>, Problem> {
     let filter = read_filter(uri.query())?;
     check_right(&state, &by.principal)?;
-    let entries = state.registry.trail(&filter).await.map_err(|error| registry_problem(&error))?;
-    let head = state.registry.trail_head().await.map_err(|error| registry_problem(&error))?;
+    let entries = state.registry.trail(&filter).await?;
+    let head = state.registry.trail_head().await?;
     let entries = entries.iter().map(entry_json).collect::<Result<Vec<Value>, Problem>>()?;
     Ok(Json(json!({ "entries": entries, "head": head })))
 }
@@ -35,7 +34,7 @@ pub(super) async fn verify(State(state): State<Arc<ApiState>>, by: By, uri: Uri)
     query.check(&["head"], None)?;
     let known = query.get("head")?.map(|text| read_head(&text)).transpose()?;
     check_right(&state, &by.principal)?;
-    let verdict = state.registry.verify_trail(known).await.map_err(|error| registry_problem(&error))?;
+    let verdict = state.registry.verify_trail(known).await?;
     Ok(Json(json!(verdict)))
 }
 

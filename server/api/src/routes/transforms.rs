@@ -11,7 +11,6 @@ use eadem_values::Digest;
 use serde_json::{Value, json};
 
 use super::query::RawQuery;
-use super::registry_problem;
 use super::versions::mark_json;
 use crate::access::By;
 use crate::problem::Problem;
@@ -62,7 +61,7 @@ pub(super) async fn upload(
         return Ok((StatusCode::OK, Json(reply_json(&known, false, &query))));
     }
     let registry = state.registry_of(&by.actor);
-    registry.check_upload(received.bytes as u64).await.map_err(|error| registry_problem(&error))?;
+    registry.check_upload(received.bytes as u64).await?;
     let checked = state.uploads.check(&received, query.wish, &state.metrics).await?;
     let accepted = &checked.accepted;
     let now_us = state.clock.now_us();
@@ -80,8 +79,8 @@ pub(super) async fn upload(
     state.uploads.keep(Arc::clone(&checked)).await?;
     let component = received.read().await?;
     let stored = registry.put_transform(&component, &accepted.description, &acceptance(accepted), now_us).await;
-    let (_, is_new) = stored.map_err(|error| registry_problem(&error))?;
-    let record = state.registry.transform(&digest).await.map_err(|error| registry_problem(&error))?;
+    let (_, is_new) = stored?;
+    let record = state.registry.transform(&digest).await?;
     // Another upload of these bytes may have been faster, and its verdict is the one that stays.
     query.check_known(&record)?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
@@ -133,7 +132,7 @@ pub(super) fn transform_json(record: &TransformRecord, is_new: bool) -> Value {
 
 /// `GET /transforms`
 pub(super) async fn list(State(state): State<Arc<ApiState>>) -> Result<Json<Value>, Problem> {
-    let transforms = state.registry.transforms(None).await.map_err(|error| registry_problem(&error))?;
+    let transforms = state.registry.transforms(None).await?;
     let transforms: Vec<Value> = transforms.iter().map(|record| transform_json(record, false)).collect();
     Ok(Json(json!({ "transforms": transforms })))
 }
@@ -143,7 +142,7 @@ pub(super) async fn by_name(
     State(state): State<Arc<ApiState>>,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    let transforms = state.registry.transforms(Some(&name)).await.map_err(|error| registry_problem(&error))?;
+    let transforms = state.registry.transforms(Some(&name)).await?;
     if transforms.is_empty() {
         return Err(Problem::not_found("unknown_transform", format!("no transform is called `{name}`")));
     }
@@ -158,7 +157,7 @@ pub(super) async fn by_digest(
 ) -> Result<Json<Value>, Problem> {
     let digest: Digest =
         digest.parse().map_err(|error| Problem::bad_request("malformed_digest", format!("{error}")))?;
-    let record = state.registry.transform(&digest).await.map_err(|error| registry_problem(&error))?;
+    let record = state.registry.transform(&digest).await?;
     if record.description.name != name {
         let detail = format!("{digest} is called `{}`, not `{name}`", record.description.name);
         return Err(Problem::not_found("unknown_transform", detail));

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::{Path, Request, State};
 use axum::http::Uri;
 use eadem_registry::definitions::split_version;
-use eadem_registry::{Described, LifecycleChange, LifecycleState, Mark, ObjectKind, RegistryError};
+use eadem_registry::{Described, LifecycleChange, LifecycleState, Mark, ObjectKind};
 use eadem_values::{Digest, format_timestamp};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -15,7 +15,6 @@ use serde_json::{Map, Value, json};
 use super::body::{parse_json, read_body};
 use super::query::RawQuery;
 use super::registry::not_found_code;
-use super::registry_problem;
 use super::transforms::transform_json;
 use crate::access::By;
 use crate::problem::Problem;
@@ -69,8 +68,7 @@ pub(super) async fn mark(
             return Err(Problem::bad_request("malformed_request", detail));
         }
     };
-    let marked = state.registry_of(&by.actor).mark(kind, &name, &change, state.clock.now_us()).await;
-    let marked = marked.map_err(|error| registry_problem(&error))?;
+    let marked = state.registry_of(&by.actor).mark(kind, &name, &change, state.clock.now_us()).await?;
     let mut text = String::new();
     for version in &marked.versions {
         let now = match (&marked.mark, mark_as) {
@@ -111,16 +109,15 @@ pub(super) async fn get(
         }
     };
     let registry = &state.registry;
-    let problem = |error: RegistryError| registry_problem(&error);
     let (object_kind, object) = match kind.as_str() {
-        "entities" => (ObjectKind::Entity, as_json(&registry.entity(&name).await.map_err(problem)?)?),
+        "entities" => (ObjectKind::Entity, as_json(&registry.entity(&name).await?)?),
         "sources" => {
-            let mut source = as_json(&registry.source(&name).await.map_err(problem)?)?;
-            source["schema"] = as_json(&registry.source_columns(&name).await.map_err(problem)?)?;
+            let mut source = as_json(&registry.source(&name).await?)?;
+            source["schema"] = as_json(&registry.source_columns(&name).await?)?;
             (ObjectKind::Source, source)
         }
         "views" => (ObjectKind::View, view_json(&state, &name, with_tables).await?),
-        "services" => (ObjectKind::Service, as_json(&registry.resolve_service(&name).await.map_err(problem)?)?),
+        "services" => (ObjectKind::Service, as_json(&registry.resolve_service(&name).await?)?),
         "transforms" => (ObjectKind::Transform, uploads_json(&state, &name).await?),
         "features" => (ObjectKind::Feature, feature_json(&state, &name).await?),
         _ => {
@@ -133,7 +130,7 @@ pub(super) async fn get(
         let detail = "include=tables: only views have tables";
         return Err(Problem::bad_request("unknown_parameter", detail));
     }
-    let described = registry.describe(object_kind, &name).await.map_err(problem)?;
+    let described = registry.describe(object_kind, &name).await?;
     let text = description_text(object_kind, &object, &described);
     let mut json = object;
     if let (Some(fields), Value::Object(known)) = (json.as_object_mut(), as_json(&described)?) {
@@ -144,11 +141,10 @@ pub(super) async fn get(
 }
 
 async fn view_json(state: &ApiState, name: &str, with_tables: bool) -> Result<Value, Problem> {
-    let problem = |error: RegistryError| registry_problem(&error);
-    let (bare, version) = split_version(name).map_err(problem)?;
-    let view = state.registry.view(bare, version).await.map_err(problem)?;
+    let (bare, version) = split_version(name)?;
+    let view = state.registry.view(bare, version).await?;
     let mut json = as_json(view.as_ref())?;
-    let transform = state.registry.transform(&view.transform).await.map_err(problem)?;
+    let transform = state.registry.transform(&view.transform).await?;
     json["cost"] = cost_json(&transform.acceptance);
     if with_tables {
         json["tables"] = state.status.view_tables(&view).await?;
@@ -158,8 +154,7 @@ async fn view_json(state: &ApiState, name: &str, with_tables: bool) -> Result<Va
 
 /// A feature of the view version that the name stands for.
 async fn feature_json(state: &ApiState, name: &str) -> Result<Value, Problem> {
-    let resolved = state.registry.resolve_features(&[name.to_owned()], None).await;
-    let resolved = resolved.map_err(|error| registry_problem(&error))?;
+    let resolved = state.registry.resolve_features(&[name.to_owned()], None).await?;
     let found = resolved.entries.first().and_then(|entry| Some((entry, resolved.views.get(&entry.view)?)));
     let (entry, view) = found.ok_or_else(|| Problem::internal("the feature could not be shown", name))?;
     Ok(json!({
@@ -192,11 +187,11 @@ async fn uploads_json(state: &ApiState, name: &str) -> Result<Value, Problem> {
     };
     let unknown = || Problem::not_found(&not_found_code(ObjectKind::Transform), format!("unknown transform `{name}`"));
     let mut records = match digest {
-        None => state.registry.transforms(bare).await.map_err(|error| registry_problem(&error))?,
+        None => state.registry.transforms(bare).await?,
         Some(digest) => {
             let digest: Digest =
                 digest.parse().map_err(|error| Problem::bad_request("malformed_digest", format!("{error}")))?;
-            vec![state.registry.transform(&digest).await.map_err(|error| registry_problem(&error))?]
+            vec![state.registry.transform(&digest).await?]
         }
     };
     records.retain(|record| bare.is_none_or(|bare| bare == record.description.name));

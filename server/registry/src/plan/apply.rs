@@ -11,6 +11,9 @@ use crate::error::{ObjectKind, RegistryError};
 use crate::store::write::{Indexed, Indexer};
 use crate::store::{Change, Registry, TrailEvent, changes_since, read, signed, unsigned, write};
 
+/// Each takes some tens of rows, most of them for search: after so many the next apply would be planned by what tables held before.
+const MANY_OBJECTS: usize = 500;
+
 pub(super) async fn apply(registry: &Registry, plan: &Plan, now_us: i64) -> Result<Applied, RegistryError> {
     let mut change = registry.change().await?;
     let row = sqlx::query("SELECT definitions_revision FROM registry_state").fetch_one(change.sql()).await?;
@@ -48,6 +51,9 @@ pub(super) async fn apply(registry: &Registry, plan: &Plan, now_us: i64) -> Resu
     tell_trail(&mut change, plan, &before, now_us).await?;
     record_acceptance(&mut change, plan, revision, now_us).await?;
     change.commit_and_announce().await?;
+    if told.len() >= MANY_OBJECTS {
+        registry.gather_statistics().await;
+    }
     Ok(Applied { definitions_revision: revision, changed: true })
 }
 

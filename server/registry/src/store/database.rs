@@ -178,20 +178,21 @@ impl Database {
 
     async fn open_file(file: &Path) -> Result<Self, RegistryError> {
         let options = AnyConnectOptions::from_url(&file_url(file))?;
-        let pool = |connections_max: u32, foreign_keys: &'static str| {
-            AnyPoolOptions::new().max_connections(connections_max).acquire_timeout(WAIT).after_connect(
-                move |connection, _| {
-                    Box::pin(async move {
-                        connection.execute(foreign_keys).await?;
-                        connection.execute("PRAGMA busy_timeout = 10000").await?;
-                        connection.execute("PRAGMA journal_mode = WAL").await?;
-                        connection.execute("PRAGMA synchronous = FULL").await?;
-                        // The keys of erased entities shall be gone from the file too when their rows go.
-                        connection.execute("PRAGMA secure_delete = ON").await?;
-                        Ok(())
-                    })
-                },
-            )
+        let pool = |connections: u32, foreign_keys: &'static str| {
+            // Each has a thread, which inherits the priority of whoever opens it, and anybody may be served by any of them: all are
+            // opened now, and stay.
+            let all = AnyPoolOptions::new().min_connections(connections).max_connections(connections);
+            all.idle_timeout(None).max_lifetime(None).acquire_timeout(WAIT).after_connect(move |connection, _| {
+                Box::pin(async move {
+                    connection.execute(foreign_keys).await?;
+                    connection.execute("PRAGMA busy_timeout = 10000").await?;
+                    connection.execute("PRAGMA journal_mode = WAL").await?;
+                    connection.execute("PRAGMA synchronous = FULL").await?;
+                    // The keys of erased entities shall be gone from the file too when their rows go.
+                    connection.execute("PRAGMA secure_delete = ON").await?;
+                    Ok(())
+                })
+            })
         };
         // A migration may make a table anew, and what refers to it must not notice.
         let migrating = pool(1, "PRAGMA foreign_keys = OFF").connect_with(options.clone()).await?;
@@ -257,6 +258,20 @@ impl Database {
             Dialect::Postgres(_) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
         };
         Ok(self.readers.begin_with(begin).await?)
+    }
+
+    /// Counts anew what tables hold, as those who plan queries need it after much was written. The database does so by itself, but
+    /// not soon.
+    pub(super) async fn gather_statistics(&self) -> Result<(), sqlx::Error> {
+        let Dialect::Postgres(address) = &self.dialect else {
+            self.writer.execute("PRAGMA optimize").await?;
+            return Ok(());
+        };
+        let listed =
+            "SELECT string_agg(format('%I.%I', schemaname, tablename), ', ') FROM pg_tables WHERE schemaname = $1";
+        let tables: String = sqlx::query_scalar(listed).bind(&address.schema).fetch_one(&self.readers).await?;
+        self.readers.execute(sqlx::AssertSqlSafe(format!("ANALYZE {tables}"))).await?;
+        Ok(())
     }
 
     /// Tells other processes, once the transaction is committed.

@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use eadem_values::{Description, Digest};
-use sqlx::{Any, AnyConnection, AnyPool, Row, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, AssertSqlSafe, Row, Transaction};
 use tokio::sync::watch;
 
 use database::{Database, Dialect};
@@ -186,20 +186,19 @@ impl Change {
         .fetch_one(self.sql())
         .await?;
         let actor = self.actor().name.clone();
-        for (position, (kind, name, action)) in (0_i64..).zip(actions) {
-            sqlx::query(
+        let placed: Vec<_> = (0_i64..).zip(actions).collect();
+        for placed in placed.chunks(ROWS_PER_STATEMENT) {
+            let mut query = sqlx::query(AssertSqlSafe(format!(
                 "INSERT INTO definition_change (definitions_revision, position, at_us, object_kind, object_name, action, actor)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7)",
-            )
-            .bind(revision)
-            .bind(position)
-            .bind(now_us)
-            .bind(kind.as_str())
-            .bind(*name)
-            .bind(action)
-            .bind(&actor)
-            .execute(self.sql())
-            .await?;
+                 VALUES {}",
+                rows_of_parameters(placed.len(), 7)
+            )))
+            .persistent(false);
+            for (position, (kind, name, action)) in placed {
+                query = query.bind(revision).bind(*position).bind(now_us).bind(kind.as_str());
+                query = query.bind(*name).bind(action).bind(&actor);
+            }
+            query.execute(self.sql()).await?;
         }
         unsigned(revision)
     }
@@ -354,6 +353,13 @@ impl Registry {
         let transaction = self.shared.database.begin_change().await?;
         let (shared, actor, project) = (Arc::clone(&self.shared), Arc::clone(&self.actor), Arc::clone(&self.project));
         Ok(Change { session: Session { transaction }, shared, actor, project })
+    }
+
+    /// To be called once much was written. That it failed makes queries slow at worst.
+    pub(crate) async fn gather_statistics(&self) {
+        if let Err(error) = self.shared.database.gather_statistics().await {
+            tracing::warn!(%error, "the registry's database could not count what its tables hold");
+        }
     }
 
     pub(crate) fn readers(&self) -> &AnyPool {

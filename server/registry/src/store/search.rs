@@ -323,17 +323,16 @@ async fn indexed_objects(
     // One kind at a time: neither database looks pairs up by the index.
     for objects in objects.chunk_by(|((one, _), _), ((other, _), _)| one == other) {
         let Some(((kind, _), _)) = objects.first() else { continue };
-        let names: Vec<String> = (2..objects.len() + 2).map(|number| format!("${number}")).collect();
         let mut query = sqlx::query(AssertSqlSafe(format!(
-            "SELECT object_id, name, words FROM search_object WHERE kind = $1 AND name IN ({})",
-            names.join(", ")
+            "SELECT object_id, name, words FROM search_object WHERE name IN {} AND kind = ${}",
+            rows_of_parameters(1, objects.len()),
+            objects.len() + 1
         )))
-        .persistent(false)
-        .bind(*kind);
+        .persistent(false);
         for ((_, name), _) in objects {
             query = query.bind(name);
         }
-        for row in query.fetch_all(change.sql()).await? {
+        for row in query.bind(*kind).fetch_all(change.sql()).await? {
             let digest = read_digest(row.try_get("words")?)?;
             known.insert(((*kind).to_owned(), row.try_get("name")?), (row.try_get("object_id")?, digest));
         }

@@ -5,7 +5,9 @@ use eadem_values::Digest;
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
 
-use super::{Change, Registry, Session, SqlRow, read_digest, read_name, signed, unsigned};
+use super::{
+    Change, ROWS_PER_STATEMENT, Registry, Session, SqlRow, read_digest, read_name, rows_of_parameters, signed, unsigned,
+};
 use crate::access::Actor;
 use crate::error::{ObjectKind, RegistryError};
 
@@ -210,10 +212,14 @@ impl Change {
 
     async fn record_by(&mut self, events: Vec<(&Actor, TrailEvent)>, now_us: i64) -> Result<(), RegistryError> {
         let mut head = load_head(self).await?;
+        let mut entries = Vec::with_capacity(events.len());
         for (actor, event) in events {
             let entry = next_entry(head, actor, event, now_us);
-            insert(self, &entry).await?;
             head = TrailHead { sequence: entry.sequence, hash: entry.hash };
+            entries.push(entry);
+        }
+        for entries in entries.chunks(ROWS_PER_STATEMENT) {
+            insert(self, entries).await?;
         }
         sqlx::query("UPDATE trail_head SET sequence = $1, hash = $2")
             .bind(signed(head.sequence)?)
@@ -248,31 +254,31 @@ fn next_entry(head: TrailHead, actor: &Actor, event: TrailEvent, now_us: i64) ->
     entry
 }
 
-async fn insert(session: &mut Session, entry: &TrailEntry) -> Result<(), RegistryError> {
+async fn insert(session: &mut Session, entries: &[TrailEntry]) -> Result<(), RegistryError> {
     let bytes = |digest: &Digest| digest.as_bytes().to_vec();
-    sqlx::query(
-        "INSERT INTO trail (sequence, at_us, token_id, name, project, address, request_id, verb, object,
-                            digest_before, digest_after, outcome, detail, event_count, previous_hash, hash)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
-    )
-    .bind(signed(entry.sequence)?)
-    .bind(entry.at_us)
-    .bind(entry.token_id.clone())
-    .bind(entry.name.clone())
-    .bind(entry.project.clone())
-    .bind(entry.address.clone())
-    .bind(entry.request_id.clone())
-    .bind(entry.verb.clone())
-    .bind(entry.object.clone())
-    .bind(entry.before.as_ref().map(bytes))
-    .bind(entry.after.as_ref().map(bytes))
-    .bind(entry.outcome.name())
-    .bind(entry.detail.clone())
-    .bind(signed(entry.count)?)
-    .bind(bytes(&entry.previous))
-    .bind(bytes(&entry.hash))
-    .execute(session.sql())
-    .await?;
+    let rows = rows_of_parameters(entries.len(), COLUMN_COUNT);
+    let statement = format!("INSERT INTO trail ({COLUMNS}) VALUES {rows}");
+    let mut query = sqlx::query(sqlx::AssertSqlSafe(statement)).persistent(false);
+    for entry in entries {
+        query = query
+            .bind(signed(entry.sequence)?)
+            .bind(entry.at_us)
+            .bind(entry.token_id.clone())
+            .bind(entry.name.clone())
+            .bind(entry.project.clone())
+            .bind(entry.address.clone())
+            .bind(entry.request_id.clone())
+            .bind(entry.verb.clone())
+            .bind(entry.object.clone())
+            .bind(entry.before.as_ref().map(bytes))
+            .bind(entry.after.as_ref().map(bytes))
+            .bind(entry.outcome.name())
+            .bind(entry.detail.clone())
+            .bind(signed(entry.count)?)
+            .bind(bytes(&entry.previous))
+            .bind(bytes(&entry.hash));
+    }
+    query.execute(session.sql()).await?;
     Ok(())
 }
 
@@ -281,6 +287,7 @@ async fn load_head(session: &mut Session) -> Result<TrailHead, RegistryError> {
     Ok(TrailHead { sequence: unsigned(row.try_get("sequence")?)?, hash: read_digest(row.try_get("hash")?)? })
 }
 
+const COLUMN_COUNT: usize = 16;
 const COLUMNS: &str = "sequence, at_us, token_id, name, project, address, request_id, verb, object, digest_before,
                        digest_after, outcome, detail, event_count, previous_hash, hash";
 

@@ -11,7 +11,7 @@ use sqlx::postgres::PgListener;
 use tokio::sync::watch;
 
 use crate::postgres_server::Postgres;
-use crate::support::{Company, NOW_US, POSTGRES, context_transform, weather_transform};
+use crate::support::{Company, NOW_US, POSTGRES, context_transform, parse, weather_transform};
 
 /// What never happens fails its test.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -71,6 +71,20 @@ async fn assert_heard(company: &Company, heard: &mut watch::Receiver<u64>) {
     let revision = company.registry.revision().await.unwrap();
     let told = tokio::time::timeout(PATIENCE, heard.wait_for(|heard| *heard >= revision)).await;
     assert_eq!(*told.expect("nothing was heard of it").unwrap(), revision);
+}
+
+/// Until somebody has looked, the server takes tables for as small as they were.
+#[tokio::test]
+#[ignore = "run by the_suite_on_postgres, which starts the server"]
+async fn after_much_was_applied_the_server_knows_how_large_tables_are() {
+    let company = Company::found().await;
+    let entity = |number: u32| format!("[entity.place_{number}]\nkeys = {{ place_{number} = \"utf8\" }}\n");
+    let many: String = (0..500).map(entity).collect();
+    company.apply(&parse(&[("features/places.toml", &many)]).unwrap()).await;
+    let mut tables = company.tables().await;
+    let counted = "SELECT CAST(reltuples AS bigint) FROM pg_class WHERE oid = CAST('entity' AS regclass)";
+    let rows: i64 = sqlx::query_scalar(counted).fetch_one(&mut tables).await.unwrap();
+    assert_eq!(rows, 500);
 }
 
 /// A message may be lost with the connection that it was to come by.
