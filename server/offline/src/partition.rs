@@ -265,12 +265,16 @@ fn properties(rows: &RecordBatch, keys: &[String]) -> Result<WriterProperties, O
         properties = properties.set_column_dictionary_enabled(ColumnPath::from(name), false);
     }
     for name in [COLUMN_SEQUENCE, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT] {
-        // Neighbours are near each other. Every training set reads all times of the history: they must be cheap to decode.
+        // Neighbours are near each other.
         properties = properties.set_column_encoding(ColumnPath::from(name), Encoding::DELTA_BINARY_PACKED);
+    }
+    // Every training set reads all keys and times of the history: they must be cheap to decode.
+    for name in keys.iter().map(String::as_str).chain([COLUMN_EVENT_TIME, COLUMN_KNOWN_AT]) {
+        properties = properties.set_column_compression(ColumnPath::from(name), Compression::LZ4_RAW);
     }
     properties = properties
         .set_column_statistics_enabled(ColumnPath::from(COLUMN_TIE), EnabledStatistics::None)
-        // Digests do not shrink. Every training set reads them, and takes them from the file's pages as they are.
+        // Digests do not shrink.
         .set_column_compression(ColumnPath::from(COLUMN_TIE), Compression::UNCOMPRESSED);
     properties = store_as_they_are(properties, rows);
     if keys.is_empty() {
