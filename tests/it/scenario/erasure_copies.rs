@@ -218,11 +218,11 @@ fn a_training_set_that_had_not_been_made_says_that_its_spine_was_erased() {
 fn extracts_go_and_jobs_that_need_one_say_so() {
     let postgres = Postgres::start();
     let mut project = Project::new();
-    project.variables = vec![("EADEM_TEST_EVENTS", postgres.url())];
+    project.variables = vec![("EVENTS_DATABASE_URL", postgres.url())];
     let rows = "values ('ada', 1, 'a', timestamptz '2024-01-01 00:00Z'), ('ghost', 2, 'g', timestamptz '2024-01-02 00:00Z'), \
                 ('bob', 5, 'b', timestamptz '2024-01-03 00:00Z')";
     let source = format!(
-        "postgres = {{ url_env = \"EADEM_TEST_EVENTS\", query = '''select t.user, t.x::bigint, t.label, t.at from ({rows}) as \
+        "postgres = {{ url_env = \"EVENTS_DATABASE_URL\", query = '''select t.user, t.x::bigint, t.label, t.at from ({rows}) as \
          t(\"user\", x, label, at)''' }}"
     );
     project.write("features/events.toml", DEFINITIONS.replace("parquet = \"data/events.parquet\"", &source));
