@@ -142,11 +142,9 @@ impl KeptSpines<'_> {
             if recipe.spine_digest != spine.digest || recipe.spine_format != spine.format {
                 continue;
             }
-            if let Some(statistics) = self.stores.offline.forget_values(&recipe.digest()?).await? {
-                let mut report = record.report.clone();
-                report["statistics"] = serde_json::to_value(statistics)?;
-                registry.replace_dataset_report(&record.id, &report).await?;
-            }
+            let mut report = record.report.clone();
+            report["statistics"] = serde_json::to_value(self.stores.offline.forget_values(&recipe.digest()?).await?)?;
+            registry.replace_dataset_report(&record.id, &report).await?;
             names.extend([record.id.as_str(), record.name.as_str()]);
             datasets.insert(record.id.clone());
         }

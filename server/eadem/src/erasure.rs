@@ -283,34 +283,32 @@ impl OneView<'_> {
 
     async fn offline(&self, report: &mut ViewReport) -> anyhow::Result<()> {
         let table = self.stores.offline.table(&self.stores.table_spec(self.view).await?)?;
-        let (table, looked_into) = (ErasedTable::from(table), LookedInto::default());
-        for pass in 0..PASSES_MAX {
-            let erasure = self.pass_over(&table, pass, &looked_into);
-            let rows = erase_rows(&erasure).await?;
-            report.offline_rows += rows.rows;
-            let doomed = doomed_files(&erasure).await?;
-            if let Some(doomed) = &doomed {
-                report.datasets.append(&mut self.note_datasets(doomed).await?);
-            }
-            if self.is_clean_after(&rows, doomed, report).await? {
-                return Ok(());
-            }
-        }
-        bail!("jobs commit to its table all the time; resume this job when they have ended")
+        report.offline_rows = self.take_out(&table.into(), "table", report).await?;
+        Ok(())
     }
 
     async fn quarantine(&self, report: &mut ViewReport) -> anyhow::Result<()> {
         let quarantine = self.stores.offline.quarantine(&self.view.id.name, self.view.id.version)?;
-        let (quarantine, looked_into) = (ErasedTable::from(quarantine), LookedInto::default());
+        report.quarantine_rows = self.take_out(&quarantine.into(), "quarantine", report).await?;
+        Ok(())
+    }
+
+    /// Takes the rows out of all files of a table; how many these were.
+    async fn take_out(&self, table: &ErasedTable, what: &str, report: &mut ViewReport) -> anyhow::Result<u64> {
+        let (mut rows, looked_into) = (0, LookedInto::default());
         for pass in 0..PASSES_MAX {
-            let erasure = self.pass_over(&quarantine, pass, &looked_into);
-            let rows = erase_rows(&erasure).await?;
-            report.quarantine_rows += rows.rows;
-            if self.is_clean_after(&rows, doomed_files(&erasure).await?, report).await? {
-                return Ok(());
+            let erasure = self.pass_over(table, pass, &looked_into);
+            let erased = erase_rows(&erasure).await?;
+            rows += erased.rows;
+            let doomed = doomed_files(&erasure).await?;
+            if let Some(doomed) = &doomed {
+                report.datasets.append(&mut self.note_datasets(doomed).await?);
+            }
+            if self.is_clean_after(&erased, doomed, report).await? {
+                return Ok(rows);
             }
         }
-        bail!("jobs commit to its quarantine all the time; resume this job when they have ended")
+        bail!("jobs commit to its {what} all the time; resume this job when they have ended")
     }
 
     fn pass_over(&self, table: &ErasedTable, pass: usize, looked_into: &LookedInto) -> Erasure {

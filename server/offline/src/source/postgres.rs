@@ -411,7 +411,16 @@ impl<'a> Database<'a> {
             store.delete(&path).await?;
             return Ok(None);
         }
-        let meta = store.head(&path).await?;
+        let source = self.source;
+        let taken = |error: object_store::Error| match error {
+            object_store::Error::NotFound { .. } => {
+                let reason = "what was extracted is gone, as an erasure takes away the extracts of its entity type; run this job \
+                              again";
+                source_error(source, STATEMENT, reason.to_owned())
+            }
+            other => other.into(),
+        };
+        let meta = store.head(&path).await.map_err(taken)?;
         let unnamed = SourceFile {
             url: being_written.url.to_string(),
             path: path.to_string(),
@@ -423,8 +432,8 @@ impl<'a> Database<'a> {
         let digest = lane_digest(&unnamed).await?;
         let name = format!("{}.parquet", digest.trim_start_matches("sha256:"));
         let location = folder.below(&name)?;
-        store.rename(&path, &location.path).await?;
-        let meta = store.head(&location.path).await?;
+        store.rename(&path, &location.path).await.map_err(taken)?;
+        let meta = store.head(&location.path).await.map_err(taken)?;
         let file = SourceFile {
             url: location.url.to_string(),
             path: name,
