@@ -3,11 +3,11 @@
 //! One test starts the server (`tests/services/postgres.sh`) and runs the others, which are ignored otherwise, in a process
 //! of its own: the environment that holds a database's URL is set from outside, as in production.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use eadem_offline::{
@@ -267,8 +267,9 @@ async fn a_job_that_is_resumed_reads_its_extract_and_checks_it() {
 /// Nobody is erased; but more is from the moment on when there is an extract.
 #[derive(Debug)]
 struct ErasedMeanwhile {
-    extracts: PathBuf,
-    is_there: AtomicBool,
+    folder: PathBuf,
+    /// The extracts that were there at any time.
+    seen: Mutex<BTreeSet<String>>,
 }
 
 #[derive(Debug)]
@@ -295,10 +296,9 @@ impl ErasedEntities for Nobody {
 #[async_trait]
 impl ErasureLedger for ErasedMeanwhile {
     async fn of_view(&self, _: &str, _: bool) -> Result<Option<Arc<dyn ErasedEntities>>, LedgerError> {
-        if self.extracts.exists() {
-            self.is_there.store(true, Ordering::Relaxed);
-        }
-        let revision = u64::from(self.is_there.load(Ordering::Relaxed));
+        let mut seen = self.seen.lock().unwrap();
+        seen.extend(extracts(&self.folder, "meanwhile"));
+        let revision = u64::from(!seen.is_empty());
         Ok(Some(Arc::new(Nobody(revision))))
     }
 }
@@ -310,13 +310,12 @@ async fn an_extract_is_made_anew_if_more_was_erased_meanwhile() {
     // Another extract each time.
     let text = "select 'a' as card, clock_timestamp()::text as note";
     let view = echo("meanwhile", &query(URL, text, None), &[("note", DataType::Utf8)]);
-    let extracts_folder = folder.path().join("out/extracts/meanwhile/v1");
-    let ledger = ErasedMeanwhile { extracts: extracts_folder, is_there: AtomicBool::new(false) };
-    let store = store_in(folder.path()).with_erasures(Arc::new(ledger));
+    let ledger = Arc::new(ErasedMeanwhile { folder: folder.path().to_owned(), seen: Mutex::default() });
+    let store = store_in(folder.path()).with_erasures(ledger.clone());
     let report = run_backfill(backfill("job", &view, &store, Arc::new(MemoryLedger::default()))).await.unwrap();
     assert_eq!(report.rows_stored, 1);
     let names = extracts(folder.path(), "meanwhile");
-    assert_eq!(names.len(), 1, "the first was taken back: {names:?}");
+    assert_eq!((names.len(), ledger.seen.lock().unwrap().len()), (1, 2), "the first was taken back");
     let rows = stored_rows(&store_in(folder.path()), &view).await;
     assert_eq!(rows[0].lane, format!("sha256:{}", names[0].trim_end_matches(".parquet")));
 }
