@@ -14,7 +14,7 @@ use eadem_offline::{
     ViewOfService, create_dataset, keep_entities_spine, rebuild_dataset, tables_of_query,
 };
 use eadem_registry::model::{BoundTo, ResolvedService, ViewRef, ViewVersion, required_key_name};
-use eadem_registry::{DatasetColumn, DatasetRecord, ObjectKind};
+use eadem_registry::{DatasetColumn, DatasetRecord, ObjectKind, Registry};
 use eadem_semantics::{AsStored, InvalidAsStored, KnownAtCut};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
@@ -239,6 +239,14 @@ struct MadeSpine {
 /// The name under which a job remembers the spine that it has made: one that is resumed takes that one.
 const SPINE_CHUNK: &str = "spine";
 
+/// The spine that a job has made itself; `None`: it has made none yet.
+pub(crate) async fn spine_made_by(registry: &Registry, job: &str) -> anyhow::Result<Option<KeptSpine>> {
+    let chunks = registry.list_chunks(job).await?;
+    let Some(chunk) = chunks.into_iter().find(|chunk| chunk.chunk == SPINE_CHUNK) else { return Ok(None) };
+    let made: MadeSpine = serde_json::from_value(chunk.result)?;
+    Ok(made.kept)
+}
+
 async fn spine_of_job(
     stores: &Stores,
     id: &str,
@@ -253,7 +261,29 @@ async fn spine_of_job(
     if let Some(chunk) = chunks.into_iter().find(|chunk| chunk.chunk == SPINE_CHUNK) {
         return Ok(serde_json::from_value(chunk.result)?);
     }
-    let made = match request.spine_source()? {
+    let made = loop {
+        let erased_before = stores.registry.erasures_now().await?.revision();
+        let made = make_spine(stores, id, request, spec, step).await;
+        if stores.registry.erasures_now().await?.revision() == erased_before {
+            break made?;
+        }
+        // An erasure may have gone through the kept spines before this one was among them: another takes its place.
+        if let Ok(MadeSpine { kept: Some(kept), .. }) = made {
+            stores.offline.discard_spine(&kept).await?;
+        }
+    };
+    stores.registry.record_chunk(id, SPINE_CHUNK, &serde_json::to_value(&made)?, None, stores.clock.now_us()).await?;
+    Ok(made)
+}
+
+async fn make_spine(
+    stores: &Stores,
+    id: &str,
+    request: &CreateRequest,
+    spec: &DatasetSpec,
+    step: &dyn Fn(&str),
+) -> anyhow::Result<MadeSpine> {
+    Ok(match request.spine_source()? {
         SpineSource::File(file) => MadeSpine { kept: Some(keep_spine(stores, file).await?), notes: Vec::new() },
         SpineSource::Query(sql) => {
             step("asking the sources for the spine");
@@ -265,9 +295,7 @@ async fn spine_of_job(
             let kept = keep_entities_spine(&stores.offline, spec, &times.instants_us()?, id).await?;
             MadeSpine { kept: Some(kept), notes: Vec::new() }
         }
-    };
-    stores.registry.record_chunk(id, SPINE_CHUNK, &serde_json::to_value(&made)?, None, stores.clock.now_us()).await?;
-    Ok(made)
+    })
 }
 
 /// The job as whoever makes its training set sees it.

@@ -18,6 +18,7 @@ use eadem_values::{EntityKey, KeyType, KeyValue, format_timestamp, parse_timesta
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 
+use crate::erased_spines::{KeptSpines, SpinesReport};
 use crate::home::Stores;
 use crate::workers::Handle;
 
@@ -104,6 +105,11 @@ struct ViewReport {
     quarantine_rows: u64,
     /// Rows of all epochs of the online store.
     online_rows: u64,
+    /// What was extracted from databases for it.
+    #[serde(default)]
+    extracts_deleted: u64,
+    #[serde(default)]
+    extract_bytes_deleted: u64,
     /// Training sets that can no longer be made again.
     datasets: BTreeSet<String>,
 }
@@ -116,9 +122,10 @@ pub(crate) async fn run(stores: &Stores, id: &str, spec: &Json, handle: &Arc<Han
     let views = views_of(registry, &spec.entity).await?;
     let mut reports = Vec::with_capacity(views.len());
     let done_before = registry.list_chunks(id).await?;
+    let steps = views.len() as u64 + 1;
     for (done, view) in views.iter().enumerate() {
         let name = view.id.to_string();
-        handle.steps(done as u64, views.len() as u64, rows_of(&reports), name.clone());
+        handle.steps(done as u64, steps, rows_of(&reports), name.clone());
         if handle.cancel.is_cancelled() {
             bail!("cancelled: the rows stay hidden, and `eadem jobs resume {id}` goes on");
         }
@@ -135,10 +142,38 @@ pub(crate) async fn run(stores: &Stores, id: &str, spec: &Json, handle: &Arc<Han
         };
         reports.push(report);
     }
-    handle.steps(views.len() as u64, views.len() as u64, rows_of(&reports), String::new());
+    handle.steps(views.len() as u64, steps, rows_of(&reports), SPINES_CHUNK.to_owned());
+    let spines = spines_once(stores, id, &spec.entity, &views, &done_before, handle).await.context("kept spines")?;
+    handle.steps(steps, steps, rows_of(&reports), String::new());
+    // Those that this job has noted in runs that were killed are among them.
+    let mut datasets = registry.datasets_erased_by(id).await?;
+    datasets.extend(reports.iter().flat_map(|report| &report.datasets).chain(&spines.datasets).cloned());
     // Nothing needs the keys themselves any more.
     registry.forget_erased_entities(id).await?;
-    Ok(result_json(&spec, &reports))
+    Ok(result_json(&spec, &reports, &spines, &datasets))
+}
+
+/// The name under which it is kept that the spines were gone through.
+const SPINES_CHUNK: &str = "spines";
+
+/// What happened to kept spines, also where another run of the job did it.
+async fn spines_once(
+    stores: &Stores,
+    id: &str,
+    entity: &str,
+    views: &[Arc<ViewVersion>],
+    done_before: &[JobChunk],
+    handle: &Handle,
+) -> anyhow::Result<SpinesReport> {
+    if let Some(done) = done_before.iter().find(|done| done.chunk == SPINES_CHUNK) {
+        return Ok(serde_json::from_value(done.result.clone())?);
+    }
+    // Without a view no service asks for the type.
+    let Some(view) = views.first().map(|view| view.id.to_string()) else { return Ok(SpinesReport::default()) };
+    let report = KeptSpines { stores, id, entity, view: &view, handle }.erase().await?;
+    let kept = serde_json::to_value(&report)?;
+    stores.registry.record_chunk(id, SPINES_CHUNK, &kept, None, stores.clock.now_us()).await?;
+    Ok(report)
 }
 
 fn rows_of(reports: &[ViewReport]) -> u64 {
@@ -159,21 +194,27 @@ async fn views_of(registry: &Registry, entity: &str) -> anyhow::Result<Vec<Arc<V
     Ok(views)
 }
 
-fn result_json(spec: &ErasureSpec, reports: &[ViewReport]) -> Json {
-    let datasets: BTreeSet<&String> = reports.iter().flat_map(|report| &report.datasets).collect();
+fn result_json(spec: &ErasureSpec, reports: &[ViewReport], spines: &SpinesReport, datasets: &BTreeSet<String>) -> Json {
     let mut lines = vec![format!("{} of `{}`: erased up to {}", spec.entities, spec.entity, spec.up_to)];
     for report in reports {
         lines.push(format!(
-            "{}: {} rows offline ({} files written again, {} deleted, {} bytes), {} online, {} in quarantine",
+            "{}: {} rows offline ({} files written again, {} deleted, {} bytes), {} online, {} in quarantine; {} extracts \
+             deleted, {} bytes",
             report.view,
             report.offline_rows,
             report.files_rewritten,
             report.files_deleted,
             report.bytes_deleted,
             report.online_rows,
-            report.quarantine_rows
+            report.quarantine_rows,
+            report.extracts_deleted,
+            report.extract_bytes_deleted
         ));
     }
+    lines.push(format!(
+        "kept spines: {} deleted, {} bytes, with {} rows of what was erased",
+        spines.files_deleted, spines.bytes_deleted, spines.rows
+    ));
     if !datasets.is_empty() {
         let names: Vec<&str> = datasets.iter().map(|name| name.as_str()).collect();
         lines.push(format!(
@@ -187,6 +228,7 @@ fn result_json(spec: &ErasureSpec, reports: &[ViewReport]) -> Json {
         "entities": spec.entities,
         "up_to": spec.up_to,
         "views": reports,
+        "spines": spines,
         "datasets": datasets,
         "request_log": "holds hashes of keys only; nothing is erased there",
     })
@@ -210,6 +252,9 @@ impl OneView<'_> {
         report.online_rows = self.online_once().await?;
         self.offline(&mut report).await?;
         self.quarantine(&mut report).await?;
+        let view = &self.view.id;
+        let extracts = self.stores.offline.delete_extracts(&view.name, view.version, &self.handle.cancel).await?;
+        (report.extracts_deleted, report.extract_bytes_deleted) = (extracts.files, extracts.bytes);
         Ok(report)
     }
 
@@ -238,34 +283,32 @@ impl OneView<'_> {
 
     async fn offline(&self, report: &mut ViewReport) -> anyhow::Result<()> {
         let table = self.stores.offline.table(&self.stores.table_spec(self.view).await?)?;
-        let (table, looked_into) = (ErasedTable::from(table), LookedInto::default());
-        for pass in 0..PASSES_MAX {
-            let erasure = self.pass_over(&table, pass, &looked_into);
-            let rows = erase_rows(&erasure).await?;
-            report.offline_rows += rows.rows;
-            let doomed = doomed_files(&erasure).await?;
-            if let Some(doomed) = &doomed {
-                report.datasets.append(&mut self.note_datasets(doomed).await?);
-            }
-            if self.is_clean_after(&rows, doomed, report).await? {
-                return Ok(());
-            }
-        }
-        bail!("jobs commit to its table all the time; resume this job when they have ended")
+        report.offline_rows = self.take_out(&table.into(), "table", report).await?;
+        Ok(())
     }
 
     async fn quarantine(&self, report: &mut ViewReport) -> anyhow::Result<()> {
         let quarantine = self.stores.offline.quarantine(&self.view.id.name, self.view.id.version)?;
-        let (quarantine, looked_into) = (ErasedTable::from(quarantine), LookedInto::default());
+        report.quarantine_rows = self.take_out(&quarantine.into(), "quarantine", report).await?;
+        Ok(())
+    }
+
+    /// Takes the rows out of all files of a table; how many these were.
+    async fn take_out(&self, table: &ErasedTable, what: &str, report: &mut ViewReport) -> anyhow::Result<u64> {
+        let (mut rows, looked_into) = (0, LookedInto::default());
         for pass in 0..PASSES_MAX {
-            let erasure = self.pass_over(&quarantine, pass, &looked_into);
-            let rows = erase_rows(&erasure).await?;
-            report.quarantine_rows += rows.rows;
-            if self.is_clean_after(&rows, doomed_files(&erasure).await?, report).await? {
-                return Ok(());
+            let erasure = self.pass_over(table, pass, &looked_into);
+            let erased = erase_rows(&erasure).await?;
+            rows += erased.rows;
+            let doomed = doomed_files(&erasure).await?;
+            if let Some(doomed) = &doomed {
+                report.datasets.append(&mut self.note_datasets(doomed).await?);
+            }
+            if self.is_clean_after(&erased, doomed, report).await? {
+                return Ok(rows);
             }
         }
-        bail!("jobs commit to its quarantine all the time; resume this job when they have ended")
+        bail!("jobs commit to its {what} all the time; resume this job when they have ended")
     }
 
     fn pass_over(&self, table: &ErasedTable, pass: usize, looked_into: &LookedInto) -> Erasure {

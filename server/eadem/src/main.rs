@@ -12,6 +12,7 @@ mod dataset_diff;
 mod dataset_request;
 mod datasets;
 mod effects;
+mod erased_spines;
 mod erasure;
 mod home;
 mod job_threads;

@@ -216,6 +216,9 @@ pub(crate) async fn settle(
     adds: Vec<Json>,
     begun_with: Option<&ErasedRows>,
 ) -> Result<(Vec<Json>, u64), OfflineError> {
+    if adds.is_empty() {
+        return Ok((adds, 0));
+    }
     let Some(erased) = table.erased_by_now().await? else { return Ok((adds, 0)) };
     if begun_with.is_some_and(|begun_with| begun_with.revision() == erased.revision()) {
         return Ok((adds, 0));

@@ -70,6 +70,11 @@ impl ErasedRows {
         file.event_time_us.is_none_or(|(earliest, _)| earliest <= self.0.latest_us())
     }
 
+    /// The join keys of the entity type, in declared order.
+    pub(crate) fn keys(&self) -> &[(String, KeyType)] {
+        self.0.keys()
+    }
+
     /// Changes whenever more is erased.
     pub(crate) fn revision(&self) -> u64 {
         self.0.revision()

@@ -17,6 +17,7 @@ mod erase_files;
 mod erasure;
 mod error;
 mod expression;
+mod extracts;
 mod fetch_exec;
 mod file_bytes;
 mod file_index;
@@ -65,6 +66,7 @@ pub use erase_files::{ErasedTable, Erasure, ErasureReport, LookedInto, doomed_fi
 pub use erasure::{ErasedEntities, ErasureLedger};
 pub use error::OfflineError;
 pub use expression::EXPRESSION_FUNCTIONS;
+pub use extracts::DeletedFiles;
 pub use lanes::{CommittedLane, LaneName};
 pub use ledger::{
     ChunkOutcome, ChunkPart, Claim, JobLedger, JobPlan, LaneOrigin, LedgerError, MemoryLedger, Part, PlannedChunk,
@@ -85,8 +87,8 @@ pub use spec::{
     Binding, CsvFormat, EventTime, JoinKey, KnownAt, Origin, Placement, PostgresQuery, SourceSpec, ViewSpec,
 };
 pub use spine::{
-    ENTITIES_MAX, KeptSpine, QueriedSpine, SPINE_ROWS_MAX, Spine, SpineFormat, SpineQuery, TIMES_MAX,
-    keep_entities_spine, tables_of_query,
+    ENTITIES_MAX, ErasedInSpine, KeptSpine, QueriedSpine, SPINE_ROWS_MAX, Spine, SpineFile, SpineFormat, SpineQuery,
+    SpineUse, TIMES_MAX, keep_entities_spine, tables_of_query,
 };
 pub use state::StoredVersion;
 pub use stop::StopThreshold;

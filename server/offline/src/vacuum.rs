@@ -18,6 +18,7 @@ use serde_json::Value as Json;
 use crate::backfill::Cancel;
 use crate::commit::{live_files, object_path};
 use crate::error::OfflineError;
+use crate::extracts::EXTRACTS_FOLDER;
 use crate::location::{Location, OfflineStore};
 use crate::table::{DATA_EXTENSION, LOG_FOLDER, delete_if_there, load, open_log, read_commit, table_error};
 
@@ -181,7 +182,7 @@ impl OfflineStore {
         let mut tables = self.list_tables("views").await?;
         tables.extend(self.list_tables("quarantine").await?);
         // What was read of a database stands there until its job is committed. No log speaks of it.
-        tables.extend(self.list_tables("extracts").await?);
+        tables.extend(self.list_tables(EXTRACTS_FOLDER).await?);
         let spines = self.list_below("spines").await?;
         let used = in_use.in_use().await.map_err(OfflineError::InUse)?;
         let mut texts = Texts::default();
@@ -202,7 +203,7 @@ impl OfflineStore {
         Ok(report)
     }
 
-    async fn list_below(&self, folder: &str) -> Result<Vec<ObjectMeta>, OfflineError> {
+    pub(crate) async fn list_below(&self, folder: &str) -> Result<Vec<ObjectMeta>, OfflineError> {
         let place = self.root.below(folder)?;
         Ok(place.store.list(Some(&place.path)).try_collect().await?)
     }
@@ -215,8 +216,9 @@ impl OfflineStore {
             let Some(parts) = object.location.prefix_match(&root.path) else { continue };
             let parts: Vec<String> = parts.map(|part| part.as_ref().to_owned()).collect();
             let [view, version, rest @ ..] = parts.as_slice() else { continue };
-            let is_data = rest.first().is_some_and(|first| first != LOG_FOLDER)
-                && rest.last().is_some_and(|name| name.ends_with(DATA_EXTENSION));
+            // Among extracts also what was written and never got its name.
+            let is_named = |name: &String| name.ends_with(DATA_EXTENSION) || folder == EXTRACTS_FOLDER;
+            let is_data = rest.first().is_some_and(|first| first != LOG_FOLDER) && rest.last().is_some_and(is_named);
             let files = tables.entry((view.clone(), version.clone())).or_default();
             if is_data {
                 files.push(object);
@@ -277,7 +279,7 @@ impl OfflineStore {
 const HALF_WRITTEN: &str = "half written files";
 
 /// The folders of the store.
-const FOLDERS: [&str; 6] = ["views", "quarantine", "extracts", "spines", "recipes", "statistics"];
+const FOLDERS: [&str; 6] = ["views", "quarantine", EXTRACTS_FOLDER, "spines", "recipes", "statistics"];
 
 impl OfflineStore {
     async fn vacuum_half_written(

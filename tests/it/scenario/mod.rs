@@ -5,6 +5,7 @@ mod authoring;
 mod backup;
 mod bad_input;
 mod erasure;
+mod erasure_copies;
 mod flights;
 mod fuzz;
 mod interface;

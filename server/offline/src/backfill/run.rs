@@ -156,6 +156,7 @@ impl Workshop {
                 Ok(outcome) => outcome,
                 Err(error) => {
                     self.failed.store(true, Ordering::Relaxed);
+                    let error = self.cause_of(error, chunk).await;
                     // Whatever comes of it, the first error is the one to tell.
                     let _ = self.ledger.release(&self.job, Part::Chunk(chunk)).await;
                     return Err(error);
@@ -170,6 +171,15 @@ impl Workshop {
             }
         }
         Ok(())
+    }
+
+    /// A file that is gone or has changed explains whatever went wrong with it.
+    async fn cause_of(&self, error: OfflineError, chunk: usize) -> OfflineError {
+        if matches!(error, OfflineError::Cancelled) {
+            return error;
+        }
+        let planned = &self.plan.files[self.plan.chunks[chunk].file];
+        source::reopen(planned).await.err().unwrap_or(error)
     }
 
     fn offer(&self) -> Vec<Part> {

@@ -33,6 +33,7 @@ use self::spec::wanted_types;
 use crate::error::OfflineError;
 use crate::location::{Location, OfflineStore};
 use crate::spine::reader::{SpineBlock, SpineReader};
+use crate::spine::spine_gone;
 use crate::table::{ReadVersion, TableState, ViewTable};
 
 pub use self::diff::{ChangedValue, ColumnChanges, DatasetDiff, DiffSide, MatchedBy, Pair, diff_datasets};
@@ -165,6 +166,11 @@ async fn make(store: &OfflineStore, spec: &DatasetSpec, place: Location) -> Resu
     }
     let sink = sink.ok_or_else(|| OfflineError::Dataset("the spine gave no rows".to_owned()))?;
     let FinishedRows { output, statistics, spine: spine_report } = sink.finish(spec, &statuses).await?;
+    if !store.keeps_spine(&spine.kept).await? {
+        // An erasure came meanwhile: what was made of it could not be made again.
+        output.discard().await?;
+        return Err(spine_gone(&spec.spine));
+    }
     let recipe = Recipe {
         format: RECIPE_FORMAT,
         service: spec.service.clone(),

@@ -233,6 +233,17 @@ impl OfflineStore {
         get_json(&self.recipe_location(&digest.hex())?, "a recipe").await
     }
 
+    /// Takes out of the statistics that are kept with a recipe what is the value of single rows; gives what is left of them.
+    ///
+    /// # Errors
+    /// Statistics that cannot be read or written.
+    pub async fn forget_values(&self, recipe: &Digest) -> Result<Option<DatasetStatistics>, OfflineError> {
+        let Some(statistics) = self.statistics(recipe).await? else { return Ok(None) };
+        let left = statistics.without_values();
+        put_json(&self.statistics_location(&recipe.hex())?, &left, "statistics").await?;
+        Ok(Some(left))
+    }
+
     /// The statistics of what the recipe of this digest made; `None` if they were not kept.
     ///
     /// # Errors

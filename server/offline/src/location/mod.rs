@@ -16,6 +16,7 @@ use url::Url;
 use crate::cache::Caches;
 use crate::erasure::ErasureLedger;
 use crate::error::OfflineError;
+use crate::extracts::EXTRACTS_FOLDER;
 
 use clients::{Scheme, client_of};
 pub use clients::{limit_object_stores, s3_settings};
@@ -242,7 +243,7 @@ impl OfflineStore {
     }
 
     pub(crate) fn extracts_location(&self, view: &str, version: u32) -> Result<Location, OfflineError> {
-        self.root.below(&format!("extracts/{view}/v{version}"))
+        self.root.below(&format!("{EXTRACTS_FOLDER}/{view}/v{version}"))
     }
 
     pub(crate) fn spine_location(&self, file: &str) -> Result<Location, OfflineError> {

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::OfflineError;
 use crate::file_bytes;
-use crate::ledger::PlannedFile;
+use crate::ledger::{LaneOrigin, PlannedFile};
 use crate::location::Location;
 
 /// What a Hive writer calls the folder of rows whose partition column is null.
@@ -130,7 +130,18 @@ pub(crate) async fn lane_digest(file: &SourceFile) -> Result<String, OfflineErro
 /// The planned file as it is now, if it is still the same.
 pub(crate) async fn reopen(planned: &PlannedFile) -> Result<SourceFile, OfflineError> {
     let location = Location::parse(&planned.url)?;
-    let gone = |error: object_store::Error| OfflineError::File { file: planned.url.clone(), reason: error.to_string() };
+    let gone = |error: object_store::Error| {
+        let is_extract = matches!(planned.origin, Some(LaneOrigin::Extract { .. }));
+        let reason = match error {
+            object_store::Error::NotFound { .. } if is_extract => {
+                "what the job had extracted is gone, as an erasure takes away the extracts of its entity type; cancel this job \
+                 and start a new one"
+                    .to_owned()
+            }
+            other => other.to_string(),
+        };
+        OfflineError::File { file: planned.url.clone(), reason }
+    };
     let meta = location.store.head(&location.path).await.map_err(gone)?;
     let file = SourceFile {
         url: planned.url.clone(),

@@ -36,6 +36,7 @@ pub(crate) use self::reader::{Fault, SourceReader, SourceRows};
 use self::text::{Clock, TextColumn, check_text_type, integer};
 use self::unite::Union;
 use crate::backfill::Cancel;
+use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
 use crate::lanes::{CommittedLane, covers};
 use crate::ledger::{ChunkPart, LaneOrigin};
@@ -69,6 +70,13 @@ pub(crate) struct Lookup<'a> {
 }
 
 impl Lookup<'_> {
+    /// Another number whenever more is erased of the view's entity type; `None` if nothing is.
+    pub(crate) async fn erasures_revision(&self) -> Result<Option<u64>, OfflineError> {
+        let view = format!("{}@{}", self.view, self.version);
+        let erased = ErasedRows::of_view(self.store.erasures.as_ref(), &view, true).await?;
+        Ok(erased.map(|erased| erased.revision()))
+    }
+
     /// Whether all rows of the lane that are asked for are in the table, and stay there.
     pub(crate) fn is_covered(&self, lane: &CommittedLane) -> bool {
         !self.recompute && covers(&[lane.range_us], self.range_us)

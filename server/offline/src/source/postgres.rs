@@ -35,6 +35,7 @@ use super::{Listing, Lookup};
 use crate::error::OfflineError;
 use crate::ledger::LaneOrigin;
 use crate::spec::{PostgresQuery, SourceSpec};
+use crate::table::delete_if_there;
 
 const STATEMENT: &str = "postgres";
 const CONNECT_SECONDS_MAX: u64 = 30;
@@ -126,12 +127,27 @@ pub(super) async fn schema(source: &SourceSpec, query: &PostgresQuery) -> Result
     schema_of(source, &columns)
 }
 
-/// Extracts what the query gives, beyond what was extracted before if it has a cursor.
+/// Extracts what the query gives, beyond what was extracted before if it has a cursor. An erasure that comes meanwhile may have
+/// looked for extracts before this one was there: then it is taken back, and the query is asked anew.
 pub(super) async fn list(
     source: &SourceSpec,
     query: &PostgresQuery,
     lookup: &Lookup<'_>,
 ) -> Result<Listing, OfflineError> {
+    loop {
+        let erased_before = lookup.erasures_revision().await?;
+        let listing = list_once(source, query, lookup).await;
+        let is_over = matches!(listing, Err(OfflineError::Cancelled));
+        if is_over || lookup.erasures_revision().await? == erased_before {
+            return listing;
+        }
+        for file in listing.iter().flat_map(|listing| &listing.files) {
+            delete_if_there(file.location.store.as_ref(), &file.location.path).await?;
+        }
+    }
+}
+
+async fn list_once(source: &SourceSpec, query: &PostgresQuery, lookup: &Lookup<'_>) -> Result<Listing, OfflineError> {
     let mut database = Database::open(source, query).await?;
     database.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     let columns = database.columns(query).await?;
@@ -395,7 +411,16 @@ impl<'a> Database<'a> {
             store.delete(&path).await?;
             return Ok(None);
         }
-        let meta = store.head(&path).await?;
+        let source = self.source;
+        let taken = |error: object_store::Error| match error {
+            object_store::Error::NotFound { .. } => {
+                let reason = "what was extracted is gone, as an erasure takes away the extracts of its entity type; run this job \
+                              again";
+                source_error(source, STATEMENT, reason.to_owned())
+            }
+            other => other.into(),
+        };
+        let meta = store.head(&path).await.map_err(taken)?;
         let unnamed = SourceFile {
             url: being_written.url.to_string(),
             path: path.to_string(),
@@ -407,8 +432,8 @@ impl<'a> Database<'a> {
         let digest = lane_digest(&unnamed).await?;
         let name = format!("{}.parquet", digest.trim_start_matches("sha256:"));
         let location = folder.below(&name)?;
-        store.rename(&path, &location.path).await?;
-        let meta = store.head(&location.path).await?;
+        store.rename(&path, &location.path).await.map_err(taken)?;
+        let meta = store.head(&location.path).await.map_err(taken)?;
         let file = SourceFile {
             url: location.url.to_string(),
             path: name,

@@ -1,6 +1,7 @@
 //! The spine of a training set: reading it, and its columns in the types of the contract.
 
 mod entities;
+mod erase;
 pub(crate) mod exec;
 mod query;
 pub(crate) mod reader;
@@ -24,6 +25,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 
 pub use self::entities::{ENTITIES_MAX, SPINE_ROWS_MAX, TIMES_MAX, keep_entities_spine};
+pub use self::erase::{ErasedInSpine, SpineFile, SpineUse};
 pub use self::query::{QueriedSpine, SpineQuery, tables_of_query};
 use crate::error::OfflineError;
 use crate::file_bytes;
@@ -91,10 +93,23 @@ async fn read_bytes(place: &Location) -> Result<Bytes, OfflineError> {
     object.bytes().await.map_err(|error| file_failed(place, error))
 }
 
+/// What is said of a spine whose copy is gone.
+pub(crate) fn spine_gone(location: &str) -> OfflineError {
+    OfflineError::File {
+        file: location.to_owned(),
+        reason: "the copy of the spine that the store kept is gone, as an erasure takes away those that hold what it erases; \
+                 make a new training set from a spine without it"
+            .to_owned(),
+    }
+}
+
 /// Refuses a kept copy that is not what it was. Messages name the spine's own `location`.
 pub(crate) async fn check_kept(store: &OfflineStore, kept: &KeptSpine, location: &str) -> Result<(), OfflineError> {
     let copy = store.kept_spine_location(kept)?;
     let found = file_bytes::digest_of(copy.store.as_ref(), &copy.path).await;
+    if matches!(found, Err(object_store::Error::NotFound { .. })) {
+        return Err(spine_gone(location));
+    }
     if found.map_err(|error| file_failed(&copy, error))? != kept.digest {
         let reason = format!("the copy that the store keeps is not {} any more", kept.digest);
         return Err(OfflineError::File { file: location.to_owned(), reason });

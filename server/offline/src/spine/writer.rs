@@ -62,7 +62,13 @@ impl SpineWriter {
         let kept = KeptSpine { digest: self.upload.digest(), format: SpineFormat::Parquet };
         self.upload.publish().await?;
         let place = store.kept_spine_location(&kept)?;
-        self.building.store.rename(&self.building.path, &place.path).await?;
+        self.building.store.rename(&self.building.path, &place.path).await.map_err(|error| match error {
+            object_store::Error::NotFound { .. } => OfflineError::Dataset(
+                "the spine that was being made is gone, as an erasure takes away those that nothing names; run this job again"
+                    .to_owned(),
+            ),
+            other => other.into(),
+        })?;
         Ok(kept)
     }
 }

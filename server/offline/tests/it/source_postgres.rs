@@ -3,16 +3,18 @@
 //! One test starts the server (`tests/services/postgres.sh`) and runs the others, which are ignored otherwise, in a process
 //! of its own: the environment that holds a database's URL is set from outside, as in production.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use eadem_offline::{
-    BackfillReport, EventTime, MemoryLedger, OfflineError, Origin, PostgresQuery, SourceSpec, ViewSpec, inspect,
-    run_backfill,
+    BackfillReport, ErasedEntities, ErasureLedger, EventTime, LedgerError, MemoryLedger, OfflineError, Origin,
+    PostgresQuery, SourceSpec, ViewSpec, inspect, run_backfill,
 };
-use eadem_values::{DataType, ElementType, Value};
+use eadem_values::{DataType, ElementType, EntityKey, KeyType, Value};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 use crate::postgres_server::Postgres;
@@ -39,7 +41,7 @@ fn sources_of_a_real_database() {
         .unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&tests.stdout), String::from_utf8_lossy(&tests.stderr));
     assert!(tests.status.success(), "{stdout}\n{stderr}");
-    assert!(stdout.contains("6 passed"), "not every test was run: {stdout}");
+    assert!(stdout.contains("7 passed"), "not every test was run: {stdout}");
 }
 
 async fn connect() -> PgConnection {
@@ -260,6 +262,62 @@ async fn a_job_that_is_resumed_reads_its_extract_and_checks_it() {
     assert!(
         stored_rows(&store_in(folder.path()), &view).await.iter().all(|row| row.lane == format!("sha256:{digest}"))
     );
+}
+
+/// Nobody is erased; but more is from the moment on when there is an extract.
+#[derive(Debug)]
+struct ErasedMeanwhile {
+    folder: PathBuf,
+    /// The extracts that were there at any time.
+    seen: Mutex<BTreeSet<String>>,
+}
+
+#[derive(Debug)]
+struct Nobody(u64);
+
+impl ErasedEntities for Nobody {
+    fn up_to_us(&self, _: &EntityKey) -> Option<i64> {
+        None
+    }
+
+    fn latest_us(&self) -> i64 {
+        i64::MIN
+    }
+
+    fn keys(&self) -> &[(String, KeyType)] {
+        &[]
+    }
+
+    fn revision(&self) -> u64 {
+        self.0
+    }
+}
+
+#[async_trait]
+impl ErasureLedger for ErasedMeanwhile {
+    async fn of_view(&self, _: &str, _: bool) -> Result<Option<Arc<dyn ErasedEntities>>, LedgerError> {
+        let mut seen = self.seen.lock().unwrap();
+        seen.extend(extracts(&self.folder, "meanwhile"));
+        let revision = u64::from(!seen.is_empty());
+        Ok(Some(Arc::new(Nobody(revision))))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "run by sources_of_a_real_database, which starts the server"]
+async fn an_extract_is_made_anew_if_more_was_erased_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    // Another extract each time.
+    let text = "select 'a' as card, clock_timestamp()::text as note";
+    let view = echo("meanwhile", &query(URL, text, None), &[("note", DataType::Utf8)]);
+    let ledger = Arc::new(ErasedMeanwhile { folder: folder.path().to_owned(), seen: Mutex::default() });
+    let store = store_in(folder.path()).with_erasures(ledger.clone());
+    let report = run_backfill(backfill("job", &view, &store, Arc::new(MemoryLedger::default()))).await.unwrap();
+    assert_eq!(report.rows_stored, 1);
+    let names = extracts(folder.path(), "meanwhile");
+    assert_eq!((names.len(), ledger.seen.lock().unwrap().len()), (1, 2), "the first was taken back");
+    let rows = stored_rows(&store_in(folder.path()), &view).await;
+    assert_eq!(rows[0].lane, format!("sha256:{}", names[0].trim_end_matches(".parquet")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

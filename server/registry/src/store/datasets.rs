@@ -107,6 +107,20 @@ impl Registry {
         Ok(())
     }
 
+    /// Puts another report into the place of a dataset's: an erasure takes values out of it.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn replace_dataset_report(&self, dataset: &str, report: &Json) -> Result<(), RegistryError> {
+        let mut change = self.change().await?;
+        sqlx::query("UPDATE dataset SET report = $1 WHERE dataset_id = $2")
+            .bind(report.to_string())
+            .bind(dataset)
+            .execute(change.sql())
+            .await?;
+        change.commit_quietly().await
+    }
+
     /// All datasets, newest first.
     ///
     /// # Errors

@@ -216,6 +216,18 @@ impl Registry {
         row.map(|row| Ok((row.try_get("job_id")?, row.try_get("erased_at_us")?))).transpose()
     }
 
+    /// The training sets of which a job of erasure was the first to take away files.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn datasets_erased_by(&self, job: &str) -> Result<BTreeSet<String>, RegistryError> {
+        let ids: Vec<String> = sqlx::query_scalar("SELECT dataset_id FROM dataset_erasure WHERE job_id = $1")
+            .bind(job)
+            .fetch_all(self.readers())
+            .await?;
+        Ok(ids.into_iter().collect())
+    }
+
     /// All erasures, for readers and writers to apply, as of the last revision that this process has heard of. Asked for once
     /// at a revision, and read again only where one was recorded since.
     ///

@@ -224,6 +224,20 @@ impl Registry {
         change.commit_quietly().await
     }
 
+    /// Puts another outcome into the place of that of a job that is done: an erasure takes values out of it.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn replace_job_outcome(&self, id: &str, outcome: &Json) -> Result<(), RegistryError> {
+        let mut change = self.change().await?;
+        sqlx::query("UPDATE job SET outcome = $1 WHERE job_id = $2 AND state = 'done'")
+            .bind(outcome.to_string())
+            .bind(id)
+            .execute(change.sql())
+            .await?;
+        change.commit_quietly().await
+    }
+
     /// Opens a job again that failed or was cancelled, so that it can go on where it stopped. Its chunks stay. One that is
     /// open forgets that it was asked to stop.
     ///

@@ -42,6 +42,22 @@ pub struct DatasetStatistics {
     pub features: Vec<FeatureStatistics>,
 }
 
+impl DatasetStatistics {
+    /// The same without what is the value of single rows: extremes, quantiles and top values. Counts and means are of all rows
+    /// together, and stay.
+    #[must_use]
+    pub fn without_values(&self) -> Self {
+        let without = |feature: &FeatureStatistics| FeatureStatistics {
+            min: Json::Null,
+            max: Json::Null,
+            quantiles: BTreeMap::new(),
+            top: Vec::new(),
+            ..feature.clone()
+        };
+        Self { features: self.features.iter().map(without).collect(), ..self.clone() }
+    }
+}
+
 /// What the values of one feature look like, as they stand in the training set: defaults count as values.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FeatureStatistics {
