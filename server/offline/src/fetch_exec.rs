@@ -22,7 +22,7 @@ use eadem_query::PLACE_COLUMN;
 use futures::{StreamExt, TryStreamExt};
 
 use crate::error::OfflineError;
-use crate::placed_files::{Pick, PlacedFiles, Wanted};
+use crate::placed_files::{PlacedFiles, PlacedRows};
 use crate::read::typed_column;
 use crate::schema::{COLUMN_ERROR, ValueColumn, from_storage};
 
@@ -79,12 +79,10 @@ impl FetchExec {
         let places = places
             .as_primitive_opt::<UInt64Type>()
             .ok_or_else(|| DataFusionError::Internal(format!("{PLACE_COLUMN} is {}", places.data_type())))?;
-        let Wanted { reads, picks } = Wanted::of(places.iter(), self.placed.files.len())?;
         let (schema, values) = (self.fetched.clone(), self.values.clone());
         let convert = move |stored: &RecordBatch| canonical(&schema, &values, stored);
-        let fetched = self.placed.read(reads, &self.fetched, Arc::new(convert)).await;
-        let fetched = fetched.map_err(|error| DataFusionError::External(Box::new(error)))?;
-        Ok(Fetched { input, fetched, picks })
+        let fetched = self.placed.read(places.iter(), &self.fetched, Arc::new(convert)).await?;
+        Ok(Fetched { input, fetched })
     }
 }
 
@@ -106,24 +104,24 @@ fn canonical(
 struct Fetched {
     /// Without places.
     input: RecordBatch,
-    fetched: Vec<RecordBatch>,
-    picks: Vec<Pick>,
+    fetched: PlacedRows,
 }
 
 impl Fetched {
     fn batch(&self, rows: Range<usize>, schema: &SchemaRef) -> Result<RecordBatch> {
+        let PlacedRows { batches, picks } = &self.fetched;
         let picks: Vec<(usize, usize)> =
-            self.picks[rows.clone()].iter().map(|pick| (pick.read as usize, pick.row as usize)).collect();
+            picks[rows.clone()].iter().map(|pick| (pick.batch as usize, pick.row as usize)).collect();
         let mut columns = self.input.slice(rows.start, rows.len()).columns().to_vec();
         let first = columns.len();
         for (column, field) in schema.fields()[first..].iter().enumerate() {
             // `_error` of most views, and what a source never had.
-            if self.fetched.iter().all(|batch| batch.column(column).null_count() == batch.num_rows()) {
+            if batches.iter().all(|batch| batch.column(column).null_count() == batch.num_rows()) {
                 columns.push(new_null_array(field.data_type(), rows.len()));
                 continue;
             }
             let nothing = new_null_array(field.data_type(), 1);
-            let mut sources: Vec<&dyn Array> = self.fetched.iter().map(|batch| batch.column(column).as_ref()).collect();
+            let mut sources: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(column).as_ref()).collect();
             sources.push(nothing.as_ref());
             columns.push(arrow_select::interleave::interleave(&sources, &picks)?);
         }
@@ -186,11 +184,11 @@ impl ExecutionPlan for FetchExec {
         let (schema, output_rows) = (self.schema(), self.output_rows);
         let output_schema = schema.clone();
         let batches = futures::stream::once(async move { node.fetch_all(partition, context).await })
-            .map_ok(move |fetched| {
+            .map_ok(move |joined| {
                 let schema = output_schema.clone();
-                let rows = fetched.picks.len();
+                let rows = joined.fetched.picks.len();
                 futures::stream::iter((0..rows).step_by(output_rows))
-                    .map(move |start| fetched.batch(start..rows.min(start + output_rows), &schema))
+                    .map(move |start| joined.batch(start..rows.min(start + output_rows), &schema))
             })
             .try_flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)))

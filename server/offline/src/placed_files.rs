@@ -54,14 +54,26 @@ pub(crate) struct PlacedFiles {
 /// What is made of the rows of a file as they are stored: a batch of as many rows.
 type Conversion = dyn Fn(&RecordBatch) -> std::result::Result<RecordBatch, OfflineError> + Send + Sync;
 
+/// Rows that were read, each once, and where they are.
+#[derive(Debug)]
+pub(crate) struct PlacedRows {
+    pub(crate) batches: Vec<RecordBatch>,
+    /// For each place that was asked for; the batch after all others stands for none.
+    pub(crate) picks: Vec<Pick>,
+}
+
 impl PlacedFiles {
-    /// One batch for each read, in their order, of the columns of `schema` as `convert` makes them.
+    /// The rows at these places, of the columns of `schema` as `convert` makes them.
+    ///
+    /// # Errors
+    /// A place in another file; a file that cannot be read.
     pub(crate) async fn read(
         &self,
-        reads: Vec<FileRead>,
+        places: impl ExactSizeIterator<Item = Option<u64>>,
         schema: &SchemaRef,
         convert: Arc<Conversion>,
-    ) -> std::result::Result<Vec<RecordBatch>, OfflineError> {
+    ) -> Result<PlacedRows> {
+        let Wanted { reads, picks } = Wanted::of(places, self.files.len())?;
         let runtime = tokio::runtime::Handle::current();
         let read = |read: FileRead| {
             let (placed, runtime) = (self.clone(), runtime.clone());
@@ -75,7 +87,9 @@ impl PlacedFiles {
                 read.unwrap_or_else(|error| Err(OfflineError::Worker(error.to_string())))
             }
         };
-        futures::stream::iter(reads.into_iter().map(read)).buffered(self.readers).try_collect().await
+        let reads = futures::stream::iter(reads.into_iter().map(read)).buffered(self.readers).try_collect().await;
+        let reads: Vec<Vec<RecordBatch>> = reads.map_err(|error| DataFusionError::External(Box::new(error)))?;
+        Ok(PlacedRows::of(reads, picks))
     }
 
     /// These rows of a file, ascending.
@@ -85,7 +99,7 @@ impl PlacedFiles {
         rows: &[u32],
         schema: &SchemaRef,
         convert: &Conversion,
-    ) -> std::result::Result<RecordBatch, OfflineError> {
+    ) -> std::result::Result<Vec<RecordBatch>, OfflineError> {
         let (reader, damaged) = self.table.open_file::<String>(file);
         let index = self.table.file_index(file).await?;
         let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, index.reader.clone());
@@ -112,29 +126,29 @@ impl PlacedFiles {
             taken.push(convert(&arrow_select::take::take_record_batch(&batch, &picks)?)?);
             (first, positions) = (end, later);
         }
-        let whole = arrow_select::concat::concat_batches(schema, &taken)?;
-        if whole.num_rows() != rows.len() {
-            return Err(damaged(format!("{} rows were asked for, {} found", rows.len(), whole.num_rows())));
+        let found: usize = taken.iter().map(RecordBatch::num_rows).sum();
+        if found != rows.len() {
+            return Err(damaged(format!("{} rows were asked for, {found} found", rows.len())));
         }
-        Ok(whole)
+        Ok(taken)
     }
 
     async fn read_ties(&self, places: &[u64]) -> Result<Vec<TieDigest>> {
         let external = |error| DataFusionError::External(Box::new(error));
-        let Wanted { reads, picks } = Wanted::of(places.iter().copied().map(Some), self.files.len())?;
         let schema = Arc::new(Schema::new(vec![Field::new(COLUMN_TIE, ArrowType::Binary, false)]));
         let of_ties = Arc::clone(&schema);
         let convert = move |stored: &RecordBatch| {
             let ties = typed_column(stored, COLUMN_TIE, &ArrowType::Binary)?;
             Ok(RecordBatch::try_new(Arc::clone(&of_ties), vec![ties])?)
         };
-        let batches = self.read(reads, &schema, Arc::new(convert)).await.map_err(external)?;
+        let places = places.iter().copied().map(Some);
+        let PlacedRows { batches, picks } = self.read(places, &schema, Arc::new(convert)).await?;
         let columns = batches.iter().map(|batch| tie_column(batch.column(0)).map_err(external));
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let lost = |error| DataFusionError::Internal(format!("a tie digest is lost: {error}"));
         picks
             .iter()
-            .map(|pick| <[u8; 16]>::try_from(columns[pick.read as usize].value(pick.row as usize)).map_err(lost))
+            .map(|pick| <[u8; 16]>::try_from(columns[pick.batch as usize].value(pick.row as usize)).map_err(lost))
             .map(|tie| tie.map(TieDigest::from_bytes))
             .collect()
     }
@@ -183,23 +197,51 @@ impl Blocks {
 }
 
 /// Rows of one file, ascending.
-pub(crate) struct FileRead {
+struct FileRead {
     file: usize,
     rows: Vec<u32>,
 }
 
-/// A row of a read.
+/// A row of a batch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pick {
-    pub(crate) read: u32,
+    pub(crate) batch: u32,
     pub(crate) row: u32,
 }
 
+impl PlacedRows {
+    /// Of the batches of each read, and picks of the rows of reads.
+    fn of(reads: Vec<Vec<RecordBatch>>, mut picks: Vec<Pick>) -> Self {
+        // For each read its first batch, and behind which of its rows each of its batches ends.
+        let mut ends_of_reads: Vec<(u32, Vec<u32>)> = Vec::with_capacity(reads.len());
+        let mut batches: Vec<RecordBatch> = Vec::new();
+        for read in reads {
+            let mut end = 0;
+            let ends = read.iter().map(|batch| {
+                end += batch.num_rows() as u32;
+                end
+            });
+            ends_of_reads.push((batches.len() as u32, ends.collect()));
+            batches.extend(read);
+        }
+        for pick in &mut picks {
+            let Some((first_batch, ends)) = ends_of_reads.get(pick.batch as usize) else {
+                pick.batch = batches.len() as u32;
+                continue;
+            };
+            let batch = ends.partition_point(|end| *end <= pick.row);
+            pick.batch = first_batch + batch as u32;
+            pick.row -= if batch == 0 { 0 } else { ends[batch - 1] };
+        }
+        Self { batches, picks }
+    }
+}
+
 /// Which rows are read, and which of them stands where.
-pub(crate) struct Wanted {
-    pub(crate) reads: Vec<FileRead>,
-    /// For each place that was asked for; the row after all reads stands for none.
-    pub(crate) picks: Vec<Pick>,
+struct Wanted {
+    reads: Vec<FileRead>,
+    /// For each place that was asked for, counting reads as batches; the one after all others stands for none.
+    picks: Vec<Pick>,
 }
 
 impl Wanted {
@@ -207,11 +249,11 @@ impl Wanted {
     ///
     /// # Errors
     /// A place in another file.
-    pub(crate) fn of(places: impl ExactSizeIterator<Item = Option<u64>>, files: usize) -> Result<Self> {
+    fn of(places: impl ExactSizeIterator<Item = Option<u64>>, files: usize) -> Result<Self> {
         // For each file its rows, each before the number of the output row that asks for it.
         let mut by_file: Vec<Vec<u64>> = vec![Vec::new(); files];
         // Until the number of reads is known, what finds nothing points nowhere.
-        let mut picks = vec![Pick { read: u32::MAX, row: 0 }; places.len()];
+        let mut picks = vec![Pick { batch: u32::MAX, row: 0 }; places.len()];
         for (output_row, number) in places.enumerate() {
             let Some(place) = number.map(Place::from_number) else { continue };
             let Some(rows) = by_file.get_mut(place.file) else {
@@ -228,12 +270,12 @@ impl Wanted {
                 if rows.last() != Some(&row) {
                     rows.push(row);
                 }
-                picks[output_row as usize] = Pick { read: reads.len() as u32, row: rows.len() as u32 - 1 };
+                picks[output_row as usize] = Pick { batch: reads.len() as u32, row: rows.len() as u32 - 1 };
             }
             reads.push(FileRead { file, rows });
         }
-        let nothing = Pick { read: reads.len() as u32, row: 0 };
-        picks.iter_mut().filter(|pick| pick.read == u32::MAX).for_each(|pick| *pick = nothing);
+        let nothing = Pick { batch: reads.len() as u32, row: 0 };
+        picks.iter_mut().filter(|pick| pick.batch == u32::MAX).for_each(|pick| *pick = nothing);
         Ok(Self { reads, picks })
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow_array::{Array, ArrayRef, RecordBatch};
-use eadem_values::{BatchEncoder, TieDigest};
+use datafusion::common::hash_utils::{RandomState, create_hashes};
 use serde::{Deserialize, Serialize};
 
 use super::spec::{DatasetSpec, OnDemandView, ViewOfService};
@@ -11,9 +11,9 @@ use super::split::{identity_column, identity_columns};
 use crate::error::OfflineError;
 use crate::spine::named;
 
-/// Digests of rows that are kept to find equal rows; eight bytes each. Beyond that, equal rows are counted in a part of the
-/// spine that a digest picks.
-const DIGESTS_MAX: usize = 8 << 20;
+/// Hashes of rows that are kept to find equal rows; eight bytes each. Beyond that, equal rows are counted in a part of the
+/// spine that a hash picks.
+const HASHES_MAX: usize = 8 << 20;
 
 /// What is worth knowing of a spine, and of what was found for its rows.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -43,7 +43,7 @@ pub(super) struct SpineObserver {
     keys: Vec<(String, String)>,
     request_fields: Vec<(String, String)>,
     identity: Vec<String>,
-    digests: RowDigests,
+    hashes: RowHashes,
     report: SpineReport,
 }
 
@@ -60,7 +60,7 @@ impl SpineObserver {
             keys: spec.key_columns().into_iter().collect(),
             request_fields: fields.into_iter().map(named).collect(),
             identity: identity_columns(spec),
-            digests: RowDigests::new(DIGESTS_MAX),
+            hashes: RowHashes::new(HASHES_MAX),
             report: SpineReport::default(),
         }
     }
@@ -72,19 +72,13 @@ impl SpineObserver {
         count_nulls(&self.request_fields, rows, &mut self.report.null_request_fields)?;
         let columns = self.identity.iter().map(|name| identity_column(rows, name, &self.timestamp));
         let columns: Vec<ArrayRef> = columns.collect::<Result<_, _>>()?;
-        let encoder = BatchEncoder::try_new(&columns)?;
-        let mut encoded = Vec::new();
-        for row in 0..rows.num_rows() {
-            encoded.clear();
-            encoder.encode_row(row, &mut encoded);
-            self.digests.add(&encoded);
-        }
+        hashes_of(&columns)?.into_iter().for_each(|hash| self.hashes.add(hash));
         Ok(())
     }
 
     /// `statuses` are, for each feature, the rows by status.
     pub(super) fn finish(self, spec: &DatasetSpec, statuses: &BTreeMap<String, BTreeMap<String, u64>>) -> SpineReport {
-        let (duplicate_rows, duplicates_are_exact) = self.digests.duplicates();
+        let (duplicate_rows, duplicates_are_exact) = self.hashes.duplicates();
         let mut report = self.report;
         (report.duplicate_rows, report.duplicates_are_exact) = (duplicate_rows, duplicates_are_exact);
         for feature in &spec.features {
@@ -100,6 +94,14 @@ impl SpineObserver {
         }
         report
     }
+}
+
+/// Of every row of these columns.
+fn hashes_of(columns: &[ArrayRef]) -> Result<Vec<u64>, OfflineError> {
+    let mut hashes = vec![0; columns.first().map_or(0, |column| column.len())];
+    // The seed is arbitrary, but not drawn: what is estimated is the same every time.
+    create_hashes(columns, &RandomState::with_seed(0), &mut hashes)?;
+    Ok(hashes)
 }
 
 fn count_nulls(
@@ -147,67 +149,72 @@ impl SpineReport {
 }
 
 /// Counts rows that are equal to an earlier one, whatever their order, in bounded memory.
-struct RowDigests {
-    digests_max: usize,
-    /// Rows are looked at whose digest ends in so many zeros.
+struct RowHashes {
+    hashes_max: usize,
+    /// Rows are looked at whose hash ends in so many zeros.
     level: u32,
-    digests: Vec<u64>,
-    /// Equal rows found among digests that were thrown together.
+    hashes: Vec<u64>,
+    /// Equal rows found among hashes that were thrown together.
     duplicates: u64,
 }
 
-impl RowDigests {
-    fn new(digests_max: usize) -> Self {
-        Self { digests_max, level: 0, digests: Vec::new(), duplicates: 0 }
+impl RowHashes {
+    fn new(hashes_max: usize) -> Self {
+        Self { hashes_max, level: 0, hashes: Vec::new(), duplicates: 0 }
     }
 
-    fn add(&mut self, encoded: &[u8]) {
-        let digest = TieDigest::of(encoded);
-        let digest = digest.as_bytes().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
-        if digest.trailing_zeros() < self.level {
+    fn add(&mut self, hash: u64) {
+        if hash.trailing_zeros() < self.level {
             return;
         }
-        self.digests.push(digest);
-        if self.digests.len() > self.digests_max {
+        self.hashes.push(hash);
+        if self.hashes.len() > self.hashes_max {
             self.thin_out();
         }
     }
 
     fn thin_out(&mut self) {
-        self.duplicates += drop_equal(&mut self.digests);
+        self.duplicates += drop_equal(&mut self.hashes);
         // Little would be won by dropping a few now and looking again soon.
-        while self.digests.len() > self.digests_max / 2 {
+        while self.hashes.len() > self.hashes_max / 2 {
             self.level += 1;
-            let before = self.digests.len();
+            let before = self.hashes.len();
             let level = self.level;
-            self.digests.retain(|digest| digest.trailing_zeros() >= level);
+            self.hashes.retain(|hash| hash.trailing_zeros() >= level);
             // What was found among the others is no longer known apart: its part is taken to be as large as theirs.
-            self.duplicates = self.duplicates * self.digests.len() as u64 / before.max(1) as u64;
+            self.duplicates = self.duplicates * self.hashes.len() as u64 / before.max(1) as u64;
         }
     }
 
     fn duplicates(mut self) -> (u64, bool) {
-        self.duplicates += drop_equal(&mut self.digests);
+        self.duplicates += drop_equal(&mut self.hashes);
         (self.duplicates << self.level, self.level == 0)
     }
 }
 
-/// Leaves each digest once, and says how many that dropped.
-fn drop_equal(digests: &mut Vec<u64>) -> u64 {
-    let before = digests.len();
-    digests.sort_unstable();
-    digests.dedup();
-    (before - digests.len()) as u64
+/// Leaves each hash once, and says how many that dropped.
+fn drop_equal(hashes: &mut Vec<u64>) -> u64 {
+    let before = hashes.len();
+    hashes.sort_unstable();
+    hashes.dedup();
+    (before - hashes.len()) as u64
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+
+    use arrow_array::Int64Array;
+
     use super::*;
 
-    fn duplicates(digests_max: usize, rows: impl Iterator<Item = u32>) -> (u64, bool) {
-        let mut digests = RowDigests::new(digests_max);
-        rows.for_each(|row| digests.add(&row.to_be_bytes()));
-        digests.duplicates()
+    fn duplicates(hashes_max: usize, rows: impl Iterator<Item = i64>) -> (u64, bool) {
+        let keys: [ArrayRef; 1] = [Arc::new(Int64Array::from_iter_values(rows))];
+        let mut counted = RowHashes::new(hashes_max);
+        hashes_of(&keys).unwrap().into_iter().for_each(|hash| counted.add(hash));
+        counted.duplicates()
     }
 
     #[test]
