@@ -22,9 +22,6 @@ use crate::home::Stores;
 const REPLAY_ROWS_DEFAULT: usize = 100_000;
 const REPLAY_ROWS_MAX: usize = 1_000_000;
 
-/// Bytes of replayed rows that are held before files are written.
-const REPLAY_BUFFERED_BYTES_MAX: usize = 256 << 20;
-
 /// Reads of quarantine tables at the same time: each takes a thread and decodes files.
 const READS_AT_ONCE: usize = 2;
 
@@ -316,7 +313,7 @@ pub(crate) async fn run(
             version: request.quarantine_version.context("the job has no version of the quarantine table")?,
             filter: request.filter()?,
             rows_max: request.rows_max()?,
-            buffered_bytes_max: REPLAY_BUFFERED_BYTES_MAX,
+            memory_bytes_max: stores.job_memory_bytes_max,
         },
         progress: Some(progress),
         cancel,
@@ -381,6 +378,7 @@ fn report_json(view: &ViewVersion, report: &ReplayReport) -> Json {
         "refused": report.refused,
         "hindered": report.hindered,
         "rows_left": report.rows_left,
+        "memory_bytes_peak": report.memory_bytes_peak,
     })
 }
 

@@ -96,7 +96,7 @@ pub(crate) async fn run_compaction(
         let compaction = Compaction {
             job: format!("{id}/{}", view.id),
             table: stores.offline.table(&stores.view_spec(view).await?)?,
-            options,
+            options: CompactOptions { memory_bytes_max: stores.job_memory_bytes_max, ..options },
             progress: Some(Arc::new(progress)),
             cancel: handle.cancel.clone(),
         };

@@ -13,7 +13,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value as Json;
 
-use crate::backfill::Cancel;
+use crate::backfill::{Cancel, Room};
 use crate::erase_files::{Erasable, LookedInto, Rewriting};
 use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
@@ -407,10 +407,16 @@ impl Proposal for Backfilled<'_> {
 
 impl ViewTable {
     /// Makes a job's rows visible and those that they replace invisible, all at once and only once.
-    pub(crate) async fn commit(&self, job: &str, adds: &[Json], plan: &JobPlan) -> Result<Committed, OfflineError> {
+    pub(crate) async fn commit(
+        &self,
+        job: &str,
+        adds: &[Json],
+        plan: &JobPlan,
+        room: &Room,
+    ) -> Result<Committed, OfflineError> {
         let table = self.ensure().await?;
         let new = NewFiles::of(self, job, adds)?;
-        let mut proposal = Backfilled { table: self, plan, new, withdrawal: Withdrawal::new(self, job) };
+        let mut proposal = Backfilled { table: self, plan, new, withdrawal: Withdrawal::new(self, job, room) };
         let committed = commit_once(&self.location, &self.log_store, table, job, &mut proposal).await?;
         let committed = committed.ok_or_else(|| table_error(&self.location, "a backfill has nothing to commit"))?;
         proposal.new.discard_uncommitted(&committed).await?;

@@ -15,13 +15,13 @@ use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::backfill::Cancel;
+use crate::backfill::{Cancel, Gauge, Room};
 use crate::commit::{
     Base, Change, LiveFile, Proposal, adds_of, commit_once, discard_uncommitted, is_committed, live_files, paths_of,
 };
 use crate::error::OfflineError;
 use crate::lanes::{LaneChange, describe, read_lane_log};
-use crate::partition::{PartitionWriter, TAG_COMPACTED};
+use crate::partition::TAG_COMPACTED;
 use crate::schema::COLUMN_EVENT_DATE;
 use crate::table::ViewTable;
 
@@ -47,14 +47,14 @@ pub struct Compaction {
 pub struct CompactOptions {
     /// Files of one date are put together up to about this many bytes. Those that have three quarters of it stay as they are.
     pub target_bytes: u64,
-    /// Bytes of rows, decoded, that are held before a file is written.
-    pub buffered_bytes_max: usize,
+    /// Memory that rows may take. As many as fit are put together.
+    pub memory_bytes_max: usize,
 }
 
 impl Default for CompactOptions {
-    /// Files of 64 MiB, at most 256 MiB of rows in memory (and, while a file is written, once more as much).
+    /// Files of 64 MiB, 1 GiB of rows in memory.
     fn default() -> Self {
-        Self { target_bytes: 64 << 20, buffered_bytes_max: 256 << 20 }
+        Self { target_bytes: 64 << 20, memory_bytes_max: 1 << 30 }
     }
 }
 
@@ -89,6 +89,13 @@ pub struct CompactReport {
     /// Groups of files that were left as they are, because another job has taken out or put together some of them
     /// meanwhile.
     pub groups_given_up: usize,
+    /// The most memory that rows took in this run at once, in bytes, as far as it is counted. It is nothing of the table.
+    #[serde(default, skip_serializing_if = "is_none_held")]
+    pub memory_bytes_peak: usize,
+}
+
+fn is_none_held(bytes: &usize) -> bool {
+    *bytes == 0
 }
 
 /// Files that are put together, and what came of it.
@@ -97,6 +104,12 @@ struct Group {
     inputs: Vec<LiveFile>,
     outputs: Vec<Add>,
     rows: u64,
+}
+
+impl Group {
+    fn is_fewer_files(&self) -> bool {
+        self.outputs.len() < self.inputs.len()
+    }
 }
 
 /// Puts the small files of a table together.
@@ -115,23 +128,33 @@ pub async fn compact(compaction: Compaction) -> Result<CompactReport, OfflineErr
         return Ok(CompactReport::default());
     }
     let (mut rows, count) = (0, groups.len());
+    let gauge = Gauge::default();
+    let room = Room::of(compaction.options.memory_bytes_max, &gauge);
     for (number, group) in groups.iter_mut().enumerate() {
         compaction.report(CompactProgress { groups_done: number, groups: count, rows });
-        compaction.write(group).await?;
+        compaction.write(group, &room).await?;
         rows += group.rows;
     }
     compaction.report(CompactProgress { groups_done: count, groups: count, rows });
+    // More rows than memory has room for make as many files again: then the old ones are as good.
+    let (groups, vain): (Vec<Group>, Vec<Group>) = groups.into_iter().partition(Group::is_fewer_files);
+    discard_uncommitted(table.store.as_ref(), vain.iter().flat_map(|group| paths_of(&group.outputs)), None).await?;
+    let memory_bytes_peak = gauge.peak_bytes();
+    if groups.is_empty() && !is_done {
+        return Ok(CompactReport { memory_bytes_peak, ..CompactReport::default() });
+    }
+    let count = groups.len();
     let mut proposal = Compacted { table, groups, target_bytes: compaction.options.target_bytes };
     let committed = commit_once(&table.location, &table.log_store, loaded, &compaction.job, &mut proposal).await?;
     // What was made of files that another job has taken out meanwhile may hold rows that were to go with them.
     let written = proposal.groups.iter().flat_map(|group| paths_of(&group.outputs));
     discard_uncommitted(table.store.as_ref(), written, committed.as_ref()).await?;
     let Some(committed) = committed else {
-        return Ok(CompactReport { groups_given_up: count, ..CompactReport::default() });
+        return Ok(CompactReport { groups_given_up: count, memory_bytes_peak, ..CompactReport::default() });
     };
     let report: CompactReport = serde_json::from_value(committed.info[INFO_COMPACTION].clone())
         .map_err(|source| OfflineError::Json { what: "the compaction of a commit", source })?;
-    Ok(CompactReport { version: Some(committed.version), ..report })
+    Ok(CompactReport { version: Some(committed.version), memory_bytes_peak, ..report })
 }
 
 /// Which files are put together: those of one date that are too small, next to each other in time, as many as make one of
@@ -180,18 +203,13 @@ impl Compaction {
         }
     }
 
-    async fn write(&self, group: &mut Group) -> Result<(), OfflineError> {
+    async fn write(&self, group: &mut Group, room: &Room) -> Result<(), OfflineError> {
         let table = &self.table;
         let lanes: BTreeSet<Option<&str>> = group.inputs.iter().map(|file| file.lane.as_deref()).collect();
         let one_lane = lanes.first().copied().flatten().filter(|_| lanes.len() == 1);
-        let schema = table.schema.file_schema();
-        let keys = table.key_names();
-        let mut writer = PartitionWriter::new(table.store.clone(), schema, Some(keys), self.options.buffered_bytes_max)
-            .of_job(&self.job)
-            .of_lane(one_lane)
-            .compacting();
+        let mut writer = table.writer_within(&self.job, one_lane, room).compacting();
         for file in &group.inputs {
-            let mut batches = table.raw_batches(&file.file, &[]).await?;
+            let mut batches = table.batches_within(&file.file, &[], Some(room)).await?;
             let mut rows = 0;
             while let Some(batch) = batches.try_next().await? {
                 if self.cancel.is_cancelled() {

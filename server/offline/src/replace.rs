@@ -14,6 +14,7 @@ use futures::TryStreamExt;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
+use crate::backfill::{Room, counted, reading_within};
 use crate::commit::{Effect, LiveFile, adds_of, paths_of};
 use crate::erase_files::Batches;
 use crate::error::OfflineError;
@@ -89,13 +90,14 @@ pub(crate) struct Outgoing {
 pub(crate) struct Withdrawal<'a> {
     table: &'a ViewTable,
     job: &'a str,
+    room: &'a Room,
     known: BTreeMap<String, (Withdrawn, Effect)>,
     written: Vec<String>,
 }
 
 impl<'a> Withdrawal<'a> {
-    pub(crate) fn new(table: &'a ViewTable, job: &'a str) -> Self {
-        Self { table, job, known: BTreeMap::new(), written: Vec::new() }
+    pub(crate) fn new(table: &'a ViewTable, job: &'a str, room: &'a Room) -> Self {
+        Self { table, job, room, known: BTreeMap::new(), written: Vec::new() }
     }
 
     /// The files that were written for any attempt.
@@ -140,7 +142,8 @@ impl<'a> Withdrawal<'a> {
 
     async fn look_into(&self, withdrawn: &Withdrawn, file: &LiveFile) -> Result<Effect, OfflineError> {
         let (mut going, mut staying) = (0, 0);
-        let mut batches = self.table.raw_batches(&file.file, &[COLUMN_LANE, COLUMN_EVENT_TIME]).await?;
+        let room = Some(self.room);
+        let mut batches = self.table.batches_within(&file.file, &[COLUMN_LANE, COLUMN_EVENT_TIME], room).await?;
         while let Some(batch) = batches.try_next().await? {
             let goes = rows_that_go(withdrawn, &batch)?.true_count();
             going += goes as u64;
@@ -152,8 +155,8 @@ impl<'a> Withdrawal<'a> {
         if staying == 0 {
             return Ok(Effect::Goes { rows: going, kept: Vec::new() });
         }
-        let mut writer = self.table.writer_in_place_of(self.job, file.lane.as_deref());
-        let mut batches = self.table.raw_batches(&file.file, &[]).await?;
+        let mut writer = self.table.writer_within(self.job, file.lane.as_deref(), self.room);
+        let mut batches = self.table.batches_within(&file.file, &[], room).await?;
         while let Some(batch) = batches.try_next().await? {
             let stays = arrow_not(&rows_that_go(withdrawn, &batch)?);
             writer.write(arrow_select::filter::filter_record_batch(&batch, &stays)?).await?;
@@ -181,8 +184,17 @@ fn rows_that_go(withdrawn: &Withdrawn, batch: &RecordBatch) -> Result<BooleanArr
 impl ViewTable {
     /// Writes rows again that a file of this lane, or of several, holds.
     pub(crate) fn writer_in_place_of(&self, job: &str, lane: Option<&str>) -> PartitionWriter {
+        self.writer_of(job, lane, BUFFERED_BYTES_MAX)
+    }
+
+    /// The same, for a job that has so much room.
+    pub(crate) fn writer_within(&self, job: &str, lane: Option<&str>, room: &Room) -> PartitionWriter {
+        self.writer_of(job, lane, room.allowance.buffered_bytes_max).counted_by(room.gauge.hold())
+    }
+
+    fn writer_of(&self, job: &str, lane: Option<&str>, buffered_bytes_max: usize) -> PartitionWriter {
         let schema = self.schema.file_schema();
-        PartitionWriter::new(self.store.clone(), schema, Some(self.key_names()), BUFFERED_BYTES_MAX)
+        PartitionWriter::new(self.store.clone(), schema, Some(self.key_names()), buffered_bytes_max)
             .of_job(job)
             .of_lane(lane)
     }
@@ -190,6 +202,16 @@ impl ViewTable {
     /// The rows of a data file, whether it is in any version or not, as they stand in it, with the columns of
     /// [`crate::schema::TableSchema::file_schema`], or only those of these names.
     pub(crate) async fn raw_batches(&self, file: &DataFile, names: &[&str]) -> Result<Batches, OfflineError> {
+        self.batches_within(file, names, None).await
+    }
+
+    /// The same, for a job that has so much room.
+    pub(crate) async fn batches_within(
+        &self,
+        file: &DataFile,
+        names: &[&str],
+        room: Option<&Room>,
+    ) -> Result<Batches, OfflineError> {
         let (reader, damaged) = self.open_file(file);
         let builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&damaged)?;
         let wanted = self.schema.file_schema();
@@ -203,8 +225,11 @@ impl ViewTable {
         let roots: Vec<usize> =
             wanted.fields().iter().map(|field| builder.schema().index_of(field.name())).collect::<Result<_, _>>()?;
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-        let stream = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(&damaged)?;
-        let in_order = stream.map_err(damaged).and_then(move |batch| {
+        let reading = reading_within(room, builder.metadata().row_groups(), &mask, BATCH_ROWS);
+        let no_room = |reason: String| OfflineError::File { file: self.file_url(file), reason };
+        let (reading, held) = reading.map_err(no_room)?;
+        let stream = builder.with_projection(mask).with_batch_size(reading.batch_rows).build().map_err(&damaged)?;
+        let in_order = counted(held, reading.largest_bytes, stream).map_err(damaged).and_then(move |batch| {
             let ordered = as_written(&wanted, &batch);
             async move { ordered }
         });

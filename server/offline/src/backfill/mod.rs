@@ -32,7 +32,7 @@ use crate::spec::ViewSpec;
 use crate::stop::{RefusedShare, StopThreshold, StopWatch};
 use crate::table::ViewTable;
 
-pub(crate) use memory::Held;
+pub(crate) use memory::{Gauge, Held, Room, bytes_of_value, counted, reading_within};
 pub use progress::{Progress, ProgressSink};
 
 use plan::plan_job;
@@ -201,10 +201,10 @@ const OTHERS_POLL: Duration = Duration::from_millis(100);
 /// # Errors
 /// A definition that does not fit its files, an unreadable file, cancellation.
 pub async fn plan_backfill(backfill: &Backfill) -> Result<JobPlan, OfflineError> {
-    plan_with(backfill, &Arc::new(Footers::default())).await
+    plan_with(backfill, &Arc::new(Footers::default()), &Gauge::default()).await
 }
 
-async fn plan_with(backfill: &Backfill, footers: &Arc<Footers>) -> Result<JobPlan, OfflineError> {
+async fn plan_with(backfill: &Backfill, footers: &Arc<Footers>, gauge: &Gauge) -> Result<JobPlan, OfflineError> {
     let ledger = &backfill.ledger;
     loop {
         if let Some(plan) = ledger.plan(&backfill.job).await? {
@@ -216,7 +216,7 @@ async fn plan_with(backfill: &Backfill, footers: &Arc<Footers>) -> Result<JobPla
         }
         if ledger.claim(&backfill.job, &[Part::Plan]).await?.part.is_some() {
             let table = backfill.store.table(&backfill.view)?;
-            let planned = match plan_job(backfill, &table, footers).await {
+            let planned = match plan_job(backfill, &table, footers, gauge).await {
                 Ok(plan) => ledger.save_plan(&backfill.job, plan).await?,
                 Err(error) => {
                     // Whatever comes of it, the first error is the one to tell.
@@ -251,12 +251,13 @@ fn check_version(backfill: &Backfill, plan: &JobPlan) -> Result<(), OfflineError
 pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineError> {
     let table = backfill.store.table(&backfill.view)?;
     let footers = Arc::new(Footers::default());
-    let plan = plan_with(&backfill, &footers).await?;
+    let gauge = Gauge::default();
+    let plan = plan_with(&backfill, &footers, &gauge).await?;
     let outcomes_before = backfill.ledger.outcomes(&backfill.job).await?;
     let done: BTreeSet<usize> = outcomes_before.iter().map(|outcome| outcome.chunk).collect();
     let watch = Arc::new(StopWatch::new(backfill.options.stop, &plan, &outcomes_before));
     drop(outcomes_before);
-    let ran = run_chunks(&backfill, &table, &plan, footers, &done, watch.clone()).await;
+    let ran = run_chunks(&backfill, &table, &plan, footers, &done, watch.clone(), &gauge).await;
     let ran = if watch.has_stopped() { ran.unwrap_or_default() } else { ran? };
 
     let outcomes = backfill.ledger.outcomes(&backfill.job).await?;
@@ -265,7 +266,7 @@ pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineE
     }
     check_refused(&backfill, &watch, &outcomes).await?;
     let (version, rows_removed) = if plan.changes_rows() {
-        let committed = commit_job(&backfill, &table, &plan, &outcomes).await?;
+        let committed = commit_job(&backfill, &table, &plan, &outcomes, &gauge).await?;
         (Some(committed.version), committed.rows_removed())
     } else {
         (table.version().await?, 0)
@@ -280,7 +281,7 @@ pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineE
         chunks_done_now: ran.chunks_done,
         chunks_done_before: done.len(),
         chunks_done_elsewhere: outcomes.len().saturating_sub(done.len() + ran.chunks_done),
-        memory_bytes_peak: ran.memory_bytes_peak,
+        memory_bytes_peak: gauge.peak_bytes(),
         ..BackfillReport::default()
     };
     for outcome in outcomes {
@@ -338,12 +339,14 @@ async fn commit_job(
     table: &ViewTable,
     plan: &JobPlan,
     outcomes: &[ChunkOutcome],
+    gauge: &Gauge,
 ) -> Result<Committed, OfflineError> {
     if !backfill.ledger.begin_commit(&backfill.job).await? {
         return Err(OfflineError::Cancelled);
     }
     let adds: Vec<serde_json::Value> = outcomes.iter().flat_map(|outcome| outcome.adds.iter().cloned()).collect();
-    let committed = table.commit(&backfill.job, &adds, plan).await?;
+    let room = Room::of(backfill.options.memory_bytes_max, gauge);
+    let committed = table.commit(&backfill.job, &adds, plan, &room).await?;
     put_into_quarantine(backfill, outcomes).await?;
     backfill.ledger.committed(&backfill.job, committed.version).await?;
     Ok(committed)

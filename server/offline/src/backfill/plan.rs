@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use arrow_schema::{Schema, SchemaRef};
 
 use super::Backfill;
+use super::memory::{Allowance, Gauge, Room};
 use crate::bind::BindPlan;
 use crate::error::OfflineError;
 use crate::lanes::{Lanes, by_digest, covers};
@@ -16,6 +17,7 @@ pub(super) async fn plan_job(
     backfill: &Backfill,
     table: &ViewTable,
     footers: &Footers,
+    gauge: &Gauge,
 ) -> Result<JobPlan, OfflineError> {
     let view = &backfill.view;
     let lanes = table.lanes().await?;
@@ -33,6 +35,7 @@ pub(super) async fn plan_job(
         version: view.version,
         cancel: &backfill.cancel,
         check: &check,
+        room: Room::of(backfill.options.memory_bytes_max, gauge),
     };
     let listing = source::list(&view.source, &lookup).await?;
     let there: BTreeSet<&str> = listing.files.iter().map(|file| file.path.as_str()).collect();
@@ -142,7 +145,10 @@ async fn plan_file(
     digest: String,
     loaded_us: Vec<(i64, i64)>,
 ) -> Result<(), OfflineError> {
-    let cuts = source::cut(&backfill.view.source, file, footers, &plan.schema, backfill.options.chunk_rows).await?;
+    // Where all of the memory were one thread's: who runs the job may have as few.
+    let record_bytes_max = Allowance::of(backfill.options.memory_bytes_max, 1).portions(1).record_bytes;
+    let (source, chunk_rows) = (&backfill.view.source, backfill.options.chunk_rows);
+    let cuts = source::cut(source, file, footers, &plan.schema, chunk_rows, record_bytes_max).await?;
     let number = plan.files.len();
     plan.files.push(PlannedFile {
         url: file.url.clone(),

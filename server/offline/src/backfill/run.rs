@@ -11,7 +11,7 @@ use parquet::arrow::ProjectionMask;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::memory::{Allowance, Gauge, Held, bytes_of_columns};
+use super::memory::{Allowance, Gauge, Held};
 use super::progress::Meter;
 use super::{Backfill, Cancel, OTHERS_POLL, Progress};
 use crate::bind::{Acceptance, BindPlan, BoundRows, RefusedRow};
@@ -22,7 +22,9 @@ use crate::ledger::{ChunkOutcome, ChunkPart, JobLedger, JobPlan, Part, PlannedCh
 use crate::partition::PartitionWriter;
 use crate::press::Press;
 use crate::quarantine::{self, Quarantine, QuarantinedRow, RowOutcome};
-use crate::source::{self, Footers, SourceFile, SourceReader, UnreadableRow, file_error, inspect_schema};
+use crate::source::{
+    self, Footers, Portions, SourceFile, SourceReader, TEXT_EXPANSION_MAX, UnreadableRow, file_error, inspect_schema,
+};
 use crate::spec::ViewSpec;
 use crate::stop::StopWatch;
 use crate::table::ViewTable;
@@ -60,7 +62,6 @@ struct Workshop {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Ran {
     pub(super) chunks_done: usize,
-    pub(super) memory_bytes_peak: usize,
 }
 
 /// Chunks that are offered at once when one is claimed. More than all threads of all processes are ever at.
@@ -74,6 +75,7 @@ pub(super) async fn run_chunks(
     footers: Arc<Footers>,
     done: &BTreeSet<usize>,
     watch: Arc<StopWatch>,
+    gauge: &Gauge,
 ) -> Result<Ran, OfflineError> {
     let open: BTreeSet<usize> = (0..plan.chunks.len()).filter(|chunk| !done.contains(chunk)).collect();
     if open.is_empty() {
@@ -101,7 +103,7 @@ pub(super) async fn run_chunks(
         batch_rows: backfill.options.batch_rows.max(1),
         allowance,
         reading: Semaphore::new(places_of(allowance.row_groups_bytes_max) as usize),
-        gauge: Gauge::default(),
+        gauge: gauge.clone(),
         table: table.clone(),
         quarantine: backfill.store.quarantine(&backfill.view.name, backfill.view.version)?,
         press: Press::new(&backfill.view, &table.schema),
@@ -130,10 +132,7 @@ pub(super) async fn run_chunks(
             }
         }
     }
-    let ran = Ran {
-        chunks_done: workshop.chunks_done.load(Ordering::Relaxed),
-        memory_bytes_peak: workshop.gauge.peak_bytes(),
-    };
+    let ran = Ran { chunks_done: workshop.chunks_done.load(Ordering::Relaxed) };
     first_error.map_or(Ok(ran), Err)
 }
 
@@ -218,9 +217,9 @@ impl Workshop {
             range_us: self.plan.range_us,
             loaded_us: planned.loaded_us.clone(),
         };
-        let (_turn, batch_rows) = self.make_room(&file, chunk).await?;
+        let (_turn, portions) = self.make_room(&file, chunk).await?;
         let (part, wanted) = ((&chunk.part, chunk.first_row), self.reader.read.clone());
-        let mut stream = source::open(&self.view.source, &file, &self.footers, part, wanted, batch_rows).await?;
+        let mut stream = source::open(&self.view.source, &file, &self.footers, part, wanted, portions).await?;
         let lane: ArrayRef = Arc::new(StringArray::from(vec![planned.digest.as_str()]));
         let mut desk = Desk {
             erased: self.table.erased_now().await?,
@@ -351,39 +350,38 @@ impl Workshop {
         desk.refused.set(desk.quarantined_bytes);
     }
 
-    /// Waits until the row groups may be in memory beside those of others; says in batches of how many rows they are read.
-    async fn make_room(&self, file: &SourceFile, chunk: &PlannedChunk) -> Result<(Turn<'_>, usize), OfflineError> {
-        let (mut largest_bytes, mut batch_rows) = (0, self.batch_rows);
-        if let ChunkPart::RowGroups { first, count } = chunk.part {
-            let footer = self.footers.get(file).await?;
-            let schema = footer.schema();
-            let is_read = |column: &usize| self.reader.read.field_with_name(schema.field(*column).name()).is_ok();
-            let roots = (0..schema.fields().len()).filter(is_read);
-            let mask = ProjectionMask::roots(footer.parquet_schema(), roots);
-            for group in footer.metadata().row_groups().iter().skip(first).take(count) {
-                let (bytes_in_file, bytes) = bytes_of_columns(group, &mask);
-                largest_bytes = largest_bytes.max(bytes_in_file);
-                let rows = usize::try_from(group.num_rows()).unwrap_or_default();
-                batch_rows = batch_rows.min(self.allowance.batch_rows(bytes, rows, self.batch_rows));
+    /// Waits until the row groups, or the text, may be in memory beside those of others; says in what portions they are read.
+    async fn make_room(&self, file: &SourceFile, chunk: &PlannedChunk) -> Result<(Turn<'_>, Portions), OfflineError> {
+        let (bytes, portions) = match chunk.part {
+            ChunkPart::RowGroups { first, count } => {
+                let footer = self.footers.get(file).await?;
+                let schema = footer.schema();
+                let is_read = |column: &usize| self.reader.read.field_with_name(schema.field(*column).name()).is_ok();
+                let roots = (0..schema.fields().len()).filter(is_read);
+                let mask = ProjectionMask::roots(footer.parquet_schema(), roots);
+                let groups = footer.metadata().row_groups().iter().skip(first).take(count);
+                let reading = self.allowance.reading(groups, &mask, self.batch_rows);
+                let reading = reading.map_err(|reason| {
+                    file_error(file, format!("{reason}, or write the file with smaller row groups"))
+                })?;
+                (reading.largest_bytes, Portions::of_rows(reading.batch_rows))
             }
-        }
-        let bytes_max = self.allowance.row_groups_bytes_max;
-        if largest_bytes > bytes_max {
-            let reason = format!(
-                "a row group has {largest_bytes} bytes in the columns that are read, and of the memory for jobs (setting \
-                 jobs.memory_bytes_max) {bytes_max} are for that: raise it, or write the file with smaller row groups"
-            );
-            return Err(file_error(file, reason));
-        }
-        let places = self.reading.acquire_many(places_of(largest_bytes)).await;
+            ChunkPart::Bytes { from, to } => {
+                let bytes = usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX);
+                let bytes_max = bytes.saturating_mul(TEXT_EXPANSION_MAX);
+                (self.allowance.text_bytes_max.min(bytes_max), self.allowance.portions(self.batch_rows))
+            }
+            ChunkPart::Whole => (self.allowance.text_bytes_max, self.allowance.portions(self.batch_rows)),
+        };
+        let places = self.reading.acquire_many(places_of(bytes)).await;
         let places = places.map_err(|error| OfflineError::Worker(error.to_string()))?;
         let mut held = self.gauge.hold();
-        held.set(largest_bytes);
-        Ok((Turn { _places: places, _held: held }, batch_rows))
+        held.set(bytes);
+        Ok((Turn { _places: places, _held: held }, portions))
     }
 }
 
-/// A place for row groups in memory.
+/// A place for row groups, or for text, in memory.
 struct Turn<'a> {
     _places: SemaphorePermit<'a>,
     _held: Held,

@@ -25,7 +25,7 @@ use crate::backfill::Cancel;
 use crate::bind::Acceptance;
 use crate::erasure::{ErasedRows, ErasureLedger};
 use crate::error::OfflineError;
-use crate::source::{self, Footers};
+use crate::source::{self, Footers, Portions};
 use crate::spec::{Origin, ViewSpec};
 
 /// Told how many rows are compared, of how many.
@@ -208,7 +208,7 @@ impl Bench {
             let (source, wanted) = (side.spec.source.clone(), side.reader.read.clone());
             async move {
                 let part = (&portion.part, portion.first_row);
-                source::open(&source, file, &self.footers, part, wanted, batch_rows).await
+                source::open(&source, file, &self.footers, part, wanted, Portions::of_rows(batch_rows)).await
             }
         };
         let (mut before, mut after) = (open(&self.before).await?, open(&self.after).await?);

@@ -53,7 +53,7 @@ impl Sample {
         let piece_rows = (rows_max / PIECES_MIN as u64).clamp(PIECE_ROWS_MIN, PIECE_ROWS_MAX);
         let mut pieces: Vec<(usize, Cut)> = Vec::new();
         for (number, file) in files.iter().enumerate() {
-            let cuts = source::cut(source, file, footers, schema, piece_rows).await?;
+            let cuts = source::cut(source, file, footers, schema, piece_rows, source::RECORD_BYTES_MAX).await?;
             pieces.extend(cuts.into_iter().map(|cut| (number, cut)));
         }
         let rows: u64 = pieces.iter().map(|(_, cut)| cut.rows).sum();

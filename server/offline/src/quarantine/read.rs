@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ARRIVAL, ATTEMPT, FILE, INPUTS, JOB, KIND, LANE, OUTCOME, QuarantinedRow, REASON, ROW, RefusalCounts, RowOutcome,
 };
+use crate::backfill::{Room, counted, reading_within};
 use crate::erasure::{ErasedRows, ErasureLedger};
 use crate::error::OfflineError;
 use crate::location::{Location, OfflineStore};
@@ -257,7 +258,15 @@ struct LastWord {
     job: Arc<str>,
 }
 
+/// What a word takes among the others, about.
+const WORD_BYTES: usize = 96;
+
 impl Replayed {
+    /// What all words take in memory, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.last.len() * WORD_BYTES
+    }
+
     fn note(&mut self, line: &Line<'_>, job: Arc<str>) -> Result<(), OfflineError> {
         let outcome = RowOutcome::from_name(line.outcome()).ok_or_else(|| {
             OfflineError::Quarantine(format!("`{}` is no outcome; something else wrote the table", line.outcome()))
@@ -339,7 +348,7 @@ impl Quarantine {
         let first = from.map_or((0, 0), |cursor| (cursor.file, cursor.row));
         for file in first.0..state.files.len() {
             let skipped = if file == first.0 { first.1 } else { 0 };
-            let mut batches = self.batches(&state.files[file], &ALL, skipped, |_| true).await?;
+            let mut batches = self.batches(&state.files[file], &ALL, skipped, |_| true, None).await?;
             let mut at = skipped;
             while let Some(batch) = batches.try_next().await? {
                 let (lines, inputs) = (Lines::of(&batch)?, text_column(&batch, INPUTS)?);
@@ -386,7 +395,7 @@ impl Quarantine {
             }
             Ok(())
         };
-        self.visit(&state, &columns, &mut visit).await?;
+        self.visit(&state, &columns, None, &mut visit).await?;
         for word in replayed.last.values() {
             match word.outcome {
                 RowOutcome::Replayed => summary.replayed += 1,
@@ -433,11 +442,12 @@ impl Quarantine {
         &self,
         state: &State,
         columns: &[&str],
+        room: Option<&Room>,
         visit: &mut (dyn FnMut(&Line<'_>, &str) -> Result<(), OfflineError> + Send),
     ) -> Result<(), OfflineError> {
         let with_inputs = columns.contains(&INPUTS);
         for file in &state.files {
-            let mut batches = self.batches(file, columns, 0, |_| true).await?;
+            let mut batches = self.batches(file, columns, 0, |_| true, room).await?;
             while let Some(batch) = batches.try_next().await? {
                 let lines = Lines::of(&batch)?;
                 let inputs = if with_inputs { Some(text_column(&batch, INPUTS)?) } else { None };
@@ -455,7 +465,7 @@ impl Quarantine {
         let mut replayed = Replayed::default();
         let columns = [LANE, ROW, ARRIVAL, JOB, OUTCOME, ATTEMPT];
         for file in state.files.iter().filter(|file| file.may_hold_replays) {
-            let mut batches = self.batches(file, &columns, 0, may_hold_replays).await?;
+            let mut batches = self.batches(file, &columns, 0, may_hold_replays, None).await?;
             while let Some(batch) = batches.try_next().await? {
                 let lines = Lines::of(&batch)?;
                 let mut job: Arc<str> = Arc::from("");
@@ -493,21 +503,26 @@ impl Quarantine {
         columns: &[&str],
         skipped_rows: usize,
         is_needed: fn(&RowGroupMetaData) -> bool,
+        room: Option<&Room>,
     ) -> Result<impl futures::Stream<Item = Result<RecordBatch, OfflineError>> + Unpin + use<>, OfflineError> {
         let (builder, damaged) = self.open_file(&file.path, file.bytes).await?;
         let schema = builder.schema();
         let roots = columns.iter().map(|name| schema.index_of(name)).collect::<Result<Vec<_>, _>>()?;
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
         let groups = builder.metadata().row_groups().iter().enumerate();
-        let groups: Vec<usize> = groups.filter(|(_, group)| is_needed(group)).map(|(number, _)| number).collect();
+        let (numbers, groups): (Vec<usize>, Vec<&RowGroupMetaData>) =
+            groups.filter(|(_, group)| is_needed(group)).unzip();
+        let no_room =
+            |reason: String| OfflineError::File { file: format!("{}/{}", self.location.url, file.path), reason };
+        let (reading, held) = reading_within(room, groups, &mask, BATCH_ROWS).map_err(no_room)?;
         let stream = builder
             .with_projection(mask)
-            .with_row_groups(groups)
+            .with_row_groups(numbers)
             .with_offset(skipped_rows)
-            .with_batch_size(BATCH_ROWS)
+            .with_batch_size(reading.batch_rows)
             .build()
             .map_err(&damaged)?;
-        Ok(stream.map_err(damaged))
+        Ok(counted(held, reading.largest_bytes, stream.map_err(damaged)))
     }
 }
 

@@ -1,5 +1,8 @@
 //! Replaying refused rows: from what is kept of them, through the view version that refused them, as new arrivals.
 //!
+//! A replay first notes which rows it takes, then reads what is kept of as many as fit into memory, tries them, and reads the
+//! next.
+//!
 //! A replay is a job of one commit. Its rows keep lane and row number, so that they count as the rows they are: one that
 //! the table holds already is not stored again, whoever stored it. What became of each row is noted in quarantine after
 //! that commit; a replay that was killed in between finds its rows in the table when it, or another one, comes again.
@@ -11,7 +14,7 @@ use std::time::Instant;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
-use arrow_array::{ArrayRef, Int64Array, StringArray};
+use arrow_array::{Array as _, ArrayRef, Int64Array, StringArray};
 use async_trait::async_trait;
 use deltalake_core::kernel::Action;
 use eadem_query::BATCH_ROWS;
@@ -24,10 +27,10 @@ use parquet::file::statistics::Statistics;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::read::{Line, Quarantine, QuarantineFilter};
+use super::read::{Line, Quarantine, QuarantineFilter, State};
 use super::{ARRIVAL, ATTEMPT, FILE, INPUTS, JOB, KIND, LANE, OUTCOME, REASON, ROW, RefusalCounts};
 use super::{QuarantinedRow, RowOutcome, batch, schema};
-use crate::backfill::{Cancel, Progress, ProgressSink};
+use crate::backfill::{Cancel, Gauge, Held, Progress, ProgressSink, Room, bytes_of_value};
 use crate::bind::{Acceptance, BindPlan};
 use crate::commit::{Base, Change, LiveFile, NewFiles, Proposal, adds_of, append, commit_once};
 use crate::erase_files::settle;
@@ -74,8 +77,9 @@ pub struct ReplayOptions {
     pub filter: QuarantineFilter,
     /// No more rows than this. Those that were replayed least often come first.
     pub rows_max: usize,
-    /// Bytes of finished rows that are held before files are written.
-    pub buffered_bytes_max: usize,
+    /// Memory that rows may take. Which rows are taken has to be known of all of them: if there is no room for `rows_max`,
+    /// there are fewer.
+    pub memory_bytes_max: usize,
 }
 
 /// What a replay did.
@@ -99,6 +103,8 @@ pub struct ReplayReport {
     pub hindered: RefusalCounts,
     /// Rows beyond `rows_max`.
     pub rows_left: u64,
+    /// The most memory that rows took in this run at once, in bytes, as far as it is counted.
+    pub memory_bytes_peak: usize,
 }
 
 impl ReplayReport {
@@ -118,9 +124,81 @@ impl fmt::Debug for Replay {
     }
 }
 
+/// What a replay may hold.
+struct ReplayRoom {
+    /// Which rows are taken, and which of them the table holds.
+    notes_bytes_max: usize,
+    /// What is kept of the rows that are tried now.
+    kept_bytes_max: usize,
+    /// What is kept of one of them, which is copied on its way.
+    row_bytes_max: usize,
+    /// For reading them, and for what is made of them.
+    work: Room,
+}
+
+/// What is noted of a row until it is done, about.
+const NOTE_BYTES: usize = 192;
+
+impl ReplayRoom {
+    /// An eighth of the ceiling for notes, a quarter for kept rows, half for the work, and the rest for a row that is wider
+    /// than a batch.
+    fn of(memory_bytes_max: usize, gauge: &Gauge) -> Self {
+        Self {
+            notes_bytes_max: memory_bytes_max / 8,
+            kept_bytes_max: memory_bytes_max / 4,
+            row_bytes_max: memory_bytes_max / 32,
+            work: Room::of(memory_bytes_max / 2, gauge),
+        }
+    }
+
+    /// How many rows can be noted beside what earlier replays have said.
+    fn rows_max(&self, replayed: &super::read::Replayed) -> Result<usize, OfflineError> {
+        let left = self.notes_bytes_max.saturating_sub(replayed.bytes()) / NOTE_BYTES;
+        if left > 0 {
+            return Ok(left);
+        }
+        Err(OfflineError::Quarantine(format!(
+            "what earlier replays have made of rows takes {} bytes, and of the memory for jobs (setting \
+             jobs.memory_bytes_max) {} are for that and for the rows to replay: raise it",
+            replayed.bytes(),
+            self.notes_bytes_max
+        )))
+    }
+
+    fn check(&self, row: &Noted) -> Result<(), OfflineError> {
+        if row.bytes <= self.row_bytes_max {
+            return Ok(());
+        }
+        Err(OfflineError::Quarantine(format!(
+            "row {} of {} takes {} bytes, and of the memory for jobs (setting jobs.memory_bytes_max) {} are for one: raise \
+             it, or choose the rows to replay so that it is none of them",
+            row.row, row.lane, row.bytes, self.row_bytes_max
+        )))
+    }
+}
+
+/// A refused row that is taken.
+#[derive(Debug)]
+struct Noted {
+    lane: Arc<str>,
+    row: i64,
+    arrival_us: i64,
+    attempt: i64,
+    event_us: Option<i64>,
+    /// What is kept of it takes so much.
+    bytes: usize,
+}
+
+impl Noted {
+    fn place(&self) -> Place {
+        (self.attempt, self.lane.clone(), self.row)
+    }
+}
+
 /// A refused row that can be tried again.
 #[derive(Debug, Clone)]
 struct Candidate {
+    row: i64,
     file: String,
     arrival_us: i64,
     attempt: i64,
@@ -137,14 +215,15 @@ struct KeptRow {
 }
 
 /// The order in which rows are taken up: replayed least often, then by lane and number.
-type Place = (i64, String, i64);
+type Place = (i64, Arc<str>, i64);
 
 /// The rows to try, and why others cannot be.
 #[derive(Debug, Default)]
 struct Selection {
-    taken: BTreeMap<Place, Candidate>,
-    /// The place of each row that is taken, and its arrival: several jobs may have refused one row.
-    places: HashMap<(String, i64), (i64, i64)>,
+    taken: BTreeMap<Place, Noted>,
+    /// The attempt of each row that is taken, and its arrival: several jobs may have refused one row.
+    attempts: HashMap<(Arc<str>, i64), (i64, i64)>,
+    lanes: HashSet<Arc<str>>,
     left: u64,
     hindered: RefusalCounts,
 }
@@ -157,10 +236,11 @@ struct Selection {
 /// and the same job can be run again.
 pub async fn run_replay(replay: Replay) -> Result<ReplayReport, OfflineError> {
     let table = replay.store.table(&replay.view)?;
+    let gauge = Gauge::default();
     let outcome = match replay.ledger.outcomes(&replay.job).await?.pop() {
         Some(outcome) => outcome,
         None => {
-            replay.ledger.save_outcome(&replay.job, try_rows(&replay, &table).await?).await?;
+            replay.ledger.save_outcome(&replay.job, try_rows(&replay, &table, &gauge).await?).await?;
             let kept = replay.ledger.outcomes(&replay.job).await?.pop();
             kept.ok_or_else(|| OfflineError::Quarantine(format!("the outcome of {} was not kept", replay.job)))?
         }
@@ -189,55 +269,44 @@ pub async fn run_replay(replay: Replay) -> Result<ReplayReport, OfflineError> {
         refused: outcome.refused,
         hindered: outcome.hindered,
         rows_left: outcome.rows_left_out,
+        memory_bytes_peak: gauge.peak_bytes(),
     })
 }
 
-async fn try_rows(replay: &Replay, table: &ViewTable) -> Result<ChunkOutcome, OfflineError> {
+async fn try_rows(replay: &Replay, table: &ViewTable, gauge: &Gauge) -> Result<ChunkOutcome, OfflineError> {
     let erased = table.erased_now().await?;
-    let mut selection = select(replay, table, erased.as_ref()).await?;
+    let room = ReplayRoom::of(replay.options.memory_bytes_max, gauge);
+    let quarantine = replay.store.quarantine(&replay.view.name, replay.view.version)?;
+    let kept = KeptRows::of(replay, table, &quarantine, erased.as_ref()).await?;
+    let mut notes = gauge.hold();
+    let mut selection = kept.select(&room, &mut notes).await?;
     let mut outcome = ChunkOutcome {
         rows_left_out: selection.left,
         hindered: std::mem::take(&mut selection.hindered),
         ..ChunkOutcome::default()
     };
-    let stored = stored_rows(table, &selection).await?;
-    let quarantine = replay.store.quarantine(&replay.view.name, replay.view.version)?;
-    let bytes_max = replay.options.buffered_bytes_max;
-    let press = Press::new(&replay.view, &table.schema);
-    let mut bench = Bench {
-        replay,
-        bind: BindPlan::of_kept_rows(&replay.view),
-        writer: PartitionWriter::new(
-            table.store.clone(),
-            press.writer_schema().clone(),
-            Some(table.key_names()),
-            bytes_max,
-        )
-        .of_job(&replay.job),
-        quarantine: PartitionWriter::new(quarantine.store.clone(), schema(), None, bytes_max).of_job(&replay.job),
-        press,
-        lines: Vec::new(),
-        total: selection.taken.len(),
-        began: Instant::now(),
-    };
-    // A lane at a time: rows of a batch share theirs.
-    let mut lanes: BTreeMap<String, Vec<(i64, Candidate)>> = BTreeMap::new();
-    for ((_, lane, row), candidate) in selection.taken {
-        lanes.entry(lane).or_default().push((row, candidate));
-    }
-    for (lane, mut rows) in lanes {
-        rows.sort_by_key(|(row, _)| *row);
-        let (known, open): (Vec<_>, Vec<_>) =
-            rows.into_iter().partition(|(row, _)| stored.contains(&(lane.clone(), *row)));
-        outcome.rows_out_of_range += known.len() as u64;
-        for (row, candidate) in &known {
-            bench.settle(&lane, *row, candidate, RowOutcome::Replayed);
-        }
-        for rows in open.chunks(BATCH_ROWS) {
-            if replay.cancel.is_cancelled() {
-                return Err(OfflineError::Cancelled);
+    let rows = selection.into_rows();
+    let stored = stored_rows(table, &rows).await?;
+    let is_stored = |lane: &str, row: i64| stored.contains(&(lane, row));
+    let mut bench = Bench::new(replay, table, &quarantine, &room.work, rows.len());
+    for round in rounds(&rows, room.kept_bytes_max) {
+        round.iter().filter(|noted| !is_stored(&noted.lane, noted.row)).try_for_each(|noted| room.check(noted))?;
+        let mut held = gauge.hold();
+        held.set(round.iter().map(|noted| noted.bytes).sum());
+        for (lane, candidates) in kept.read(round, &room.work).await? {
+            let (known, open): (Vec<Candidate>, Vec<Candidate>) =
+                candidates.into_iter().partition(|candidate| is_stored(&lane, candidate.row));
+            outcome.rows_out_of_range += known.len() as u64;
+            for rows in batches(&known, room.work.allowance.batch_bytes_max) {
+                rows.iter().for_each(|candidate| bench.settle(&lane, candidate, RowOutcome::Replayed));
+                bench.put_lines().await?;
             }
-            bench.try_batch(&lane, rows, &mut outcome).await?;
+            for rows in batches(&open, room.work.allowance.batch_bytes_max) {
+                if replay.cancel.is_cancelled() {
+                    return Err(OfflineError::Cancelled);
+                }
+                bench.try_batch(&lane, rows, &mut outcome).await?;
+            }
         }
     }
     bench.put_lines().await?;
@@ -249,6 +318,32 @@ async fn try_rows(replay: &Replay, table: &ViewTable) -> Result<ChunkOutcome, Of
     Ok(outcome)
 }
 
+/// Rows in their order, as many at a time as have room together.
+fn rounds(rows: &[Noted], bytes_max: usize) -> Vec<&[Noted]> {
+    portions(rows, usize::MAX, bytes_max, |noted| noted.bytes)
+}
+
+/// Rows of one lane, as many at a time as go through the view at once.
+fn batches(rows: &[Candidate], bytes_max: usize) -> Vec<&[Candidate]> {
+    portions(rows, BATCH_ROWS, bytes_max, Candidate::bytes)
+}
+
+fn portions<T>(items: &[T], count_max: usize, bytes_max: usize, bytes_of: fn(&T) -> usize) -> Vec<&[T]> {
+    let (mut portions, mut first, mut bytes) = (Vec::new(), 0, 0);
+    for (at, item) in items.iter().enumerate() {
+        let is_full = at - first >= count_max || bytes + bytes_of(item) > bytes_max;
+        if is_full && at > first {
+            portions.push(&items[first..at]);
+            (first, bytes) = (at, 0);
+        }
+        bytes += bytes_of(item);
+    }
+    if first < items.len() {
+        portions.push(&items[first..]);
+    }
+    portions
+}
+
 /// The work on rows of one lane after the other.
 struct Bench<'a> {
     replay: &'a Replay,
@@ -257,31 +352,56 @@ struct Bench<'a> {
     writer: PartitionWriter,
     quarantine: PartitionWriter,
     lines: Vec<QuarantinedRow>,
+    /// What the batch at work takes, in all its forms.
+    held: Held,
     total: usize,
     began: Instant,
 }
 
-impl Bench<'_> {
+impl<'a> Bench<'a> {
+    fn new(replay: &'a Replay, table: &ViewTable, quarantine: &Quarantine, room: &Room, total: usize) -> Self {
+        let press = Press::new(&replay.view, &table.schema);
+        let bytes_max = room.allowance.buffered_bytes_max;
+        let (rows, keys) = (press.writer_schema().clone(), Some(table.key_names()));
+        let writer = PartitionWriter::new(table.store.clone(), rows, keys, bytes_max);
+        let bytes_max = room.allowance.quarantine_bytes_max;
+        let lines = PartitionWriter::new(quarantine.store.clone(), schema(), None, bytes_max);
+        Self {
+            replay,
+            bind: BindPlan::of_kept_rows(&replay.view),
+            press,
+            writer: writer.of_job(&replay.job).counted_by(room.gauge.hold()),
+            quarantine: lines.of_job(&replay.job).counted_by(room.gauge.hold()),
+            lines: Vec::new(),
+            held: room.gauge.hold(),
+            total,
+            began: Instant::now(),
+        }
+    }
+
     async fn try_batch(
         &mut self,
         lane: &str,
-        rows: &[(i64, Candidate)],
+        rows: &[Candidate],
         outcome: &mut ChunkOutcome,
     ) -> Result<(), OfflineError> {
         let source_rows = self.source_rows(rows)?;
         let acceptance = Acceptance { arrival_us: self.replay.options.created_at_us, ..Acceptance::default() };
         let bound = self.bind.bind(self.press.key_names(), &source_rows, &acceptance)?;
         let lane_column: ArrayRef = Arc::new(StringArray::from(vec![lane]));
-        let file = rows.first().map_or("", |(_, candidate)| candidate.file.as_str());
+        let file = rows.first().map_or("", |candidate| candidate.file.as_str());
+        let columns = source_rows.columns.iter().chain(&bound.inputs).chain(&bound.keys);
+        let bytes: usize = columns.map(|column| column.get_array_memory_size()).sum();
         let mut pressed = self.press.rows(&self.bind, bound, file, &lane_column)?;
+        self.held.set(bytes + pressed.batch.get_array_memory_size());
 
-        let by_number: HashMap<i64, &Candidate> = rows.iter().map(|(row, candidate)| (*row, candidate)).collect();
+        let by_number: HashMap<i64, &Candidate> = rows.iter().map(|candidate| (candidate.row, candidate)).collect();
         let mut open: HashSet<i64> = by_number.keys().copied().collect();
         for refused in std::mem::take(&mut pressed.refused) {
             open.remove(&refused.sequence);
             let Some(candidate) = by_number.get(&refused.sequence) else { continue };
             *outcome.refused.entry(refused.kind.clone()).or_default() += 1;
-            let line = self.line(lane, refused.sequence, candidate, RowOutcome::Refused);
+            let line = self.line(lane, candidate, RowOutcome::Refused);
             self.lines.push(QuarantinedRow {
                 kind: refused.kind,
                 reason: refused.reason,
@@ -293,7 +413,7 @@ impl Bench<'_> {
         for row in sequence.map_or(&[][..], |sequence| sequence.values()) {
             open.remove(row);
             if let Some(candidate) = by_number.get(row) {
-                self.settle(lane, *row, candidate, RowOutcome::Replayed);
+                self.settle(lane, candidate, RowOutcome::Replayed);
             }
         }
         // Neither refused nor stored.
@@ -301,7 +421,7 @@ impl Bench<'_> {
         dropped.sort_unstable();
         for row in dropped {
             if let Some(candidate) = by_number.get(&row) {
-                self.settle(lane, row, candidate, RowOutcome::Dropped);
+                self.settle(lane, candidate, RowOutcome::Dropped);
             }
         }
         outcome.rows_read += rows.len() as u64;
@@ -310,36 +430,37 @@ impl Bench<'_> {
         outcome.rows_failed += pressed.rows_failed();
         self.writer.write(pressed.batch).await?;
         self.put_lines().await?;
+        self.held.set(0);
         self.report(outcome);
         Ok(())
     }
 
     /// The rows as a source would give them to [`BindPlan::of_kept_rows`].
-    fn source_rows(&self, rows: &[(i64, Candidate)]) -> Result<SourceRows, OfflineError> {
+    fn source_rows(&self, rows: &[Candidate]) -> Result<SourceRows, OfflineError> {
         let view = &self.replay.view;
         let mut columns = Vec::new();
         for (number, key) in view.keys.iter().enumerate() {
-            let values = rows.iter().map(|(_, candidate)| &candidate.kept.keys[number]);
+            let values = rows.iter().map(|candidate| &candidate.kept.keys[number]);
             columns.push(array_from_values(key_data_type(key.key_type), values)?);
         }
         for (number, field) in view.description().inputs.iter().enumerate() {
-            let values = rows.iter().map(|(_, candidate)| &candidate.kept.inputs[number]);
+            let values = rows.iter().map(|candidate| &candidate.kept.inputs[number]);
             columns.push(array_from_values(field.data_type, values)?);
         }
-        columns.push(array_from_values(DataType::Timestamp, rows.iter().map(|(_, row)| &row.kept.event_time))?);
-        columns.push(array_from_values(DataType::Timestamp, rows.iter().map(|(_, row)| &row.kept.known_at))?);
+        columns.push(array_from_values(DataType::Timestamp, rows.iter().map(|row| &row.kept.event_time))?);
+        columns.push(array_from_values(DataType::Timestamp, rows.iter().map(|row| &row.kept.known_at))?);
         let columns = columns.iter().map(eadem_values::canonicalize).collect::<Result<_, _>>()?;
-        let sequence = Int64Array::from_iter_values(rows.iter().map(|(row, _)| *row));
+        let sequence = Int64Array::from_iter_values(rows.iter().map(|candidate| candidate.row));
         Ok(SourceRows { columns, sequence, faults: BTreeMap::new() })
     }
 
-    fn line(&self, lane: &str, row: i64, of: &Candidate, outcome: RowOutcome) -> QuarantinedRow {
+    fn line(&self, lane: &str, of: &Candidate, outcome: RowOutcome) -> QuarantinedRow {
         QuarantinedRow {
             kind: String::new(),
             reason: String::new(),
             file: of.file.clone(),
             lane: lane.to_owned(),
-            row,
+            row: of.row,
             inputs: String::new(),
             // Whatever clocks say, this line comes after the one that it is about.
             arrival_us: self.replay.options.created_at_us.max(of.arrival_us),
@@ -349,8 +470,8 @@ impl Bench<'_> {
         }
     }
 
-    fn settle(&mut self, lane: &str, row: i64, of: &Candidate, outcome: RowOutcome) {
-        let line = self.line(lane, row, of, outcome);
+    fn settle(&mut self, lane: &str, of: &Candidate, outcome: RowOutcome) {
+        let line = self.line(lane, of, outcome);
         self.lines.push(line);
     }
 
@@ -378,57 +499,158 @@ impl Bench<'_> {
     }
 }
 
-/// Chooses the rows to try.
-async fn select(replay: &Replay, table: &ViewTable, erased: Option<&ErasedRows>) -> Result<Selection, OfflineError> {
-    let quarantine = replay.store.quarantine(&replay.view.name, replay.view.version)?;
-    let Some(state) = quarantine.state(Some(replay.options.version)).await? else { return Ok(Selection::default()) };
-    let replayed = quarantine.replayed(&state).await?;
-    let loaded = Loaded::of(table).await?;
-    let filter = &replay.options.filter;
-    let mut selection = Selection::default();
-    let columns = [KIND, REASON, FILE, LANE, ROW, INPUTS, ARRIVAL, JOB, OUTCOME, ATTEMPT];
-    let mut visit = |line: &Line<'_>, inputs: &str| {
-        if replay.cancel.is_cancelled() {
-            return Err(OfflineError::Cancelled);
+/// What is kept of the rows that a replay may try. It is read once to choose them, and again for each part of them.
+struct KeptRows<'a> {
+    replay: &'a Replay,
+    quarantine: &'a Quarantine,
+    state: Option<State>,
+    replayed: super::read::Replayed,
+    loaded: Loaded,
+    erased: Option<&'a ErasedRows>,
+}
+
+impl<'a> KeptRows<'a> {
+    async fn of(
+        replay: &'a Replay,
+        table: &ViewTable,
+        quarantine: &'a Quarantine,
+        erased: Option<&'a ErasedRows>,
+    ) -> Result<Self, OfflineError> {
+        let state = quarantine.state(Some(replay.options.version)).await?;
+        let replayed = match &state {
+            Some(state) => quarantine.replayed(state).await?,
+            None => super::read::Replayed::default(),
+        };
+        Ok(Self { replay, quarantine, state, replayed, loaded: Loaded::of(table).await?, erased })
+    }
+
+    /// Shows the rows that are asked for and still refused.
+    async fn visit(&self, room: &Room, show: &mut (dyn FnMut(&Line<'_>, &str) + Send)) -> Result<(), OfflineError> {
+        let Some(state) = &self.state else { return Ok(()) };
+        let filter = &self.replay.options.filter;
+        let columns = [KIND, REASON, FILE, LANE, ROW, INPUTS, ARRIVAL, JOB, OUTCOME, ATTEMPT];
+        let mut visit = |line: &Line<'_>, inputs: &str| {
+            if self.replay.cancel.is_cancelled() {
+                return Err(OfflineError::Cancelled);
+            }
+            let is_erased = || self.erased.is_some_and(|erased| erased.takes_kept(inputs));
+            if self.replayed.leaves(line) && filter.takes(line) && !is_erased() {
+                show(line, inputs);
+            }
+            Ok(())
+        };
+        self.quarantine.visit(state, &columns, Some(room), &mut visit).await
+    }
+
+    /// What is kept of a row, or why no replay can try it.
+    fn candidate(&self, line: &Line<'_>, inputs: &str) -> Result<Candidate, String> {
+        if let Some(hindrance) = self.loaded.hindrance(line.lane()) {
+            return Err(hindrance);
         }
-        let is_erased = || erased.is_some_and(|erased| erased.takes_kept(inputs));
-        if replayed.leaves(line) && filter.takes(line) && !is_erased() {
-            selection.add(&replay.view, &loaded, line, inputs, replay.options.rows_max);
+        let kept = KeptRow::read(&self.replay.view, inputs)?;
+        if let Some(hindrance) = self.loaded.hindrance_of_time(line.lane(), &kept) {
+            return Err(hindrance);
         }
-        Ok(())
-    };
-    quarantine.visit(&state, &columns, &mut visit).await?;
-    Ok(selection)
+        Ok(Candidate {
+            row: line.row_number(),
+            file: line.file().to_owned(),
+            arrival_us: line.arrival_us(),
+            attempt: line.attempt(),
+            kept,
+        })
+    }
+
+    /// Chooses the rows to try.
+    async fn select(&self, room: &ReplayRoom, notes: &mut Held) -> Result<Selection, OfflineError> {
+        let rows_max = room.rows_max(&self.replayed)?.min(self.replay.options.rows_max);
+        let mut selection = Selection::default();
+        let mut show = |line: &Line<'_>, inputs: &str| {
+            match self.candidate(line, inputs) {
+                Ok(candidate) => selection.add(line.lane(), &candidate, rows_max),
+                Err(hindrance) => *selection.hindered.entry(hindrance).or_default() += 1,
+            }
+            notes.set(self.replayed.bytes() + selection.taken.len() * NOTE_BYTES);
+        };
+        self.visit(&room.work, &mut show).await?;
+        Ok(selection)
+    }
+
+    /// What is kept of these rows, by lane and number.
+    async fn read(&self, rows: &[Noted], room: &Room) -> Result<BTreeMap<Arc<str>, Vec<Candidate>>, OfflineError> {
+        let mut wanted: HashMap<(&str, i64), &Noted> =
+            rows.iter().map(|noted| ((noted.lane.as_ref(), noted.row), noted)).collect();
+        let mut found: BTreeMap<Arc<str>, Vec<Candidate>> = BTreeMap::new();
+        let mut show = |line: &Line<'_>, inputs: &str| {
+            let place = (line.lane(), line.row_number());
+            let is_word = |noted: &&&Noted| (noted.arrival_us, noted.attempt) == (line.arrival_us(), line.attempt());
+            let Some(noted) = wanted.get(&place).filter(is_word).copied() else { return };
+            if let Ok(candidate) = self.candidate(line, inputs) {
+                wanted.remove(&(noted.lane.as_ref(), noted.row));
+                found.entry(noted.lane.clone()).or_default().push(candidate);
+            }
+        };
+        self.visit(room, &mut show).await?;
+        for candidates in found.values_mut() {
+            candidates.sort_by_key(|candidate| candidate.row);
+        }
+        Ok(found)
+    }
 }
 
 impl Selection {
-    fn add(&mut self, view: &ViewSpec, loaded: &Loaded, line: &Line<'_>, inputs: &str, rows_max: usize) {
-        let kept = match loaded.hindrance(line.lane()).map_or_else(|| KeptRow::read(view, inputs), Err) {
-            Ok(kept) => kept,
-            Err(hindrance) => return *self.hindered.entry(hindrance).or_default() += 1,
+    fn add(&mut self, lane: &str, candidate: &Candidate, rows_max: usize) {
+        let lane = match self.lanes.get(lane) {
+            Some(lane) => lane.clone(),
+            None => {
+                let lane: Arc<str> = Arc::from(lane);
+                self.lanes.insert(lane.clone());
+                lane
+            }
         };
-        if let Some(hindrance) = loaded.hindrance_of_time(line.lane(), &kept) {
-            return *self.hindered.entry(hindrance).or_default() += 1;
-        }
-        let row = (line.lane().to_owned(), line.row_number());
-        let place = |attempt: i64| (attempt, row.0.clone(), row.1);
-        if let Some((attempt, arrival_us)) = self.places.get(&row).copied() {
+        let (arrival_us, attempt) = (candidate.arrival_us, candidate.attempt);
+        let row = (lane.clone(), candidate.row);
+        if let Some((known_attempt, known_arrival_us)) = self.attempts.get(&row).copied() {
             // Another job has refused the same row. The later word counts.
-            if (arrival_us, attempt) >= (line.arrival_us(), line.attempt()) {
+            if (known_arrival_us, known_attempt) >= (arrival_us, attempt) {
                 return;
             }
-            self.taken.remove(&place(attempt));
+            self.taken.remove(&(known_attempt, lane.clone(), candidate.row));
         }
-        let candidate =
-            Candidate { file: line.file().to_owned(), arrival_us: line.arrival_us(), attempt: line.attempt(), kept };
-        self.places.insert(row.clone(), (line.attempt(), line.arrival_us()));
-        self.taken.insert(place(line.attempt()), candidate);
+        self.attempts.insert(row, (attempt, arrival_us));
+        let noted = Noted {
+            bytes: candidate.bytes() + lane.len(),
+            lane,
+            row: candidate.row,
+            arrival_us,
+            attempt,
+            event_us: candidate.kept.event_us(),
+        };
+        self.taken.insert(noted.place(), noted);
         if self.taken.len() > rows_max
-            && let Some(((_, lane, number), _)) = self.taken.pop_last()
+            && let Some((_, noted)) = self.taken.pop_last()
         {
-            self.places.remove(&(lane, number));
+            self.attempts.remove(&(noted.lane, noted.row));
             self.left += 1;
         }
+    }
+
+    /// A lane after the other: rows of a batch share theirs.
+    fn into_rows(self) -> Vec<Noted> {
+        let Self { taken, attempts, .. } = self;
+        drop(attempts);
+        let mut rows: Vec<Noted> = taken.into_values().collect();
+        rows.sort_by(|one, other| (&one.lane, one.row).cmp(&(&other.lane, other.row)));
+        rows
+    }
+}
+
+impl Candidate {
+    /// What it takes in memory, with the line that says what has become of it.
+    fn bytes(&self) -> usize {
+        let kept = &self.kept;
+        let values = kept.keys.iter().chain(&kept.inputs).chain([&kept.event_time, &kept.known_at]);
+        let values: usize = values.map(bytes_of_value).sum();
+        size_of::<Self>() + size_of::<QuarantinedRow>() + 2 * self.file.len() + values
     }
 }
 
@@ -492,6 +714,13 @@ struct KeptJson {
 }
 
 impl KeptRow {
+    fn event_us(&self) -> Option<i64> {
+        match self.event_time {
+            Value::Timestamp(event_us) => Some(event_us),
+            _ => None,
+        }
+    }
+
     /// The values of a kept row, bit for bit; or what is missing.
     fn read(view: &ViewSpec, inputs: &str) -> Result<Self, String> {
         let unreadable = |what: &str| format!("what is kept of it cannot be read: {what}");
@@ -577,13 +806,13 @@ impl Quarantine {
     }
 }
 
-/// Which of the selected rows the table's current version holds.
-async fn stored_rows(table: &ViewTable, selection: &Selection) -> Result<HashSet<(String, i64)>, OfflineError> {
-    let mut wanted: Wanted<'_> = BTreeMap::new();
+/// Which of the rows the table's current version holds.
+async fn stored_rows<'a>(table: &ViewTable, rows: &'a [Noted]) -> Result<HashSet<(&'a str, i64)>, OfflineError> {
+    let mut wanted: Wanted<'a> = BTreeMap::new();
     let mut range: Option<ScanRange> = None;
-    for ((_, lane, row), candidate) in &selection.taken {
-        let Value::Timestamp(event_us) = candidate.kept.event_time else { continue };
-        wanted.entry(lane).or_default().insert(*row);
+    for noted in rows {
+        let Some(event_us) = noted.event_us else { continue };
+        wanted.entry(&noted.lane).or_default().insert(noted.row);
         let (from_us, to_us) = range.map_or((event_us, event_us), |range| (range.from_us, range.to_us));
         range = Some(ScanRange { from_us: from_us.min(event_us), to_us: to_us.max(event_us) });
     }
@@ -598,16 +827,18 @@ async fn stored_rows(table: &ViewTable, selection: &Selection) -> Result<HashSet
 /// Rows by lane.
 type Wanted<'a> = BTreeMap<&'a str, HashSet<i64>>;
 
-async fn find_rows(
+async fn find_rows<'a>(
     table: &ViewTable,
     file: &DataFile,
-    wanted: &Wanted<'_>,
-    found: &mut HashSet<(String, i64)>,
+    wanted: &Wanted<'a>,
+    found: &mut HashSet<(&'a str, i64)>,
 ) -> Result<(), OfflineError> {
     let is_needed = |group: &RowGroupMetaData| may_hold_lanes(group, wanted);
     for_each_row(table, file, is_needed, |lane, row| {
-        if wanted.get(lane).is_some_and(|rows| rows.contains(&row)) {
-            found.insert((lane.to_owned(), row));
+        if let Some((lane, rows)) = wanted.get_key_value(lane)
+            && rows.contains(&row)
+        {
+            found.insert((*lane, row));
         }
     })
     .await

@@ -7,12 +7,15 @@ use futures::StreamExt;
 
 use super::files::{SourceFile, file_error};
 use super::reader::Fault;
-use super::records::{self, Record, Records, Splitter};
+use super::records::{self, RECORD_BYTES_MAX, Record, Records, Splitter};
 use super::text::{Clock, TextColumn, repeated};
-use super::{Cut, PartitionValues, ReadBatch, RowStream, UnreadableRow};
+use super::{Cut, PartitionValues, Portions, ReadBatch, RowStream, UnreadableRow, bytes_of_fault};
 use crate::error::OfflineError;
 use crate::ledger::ChunkPart;
 use crate::spec::CsvFormat;
+
+/// Bytes of a value in its column beside its text: a number, or an end and whether it is null.
+const VALUE_BYTES: usize = 9;
 
 const UNREADABLE: &str = "the row cannot be read";
 
@@ -29,7 +32,7 @@ pub(super) async fn names(file: &SourceFile, format: &CsvFormat) -> Result<Vec<S
     if let Some(names) = &format.names {
         return Ok(names.clone());
     }
-    let mut records = Records::open(file, &ChunkPart::Whole, splitter(format)).await?;
+    let mut records = Records::open(file, &ChunkPart::Whole, splitter(format), RECORD_BYTES_MAX).await?;
     let Some(header) = records.next().await? else {
         return Err(file_error(file, "is empty: its first line must name the columns"));
     };
@@ -45,8 +48,13 @@ pub(super) async fn names(file: &SourceFile, format: &CsvFormat) -> Result<Vec<S
         .collect()
 }
 
-pub(super) async fn cut(file: &SourceFile, format: &CsvFormat, chunk_rows: u64) -> Result<Vec<Cut>, OfflineError> {
-    records::cut(file, splitter(format), headers(format), chunk_rows).await
+pub(super) async fn cut(
+    file: &SourceFile,
+    format: &CsvFormat,
+    chunk_rows: u64,
+    record_bytes_max: usize,
+) -> Result<Vec<Cut>, OfflineError> {
+    records::cut(file, splitter(format), headers(format), chunk_rows, record_bytes_max).await
 }
 
 /// Rows of CSV on their way into columns.
@@ -57,7 +65,7 @@ struct Reader {
     wanted: SchemaRef,
     columns: Vec<Source>,
     next_row: i64,
-    batch_rows: usize,
+    portions: Portions,
 }
 
 /// Where a wanted column comes from.
@@ -74,7 +82,7 @@ pub(super) async fn open(
     wanted: SchemaRef,
     partition: &PartitionValues,
     clock: Clock,
-    batch_rows: usize,
+    portions: Portions,
 ) -> Result<RowStream, OfflineError> {
     let names = names(file, format).await?;
     let columns = wanted.fields().iter().map(|field| {
@@ -88,13 +96,13 @@ pub(super) async fn open(
         }
     });
     let mut reader = Reader {
-        records: Records::open(file, part, splitter(format)).await?,
+        records: Records::open(file, part, splitter(format), portions.record_bytes).await?,
         null: format.null.clone(),
         fields: names.len(),
         columns: columns.collect(),
         wanted,
         next_row: first_row,
-        batch_rows,
+        portions,
     };
     if matches!(part, ChunkPart::Whole) && headers(format) > 0 {
         reader.records.next().await?;
@@ -110,20 +118,25 @@ impl Reader {
     async fn batch(&mut self) -> Result<Option<ReadBatch>, OfflineError> {
         let (mut rows, mut faults, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
         let splitter = self.records.splitter().clone();
-        while rows.len() + unreadable.len() < self.batch_rows {
+        let mut bytes = 0;
+        while rows.len() + unreadable.len() < self.portions.rows && bytes < self.portions.bytes {
             let Some(record) = self.records.next().await? else { break };
             let row = self.next_row;
             self.next_row += 1;
             if let Some(reason) = what_is_wrong(record, self.fields) {
                 let fault = Fault { kind: UNREADABLE.to_owned(), reason: format!("{UNREADABLE}: {reason}") };
-                unreadable.push(UnreadableRow { sequence: row, fault, text: record.text(&splitter) });
+                let text = record.text(&splitter);
+                bytes += bytes_of_fault(&fault) + text.len();
+                unreadable.push(UnreadableRow { sequence: row, fault, text });
                 continue;
             }
             rows.push(row);
+            bytes += VALUE_BYTES * self.columns.len();
             for (field, column) in self.wanted.fields().iter().zip(&mut self.columns) {
                 let Source::Field(at, column) = column else { continue };
-                let (bytes, quoted) = record.field(*at);
-                let pushed = match std::str::from_utf8(bytes) {
+                let (text, quoted) = record.field(*at);
+                bytes += text.len();
+                let pushed = match std::str::from_utf8(text) {
                     Ok(text) if !quoted && text == self.null => {
                         column.push_null();
                         Ok(())
@@ -136,8 +149,9 @@ impl Reader {
                 };
                 if let Err(reason) = pushed {
                     let kind = super::unreadable_value(field);
-                    let reason = format!("{kind}: {reason}");
-                    faults.push((row, field.name().clone(), Fault { kind, reason }));
+                    let fault = Fault { reason: format!("{kind}: {reason}"), kind };
+                    bytes += bytes_of_fault(&fault);
+                    faults.push((row, field.name().clone(), fault));
                 }
             }
         }

@@ -10,14 +10,25 @@ use super::files::SourceFile;
 use super::reader::Fault;
 use super::records::{self, Records, Splitter};
 use super::text::{Clock, repeated};
-use super::{Cut, PartitionValues, ReadBatch, RowStream, UnreadableRow};
+use super::{Cut, PartitionValues, Portions, ReadBatch, RowStream, UnreadableRow, bytes_of_fault};
+use crate::backfill::bytes_of_value;
 use crate::error::OfflineError;
 use crate::ledger::ChunkPart;
 
 const UNREADABLE: &str = "the line is no JSON object";
 
-pub(super) async fn cut(file: &SourceFile, chunk_rows: u64) -> Result<Vec<Cut>, OfflineError> {
-    records::cut(file, Splitter::Lines, 0, chunk_rows).await
+/// Bytes that one of text becomes at most while it is read.
+pub(crate) const TEXT_EXPANSION_MAX: usize = 256;
+
+/// Bytes of what a comma parts from the one before, in a list or an object that has grown.
+const TREE_MEMBER_BYTES: usize = 2 * (size_of::<(String, Json)>() + 16);
+/// Bytes of a list of one value: it takes room for several.
+const TREE_LIST_BYTES: usize = 4 * size_of::<Json>();
+/// Bytes of an object of one member, with what it finds members by.
+const TREE_OBJECT_BYTES: usize = 2 * TREE_LIST_BYTES;
+
+pub(super) async fn cut(file: &SourceFile, chunk_rows: u64, record_bytes_max: usize) -> Result<Vec<Cut>, OfflineError> {
+    records::cut(file, Splitter::Lines, 0, chunk_rows, record_bytes_max).await
 }
 
 struct Reader {
@@ -26,7 +37,7 @@ struct Reader {
     columns: Vec<Source>,
     clock: Clock,
     next_row: i64,
-    batch_rows: usize,
+    portions: Portions,
 }
 
 /// Where a wanted column comes from.
@@ -41,15 +52,15 @@ pub(super) async fn open(
     wanted: SchemaRef,
     partition: &PartitionValues,
     clock: Clock,
-    batch_rows: usize,
+    portions: Portions,
 ) -> Result<RowStream, OfflineError> {
     let columns = wanted.fields().iter().map(|field| match partition.get(field.name()) {
         Some(value) => Source::Partition(value.clone()),
         None => Source::Member(DataType::from_arrow(field.data_type()).unwrap_or(DataType::Utf8), Vec::new()),
     });
     let columns = columns.collect();
-    let records = Records::open(file, part, Splitter::Lines).await?;
-    let reader = Reader { records, wanted, columns, clock, next_row: first_row, batch_rows };
+    let records = Records::open(file, part, Splitter::Lines, portions.record_bytes).await?;
+    let reader = Reader { records, wanted, columns, clock, next_row: first_row, portions };
     Ok(futures::stream::try_unfold(reader, next).boxed())
 }
 
@@ -60,8 +71,16 @@ async fn next(mut reader: Reader) -> Result<Option<(ReadBatch, Reader)>, Offline
 impl Reader {
     async fn batch(&mut self) -> Result<Option<ReadBatch>, OfflineError> {
         let (mut rows, mut faults, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
-        while rows.len() + unreadable.len() < self.batch_rows {
+        let mut bytes = 0;
+        while rows.len() + unreadable.len() < self.portions.rows && bytes < self.portions.bytes {
             let Some(record) = self.records.next().await? else { break };
+            let line = record.field(0).0;
+            let is_short = line.len() <= self.portions.tree_bytes / TEXT_EXPANSION_MAX;
+            let tree_bytes = if is_short { 0 } else { tree_bytes(line) };
+            if tree_bytes > self.portions.tree_bytes {
+                let what = format!("row {} takes {tree_bytes} bytes while it is read.", self.next_row);
+                return Err(self.records.no_room(&what, self.portions.tree_bytes));
+            }
             let row = self.next_row;
             self.next_row += 1;
             let members = match serde_json::from_slice::<Json>(record.field(0).0) {
@@ -69,7 +88,9 @@ impl Reader {
                 other => {
                     let reason = other.map_or_else(|error| error.to_string(), |_| "it is another value".to_owned());
                     let fault = Fault { kind: UNREADABLE.to_owned(), reason: format!("{UNREADABLE}: {reason}") };
-                    unreadable.push(UnreadableRow { sequence: row, fault, text: record.text(&Splitter::Lines) });
+                    let text = record.text(&Splitter::Lines);
+                    bytes += bytes_of_fault(&fault) + text.len();
+                    unreadable.push(UnreadableRow { sequence: row, fault, text });
                     continue;
                 }
             };
@@ -79,10 +100,12 @@ impl Reader {
                 let member = members.get(field.name()).unwrap_or(&Json::Null);
                 let value = value_of(*data_type, member, self.clock).unwrap_or_else(|reason| {
                     let kind = super::unreadable_value(field);
-                    let reason = format!("{kind}: {reason}");
-                    faults.push((row, field.name().clone(), Fault { kind, reason }));
+                    let fault = Fault { reason: format!("{kind}: {reason}"), kind };
+                    bytes += bytes_of_fault(&fault);
+                    faults.push((row, field.name().clone(), fault));
                     Value::Null
                 });
+                bytes += bytes_of_value(&value);
                 values.push(value);
             }
         }
@@ -101,6 +124,23 @@ impl Reader {
         let batch = RecordBatch::try_new_with_options(self.wanted.clone(), columns, &options)?;
         Ok(Some(ReadBatch { rows: batch, sequence: Int64Array::from(rows), faults, unreadable }))
     }
+}
+
+/// About the most that the values of this text take once they are read.
+fn tree_bytes(text: &[u8]) -> usize {
+    let (mut bytes, mut in_text, mut is_escaped) = (text.len(), false, false);
+    for byte in text {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = in_text,
+            b'"' => in_text = !in_text,
+            b'{' if !in_text => bytes += TREE_OBJECT_BYTES,
+            b'[' if !in_text => bytes += TREE_LIST_BYTES,
+            b',' if !in_text => bytes += TREE_MEMBER_BYTES,
+            _ => {}
+        }
+    }
+    bytes
 }
 
 /// As a request reads it, and besides times without a zone where the source says where its clock stood.

@@ -30,12 +30,14 @@ use futures::{StreamExt, TryStreamExt};
 pub use self::columns::{InspectedColumn, input_column};
 pub(crate) use self::columns::{inspect_schema, source_error, to_canonical};
 pub(crate) use self::files::{SourceFile, file_error, lane_digest, reopen};
+pub(crate) use self::json::TEXT_EXPANSION_MAX;
 pub(crate) use self::parquet::Footers;
 pub use self::postgres::{CursorKind, CursorValue};
 pub(crate) use self::reader::{Fault, SourceReader, SourceRows};
+pub(crate) use self::records::RECORD_BYTES_MAX;
 use self::text::{Clock, TextColumn, check_text_type, integer};
 use self::unite::Union;
-use crate::backfill::Cancel;
+use crate::backfill::{Cancel, Room};
 use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
 use crate::lanes::{CommittedLane, covers};
@@ -67,6 +69,8 @@ pub(crate) struct Lookup<'a> {
     pub(crate) cancel: &'a Cancel,
     /// Says what is wrong with the definitions if the source has these columns.
     pub(crate) check: &'a (dyn Fn(&SchemaRef) -> Result<(), OfflineError> + Send + Sync),
+    /// What an extract may take in memory while it is written.
+    pub(crate) room: Room,
 }
 
 impl Lookup<'_> {
@@ -122,6 +126,26 @@ pub(crate) struct UnreadableRow {
 
 /// Rows of a chunk, in order.
 pub(crate) type RowStream = BoxStream<'static, Result<ReadBatch, OfflineError>>;
+
+/// In what portions a chunk's rows are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Portions {
+    /// Rows of a batch.
+    pub(crate) rows: usize,
+    /// Of text: bytes of values at which a batch is full, however few its rows are.
+    pub(crate) bytes: usize,
+    /// Of text: bytes of the longest record.
+    pub(crate) record_bytes: usize,
+    /// Of JSON: bytes that the values of one line may take while they are read.
+    pub(crate) tree_bytes: usize,
+}
+
+impl Portions {
+    /// So many rows at once, however wide they are.
+    pub(crate) const fn of_rows(rows: usize) -> Self {
+        Self { rows, bytes: usize::MAX, record_bytes: RECORD_BYTES_MAX, tree_bytes: usize::MAX }
+    }
+}
 
 /// A chunk of a file: where it stands, and which rows it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -302,7 +326,7 @@ pub(crate) async fn source_rows(
         async move {
             let part = whole(&source, &file, &footers, &schema).await?;
             let wanted = reader.read.clone();
-            let batches = open(&source, &file, &footers, (&part, 0), wanted, batch_rows).await?;
+            let batches = open(&source, &file, &footers, (&part, 0), wanted, Portions::of_rows(batch_rows)).await?;
             Ok(batches.and_then(move |batch| futures::future::ready(rows_of(&reader, batch))))
         }
     });
@@ -393,6 +417,11 @@ fn partition_values(
     Ok(values)
 }
 
+/// What it takes to say what is wrong with a value.
+fn bytes_of_fault(fault: &Fault) -> usize {
+    2 * size_of::<Fault>() + fault.kind.len() + fault.reason.len()
+}
+
 /// For counting: a value that stands in the file and is not what its column is declared to be.
 fn unreadable_value(field: &ArrowField) -> String {
     let declared = DataType::from_arrow(field.data_type()).unwrap_or(DataType::Utf8);
@@ -400,17 +429,18 @@ fn unreadable_value(field: &ArrowField) -> String {
 }
 
 /// Where a file is cut into chunks of about `chunk_rows` rows. The same file is always cut in the same places. `schema` are
-/// the columns of the source.
+/// the columns of the source; a record of text that has more than `record_bytes_max` is refused.
 pub(crate) async fn cut(
     source: &SourceSpec,
     file: &SourceFile,
     footers: &Footers,
     schema: &Schema,
     chunk_rows: u64,
+    record_bytes_max: usize,
 ) -> Result<Vec<Cut>, OfflineError> {
     match &source.origin {
-        Origin::Csv { format, .. } => csv::cut(file, format, chunk_rows).await,
-        Origin::Json { .. } => json::cut(file, chunk_rows).await,
+        Origin::Csv { format, .. } => csv::cut(file, format, chunk_rows, record_bytes_max).await,
+        Origin::Json { .. } => json::cut(file, chunk_rows, record_bytes_max).await,
         Origin::Parquet { .. } | Origin::Postgres(_) => Ok(parquet::cut(&footers.get(file).await?, chunk_rows)),
         Origin::Delta { .. } => {
             let footer = footers.get(file).await?;
@@ -420,14 +450,14 @@ pub(crate) async fn cut(
     }
 }
 
-/// The rows of a chunk, in the columns `wanted`, in batches of at most `batch_rows`.
+/// The rows of a chunk, in the columns `wanted`.
 pub(crate) async fn open(
     source: &SourceSpec,
     file: &SourceFile,
     footers: &Footers,
     (part, first_row): (&ChunkPart, u64),
     wanted: SchemaRef,
-    batch_rows: usize,
+    portions: Portions,
 ) -> Result<RowStream, OfflineError> {
     let first_row = i64::try_from(first_row).unwrap_or(i64::MAX);
     let types = wanted.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect();
@@ -435,12 +465,12 @@ pub(crate) async fn open(
     let clock = Clock::new(source.time_zone.as_deref());
     match (&source.origin, part) {
         (Origin::Csv { format, .. }, part) => {
-            csv::open(file, format, (part, first_row), wanted, &partition, clock, batch_rows).await
+            csv::open(file, format, (part, first_row), wanted, &partition, clock, portions).await
         }
-        (Origin::Json { .. }, part) => json::open(file, (part, first_row), wanted, &partition, clock, batch_rows).await,
+        (Origin::Json { .. }, part) => json::open(file, (part, first_row), wanted, &partition, clock, portions).await,
         (_, ChunkPart::RowGroups { first, count }) => {
             let footer = footers.get(file).await?;
-            parquet::open(file, footer, *first..*first + *count, first_row, wanted, partition, batch_rows)
+            parquet::open(file, footer, *first..*first + *count, first_row, wanted, partition, portions.rows)
         }
         (_, part) => Err(file_error(file, format!("was planned to be read as {part:?}, which Parquet is not"))),
     }

@@ -39,10 +39,19 @@ use crate::table::delete_if_there;
 
 const STATEMENT: &str = "postgres";
 const CONNECT_SECONDS_MAX: u64 = 30;
+// The same rows give the same extract, whatever memory there is: these do not depend on it.
 const BATCH_ROWS: usize = 8_192;
 /// Bytes of a batch of rows, and of the row group that is being encoded.
-const BATCH_BYTES_MAX: usize = 8 << 20;
-const ROW_GROUP_BYTES_MAX: usize = 64 << 20;
+const BATCH_BYTES_MAX: usize = 1 << 20;
+const ROW_GROUP_BYTES_MAX: usize = 8 << 20;
+/// Bytes of a part of the extract on its way to the store, and how many there are at once. No store takes smaller ones.
+const PART_BYTES: usize = 5 << 20;
+const PARTS_HELD: usize = 4;
+/// What it takes to write an extract of rows that are not wide: a batch as it comes and as columns, a row group as it is
+/// encoded and as it is written, and parts on their way.
+const EXTRACT_BYTES: usize = 4 * BATCH_BYTES_MAX + 2 * ROW_GROUP_BYTES_MAX + PARTS_HELD * PART_BYTES;
+/// What is left of the memory beyond that has room for so many copies of one row.
+const COPIES_OF_A_ROW: usize = 8;
 const ROW_GROUP_ROWS_MAX: usize = 1 << 20;
 /// PostgreSQL counts from 2000-01-01.
 const EPOCH_US: i64 = 946_684_800_000_000;
@@ -148,17 +157,31 @@ pub(super) async fn list(
 }
 
 async fn list_once(source: &SourceSpec, query: &PostgresQuery, lookup: &Lookup<'_>) -> Result<Listing, OfflineError> {
+    let row_bytes_max = row_bytes_max(source, lookup.room.memory_bytes_max)?;
     let mut database = Database::open(source, query).await?;
     database.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     let columns = database.columns(query).await?;
     let schema = schema_of(source, &columns)?;
     (lookup.check)(&schema)?;
     let after = last_cursor(source, query, &columns, lookup)?;
-    let extracted = database.extract(query, &columns, &schema, after, lookup).await?;
+    let extracted = database.extract(query, (&columns, row_bytes_max), &schema, after, lookup).await?;
     database.close().await;
     let (files, cursor) = extracted.map_or((Vec::new(), None), |(file, cursor)| (vec![file], cursor));
     let origin = LaneOrigin::Extract { cursor };
     Ok(Listing { files, schema: Some(schema), origin: Some(origin), already_loaded: Vec::new(), names_all: false })
+}
+
+/// Bytes of the widest row that there is room for.
+fn row_bytes_max(source: &SourceSpec, memory_bytes_max: usize) -> Result<usize, OfflineError> {
+    let left = memory_bytes_max.saturating_sub(EXTRACT_BYTES) / COPIES_OF_A_ROW;
+    if left > 0 {
+        return Ok(left);
+    }
+    let reason = format!(
+        "keeping the rows of a query takes {EXTRACT_BYTES} bytes of memory, and jobs have {memory_bytes_max} (setting \
+         jobs.memory_bytes_max): raise it"
+    );
+    Err(source_error(source, STATEMENT, reason))
 }
 
 /// A column of the result: its name, how it is read, and what the database calls its type.
@@ -376,7 +399,7 @@ impl<'a> Database<'a> {
     async fn extract(
         &mut self,
         query: &PostgresQuery,
-        columns: &[Column],
+        (columns, row_bytes_max): (&[Column], usize),
         schema: &SchemaRef,
         after: Option<CursorValue>,
         lookup: &Lookup<'_>,
@@ -393,10 +416,11 @@ impl<'a> Database<'a> {
         let folder = lookup.store.extracts_location(lookup.view, lookup.version)?;
         let being_written = folder.below(&temporary_name())?;
         let (store, path) = (being_written.store.clone(), being_written.path.clone());
-        let mut file = BufWriter::new(store.clone(), path.clone());
+        let mut file = BufWriter::with_capacity(store.clone(), path.clone(), PART_BYTES).with_max_concurrency(1);
         let mut is_closing = false;
         let sql = wrapped(query, condition.as_deref());
-        let written = self.write((&mut file, &mut is_closing), query, sql, columns, schema, lookup).await;
+        let written =
+            self.write((&mut file, &mut is_closing), query, sql, (columns, row_bytes_max), schema, lookup).await;
         let (rows, cursor) = match written {
             Ok(written) => written,
             Err(error) => {
@@ -450,7 +474,7 @@ impl<'a> Database<'a> {
         (file, is_closing): (&mut BufWriter, &mut bool),
         query: &PostgresQuery,
         sql: String,
-        columns: &[Column],
+        (columns, row_bytes_max): (&[Column], usize),
         schema: &SchemaRef,
         lookup: &Lookup<'_>,
     ) -> Result<(u64, Option<CursorValue>), OfflineError> {
@@ -464,11 +488,16 @@ impl<'a> Database<'a> {
         let mut cursor = Cursor::new(query, columns);
         let mut builders: Vec<Builder> = columns.iter().map(|column| Builder::new(column.read)).collect();
         let (mut rows, mut waiting, mut bytes) = (0_u64, 0_usize, 0_usize);
+        let mut held = lookup.room.gauge.hold();
         loop {
             let row = stream.try_next().await.map_err(|error| failed(source, secrets, &error))?;
             let is_over = row.is_none();
             if let Some(row) = row {
-                bytes += read_row(source, &row, columns, &mut builders, rows, &mut cursor)?;
+                let row_bytes = read_row(source, &row, columns, &mut builders, rows, &mut cursor)?;
+                if row_bytes > row_bytes_max {
+                    return Err(too_wide(source, rows, row_bytes, row_bytes_max));
+                }
+                bytes += row_bytes;
                 (rows, waiting) = (rows + 1, waiting + 1);
             }
             let is_full = waiting >= BATCH_ROWS || bytes >= BATCH_BYTES_MAX;
@@ -477,7 +506,11 @@ impl<'a> Database<'a> {
                     return Err(OfflineError::Cancelled);
                 }
                 let arrays: Vec<ArrayRef> = builders.iter_mut().map(Builder::finish).collect();
-                writer.write(&RecordBatch::try_new(schema.clone(), arrays)?).await?;
+                let batch = RecordBatch::try_new(schema.clone(), arrays)?;
+                writer.write(&batch).await?;
+                let batch_bytes = bytes + batch.get_array_memory_size();
+                // What is encoded is written out of another buffer.
+                held.set(batch_bytes + writer.memory_size() + writer.in_progress_size() + PARTS_HELD * PART_BYTES);
                 if writer.in_progress_size() >= ROW_GROUP_BYTES_MAX {
                     writer.flush().await?;
                 }
@@ -491,6 +524,14 @@ impl<'a> Database<'a> {
         writer.close().await?;
         Ok((rows, cursor.value()))
     }
+}
+
+fn too_wide(source: &SourceSpec, number: u64, bytes: usize, bytes_max: usize) -> OfflineError {
+    let reason = format!(
+        "row {number} has {bytes} bytes, and of the memory for jobs (setting jobs.memory_bytes_max) {bytes_max} are for one: \
+         raise it, or leave the row or a column out"
+    );
+    source_error(source, STATEMENT, reason)
 }
 
 fn failed(source: &SourceSpec, secrets: &Secrets, error: &sqlx::Error) -> OfflineError {

@@ -14,9 +14,9 @@ use crate::error::OfflineError;
 use crate::ledger::ChunkPart;
 
 /// Bytes of one record. A quote that is never closed would otherwise take in the rest of the file.
-const RECORD_BYTES_MAX: usize = 16 << 20;
+pub(crate) const RECORD_BYTES_MAX: usize = 16 << 20;
 /// Compressed bytes that are expanded at once: gzip may expand them a thousandfold.
-const GZIP_INPUT_BYTES: usize = 16 << 10;
+const GZIP_INPUT_BYTES: usize = 256;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 pub(super) type ByteStream = BoxStream<'static, Result<Bytes, OfflineError>>;
@@ -135,6 +135,11 @@ impl Record {
             }
         }
         String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// What it takes in memory.
+    fn bytes(&self) -> usize {
+        self.data.len() + self.fields.len() * size_of::<(usize, bool)>()
     }
 
     fn end_field(&mut self, quoted: bool) {
@@ -282,10 +287,17 @@ pub(super) struct Records {
     /// Where the next record begins, counted in the expanded file.
     offset: u64,
     is_over: bool,
+    record_bytes_max: usize,
 }
 
 impl Records {
-    pub(super) async fn open(file: &SourceFile, part: &ChunkPart, splitter: Splitter) -> Result<Self, OfflineError> {
+    /// A record that takes more than `record_bytes_max` ends the reading.
+    pub(super) async fn open(
+        file: &SourceFile,
+        part: &ChunkPart,
+        splitter: Splitter,
+        record_bytes_max: usize,
+    ) -> Result<Self, OfflineError> {
         let bytes = bytes_of(file, part).await?;
         let offset = if let ChunkPart::Bytes { from, .. } = part { *from } else { 0 };
         let mut records = Self {
@@ -295,6 +307,7 @@ impl Records {
             parser: Parser::new(splitter),
             offset,
             is_over: false,
+            record_bytes_max,
         };
         if offset == 0 {
             records.skip_byte_order_mark().await?;
@@ -329,19 +342,31 @@ impl Records {
             let (taken, is_complete) = self.parser.read(&self.buffer);
             let _taken = self.buffer.split_to(taken);
             self.offset += taken as u64;
+            if self.parser.record.bytes() > self.record_bytes_max {
+                return Err(self.too_long());
+            }
             if is_complete {
                 return Ok(Some(&self.parser.record));
             }
-            if self.parser.record.data.len() > RECORD_BYTES_MAX {
-                let reason = format!(
-                    "the record that ends beyond byte {} is longer than {} MiB; is a quote never closed?",
-                    self.offset,
-                    RECORD_BYTES_MAX >> 20
-                );
-                return Err(file_error(&self.file, reason));
-            }
         }
         Ok(None)
+    }
+
+    fn too_long(&self) -> OfflineError {
+        let what = format!("the record that ends beyond byte {} is too long; is a quote never closed?", self.offset);
+        if self.record_bytes_max < RECORD_BYTES_MAX {
+            return self.no_room(&what, self.record_bytes_max);
+        }
+        file_error(&self.file, format!("{what} No record has more than {} MiB", RECORD_BYTES_MAX >> 20))
+    }
+
+    /// A record for which there is no room.
+    pub(super) fn no_room(&self, what: &str, bytes_max: usize) -> OfflineError {
+        let reason = format!(
+            "{what} Of the memory for jobs (setting jobs.memory_bytes_max) {bytes_max} bytes are for it: raise it, use fewer \
+             threads (jobs.workers), or leave the record out"
+        );
+        file_error(&self.file, reason)
     }
 
     pub(super) fn splitter(&self) -> &Splitter {
@@ -356,8 +381,9 @@ pub(super) async fn cut(
     splitter: Splitter,
     headers: u64,
     chunk_rows: u64,
+    record_bytes_max: usize,
 ) -> Result<Vec<Cut>, OfflineError> {
-    let mut records = Records::open(file, &ChunkPart::Whole, splitter).await?;
+    let mut records = Records::open(file, &ChunkPart::Whole, splitter, record_bytes_max).await?;
     let mut header_rows = 0;
     while header_rows < headers && records.next().await?.is_some() {
         header_rows += 1;

@@ -281,7 +281,7 @@ impl Scene {
                         version: refused.unwrap(),
                         filter: QuarantineFilter::default(),
                         rows_max: 10_000,
-                        buffered_bytes_max: 256 << 20,
+                        memory_bytes_max: 1 << 30,
                     },
                     progress: None,
                     cancel: Cancel::default(),

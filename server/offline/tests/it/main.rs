@@ -23,6 +23,7 @@ mod fault_proxy;
 mod faults;
 mod faulty_store;
 mod kill;
+mod memory;
 #[path = "../../../../tests/services/postgres.rs"]
 mod postgres_server;
 mod quarantine;

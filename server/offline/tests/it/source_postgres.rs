@@ -41,7 +41,7 @@ fn sources_of_a_real_database() {
         .unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&tests.stdout), String::from_utf8_lossy(&tests.stderr));
     assert!(tests.status.success(), "{stdout}\n{stderr}");
-    assert!(stdout.contains("7 passed"), "not every test was run: {stdout}");
+    assert!(stdout.contains("8 passed"), "not every test was run: {stdout}");
 }
 
 async fn connect() -> PgConnection {
@@ -333,4 +333,45 @@ async fn credentials_stand_in_no_message() {
         assert!(text.contains(reason) && text.contains(variable), "{text}");
         assert!(!text.contains("secret"), "{text}");
     }
+}
+
+/// What a query gives is kept and loaded below the ceiling, and is the same lane under any of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "run by sources_of_a_real_database, which starts the server"]
+async fn the_rows_of_a_query_stay_below_the_ceiling() {
+    const MIB: usize = 1 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let text = |rows: usize, digests: usize| {
+        format!(
+            "select 'c' || row as card, row::float8 as amount, note from generate_series(1, {rows}) as row, lateral (
+               select string_agg(md5((row * 1000 + part)::text), '') as note from generate_series(1, {digests}) as part
+             ) as notes order by row"
+        )
+    };
+    let columns = [("amount", DataType::Float64), ("note", DataType::Utf8)];
+    let run = async |name: &str, text: &str, memory_bytes_max: usize| {
+        let view = echo(name, &query(URL, text, None), &columns);
+        let store = store_in(&folder.path().join(memory_bytes_max.to_string()));
+        let mut job = backfill("job", &view, &store, Arc::new(MemoryLedger::default()));
+        job.options.memory_bytes_max = memory_bytes_max;
+        let report = run_backfill(job).await?;
+        Ok::<_, OfflineError>((report.memory_bytes_peak, stored_rows(&store, &view).await))
+    };
+    // 58 MB.
+    let wide = text(6_000, 300);
+    let tight = 56 * MIB;
+    let (peak, rows) = run("wide", &wide, tight).await.unwrap();
+    let (peak_of_all, expected) = run("wide", &wide, 1 << 30).await.unwrap();
+    assert!(rows == expected && rows.len() == 6_000, "{} of {}", rows.len(), expected.len());
+    assert!(peak > 0 && peak <= tight, "{peak} of {tight}");
+    assert!(peak_of_all > tight, "{peak_of_all}");
+
+    let error = run("wide", &wide, 8 * MIB).await.unwrap_err().to_string();
+    assert!(error.contains("jobs.memory_bytes_max") && error.contains("8388608"), "{error}");
+    let one = text(1, 100_000);
+    let error = run("one", &one, tight).await.unwrap_err().to_string();
+    for part in ["payments", "row 0 has 32", "jobs.memory_bytes_max", "2097152", "raise it"] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(run("one", &one, 1 << 30).await.unwrap().1.len(), 1);
 }
