@@ -20,8 +20,9 @@ use crate::error::OfflineError;
 use crate::lanes::{LaneChange, describe, read_lane_log};
 use crate::ledger::JobPlan;
 use crate::location::Location;
-use crate::partition::{TAG_LANE, event_time_range};
+use crate::partition::{TAG_KNOWN_AT, TAG_LANE, event_time_range};
 use crate::replace::Withdrawal;
+use crate::schema::COLUMN_EVENT_TIME;
 use crate::table::{DataFile, ViewTable, delete_if_there, read_commit, table_error};
 
 /// Whoever loses has been overtaken by one that won: all together they come on, however many they are.
@@ -58,6 +59,7 @@ impl LiveFile {
                 path: object_path(&add.path),
                 bytes: u64::try_from(add.size).unwrap_or_default(),
                 event_time_us: add.stats.as_deref().and_then(event_time_range),
+                is_known_at_event_time: tag(TAG_KNOWN_AT).as_deref() == Some(COLUMN_EVENT_TIME),
             },
             lane: tag(TAG_LANE),
             rows: stats.and_then(|stats| stats["numRecords"].as_u64()),

@@ -38,7 +38,8 @@ impl DoomedFiles {
             if rewriting.cancel.is_cancelled() {
                 return Err(OfflineError::Cancelled);
             }
-            let file = DataFile { path: path.clone(), bytes: meta.size, event_time_us: None };
+            let file =
+                DataFile { path: path.clone(), bytes: meta.size, event_time_us: None, is_known_at_event_time: false };
             let holds = match rewriting.finds_in(&file).await {
                 Ok(holds) => holds,
                 // Somebody has cleared it away.

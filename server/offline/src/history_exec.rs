@@ -79,7 +79,7 @@ pub(crate) fn history_columns(table: &TableSchema) -> HistoryColumns {
     HistoryColumns { keys: (0..keys).collect(), event_time: keys, known_at: keys + 1, place: keys + 2 }
 }
 
-/// The file's columns of these names, in the order of `schema`, as batches.
+/// The file's columns of `schema`, as batches.
 async fn read_file(
     table: ViewTable,
     file: DataFile,
@@ -90,8 +90,13 @@ async fn read_file(
     let erased = erased.filter(|erased| erased.may_be_in(&file));
     let (reader, damaged) = table.open_file(&file);
     let index = table.file_index(&file).await?;
-    let names: Vec<String> =
-        schema.fields().iter().map(|field| field.name().clone()).filter(|name| name != PLACE_COLUMN).collect();
+    let is_left_out = |name: &String| name == COLUMN_KNOWN_AT && file.is_known_at_event_time;
+    let names: Vec<String> = schema
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .filter(|name| name != PLACE_COLUMN && !is_left_out(name))
+        .collect();
     let as_views: Vec<Field> = index
         .reader
         .schema()
@@ -141,7 +146,12 @@ fn ordered(
             if field.name() == PLACE_COLUMN {
                 return Ok(Arc::new(UInt64Array::from_iter_values(places.clone())) as ArrayRef);
             }
-            typed_column(batch, field.name(), field.data_type())
+            let name = match field.name().as_str() {
+                // It is left out where the other says the same.
+                COLUMN_KNOWN_AT if batch.column_by_name(COLUMN_KNOWN_AT).is_none() => COLUMN_EVENT_TIME,
+                own => own,
+            };
+            typed_column(batch, name, field.data_type())
         })
         .collect::<std::result::Result<Vec<_>, OfflineError>>()?;
     Ok(RecordBatch::try_new(schema.clone(), columns)?)

@@ -34,6 +34,9 @@ pub(crate) const TAG_COMPACTED: &str = "eadem.compacted";
 /// The tag of a data file whose rows are all of one lane: that lane.
 pub(crate) const TAG_LANE: &str = "eadem.lane";
 
+/// The tag of a data file in which every row was known at its event time: the name of that column.
+pub(crate) const TAG_KNOWN_AT: &str = "eadem.known_at";
+
 /// 64 bits tell the jobs that ever write to one table apart.
 const JOB_MARK_DIGITS: usize = 16;
 
@@ -192,6 +195,9 @@ impl PartitionWriter {
         if let Some(lane) = &self.lane {
             tags.insert(TAG_LANE.to_owned(), lane.as_str().into());
         }
+        if is_known_at_event_time(&rows) {
+            tags.insert(TAG_KNOWN_AT.to_owned(), COLUMN_EVENT_TIME.into());
+        }
         if self.is_compaction {
             tags.insert(TAG_COMPACTED.to_owned(), "true".into());
         }
@@ -207,6 +213,12 @@ impl PartitionWriter {
         }));
         Ok(())
     }
+}
+
+fn is_known_at_event_time(rows: &RecordBatch) -> bool {
+    let column = |name: &str| rows.column_by_name(name)?.as_primitive_opt::<TimestampMicrosecondType>();
+    let both = column(COLUMN_EVENT_TIME).zip(column(COLUMN_KNOWN_AT));
+    both.is_some_and(|(event_times, known_at)| event_times.values() == known_at.values())
 }
 
 /// For every UTC day, the (batch, row) pairs of its rows, in their order.

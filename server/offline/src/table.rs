@@ -41,6 +41,9 @@ pub struct DataFile {
     pub bytes: u64,
     /// The range that its event times lie in, ends included, in microseconds; `None` if its writer did not say.
     pub event_time_us: Option<(i64, i64)>,
+    /// Whether every row was known at its event time, as its writer said: then there is no need to read both.
+    #[serde(default)]
+    pub is_known_at_event_time: bool,
 }
 
 /// Which version of a table is read.

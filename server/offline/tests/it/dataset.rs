@@ -428,6 +428,27 @@ async fn on_demand_views_follow_the_join_and_pass_the_worst_status_on() {
     assert_eq!(report.errors, [("gap@1".to_owned(), 5, "four".to_owned())]);
 }
 
+/// Training sets need not read both times then; that they are right is what the other tests show, of tables of either kind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_data_file_says_whether_all_was_known_at_its_event_time() {
+    let start = at("2023-01-01T00:00:00Z");
+    for late_us in [0, 1] {
+        let folder = tempfile::tempdir().unwrap();
+        let history = RecordBatch::try_from_iter_with_nullable([
+            ("card", keys(&[0, 1]), true),
+            ("at", times(&[start, start]), true),
+            ("known", times(&[start, start + late_us]), true),
+            ("value", Arc::new(Float64Array::from(vec![1.5, 2.5])) as ArrayRef, true),
+        ])
+        .unwrap();
+        loaded(folder.path(), view("plain", source("h", folder.path()), doubler()), &history).await;
+        let log = folder.path().join("out/views/plain/v1/_delta_log");
+        let texts = std::fs::read_dir(log).unwrap().map(|file| std::fs::read(file.unwrap().path()).unwrap());
+        let says = texts.map(|text| String::from_utf8_lossy(&text).contains(r#""eadem.known_at":"event_time""#));
+        assert_eq!(says.filter(|says| *says).count(), usize::from(late_us == 0), "late by {late_us}");
+    }
+}
+
 /// Also where the spine is longer than a block, so that the last blocks of the roles are shorter.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_history_of_a_view_in_several_roles_is_read_once() {
