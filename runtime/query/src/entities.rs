@@ -400,7 +400,7 @@ mod tests {
             entities.number_by_key(&keys, &mut added).unwrap();
             assert!(entities.is_ranked);
             let plain = Entities { is_ranked: false, ordered: Vec::new(), ..entities };
-            let expected = numbers(&plain, &[asked.clone()], asked.len());
+            let expected = numbers(&plain, std::slice::from_ref(&asked), asked.len());
             let entities = Entities { is_ranked: true, ordered: ordered(&plain), ..plain };
             let forward: Vec<u32> = (0..asked.len() as u32).collect();
             let strides: Vec<u32> = (0..asked.len() as u32).map(|row| row * 5 % asked.len() as u32).collect();
