@@ -76,8 +76,14 @@ fn writer_options() -> TableParquetOptions {
         encoding: Some("delta_binary_packed".to_owned()),
         ..ParquetColumnOptions::default()
     };
-    let ascending = ["_seq", "event_time", "known_at"].map(|name| (name.to_owned(), ascending.clone()));
-    let specific = ascending.into_iter().chain(plain).chain([("_tie".to_owned(), digests)]);
+    // What every training set decodes is cheap to decode.
+    let cheap = Some("lz4_raw".to_owned());
+    let times = ParquetColumnOptions { compression: cheap.clone(), ..ascending.clone() };
+    let keys = ParquetColumnOptions { compression: cheap, ..ParquetColumnOptions::default() };
+    let named = |(name, options): (&str, &ParquetColumnOptions)| (name.to_owned(), options.clone());
+    let others =
+        [("_seq", &ascending), ("event_time", &times), ("known_at", &times), ("entity_id", &keys), ("_tie", &digests)];
+    let specific = others.into_iter().map(named).chain(plain);
     options.column_specific_options = specific.collect();
     options
 }
