@@ -241,10 +241,13 @@ const SPINE_CHUNK: &str = "spine";
 
 /// The spine that a job has made itself; `None`: it has made none yet.
 pub(crate) async fn spine_made_by(registry: &Registry, job: &str) -> anyhow::Result<Option<KeptSpine>> {
+    Ok(made_by(registry, job).await?.and_then(|made| made.kept))
+}
+
+async fn made_by(registry: &Registry, job: &str) -> anyhow::Result<Option<MadeSpine>> {
     let chunks = registry.list_chunks(job).await?;
-    let Some(chunk) = chunks.into_iter().find(|chunk| chunk.chunk == SPINE_CHUNK) else { return Ok(None) };
-    let made: MadeSpine = serde_json::from_value(chunk.result)?;
-    Ok(made.kept)
+    let chunk = chunks.into_iter().find(|chunk| chunk.chunk == SPINE_CHUNK);
+    Ok(chunk.map(|chunk| serde_json::from_value(chunk.result)).transpose()?)
 }
 
 async fn spine_of_job(
@@ -257,9 +260,8 @@ async fn spine_of_job(
     if let Some(kept) = &spec.kept_spine {
         return Ok(MadeSpine { kept: Some(kept.clone()), notes: Vec::new() });
     }
-    let chunks = stores.registry.list_chunks(id).await?;
-    if let Some(chunk) = chunks.into_iter().find(|chunk| chunk.chunk == SPINE_CHUNK) {
-        return Ok(serde_json::from_value(chunk.result)?);
+    if let Some(made) = made_by(&stores.registry, id).await? {
+        return Ok(made);
     }
     let made = loop {
         let erased_before = stores.registry.erasures_now().await?.revision();

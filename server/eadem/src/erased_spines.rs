@@ -49,22 +49,17 @@ impl KeptSpines<'_> {
         let records = self.stores.registry.datasets().await?;
         let uses = self.uses(&records).await?;
         for file in &files {
-            let mut of_file = Vec::new();
-            for spine in &uses {
-                if offline.is_file_of(file, &spine.kept)? {
-                    of_file.push(spine);
-                }
-            }
-            let first = of_file.first().map(|spine| spine.kept.clone());
-            if let Some(kept) = &first {
-                let Some(rows) = self.erased_rows(&of_file).await? else { continue };
+            let of_file = uses.get(file.path()).map_or(&[][..], Vec::as_slice);
+            let kept = of_file.first().map(|spine| &spine.kept);
+            if let Some(kept) = kept {
+                let Some(rows) = self.erased_rows(of_file).await? else { continue };
                 report.rows += rows;
                 // Noted before the file goes.
                 report.datasets.append(&mut self.note_datasets(kept, &records).await?);
             }
             offline.delete_spine(file).await?;
             deleted.add(file.bytes());
-            if let Some(kept) = &first {
+            if let Some(kept) = kept {
                 // Those too that were just being made of it.
                 let records = self.stores.registry.datasets().await?;
                 report.datasets.append(&mut self.note_datasets(kept, &records).await?);
@@ -75,7 +70,7 @@ impl KeptSpines<'_> {
     }
 
     /// The rows of a spine that are erased, as its services read it; `None`: there are none, and it stays.
-    async fn erased_rows(&self, uses: &[&SpineUse]) -> anyhow::Result<Option<u64>> {
+    async fn erased_rows(&self, uses: &[SpineUse]) -> anyhow::Result<Option<u64>> {
         let memory_bytes_max = self.stores.job_memory_bytes_max;
         for spine in uses {
             if self.handle.cancel.is_cancelled() {
@@ -91,8 +86,8 @@ impl KeptSpines<'_> {
         Ok(None)
     }
 
-    /// Every spine that a training set was made of, or that a job may make one of, each as its service reads it.
-    async fn uses(&self, records: &[DatasetRecord]) -> anyhow::Result<Vec<SpineUse>> {
+    /// Every spine that a training set was made of, or that a job may make one of, as services read it, by its file.
+    async fn uses(&self, records: &[DatasetRecord]) -> anyhow::Result<BTreeMap<String, Vec<SpineUse>>> {
         let mut named: Vec<(KeptSpine, String, SpineColumns)> = Vec::new();
         for record in records {
             let recipe = recipe_of(record)?;
@@ -105,7 +100,7 @@ impl KeptSpines<'_> {
             }
         }
         let mut keys_of_services: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();
-        let mut uses = Vec::with_capacity(named.len());
+        let mut uses: BTreeMap<String, Vec<SpineUse>> = BTreeMap::new();
         for (kept, service, columns) in named {
             if !keys_of_services.contains_key(&service) {
                 let resolved = self.stores.registry.resolve_service(&service).await;
@@ -113,7 +108,8 @@ impl KeptSpines<'_> {
                 keys_of_services.insert(service.clone(), keys_of(&resolved, self.entity));
             }
             let keys = keys_of_services.get(&service).map_or(&[][..], Vec::as_slice);
-            uses.push(SpineUse::new(kept, &columns, keys));
+            let file = self.stores.offline.spine_path(&kept)?;
+            uses.entry(file).or_default().push(SpineUse::new(kept, &columns, keys));
         }
         Ok(uses)
     }

@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 
 use futures::TryStreamExt;
-use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStoreExt};
+use object_store::ObjectMeta;
 
 use crate::commit::live_files;
 use crate::erase_files::Rewriting;
 use crate::error::OfflineError;
 use crate::location::Location;
-use crate::table::{DATA_EXTENSION, DataFile, LOG_FOLDER, delete_if_there, load, open_log};
+use crate::table::{DATA_EXTENSION, DataFile, LOG_FOLDER, delete_if_there, is_there, load, open_log};
 
 /// Files that hold erased rows and are in no current version.
 #[derive(Debug, Clone)]
@@ -43,7 +42,7 @@ impl DoomedFiles {
             let holds = match rewriting.finds_in(&file).await {
                 Ok(holds) => holds,
                 // Somebody has cleared it away.
-                Err(_) if !is_there(location, &meta.location).await? => false,
+                Err(_) if !is_there(location.store.as_ref(), &meta.location).await? => false,
                 Err(error) => return Err(error),
             };
             if holds {
@@ -87,12 +86,4 @@ async fn current_paths(location: &Location) -> Result<BTreeSet<String>, OfflineE
     let (_, log_store) = open_log(location);
     let Some(table) = load(location, &log_store).await? else { return Ok(BTreeSet::new()) };
     Ok(live_files(&table, location)?.into_iter().map(|live| live.file.path).collect())
-}
-
-async fn is_there(location: &Location, path: &Path) -> Result<bool, OfflineError> {
-    match location.store.head(path).await {
-        Ok(_) => Ok(true),
-        Err(object_store::Error::NotFound { .. }) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
 }

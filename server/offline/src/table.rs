@@ -136,6 +136,15 @@ pub(crate) async fn delete_if_there(store: &dyn ObjectStore, path: &Path) -> Res
     }
 }
 
+/// Whether there is such a file.
+pub(crate) async fn is_there(store: &dyn ObjectStore, path: &Path) -> Result<bool, OfflineError> {
+    match store.head(path).await {
+        Ok(_) => Ok(true),
+        Err(object_store::Error::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Loads a table's log; `None` if there is no table.
 pub(crate) async fn load(location: &Location, log_store: &LogStoreRef) -> Result<Option<DeltaTable>, OfflineError> {
     let mut table = DeltaTable::new(log_store.clone());

@@ -3,7 +3,7 @@
 use arrow_array::{Array, BooleanArray};
 use eadem_values::DataType;
 use futures::TryStreamExt;
-use object_store::{ObjectMeta, ObjectStoreExt};
+use object_store::ObjectMeta;
 
 use super::reader::{SpineBlock, SpineReader};
 use super::{KeptSpine, file_failed};
@@ -14,7 +14,7 @@ use crate::error::OfflineError;
 use crate::file_bytes;
 use crate::location::OfflineStore;
 use crate::schema::key_arrow_type;
-use crate::table::delete_if_there;
+use crate::table::{delete_if_there, is_there};
 
 /// Rows that are looked at together.
 const BLOCK_ROWS: usize = 65_536;
@@ -24,6 +24,11 @@ const BLOCK_ROWS: usize = 65_536;
 pub struct SpineFile(ObjectMeta);
 
 impl SpineFile {
+    /// Where it is, as [`OfflineStore::spine_path`] says it.
+    pub fn path(&self) -> &str {
+        self.0.location.as_ref()
+    }
+
     /// How large it is.
     pub fn bytes(&self) -> u64 {
         self.0.size
@@ -70,12 +75,12 @@ impl OfflineStore {
         Ok(self.list_below("spines").await?.into_iter().map(SpineFile).collect())
     }
 
-    /// Whether this is the file of that spine.
+    /// Where the file of a spine is.
     ///
     /// # Errors
     /// None that the name of a spine can have.
-    pub fn is_file_of(&self, file: &SpineFile, kept: &KeptSpine) -> Result<bool, OfflineError> {
-        Ok(self.kept_spine_location(kept)?.path == file.0.location)
+    pub fn spine_path(&self, kept: &KeptSpine) -> Result<String, OfflineError> {
+        Ok(self.kept_spine_location(kept)?.path.to_string())
     }
 
     /// Deletes the file of a spine. One that is gone already is as good.
@@ -101,11 +106,7 @@ impl OfflineStore {
     /// A store that does not answer.
     pub async fn keeps_spine(&self, kept: &KeptSpine) -> Result<bool, OfflineError> {
         let place = self.kept_spine_location(kept)?;
-        match place.store.head(&place.path).await {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        is_there(place.store.as_ref(), &place.path).await
     }
 
     /// What stands in a kept spine of entities of a view's type, `name@version`, that are erased by now. `memory_bytes_max`
