@@ -52,6 +52,7 @@ pub(super) struct PlannedJoin<'a> {
     table: ViewTable,
     state: TableState,
     range: ScanRange,
+    lifetime: Lifetime,
     roles: Vec<Role<'a>>,
 }
 
@@ -113,7 +114,7 @@ impl<'a> PlannedJoin<'a> {
             Placement::OnRead => table.schema.values.clone(),
         };
         let role = Role { view: number, stored, keys, asked, fetched };
-        Ok((Self { table, state, range, roles: vec![role] }, recipe))
+        Ok((Self { table, state, range, lifetime: view.lifetime, roles: vec![role] }, recipe))
     }
 
     /// Whether the other one is the same view at the same commit, in another role.
@@ -137,8 +138,7 @@ impl<'a> PlannedJoin<'a> {
     /// # Errors
     /// A data file that cannot be read.
     pub(super) async fn row_bytes(&self) -> Result<u64, OfflineError> {
-        let keys = self.roles.first().map_or(0, |role| role.keys.len());
-        let mut bytes = ROW_BYTES + keys as u64 * VARIABLE_BYTES;
+        let mut bytes = ROW_BYTES + self.table.schema.keys.len() as u64 * VARIABLE_BYTES;
         let sampled = self.state.files.iter().find(|file| self.range.meets(file));
         let lengths = match sampled {
             Some(file) => self.table.mean_bytes(file).await?,
@@ -171,7 +171,6 @@ impl<'a> PlannedJoin<'a> {
     ) -> Result<StartedJoin<'a>, OfflineError> {
         let keys: Vec<SpineKeys> = self.roles.iter().map(|role| role.keys.clone()).collect();
         let columns = self.table.schema.keys.len();
-        let lifetime = self.roles.first().map_or(Lifetime::FOREVER, |role| role.stored.view.lifetime);
         let spine_parts = SpineParts::try_new(spine.clone(), keys, ROW_GROUP_ROWS, partitions)?;
         let history = History::new(self.table.clone(), &self.state, self.range, spec.workers).await?;
         let join = PointInTimeJoin {
@@ -180,7 +179,7 @@ impl<'a> PlannedJoin<'a> {
             spine_kept: Vec::new(),
             history: history_columns(&self.table.schema),
             cut: spec.cut,
-            lifetime,
+            lifetime: self.lifetime,
         };
         let placed = history.placed_files();
         let (spine, history) = (LeafExec::new(spine_parts), LeafExec::new(history));
