@@ -258,7 +258,7 @@ pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineE
     let watch = Arc::new(StopWatch::new(backfill.options.stop, &plan, &outcomes_before));
     drop(outcomes_before);
     let ran = run_chunks(&backfill, &table, &plan, footers, &done, watch.clone(), &gauge).await;
-    let ran = if watch.has_stopped() { ran.unwrap_or_default() } else { ran? };
+    let chunks_done_now = if watch.has_stopped() { ran.unwrap_or_default() } else { ran? };
 
     let outcomes = backfill.ledger.outcomes(&backfill.job).await?;
     if backfill.cancel.is_cancelled() {
@@ -278,9 +278,9 @@ pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineE
         rows_removed,
         files_already_loaded: plan.already_loaded,
         files_vanished: plan.vanished,
-        chunks_done_now: ran.chunks_done,
+        chunks_done_now,
         chunks_done_before: done.len(),
-        chunks_done_elsewhere: outcomes.len().saturating_sub(done.len() + ran.chunks_done),
+        chunks_done_elsewhere: outcomes.len().saturating_sub(done.len() + chunks_done_now),
         memory_bytes_peak: gauge.peak_bytes(),
         ..BackfillReport::default()
     };

@@ -58,16 +58,10 @@ struct Workshop {
     meter: Meter,
 }
 
-/// What a run has done of its job.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Ran {
-    pub(super) chunks_done: usize,
-}
-
 /// Chunks that are offered at once when one is claimed. More than all threads of all processes are ever at.
 const CHUNKS_OFFERED: usize = 1_024;
 
-/// Does the chunks that are not `done`, and waits for those that other processes are at.
+/// Does the chunks that are not `done`, and waits for those that other processes are at; how many it has done itself.
 pub(super) async fn run_chunks(
     backfill: &Backfill,
     table: &ViewTable,
@@ -76,10 +70,10 @@ pub(super) async fn run_chunks(
     done: &BTreeSet<usize>,
     watch: Arc<StopWatch>,
     gauge: &Gauge,
-) -> Result<Ran, OfflineError> {
+) -> Result<usize, OfflineError> {
     let open: BTreeSet<usize> = (0..plan.chunks.len()).filter(|chunk| !done.contains(chunk)).collect();
     if open.is_empty() {
-        return Ok(Ran::default());
+        return Ok(0);
     }
     let schema: SchemaRef = Arc::new(plan.schema.clone());
     let bind = BindPlan::try_new(&backfill.view, &inspect_schema(&backfill.view.source, &schema)?)?;
@@ -132,8 +126,8 @@ pub(super) async fn run_chunks(
             }
         }
     }
-    let ran = Ran { chunks_done: workshop.chunks_done.load(Ordering::Relaxed) };
-    first_error.map_or(Ok(ran), Err)
+    let chunks_done = workshop.chunks_done.load(Ordering::Relaxed);
+    first_error.map_or(Ok(chunks_done), Err)
 }
 
 impl Workshop {

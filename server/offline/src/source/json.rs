@@ -83,7 +83,7 @@ impl Reader {
             }
             let row = self.next_row;
             self.next_row += 1;
-            let members = match serde_json::from_slice::<Json>(record.field(0).0) {
+            let members = match serde_json::from_slice::<Json>(line) {
                 Ok(Json::Object(members)) => members,
                 other => {
                     let reason = other.map_or_else(|error| error.to_string(), |_| "it is another value".to_owned());

@@ -157,14 +157,15 @@ pub(super) async fn list(
 }
 
 async fn list_once(source: &SourceSpec, query: &PostgresQuery, lookup: &Lookup<'_>) -> Result<Listing, OfflineError> {
-    let row_bytes_max = row_bytes_max(source, lookup.room.memory_bytes_max)?;
+    // Where there is no room for any row, nothing is asked.
+    row_bytes_max(source, lookup)?;
     let mut database = Database::open(source, query).await?;
     database.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
     let columns = database.columns(query).await?;
     let schema = schema_of(source, &columns)?;
     (lookup.check)(&schema)?;
     let after = last_cursor(source, query, &columns, lookup)?;
-    let extracted = database.extract(query, (&columns, row_bytes_max), &schema, after, lookup).await?;
+    let extracted = database.extract(query, &columns, &schema, after, lookup).await?;
     database.close().await;
     let (files, cursor) = extracted.map_or((Vec::new(), None), |(file, cursor)| (vec![file], cursor));
     let origin = LaneOrigin::Extract { cursor };
@@ -172,7 +173,8 @@ async fn list_once(source: &SourceSpec, query: &PostgresQuery, lookup: &Lookup<'
 }
 
 /// Bytes of the widest row that there is room for.
-fn row_bytes_max(source: &SourceSpec, memory_bytes_max: usize) -> Result<usize, OfflineError> {
+fn row_bytes_max(source: &SourceSpec, lookup: &Lookup<'_>) -> Result<usize, OfflineError> {
+    let memory_bytes_max = lookup.room.memory_bytes_max;
     let left = memory_bytes_max.saturating_sub(EXTRACT_BYTES) / COPIES_OF_A_ROW;
     if left > 0 {
         return Ok(left);
@@ -399,7 +401,7 @@ impl<'a> Database<'a> {
     async fn extract(
         &mut self,
         query: &PostgresQuery,
-        (columns, row_bytes_max): (&[Column], usize),
+        columns: &[Column],
         schema: &SchemaRef,
         after: Option<CursorValue>,
         lookup: &Lookup<'_>,
@@ -419,8 +421,7 @@ impl<'a> Database<'a> {
         let mut file = BufWriter::with_capacity(store.clone(), path.clone(), PART_BYTES).with_max_concurrency(1);
         let mut is_closing = false;
         let sql = wrapped(query, condition.as_deref());
-        let written =
-            self.write((&mut file, &mut is_closing), query, sql, (columns, row_bytes_max), schema, lookup).await;
+        let written = self.write((&mut file, &mut is_closing), query, sql, columns, schema, lookup).await;
         let (rows, cursor) = match written {
             Ok(written) => written,
             Err(error) => {
@@ -474,7 +475,7 @@ impl<'a> Database<'a> {
         (file, is_closing): (&mut BufWriter, &mut bool),
         query: &PostgresQuery,
         sql: String,
-        (columns, row_bytes_max): (&[Column], usize),
+        columns: &[Column],
         schema: &SchemaRef,
         lookup: &Lookup<'_>,
     ) -> Result<(u64, Option<CursorValue>), OfflineError> {
@@ -489,6 +490,7 @@ impl<'a> Database<'a> {
         let mut builders: Vec<Builder> = columns.iter().map(|column| Builder::new(column.read)).collect();
         let (mut rows, mut waiting, mut bytes) = (0_u64, 0_usize, 0_usize);
         let mut held = lookup.room.gauge.hold();
+        let row_bytes_max = row_bytes_max(source, lookup)?;
         loop {
             let row = stream.try_next().await.map_err(|error| failed(source, secrets, &error))?;
             let is_over = row.is_none();
