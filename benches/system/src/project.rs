@@ -43,14 +43,13 @@ pub(crate) fn make(name: &str, contents: &Contents<'_>) -> Result<PathBuf> {
 }
 
 /// The product, at work on a project.
-pub(crate) fn eadem(folder: &Path) -> Command {
-    work_on(folder, Command::new(binary()))
+pub(crate) fn eadem(folder: &Path) -> Result<Command> {
+    Ok(work_on(folder, Command::new(binary()?)))
 }
 
-/// Where the product is, as it was built with this program.
-pub(crate) fn binary() -> PathBuf {
-    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
-    root().join("target").join(profile).join("eadem")
+/// The product, which was built with this program and lies beside it.
+pub(crate) fn binary() -> Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name("eadem"))
 }
 
 /// What becomes the product, told about the project.
@@ -61,14 +60,14 @@ pub(crate) fn work_on(folder: &Path, mut command: Command) -> Command {
 
 /// Runs a verb, which has to succeed.
 pub(crate) fn run(folder: &Path, verb: &[&str]) -> Result<()> {
-    let ended = eadem(folder).args(verb).stdout(Stdio::null()).status()?;
+    let ended = eadem(folder)?.args(verb).stdout(Stdio::null()).status()?;
     ensure!(ended.success(), "eadem {} ended with {ended}", verb.join(" "));
     Ok(())
 }
 
 /// Runs a verb, which has to succeed, and gives what it says.
 pub(crate) fn answer(folder: &Path, verb: &[&str]) -> Result<Json> {
-    let output = eadem(folder).args(verb).args(["--output", "json"]).stderr(Stdio::inherit()).output()?;
+    let output = eadem(folder)?.args(verb).args(["--output", "json"]).stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "eadem {} ended with {}", verb.join(" "), output.status);
     Ok(serde_json::from_slice(&output.stdout)?)
 }

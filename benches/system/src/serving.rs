@@ -125,7 +125,7 @@ impl Server {
     }
 
     pub(crate) fn eadem(folder: &Path) -> Result<Self> {
-        let mut command = project::eadem(folder);
+        let mut command = project::eadem(folder)?;
         command.args(["serve", "--listen", "127.0.0.1:0"]);
         Self::start(command)
     }

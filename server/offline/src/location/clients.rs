@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use object_store::ObjectStore;
-use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use url::Url;
 
+use super::disk::Disk;
 use super::guarded::GuardedS3;
 use super::profile::Variables;
 use super::secret::Secrets;
@@ -73,7 +73,7 @@ pub(crate) fn client_of(scheme: Scheme, url: &Url) -> Result<Arc<dyn ObjectStore
         return Ok(client.clone());
     }
     let client: Arc<dyn ObjectStore> = match scheme {
-        Scheme::File => Arc::new(LocalFileSystem::new()),
+        Scheme::File => Arc::new(Disk::default()),
         Scheme::Memory => Arc::new(InMemory::new()),
         Scheme::S3 => {
             let settings = S3Settings::resolve(&environment())?;

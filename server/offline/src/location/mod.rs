@@ -1,6 +1,7 @@
 //! Where tables and files are.
 
 mod clients;
+mod disk;
 mod guarded;
 mod profile;
 mod secret;

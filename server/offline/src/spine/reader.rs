@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch, new_empty_array};
 use arrow_schema::SchemaRef;
 use eadem_values::DataType;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
@@ -25,6 +26,9 @@ const MEMORY_SHARE: usize = 8;
 
 /// Rows of one read of a file.
 const READ_ROWS: usize = 65_536;
+
+/// Columns of a spine that are decoded at once.
+const COLUMNS_AT_ONCE: usize = 2;
 
 /// The rows of a spine, in the order of its file.
 #[derive(Debug)]
@@ -102,17 +106,20 @@ impl SpineReader {
         let memory_bytes = memory_bytes_max / MEMORY_SHARE;
         let bytes = place.store.head(&place.path).await.map_err(|error| failed(error.to_string()))?.size;
         if kept.format == SpineFormat::Parquet {
-            let damaged = |error: parquet::errors::ParquetError| failed(format!("cannot be read as parquet: {error}"));
+            let damaged = |reason: String| failed(format!("cannot be read as parquet: {reason}"));
             let mut file = ObjectFile { store: place.store.clone(), path: place.path.clone(), bytes };
-            let metadata =
-                ArrowReaderMetadata::load_async(&mut file, ArrowReaderOptions::new()).await.map_err(damaged)?;
+            let metadata = ArrowReaderMetadata::load_async(&mut file, ArrowReaderOptions::new()).await;
+            let metadata = metadata.map_err(|error| damaged(error.to_string()))?;
             let groups = metadata.metadata().row_groups();
             let decoded_bytes: i64 = groups.iter().map(|group| group.total_byte_size()).sum();
             let is_small = usize::try_from(decoded_bytes).is_ok_and(|decoded_bytes| decoded_bytes <= memory_bytes);
-            if !is_small {
-                return Ok(Self { kept, location: location.to_owned(), rows: Rows::Parquet { file, metadata } });
-            }
-        } else if bytes as usize > memory_bytes {
+            let rows = match is_small {
+                true => Rows::Memory(decode_parquet(&file, &metadata).await.map_err(|error| damaged(error.to_string()))?),
+                false => Rows::Parquet { file, metadata },
+            };
+            return Ok(Self { kept, location: location.to_owned(), rows });
+        }
+        if bytes as usize > memory_bytes {
             return Err(failed(format!(
                 "a spine of {bytes} bytes in the format {} does not fit into the {memory_bytes} bytes that a spine may \
                  take in memory; write it as Parquet, which is read piece by piece, or raise the job's memory",
@@ -215,6 +222,42 @@ impl SpineReader {
             self.no_rows().times(column)?;
         }
         Ok(span)
+    }
+}
+
+/// All rows of a Parquet file. Most spines are one row group, so what is decoded at once are columns.
+async fn decode_parquet(file: &ObjectFile, metadata: &ArrowReaderMetadata) -> Result<RecordBatch, OfflineError> {
+    let schema = metadata.schema();
+    let runtime = tokio::runtime::Handle::current();
+    let decode = |column: usize| {
+        let (runtime, file, metadata) = (runtime.clone(), file.clone(), metadata.clone());
+        async move {
+            let work = move || runtime.block_on(decode_column(file, metadata, column));
+            let decoded = tokio::task::spawn_blocking(work).await;
+            decoded.unwrap_or_else(|error| Err(OfflineError::Worker(error.to_string())))
+        }
+    };
+    let columns = futures::stream::iter((0..schema.fields().len()).map(decode)).buffered(COLUMNS_AT_ONCE);
+    Ok(RecordBatch::try_new(schema.clone(), columns.try_collect().await?)?)
+}
+
+async fn decode_column(
+    file: ObjectFile,
+    metadata: ArrowReaderMetadata,
+    column: usize,
+) -> Result<ArrayRef, OfflineError> {
+    let rows = usize::try_from(metadata.metadata().file_metadata().num_rows()).unwrap_or_default();
+    let data_type = metadata.schema().field(column).data_type().clone();
+    let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(file, metadata);
+    let mask = ProjectionMask::roots(builder.parquet_schema(), [column]);
+    // A row group in one piece: none of it is copied to put pieces together.
+    let batches = builder.with_projection(mask).with_batch_size(rows.max(1)).build()?;
+    let batches: Vec<RecordBatch> = batches.try_collect().await?;
+    let parts: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(0).as_ref()).collect();
+    match batches.as_slice() {
+        [] => Ok(new_empty_array(&data_type)),
+        [whole] => Ok(Arc::clone(whole.column(0))),
+        _ => Ok(arrow_select::concat::concat(&parts)?),
     }
 }
 

@@ -1,0 +1,209 @@
+//! The local disk. Parts of files are read into memory that is used again: a job reads some megabytes at a time, one part
+//! after the other, and fresh memory has to be cleared by the kernel, and once more by a reader that sets it to zero first.
+//! For a training set of 1 M rows from 5 M that took a tenth of the processor time.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult, RenameOptions, Result,
+};
+
+/// Buffers are of multiples of this; what is smaller is not worth keeping.
+const BUFFER_BYTES_STEP: usize = 256 << 10;
+
+/// Bytes of buffers that wait for the next read, in the whole process.
+const IDLE_BYTES_MAX: usize = 16 << 20;
+
+static IDLE: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+
+/// Memory that was read into; it goes back to [`IDLE`].
+struct Buffer {
+    memory: Box<[u8]>,
+    /// Bytes of it that were asked for.
+    bytes: usize,
+}
+
+impl Buffer {
+    /// Of this many bytes, with whatever was in it before.
+    fn of(bytes: usize) -> Self {
+        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        let large_enough = idle.iter().enumerate().filter(|(_, memory)| memory.len() >= bytes);
+        let smallest = large_enough.min_by_key(|(_, memory)| memory.len()).map(|(place, _)| place);
+        let memory = match smallest {
+            Some(place) => idle.swap_remove(place),
+            None => {
+                drop(idle);
+                vec![0; bytes.next_multiple_of(BUFFER_BYTES_STEP)].into_boxed_slice()
+            }
+        };
+        Self { memory, bytes }
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory[..self.bytes]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let memory = std::mem::take(&mut self.memory);
+        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle_bytes: usize = idle.iter().map(|memory| memory.len()).sum();
+        if idle_bytes + memory.len() <= IDLE_BYTES_MAX {
+            idle.push(memory);
+        }
+    }
+}
+
+/// The file system of this machine.
+#[derive(Debug, Default)]
+pub(super) struct Disk {
+    files: LocalFileSystem,
+}
+
+impl fmt::Display for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.files, f)
+    }
+}
+
+/// These parts of a file.
+fn read_parts(path: &std::path::Path, ranges: &[Range<u64>]) -> std::io::Result<Vec<Bytes>> {
+    let mut file = File::open(path)?;
+    let read = |range: &Range<u64>| {
+        let bytes = usize::try_from(range.end.saturating_sub(range.start)).map_err(std::io::Error::other)?;
+        file.seek(SeekFrom::Start(range.start))?;
+        if bytes < BUFFER_BYTES_STEP {
+            let mut part = vec![0; bytes];
+            file.read_exact(&mut part)?;
+            return Ok(Bytes::from(part));
+        }
+        let mut buffer = Buffer::of(bytes);
+        file.read_exact(&mut buffer.memory[..bytes])?;
+        Ok(Bytes::from_owner(buffer))
+    };
+    ranges.iter().map(read).collect()
+}
+
+#[async_trait]
+impl ObjectStore for Disk {
+    async fn put_opts(&self, at: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.files.put_opts(at, payload, options).await
+    }
+
+    async fn put_multipart_opts(&self, at: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.files.put_multipart_opts(at, options).await
+    }
+
+    async fn get_opts(&self, at: &Path, options: GetOptions) -> Result<GetResult> {
+        self.files.get_opts(at, options).await
+    }
+
+    async fn get_ranges(&self, at: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        let path = self.files.path_to_filesystem(at)?;
+        let parts = ranges.to_vec();
+        let read = tokio::task::spawn_blocking(move || read_parts(&path, &parts)).await;
+        match read {
+            Ok(Ok(parts)) => Ok(parts),
+            // It says best what is wrong with a file.
+            _ => self.files.get_ranges(at, ranges).await,
+        }
+    }
+
+    fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.files.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.files.list(prefix)
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Path>, offset: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.files.list_with_offset(prefix, offset)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.files.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.files.copy_opts(from, to, options).await
+    }
+
+    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        self.files.rename_opts(from, to, options).await
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use object_store::{Error, ObjectStoreExt};
+
+    use super::*;
+
+    const FILE_BYTES: usize = 5 << 20;
+
+    /// A file in which every byte says where it stands.
+    fn file(folder: &tempfile::TempDir) -> (Vec<u8>, Path) {
+        let bytes: Vec<u8> = (0..FILE_BYTES).map(|at| (at % 251) as u8 ^ (at >> 16) as u8).collect();
+        let path = folder.path().join("file");
+        std::fs::write(&path, &bytes).unwrap();
+        (bytes, Path::from_absolute_path(path).unwrap())
+    }
+
+    #[tokio::test]
+    async fn parts_are_those_of_the_file_whatever_their_memory_held_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let (bytes, path) = file(&folder);
+        let disk = Disk::default();
+        let lengths = [FILE_BYTES, 1, BUFFER_BYTES_STEP - 1, BUFFER_BYTES_STEP, 2 * BUFFER_BYTES_STEP + 7, 0];
+        for start in [0, 3, 70_000] {
+            // Two at a time, so that one is held while others come and go.
+            let held = disk.get_range(&path, 5..(FILE_BYTES as u64 - 5)).await.unwrap();
+            let ranges: Vec<Range<u64>> =
+                lengths.iter().map(|length| start..(start + *length as u64).min(FILE_BYTES as u64)).collect();
+            let parts = disk.get_ranges(&path, &ranges).await.unwrap();
+            for (range, part) in ranges.into_iter().zip(parts) {
+                assert!(part == bytes[range.start as usize..range.end as usize], "{range:?}");
+            }
+            assert!(held == bytes[5..FILE_BYTES - 5]);
+        }
+    }
+
+    #[tokio::test]
+    async fn memory_that_waits_is_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, path) = file(&folder);
+        let whole = vec![0..FILE_BYTES as u64; 2 * IDLE_BYTES_MAX / FILE_BYTES];
+        drop(Disk::default().get_ranges(&path, &whole).await.unwrap());
+        let idle: usize = IDLE.lock().unwrap().iter().map(|memory| memory.len()).sum();
+        assert!((1..=IDLE_BYTES_MAX).contains(&idle), "{idle} bytes");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_told_as_the_file_system_tells_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, path) = file(&folder);
+        let disk = Disk::default();
+        let behind_the_end = (FILE_BYTES as u64 + 1)..(2 * FILE_BYTES as u64);
+        let error = disk.get_ranges(&path, &[behind_the_end.clone()]).await.unwrap_err();
+        let plain = LocalFileSystem::new().get_ranges(&path, &[behind_the_end]).await.unwrap_err();
+        assert_eq!(error.to_string(), plain.to_string());
+        let missing = Path::from_absolute_path(folder.path().join("missing")).unwrap();
+        let error = disk.get_ranges(&missing, &[0..1]).await.unwrap_err();
+        assert!(matches!(error, Error::NotFound { .. }), "{error}");
+    }
+}
