@@ -23,6 +23,10 @@ setup: ## Install what is missing: a C compiler, a toolchain for WebAssembly
 build: setup ## Compile the store and its tools
 	$(CARGO) build --locked --workspace
 
+.PHONY: release
+release: setup ## Compile the store as it is run in production: target/release/eadem
+	$(CARGO) build --locked --release --workspace --bins
+
 .PHONY: components
 components: build ## Compile the transforms to components, into target/components
 	@scripts/components.sh
