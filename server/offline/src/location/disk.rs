@@ -199,11 +199,12 @@ mod tests {
         let (_, path) = file(&folder);
         let disk = Disk::default();
         let behind_the_end = (FILE_BYTES as u64 + 1)..(2 * FILE_BYTES as u64);
-        let error = disk.get_ranges(&path, &[behind_the_end.clone()]).await.unwrap_err();
-        let plain = LocalFileSystem::new().get_ranges(&path, &[behind_the_end]).await.unwrap_err();
+        let ranges = std::slice::from_ref(&behind_the_end);
+        let error = disk.get_ranges(&path, ranges).await.unwrap_err();
+        let plain = LocalFileSystem::new().get_ranges(&path, ranges).await.unwrap_err();
         assert_eq!(error.to_string(), plain.to_string());
         let missing = Path::from_absolute_path(folder.path().join("missing")).unwrap();
-        let error = disk.get_ranges(&missing, &[0..1]).await.unwrap_err();
+        let error = disk.get_ranges(&missing, ranges).await.unwrap_err();
         assert!(matches!(error, Error::NotFound { .. }), "{error}");
     }
 }

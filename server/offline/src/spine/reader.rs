@@ -113,9 +113,11 @@ impl SpineReader {
             let groups = metadata.metadata().row_groups();
             let decoded_bytes: i64 = groups.iter().map(|group| group.total_byte_size()).sum();
             let is_small = usize::try_from(decoded_bytes).is_ok_and(|decoded_bytes| decoded_bytes <= memory_bytes);
-            let rows = match is_small {
-                true => Rows::Memory(decode_parquet(&file, &metadata).await.map_err(|error| damaged(error.to_string()))?),
-                false => Rows::Parquet { file, metadata },
+            let rows = if is_small {
+                let decoded = decode_parquet(&file, &metadata).await;
+                Rows::Memory(decoded.map_err(|error| damaged(error.to_string()))?)
+            } else {
+                Rows::Parquet { file, metadata }
             };
             return Ok(Self { kept, location: location.to_owned(), rows });
         }
