@@ -10,6 +10,7 @@ mod cache;
 mod commit;
 mod compact;
 mod dataset;
+mod decode_thread;
 mod doomed;
 mod effect;
 mod entity_read;

@@ -14,6 +14,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
+use crate::decode_thread::on_own_thread;
 use crate::error::OfflineError;
 use crate::read::{tie_column, typed_column};
 use crate::schema::COLUMN_TIE;
@@ -74,18 +75,11 @@ impl PlacedFiles {
         convert: Arc<Conversion>,
     ) -> Result<PlacedRows> {
         let Wanted { reads, picks } = Wanted::of(places, self.files.len())?;
-        let runtime = tokio::runtime::Handle::current();
         let read = |read: FileRead| {
-            let (placed, runtime) = (self.clone(), runtime.clone());
-            let (schema, convert) = (Arc::clone(schema), Arc::clone(&convert));
-            // Decoding takes far longer than waiting for bytes: not on the runtime's own threads.
-            let work = move || {
-                runtime.block_on(placed.read_rows(&placed.files[read.file], &read.rows, &schema, convert.as_ref()))
-            };
-            async move {
-                let read = tokio::task::spawn_blocking(work).await;
-                read.unwrap_or_else(|error| Err(OfflineError::Worker(error.to_string())))
-            }
+            let (placed, schema, convert) = (self.clone(), Arc::clone(schema), Arc::clone(&convert));
+            on_own_thread(async move {
+                placed.read_rows(&placed.files[read.file], &read.rows, &schema, convert.as_ref()).await
+            })
         };
         let reads = futures::stream::iter(reads.into_iter().map(read)).buffered(self.readers).try_collect().await;
         let reads: Vec<Vec<RecordBatch>> = reads.map_err(|error| DataFusionError::External(Box::new(error)))?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, ArrayRef, RecordBatch, new_empty_array};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::SchemaRef;
 use eadem_values::DataType;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
@@ -17,6 +17,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
 use super::{KeptSpine, Spine, SpineFormat, check_kept, column_of, no_column};
+use crate::decode_thread::on_own_thread;
 use crate::error::OfflineError;
 use crate::location::OfflineStore;
 use crate::object_file::ObjectFile;
@@ -29,6 +30,9 @@ const READ_ROWS: usize = 65_536;
 
 /// Columns of a spine that are decoded at once.
 const COLUMNS_AT_ONCE: usize = 2;
+
+/// Rows of a column that are decoded in one piece: a row group of most writers.
+const DECODED_ROWS_MAX: usize = 1 << 20;
 
 /// The rows of a spine, in the order of its file.
 #[derive(Debug)]
@@ -230,15 +234,7 @@ impl SpineReader {
 /// All rows of a Parquet file. Most spines are one row group, so what is decoded at once are columns.
 async fn decode_parquet(file: &ObjectFile, metadata: &ArrowReaderMetadata) -> Result<RecordBatch, OfflineError> {
     let schema = metadata.schema();
-    let runtime = tokio::runtime::Handle::current();
-    let decode = |column: usize| {
-        let (runtime, file, metadata) = (runtime.clone(), file.clone(), metadata.clone());
-        async move {
-            let work = move || runtime.block_on(decode_column(file, metadata, column));
-            let decoded = tokio::task::spawn_blocking(work).await;
-            decoded.unwrap_or_else(|error| Err(OfflineError::Worker(error.to_string())))
-        }
-    };
+    let decode = |column| on_own_thread(decode_column(file.clone(), metadata.clone(), column));
     let columns = futures::stream::iter((0..schema.fields().len()).map(decode)).buffered(COLUMNS_AT_ONCE);
     Ok(RecordBatch::try_new(schema.clone(), columns.try_collect().await?)?)
 }
@@ -248,19 +244,16 @@ async fn decode_column(
     metadata: ArrowReaderMetadata,
     column: usize,
 ) -> Result<ArrayRef, OfflineError> {
-    let rows = usize::try_from(metadata.metadata().file_metadata().num_rows()).unwrap_or_default();
-    let data_type = metadata.schema().field(column).data_type().clone();
+    let rows_of_groups = metadata.metadata().row_groups().iter().map(|group| group.num_rows());
+    // A row group in one piece, so that none of it is copied to put pieces together. The reader makes room for so many rows
+    // before it sees any, so that a file must not be able to say any number.
+    let rows = rows_of_groups.max().and_then(|rows| usize::try_from(rows).ok()).unwrap_or_default();
     let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(file, metadata);
     let mask = ProjectionMask::roots(builder.parquet_schema(), [column]);
-    // A row group in one piece: none of it is copied to put pieces together.
-    let batches = builder.with_projection(mask).with_batch_size(rows.max(1)).build()?;
+    let batches = builder.with_projection(mask).with_batch_size(rows.clamp(1, DECODED_ROWS_MAX)).build()?;
+    let schema = batches.schema().clone();
     let batches: Vec<RecordBatch> = batches.try_collect().await?;
-    let parts: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(0).as_ref()).collect();
-    match batches.as_slice() {
-        [] => Ok(new_empty_array(&data_type)),
-        [whole] => Ok(Arc::clone(whole.column(0))),
-        _ => Ok(arrow_select::concat::concat(&parts)?),
-    }
+    Ok(Arc::clone(arrow_select::concat::concat_batches(&schema, &batches)?.column(0)))
 }
 
 /// The same rows in batches of exactly this many, but for the last.
@@ -303,5 +296,80 @@ impl Gathered {
         let block = SpineBlock { first_row: self.next_row, rows: whole.slice(0, taken.end) };
         self.next_row += taken.end;
         Ok(Some(block))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::{Int64Array, StringArray};
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::metadata::{FileMetaData, ParquetMetaDataBuilder, ParquetMetaDataWriter};
+    use parquet::file::properties::WriterProperties;
+
+    use super::*;
+    use crate::location::Location;
+
+    type Tested = Result<RecordBatch, Box<dyn std::error::Error>>;
+
+    /// Rows, and a file of them in groups of 400.
+    fn rows_and_file() -> Result<(RecordBatch, Vec<u8>), Box<dyn std::error::Error>> {
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter((0..1_000).map(|row| (row % 7 > 0).then_some(row))));
+        let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..1_000).map(|row| format!("user {row}"))));
+        let rows = RecordBatch::try_from_iter([("number", numbers), ("text", texts)])?;
+        let properties = WriterProperties::builder().set_max_row_group_row_count(Some(400)).build();
+        let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties))?;
+        writer.write(&rows)?;
+        Ok((rows, writer.into_inner()?))
+    }
+
+    async fn decoded(bytes: &[u8]) -> Tested {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("spine.parquet");
+        std::fs::write(&path, bytes)?;
+        let place = Location::parse(&path.display().to_string())?;
+        let mut file = ObjectFile { store: place.store, path: place.path, bytes: bytes.len() as u64 };
+        let metadata = ArrowReaderMetadata::load_async(&mut file, ArrowReaderOptions::new()).await?;
+        Ok(decode_parquet(&file, &metadata).await?)
+    }
+
+    /// The same file, whose end says that each of its row groups has so many rows.
+    fn with_rows_said(bytes: &[u8], rows: i64) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+        let bytes = bytes::Bytes::copy_from_slice(bytes);
+        let metadata = ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new())?;
+        let metadata = metadata.metadata();
+        let said = metadata.file_metadata();
+        let of_file = FileMetaData::new(
+            said.version(),
+            rows * metadata.num_row_groups() as i64,
+            said.created_by().map(str::to_owned),
+            said.key_value_metadata().cloned(),
+            said.schema_descr_ptr(),
+            None,
+        );
+        let groups = metadata.row_groups().iter().map(|group| group.clone().into_builder().set_num_rows(rows).build());
+        let groups = groups.collect::<parquet::errors::Result<Vec<_>>>()?;
+        let metadata = ParquetMetaDataBuilder::new(of_file).set_row_groups(groups).build();
+        // The old end stands in between, where nobody looks.
+        let mut changed = bytes.to_vec();
+        let mut end = Vec::new();
+        ParquetMetaDataWriter::new(&mut end, &metadata).finish()?;
+        changed.append(&mut end);
+        Ok(changed)
+    }
+
+    #[tokio::test]
+    async fn columns_are_whole_whatever_the_row_groups() -> Result<(), Box<dyn std::error::Error>> {
+        let (rows, file) = rows_and_file()?;
+        assert_eq!(decoded(&file).await?, rows);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_file_that_says_more_rows_than_it_has_gets_no_room_for_them() -> Result<(), Box<dyn std::error::Error>> {
+        let (rows, file) = rows_and_file()?;
+        for said in [1 << 40, i64::MAX / 4] {
+            assert_eq!(decoded(&with_rows_said(&file, said)?).await?, rows, "{said} rows in each row group");
+        }
+        Ok(())
     }
 }
