@@ -6,7 +6,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -24,9 +24,13 @@ const BUFFER_BYTES_STEP: usize = 256 << 10;
 /// Bytes of buffers that wait for the next read, in the whole process.
 const IDLE_BYTES_MAX: usize = 16 << 20;
 
-static IDLE: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+/// Buffers that wait.
+fn idle() -> MutexGuard<'static, Vec<Box<[u8]>>> {
+    static IDLE: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+    IDLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-/// Memory that was read into; it goes back to [`IDLE`].
+/// Memory that was read into; when it is not needed any more, it waits for the next read.
 struct Buffer {
     memory: Box<[u8]>,
     /// Bytes of it that were asked for.
@@ -36,16 +40,16 @@ struct Buffer {
 impl Buffer {
     /// Of this many bytes, with whatever was in it before.
     fn of(bytes: usize) -> Self {
-        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
-        let large_enough = idle.iter().enumerate().filter(|(_, memory)| memory.len() >= bytes);
-        let smallest = large_enough.min_by_key(|(_, memory)| memory.len()).map(|(place, _)| place);
-        let memory = match smallest {
-            Some(place) => idle.swap_remove(place),
-            None => {
-                drop(idle);
-                vec![0; bytes.next_multiple_of(BUFFER_BYTES_STEP)].into_boxed_slice()
-            }
+        let new_bytes = bytes.next_multiple_of(BUFFER_BYTES_STEP);
+        // Whoever keeps a part of what is read keeps all of its memory: a much larger buffer would be wasted on it.
+        let lengths = bytes..=2 * new_bytes;
+        let known = {
+            let mut idle = idle();
+            let fitting = idle.iter().enumerate().filter(|(_, memory)| lengths.contains(&memory.len()));
+            let smallest = fitting.min_by_key(|(_, memory)| memory.len()).map(|(place, _)| place);
+            smallest.map(|place| idle.swap_remove(place))
         };
+        let memory = known.unwrap_or_else(|| vec![0; new_bytes].into_boxed_slice());
         Self { memory, bytes }
     }
 }
@@ -59,7 +63,7 @@ impl AsRef<[u8]> for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let memory = std::mem::take(&mut self.memory);
-        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = idle();
         let idle_bytes: usize = idle.iter().map(|memory| memory.len()).sum();
         if idle_bytes + memory.len() <= IDLE_BYTES_MAX {
             idle.push(memory);
@@ -148,63 +152,71 @@ impl ObjectStore for Disk {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
-    use object_store::{Error, ObjectStoreExt};
-
     use super::*;
 
     const FILE_BYTES: usize = 5 << 20;
 
-    /// A file in which every byte says where it stands.
-    fn file(folder: &tempfile::TempDir) -> (Vec<u8>, Path) {
-        let bytes: Vec<u8> = (0..FILE_BYTES).map(|at| (at % 251) as u8 ^ (at >> 16) as u8).collect();
+    type Tested = std::result::Result<(), Box<dyn std::error::Error>>;
+
+    /// A file in which every byte says where it stands, and what is in it. It goes with the folder.
+    fn file() -> std::io::Result<(tempfile::TempDir, std::path::PathBuf, Vec<u8>)> {
+        let folder = tempfile::tempdir()?;
         let path = folder.path().join("file");
-        std::fs::write(&path, &bytes).unwrap();
-        (bytes, Path::from_absolute_path(path).unwrap())
+        let bytes: Vec<u8> = (0..FILE_BYTES).map(|at| (at % 251) as u8 ^ (at >> 16) as u8).collect();
+        std::fs::write(&path, &bytes)?;
+        Ok((folder, path, bytes))
     }
 
-    #[tokio::test]
-    async fn parts_are_those_of_the_file_whatever_their_memory_held_before() {
-        let folder = tempfile::tempdir().unwrap();
-        let (bytes, path) = file(&folder);
-        let disk = Disk::default();
+    #[test]
+    fn parts_are_those_of_the_file_whatever_their_memory_held_before() -> Tested {
+        let (_folder, path, bytes) = file()?;
         let lengths = [FILE_BYTES, 1, BUFFER_BYTES_STEP - 1, BUFFER_BYTES_STEP, 2 * BUFFER_BYTES_STEP + 7, 0];
+        let all_but_the_ends = 5..(FILE_BYTES as u64 - 5);
         for start in [0, 3, 70_000] {
-            // Two at a time, so that one is held while others come and go.
-            let held = disk.get_range(&path, 5..(FILE_BYTES as u64 - 5)).await.unwrap();
+            // Held while others come and go.
+            let held = read_parts(&path, std::slice::from_ref(&all_but_the_ends))?;
             let ranges: Vec<Range<u64>> =
                 lengths.iter().map(|length| start..(start + *length as u64).min(FILE_BYTES as u64)).collect();
-            let parts = disk.get_ranges(&path, &ranges).await.unwrap();
+            let parts = read_parts(&path, &ranges)?;
             for (range, part) in ranges.into_iter().zip(parts) {
                 assert!(part == bytes[range.start as usize..range.end as usize], "{range:?}");
             }
-            assert!(held == bytes[5..FILE_BYTES - 5]);
+            assert!(held[0] == bytes[5..FILE_BYTES - 5]);
         }
+        Ok(())
     }
 
     #[tokio::test]
-    async fn memory_that_waits_is_bounded() {
-        let folder = tempfile::tempdir().unwrap();
-        let (_, path) = file(&folder);
+    async fn memory_that_waits_is_bounded() -> Tested {
+        let (_folder, path, _) = file()?;
+        let path = Path::from_absolute_path(path)?;
         let whole = vec![0..FILE_BYTES as u64; 2 * IDLE_BYTES_MAX / FILE_BYTES];
-        drop(Disk::default().get_ranges(&path, &whole).await.unwrap());
-        let idle: usize = IDLE.lock().unwrap().iter().map(|memory| memory.len()).sum();
-        assert!((1..=IDLE_BYTES_MAX).contains(&idle), "{idle} bytes");
+        drop(Disk::default().get_ranges(&path, &whole).await?);
+        let idle_bytes: usize = idle().iter().map(|memory| memory.len()).sum();
+        assert!((1..=IDLE_BYTES_MAX).contains(&idle_bytes), "{idle_bytes} bytes");
+        Ok(())
+    }
+
+    #[test]
+    fn a_small_part_does_not_keep_much_memory() {
+        drop(Buffer::of(IDLE_BYTES_MAX));
+        let small = Buffer::of(BUFFER_BYTES_STEP + 1);
+        assert!(small.memory.len() <= 4 * BUFFER_BYTES_STEP, "{} bytes", small.memory.len());
     }
 
     #[tokio::test]
-    async fn what_cannot_be_read_is_told_as_the_file_system_tells_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let (_, path) = file(&folder);
-        let disk = Disk::default();
+    async fn what_cannot_be_read_is_told_as_the_file_system_tells_it() -> Tested {
+        let (folder, path, _) = file()?;
+        let (disk, path) = (Disk::default(), Path::from_absolute_path(path)?);
         let behind_the_end = (FILE_BYTES as u64 + 1)..(2 * FILE_BYTES as u64);
         let ranges = std::slice::from_ref(&behind_the_end);
-        let error = disk.get_ranges(&path, ranges).await.unwrap_err();
-        let plain = LocalFileSystem::new().get_ranges(&path, ranges).await.unwrap_err();
-        assert_eq!(error.to_string(), plain.to_string());
-        let missing = Path::from_absolute_path(folder.path().join("missing")).unwrap();
-        let error = disk.get_ranges(&missing, ranges).await.unwrap_err();
-        assert!(matches!(error, Error::NotFound { .. }), "{error}");
+        let told = disk.get_ranges(&path, ranges).await.map_err(|error| error.to_string());
+        assert_eq!(told, LocalFileSystem::new().get_ranges(&path, ranges).await.map_err(|error| error.to_string()));
+        assert!(told.is_err());
+        let missing = Path::from_absolute_path(folder.path().join("missing"))?;
+        let told = disk.get_ranges(&missing, ranges).await;
+        assert!(matches!(told, Err(object_store::Error::NotFound { .. })), "{told:?}");
+        Ok(())
     }
 }
