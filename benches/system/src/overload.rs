@@ -65,7 +65,7 @@ fn project() -> Result<PathBuf> {
 /// The server, on its one core.
 fn start(folder: &Path) -> Result<Server> {
     let mut command = Command::new("taskset");
-    command.args(["-c", &SERVER_CORE.to_string()]).arg(project::binary()?.canonicalize()?);
+    command.args(["-c", &SERVER_CORE.to_string()]).arg(project::binary()?);
     command.args(["serve", "--listen", "127.0.0.1:0"]);
     Server::start(project::work_on(folder, command))
 }

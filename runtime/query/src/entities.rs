@@ -338,6 +338,21 @@ mod tests {
         found
     }
 
+    /// The entities of these rows, numbered by key, and the entity of every row.
+    fn numbered(keys: &[ArrayRef]) -> (Entities, Vec<u32>) {
+        let rows = keys[0].len();
+        let mut entities = Entities::default();
+        let mut added = entities.add(&JoinKeys::try_new(keys, rows).unwrap(), rows).unwrap();
+        entities.number_by_key(keys, &mut added).unwrap();
+        (entities, added)
+    }
+
+    /// These rows of each column.
+    fn taken(keys: &[ArrayRef], rows: &[u32]) -> Vec<ArrayRef> {
+        let rows = UInt32Array::from(rows.to_vec());
+        keys.iter().map(|key| arrow_select::take::take(key.as_ref(), &rows, None).unwrap()).collect()
+    }
+
     #[test]
     fn short_long_and_null_texts_keep_apart_in_both_layouts() {
         let texts = ["", "a", "twelve bytes", "thirteen byte", "thirteen bytf", "a", "thirteen byte"];
@@ -361,25 +376,18 @@ mod tests {
         let texts: ArrayRef = Arc::new(StringArray::from(names.to_vec()));
         let numbers_of: ArrayRef = Arc::new(Int64Array::from(counts.to_vec()));
         for keys in [vec![texts.clone()], vec![numbers_of.clone()], vec![texts, numbers_of]] {
-            let mut entities = Entities::default();
-            let mut added = entities.add(&JoinKeys::try_new(&keys, 8).unwrap(), 8).unwrap();
-            entities.number_by_key(&keys, &mut added).unwrap();
+            let (entities, added) = numbered(&keys);
             // In the order of the spine, by key, and the other way round.
             let mut by_key: Vec<u32> = (0..8).collect();
             by_key.sort_by_key(|row| added[*row as usize]);
             let backwards: Vec<u32> = by_key.iter().rev().copied().collect();
             for order in [(0..8).collect(), by_key, backwards] {
-                let rows = UInt32Array::from(order.clone());
-                let asked: Vec<ArrayRef> =
-                    keys.iter().map(|key| arrow_select::take::take(key.as_ref(), &rows, None).unwrap()).collect();
                 let expected: Vec<u32> = order.iter().map(|row| added[*row as usize]).collect();
-                assert_eq!(numbers(&entities, &asked, 8), expected);
+                assert_eq!(numbers(&entities, &taken(&keys, &order), 8), expected);
             }
         }
         let keys: [ArrayRef; 1] = [Arc::new(Int64Array::from(vec![Some(5), None, Some(-5)]))];
-        let mut entities = Entities::default();
-        let mut added = entities.add(&JoinKeys::try_new(&keys, 3).unwrap(), 3).unwrap();
-        entities.number_by_key(&keys, &mut added).unwrap();
+        let (_, added) = numbered(&keys);
         assert_eq!(added, [1, NO_ENTITY, 0], "numbers by their size; a null is nobody");
     }
 
@@ -400,18 +408,15 @@ mod tests {
             (number(&numbers_known), number(&numbers_asked), positions(&numbers_known, &numbers_asked)),
         ];
         for (known, asked, positions) in sides {
-            let (keys, rows) = ([known.clone()], known.len());
-            let mut entities = Entities::default();
-            let mut added = entities.add(&JoinKeys::try_new(&keys, rows).unwrap(), rows).unwrap();
-            entities.number_by_key(&keys, &mut added).unwrap();
+            let (entities, added) = numbered(&[known]);
             assert!(entities.is_ranked);
             let forward: Vec<u32> = (0..asked.len() as u32).collect();
             let strides: Vec<u32> = forward.iter().map(|row| row * 5 % asked.len() as u32).collect();
             for order in [forward.clone(), forward.into_iter().rev().collect(), strides] {
-                let turned = arrow_select::take::take(asked.as_ref(), &UInt32Array::from(order.clone()), None).unwrap();
+                let turned = taken(std::slice::from_ref(&asked), &order);
                 let entity_at = |row: &u32| positions[*row as usize].map_or(NO_ENTITY, |known| added[known]);
                 let expected: Vec<u32> = order.iter().map(entity_at).collect();
-                assert_eq!(numbers(&entities, &[turned], order.len()), expected);
+                assert_eq!(numbers(&entities, &turned, order.len()), expected);
             }
         }
     }
