@@ -88,8 +88,7 @@ prepare() { # what one bar of whole processes needs
   esac
 }
 
-# All at once: each selection of packages would compile DataFusion with features of its own.
-"$cargo" build --locked --release --workspace --bins
+scripts/release.sh
 EADEM_BUILD="$target_dir/release/eadem-build" scripts/components.sh
 failed=()
 if [[ ${#engine_bars[@]} -gt 0 ]]; then
