@@ -28,6 +28,9 @@ pub struct Engine(Arc<Inner>);
 struct Inner {
     config: EngineConfig,
     running: wasmtime::Engine,
+    /// The clock of its deadlines, started with the first component: a server without any is not woken a thousand times a
+    /// second.
+    ticker: OnceLock<Result<(), String>>,
     linker: Linker<CallState>,
     measuring: OnceLock<Result<Measuring, String>>,
     /// `None`: this engine is for one trial, and keeps nothing.
@@ -79,8 +82,7 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Starts an engine: reserves the address space of its pool, opens (or makes) the directory of artefacts and its
-    /// key, starts the clock of deadlines.
+    /// Starts an engine: reserves the address space of its pool, opens (or makes) the directory of artefacts and its key.
     ///
     /// # Errors
     /// [`EngineError::Start`]: the pool does not fit into the address space, the directory or the key cannot be used.
@@ -104,14 +106,24 @@ impl Engine {
         config.check().map_err(start)?;
         let running = wasmtime::Engine::new(&flavour::running_config(&config))
             .map_err(|error| start(format!("{error:#} (instances_max is {})", config.instances_max)))?;
-        ticker::start(&running, tick(&config)).map_err(start)?;
         let linker = linker(&running).map_err(start)?;
         let fingerprint = fingerprint::of(&running);
         let artifacts = artifacts(&config, fingerprint.clone()).map_err(start)?;
         let cpu_pool = CpuPool::new(&config).map_err(start)?;
-        let measuring = OnceLock::new();
+        let (ticker, measuring) = (OnceLock::new(), OnceLock::new());
         let compiling = Compiling::default();
-        Ok(Self(Arc::new(Inner { config, running, linker, measuring, artifacts, compiling, fingerprint, cpu_pool })))
+        let inner = Inner {
+            config,
+            running,
+            ticker,
+            linker,
+            measuring,
+            artifacts,
+            compiling,
+            fingerprint,
+            cpu_pool,
+        };
+        Ok(Self(Arc::new(inner)))
     }
 
     /// The configuration that the engine was started with.
@@ -190,7 +202,7 @@ impl Engine {
             }
         };
         let component = self.trust(&authentic);
-        let linked = component.and_then(|component| Linked::new(&self.0.linker, &component));
+        let linked = component.and_then(|component| self.link(&component));
         linked.inspect_err(|error| tracing::warn!(%digest, error, "an authentic artefact cannot be used")).ok()
     }
 
@@ -202,7 +214,14 @@ impl Engine {
             return Linked::new(&measuring.linker, &component);
         }
         let component = deserialize(&self.0.running, code)?;
-        Linked::new(&self.0.linker, &component)
+        self.link(&component)
+    }
+
+    /// Links a component that can be called from then on.
+    fn link(&self, component: &Component) -> Result<Linked, String> {
+        let ticker = self.0.ticker.get_or_init(|| ticker::start(&self.0.running, tick(&self.0.config)));
+        ticker.clone()?;
+        Linked::new(&self.0.linker, component)
     }
 
     /// Keeps an artefact for the next time. Without it everything works, only later: a full disk stops no request.
