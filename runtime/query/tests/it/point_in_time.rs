@@ -33,8 +33,16 @@ struct Case {
     history: Vec<HistoryRow>,
     cut: KnownAtCut,
     ttl_us: Option<i64>,
+    horizon_us: Option<i64>,
     partitions: usize,
     batch_rows: usize,
+}
+
+impl Case {
+    /// Whether no read can tell a row of this time from none. A horizon that is not given is as long as the TTL.
+    fn is_gone(&self, at_us: i64, event_us: i64) -> bool {
+        self.ttl_us.is_some_and(|ttl_us| at_us - event_us >= ttl_us + self.horizon_us.unwrap_or(ttl_us))
+    }
 }
 
 /// Gives the ties of a case's rows, whose places are their numbers.
@@ -80,8 +88,7 @@ fn oracle(case: &Case) -> Vec<Found> {
             }
         }
         let row = best?;
-        let gone = case.ttl_us.is_some_and(|ttl_us| at_us - row.event_us >= 2 * ttl_us);
-        (!gone).then_some((row.event_us, row.known_us, row.tie))
+        (!case.is_gone(*at_us, row.event_us)).then_some((row.event_us, row.known_us, row.tie))
     };
     case.spine.iter().map(winner).collect()
 }
@@ -144,7 +151,7 @@ fn plan(case: &Case, ties: Arc<Ties>) -> Arc<dyn ExecutionPlan> {
         spine_kept: vec![0, 1, 2],
         history: HistoryColumns { keys: vec![0, 1], event_time: 2, known_at: 3, place: 4 },
         cut: case.cut,
-        lifetime: Lifetime { ttl_us: case.ttl_us, horizon_us: None },
+        lifetime: Lifetime { ttl_us: case.ttl_us, horizon_us: case.horizon_us },
     };
     Arc::new(PointInTimeJoinExec::try_new(spine_plan, history, ties, join).unwrap())
 }
@@ -198,12 +205,13 @@ fn case() -> impl Strategy<Value = Case> {
     });
     let history = prop::collection::vec(row, 0..60);
     let cut = prop_oneof![Just(KnownAtCut::Spine), Just(KnownAtCut::None), (-4_i64..12).prop_map(KnownAtCut::Fixed)];
-    let ttl_us = prop::option::of(1_i64..6);
+    let lifetime = prop::option::of((1_i64..6, prop::option::of(0_i64..6)))
+        .prop_map(|lifetime| lifetime.map_or((None, None), |(ttl_us, horizon_us)| (Some(ttl_us), horizon_us)));
     let partitions = prop::sample::select(vec![1_usize, 2, 7]);
     let epochs_us = prop::sample::select(EPOCHS_US.to_vec());
-    (spine, history, cut, ttl_us, partitions, 1_usize..20, epochs_us).prop_map(
-        |(spine, history, cut, ttl_us, partitions, batch_rows, epoch_us)| {
-            Case { spine, history, cut, ttl_us, partitions, batch_rows }.moved_by(epoch_us)
+    (spine, history, cut, lifetime, partitions, 1_usize..20, epochs_us).prop_map(
+        |(spine, history, cut, (ttl_us, horizon_us), partitions, batch_rows, epoch_us)| {
+            Case { spine, history, cut, ttl_us, horizon_us, partitions, batch_rows }.moved_by(epoch_us)
         },
     )
 }
@@ -244,12 +252,11 @@ fn the_join_finds_what_the_oracle_finds() {
     proptest!(cases(1_500), |(case in case())| {
         tried.fetch_add(1, Ordering::Relaxed);
         // A row that no read can tell from none may be handed on or not: its status is `missing` either way.
-        let gone = |at_us: i64, event_us: i64| case.ttl_us.is_some_and(|ttl_us| at_us - event_us >= 2 * ttl_us);
         let found = run(&case);
         let told_apart: Vec<_> = found
             .into_iter()
             .zip(&case.spine)
-            .map(|(row, (_, at_us))| row.filter(|(event_us, ..)| !gone(*at_us, *event_us)))
+            .map(|(row, (_, at_us))| row.filter(|(event_us, ..)| !case.is_gone(*at_us, *event_us)))
             .collect();
         prop_assert_eq!(told_apart, oracle(&case));
     });
@@ -277,6 +284,7 @@ fn explain_shows_the_join() {
         history: vec![],
         cut: KnownAtCut::Spine,
         ttl_us: None,
+        horizon_us: None,
         partitions: 2,
         batch_rows: 1,
     };
@@ -307,6 +315,7 @@ fn rows_with_equal_times_are_told_apart_in_bounded_memory() {
             .collect(),
         cut: KnownAtCut::Spine,
         ttl_us: None,
+        horizon_us: None,
         partitions: 3,
         batch_rows: 8_192,
     };

@@ -73,12 +73,14 @@ pub fn history(random: &mut StdRng, start: i64, rows: usize) -> RecordBatch {
 
 /// Moments that a history from `start` on is asked about.
 pub fn spine(random: &mut StdRng, start: i64, rows: usize) -> RecordBatch {
-    let entities: Vec<u8> = (0..rows).map(|_| random.random_range(0..7)).collect();
+    let mut entities = || (0..rows).map(|_| random.random_range(0..7)).collect::<Vec<u8>>();
+    let (cards, others) = (entities(), entities());
     // On the second, and a microsecond to either side: where candidates and TTLs begin and end.
     let at_us: Vec<i64> =
         (0..rows).map(|_| start + random.random_range(-2..70) * SECOND_US + random.random_range(-1..2)).collect();
     RecordBatch::try_from_iter([
-        ("card", keys(&entities)),
+        ("card", keys(&cards)),
+        ("other", keys(&others)),
         ("seen_at", times(&at_us)),
         ("label", Arc::new(Int64Array::from_iter_values(0..rows as i64)) as ArrayRef),
     ])
@@ -105,11 +107,11 @@ fn oracle<'a>(rows: &'a [Row], card: &str, at_us: i64, cut: KnownAtCut) -> Optio
     best
 }
 
-fn oracle_value(row: Option<&Row>, feature: usize, at_us: i64, ttl_us: Option<i64>) -> (Value, &'static str) {
+fn oracle_value(row: Option<&Row>, feature: usize, at_us: i64, lifetime: Lifetime) -> (Value, &'static str) {
     let Some(row) = row else { return (Value::Null, "missing") };
     let age_us = at_us - row.order.event_time_us;
-    if let Some(ttl_us) = ttl_us {
-        if age_us >= 2 * ttl_us {
+    if let Some(ttl_us) = lifetime.ttl_us {
+        if age_us >= ttl_us + lifetime.horizon_us.unwrap_or(ttl_us) {
             return (Value::Null, "missing");
         }
         if age_us >= ttl_us {
@@ -206,16 +208,23 @@ const STARTS: [&str; 7] = [
 async fn a_training_set_is_what_the_oracle_finds() {
     let seed = crate::support::seed();
     let mut random = StdRng::seed_from_u64(seed);
-    let ttls = [None, Some(5 * SECOND_US), Some(1)];
+    let lifetime = |ttl_us, horizon_us| Lifetime { ttl_us, horizon_us };
+    let lifetimes = [
+        Lifetime::FOREVER,
+        lifetime(Some(5 * SECOND_US), None),
+        lifetime(Some(1), None),
+        lifetime(Some(5 * SECOND_US), Some(0)),
+        lifetime(Some(3 * SECOND_US), Some(12 * SECOND_US)),
+    ];
     let rounds = crate::support::cases(STARTS.len(), 60);
     let mut compared = 0;
     for round in 0..rounds {
-        let (ttl_us, start) = (ttls[round % ttls.len()], at(STARTS[round % STARTS.len()]));
+        let (lifetime, start) = (lifetimes[round % lifetimes.len()], at(STARTS[round % STARTS.len()]));
         let cuts = [KnownAtCut::Spine, KnownAtCut::None, KnownAtCut::Fixed(start + 20 * SECOND_US)];
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let mut plain = view("plain", source("h", folder), doubler());
-        plain.lifetime = Lifetime { ttl_us, horizon_us: None };
+        plain.lifetime = lifetime;
         // Some histories begin in a far future.
         plain.source.max_ahead_us = 400 * 366 * 86_400 * SECOND_US;
         let history = history(&mut random, start, 150);
@@ -235,9 +244,16 @@ async fn a_training_set_is_what_the_oracle_finds() {
         write_parquet(&spine_path, &spine, 50);
 
         for cut in cuts {
-            let features =
-                [("doubled", 0, "doubled"), ("text", 0, "text"), ("r_doubled", 1, "doubled"), ("r_text", 1, "text")];
-            let views = vec![stored(&plain, "card"), stored(&on_read, "card")];
+            let features = [
+                ("doubled", 0, "doubled"),
+                ("text", 0, "text"),
+                ("r_doubled", 1, "doubled"),
+                ("r_text", 1, "text"),
+                ("other_doubled", 2, "doubled"),
+                ("other_text", 2, "text"),
+            ];
+            // One view in two roles, and the same function once more, computed on read.
+            let views = vec![stored(&plain, "card"), stored(&on_read, "card"), stored(&plain, "other")];
             let spec = DatasetSpec { cut, ..dataset(&spine_path, views, &features) };
             let out = folder.join(format!("set-{round}.parquet"));
             let report = create_dataset(&store, &spec, out.to_str().unwrap()).await.unwrap();
@@ -253,26 +269,30 @@ async fn a_training_set_is_what_the_oracle_finds() {
             let (mut keys, mut reads, mut winners) = (Vec::new(), Vec::new(), Vec::new());
             for row in 0..set.num_rows() {
                 assert_eq!(value(&set, "label", row), Value::Int64(row as i64), "the spine's order is kept");
-                let (Value::Utf8(card), Value::Timestamp(at_us)) =
-                    (value(&set, "card", row), value(&set, "seen_at", row))
+                let (Value::Utf8(card), Value::Utf8(other), Value::Timestamp(at_us)) =
+                    (value(&set, "card", row), value(&set, "other", row), value(&set, "seen_at", row))
                 else {
                     panic!("the spine's columns have changed")
                 };
                 let winner = oracle(&rows, &card, at_us, cut);
+                let winner_of_other = oracle(&rows, &other, at_us, cut);
                 compared += 1;
                 for (feature, name) in ["doubled", "text"].into_iter().enumerate() {
-                    let (expected, expected_status) = oracle_value(winner, feature, at_us, ttl_us);
-                    let at_row = format!("row {row}, {name}, cut {cut}, ttl {ttl_us:?}");
-                    assert!(value(&set, name, row).bits_eq(&expected), "{at_row}");
-                    assert_eq!(status(&set, name, row), expected_status, "{at_row}");
-                    let on_read = format!("r_{name}");
-                    assert!(value(&set, &on_read, row).bits_eq(&expected), "on read: {at_row}");
-                    assert_eq!(status(&set, &on_read, row), expected_status, "on read: {at_row}");
+                    for (column, winner) in [
+                        (name.to_owned(), winner),
+                        (format!("r_{name}"), winner),
+                        (format!("other_{name}"), winner_of_other),
+                    ] {
+                        let (expected, expected_status) = oracle_value(winner, feature, at_us, lifetime);
+                        let at_row = format!("row {row}, {column}, cut {cut}, {lifetime:?}");
+                        assert!(value(&set, &column, row).bits_eq(&expected), "{at_row}");
+                        assert_eq!(status(&set, &column, row), expected_status, "{at_row}");
+                    }
                 }
                 if cut == KnownAtCut::Spine {
                     keys.push(EntityKey(vec![KeyValue::Utf8(card)]));
                     reads.push(ReadAt::as_known_then(at_us));
-                    winners.push((winner, oracle_value(winner, 0, at_us, ttl_us).1));
+                    winners.push((winner, oracle_value(winner, 0, at_us, lifetime).1));
                 }
             }
             // Requests look into the same table, for many entities at once.
