@@ -107,6 +107,7 @@ pub(crate) fn join(store: &str, spine: &str, out: &str, memory_bytes_max: usize)
         workers: THREADS,
         options: DatasetOptions { statistics: false, ..DatasetOptions::default() },
         memory_bytes_max,
+        protected: Vec::new(),
         watch: DatasetWatch::default(),
     };
     let report = backfill::runtime()?.block_on(create_dataset(&OfflineStore::open(store)?, &spec, out))?;

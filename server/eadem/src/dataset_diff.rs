@@ -1,17 +1,21 @@
 //! What has changed between two recorded training sets.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use eadem_offline::{
-    ColumnChanges, DatasetDiff, DatasetStatistics, DatasetWatch, DiffSide, MatchedBy, diff_datasets, file_digest_of,
+    ColumnChanges, DatasetDiff, DatasetStatistics, DiffSide, MatchedBy, OfflineError, diff_datasets, file_digest_of,
+    unless_cancelled,
 };
 use eadem_registry::DatasetRecord;
 use serde_json::{Value as Json, json};
 
 use crate::dataset_request::DiffRequest;
-use crate::datasets::{rebuild_to, recipe_of};
+use crate::datasets::{rebuild_to, recipe_of, watch};
 use crate::home::Stores;
+use crate::workers::Handle;
 
 /// A file of the comparison, and the folder to remove afterwards if it was made for it.
 struct Side {
@@ -20,13 +24,19 @@ struct Side {
 }
 
 /// Compares two datasets: their files where they still are what was written, else what their recipes make again.
-pub(crate) async fn run(stores: &Stores, id: &str, request: &DiffRequest, step: &dyn Fn(&str)) -> anyhow::Result<Json> {
-    let scratch = Scratch::open(&stores.data_dir.join("scratch").join(id))?;
+pub(crate) async fn run(
+    stores: &Stores,
+    id: &str,
+    request: &DiffRequest,
+    handle: &Arc<Handle>,
+    step: &dyn Fn(&str),
+) -> anyhow::Result<Json> {
+    let scratch = Scratch::open(&stores.data_dir.join(SCRATCH).join(id))?;
     let (a, b) = (&request.diff.0, &request.diff.1);
-    let a = side(stores, &stores.registry.dataset(a).await?, scratch.folder(), "a", step).await?;
-    let b = side(stores, &stores.registry.dataset(b).await?, scratch.folder(), "b", step).await?;
-    step("comparing");
-    let diff = diff_datasets(&a.diff, &b.diff).await?;
+    let a = side(stores, &stores.registry.dataset(a).await?, &scratch.file("a"), handle, step).await?;
+    let b = side(stores, &stores.registry.dataset(b).await?, &scratch.file("b"), handle, step).await?;
+    step(COMPARING);
+    let diff = diff_datasets(&a.diff, &b.diff, &watch(handle, COMPARING)).await?;
     let notes: Vec<String> = a.note.into_iter().chain(b.note).collect();
     let mut lines = notes.clone();
     lines.extend(diff_lines(&diff));
@@ -42,27 +52,56 @@ async fn side(
     stores: &Stores,
     record: &DatasetRecord,
     scratch: &Path,
-    name: &str,
+    handle: &Arc<Handle>,
     step: &dyn Fn(&str),
 ) -> anyhow::Result<Side> {
     let recipe = recipe_of(record)?;
     let statistics: Option<DatasetStatistics> = serde_json::from_value(record.report["statistics"].clone())
         .with_context(|| format!("the statistics of dataset {} cannot be read", record.id))?;
-    let is_as_written = match file_digest_of(&record.output).await {
-        Ok(digest) => digest == recipe.file_digest,
-        Err(_) => false,
-    };
-    if is_as_written {
+    let digest = async { Ok::<_, OfflineError>(file_digest_of(&record.output).await) };
+    let digest = unless_cancelled(&handle.cancel, digest).await?;
+    if digest.is_ok_and(|digest| digest == recipe.file_digest) {
         return Ok(Side { diff: DiffSide { file: record.output.clone(), recipe, statistics }, note: None });
     }
-    step(&format!("making dataset {} again", record.id));
+    let making = format!("making dataset {} again", record.id);
+    step(&making);
     let ending = record.output.rsplit_once('.').map_or("parquet", |(_, ending)| ending);
-    let file = scratch.join(format!("{name}.{ending}")).display().to_string();
-    rebuild_to(stores, record, &file, DatasetWatch::default())
+    let file = scratch.with_extension(ending).display().to_string();
+    rebuild_to(stores, record, &file, Vec::new(), watch(handle, &making))
         .await
         .with_context(|| format!("dataset {} cannot be made again", record.id))?;
     let note = format!("{} is gone or has changed: dataset {} was made again to compare it", record.output, record.id);
     Ok(Side { diff: DiffSide { file, recipe, statistics }, note: Some(note) })
+}
+
+/// What a job does that compares, once rows of both are read.
+const COMPARING: &str = "comparing";
+
+/// The folder of the data directory with a folder for every comparison that is at work.
+const SCRATCH: &str = "scratch";
+
+/// Removes what comparisons have left whose processes were killed. Nobody is at them, and one that is resumed begins anew.
+///
+/// # Errors
+/// A folder that cannot be read or removed, a registry that does not answer.
+pub(crate) async fn remove_left_scratch(stores: &Stores) -> anyhow::Result<()> {
+    let folder = stores.data_dir.join(SCRATCH);
+    let failed = || format!("what comparisons have left in {} could not be removed", folder.display());
+    let entries = match std::fs::read_dir(&folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.and_then(|entries| entries.collect::<Result<Vec<_>, _>>()).with_context(failed)?,
+    };
+    if entries.is_empty() {
+        return Ok(());
+    }
+    // First what is there, then who is at work: what is made in between is nobody's that is gone.
+    let at_work = stores.registry.jobs_at_work(stores.clock.now_us()).await?;
+    for entry in entries {
+        if !entry.file_name().to_str().is_some_and(|job| at_work.contains(job)) {
+            std::fs::remove_dir_all(entry.path()).with_context(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// A folder that is gone when the work is done, whatever came of it.
@@ -74,8 +113,9 @@ impl Scratch {
         Ok(Self(folder.to_owned()))
     }
 
-    fn folder(&self) -> &Path {
-        &self.0
+    /// A file in it, which still needs an ending.
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use eadem_api::serving::validation;
@@ -10,8 +11,8 @@ use eadem_api::{Problem, check_not_retired};
 use eadem_engine::CallClass;
 use eadem_offline::{
     DatasetFeature, DatasetOptions, DatasetReport, DatasetSpec, DatasetWatch, KeptSpine, Location, OfflineError,
-    OnDemandBinding, OnDemandView, OutputFormat, ReadVersion, Recipe, SpineColumns, SpineQuery, StoredView,
-    ViewOfService, create_dataset, keep_entities_spine, rebuild_dataset, tables_of_query,
+    OnDemandBinding, OnDemandView, OutputFormat, ProtectedPlace, ReadVersion, Recipe, SpineColumns, SpineQuery,
+    StoredView, ViewOfService, create_dataset, keep_entities_spine, rebuild_dataset, tables_of_query, unless_cancelled,
 };
 use eadem_registry::model::{BoundTo, ResolvedService, ViewRef, ViewVersion, required_key_name};
 use eadem_registry::{DatasetColumn, DatasetRecord, ObjectKind, Registry};
@@ -63,7 +64,12 @@ pub(crate) async fn check_and_pin(stores: &Stores, request: &DatasetRequest) -> 
                 return Err(malformed(format!("output `{output}`: a training set is a .parquet or an .arrow file")));
             }
             check_place(&request.output)?;
-            known_dataset(stores, &request.rebuild).await.map(|_| None)
+            let record = known_dataset(stores, &request.rebuild).await?;
+            let protected = protected_from_rebuild(stores, &record).await;
+            let protected =
+                protected.map_err(|error| Problem::internal("the sources could not be read", format!("{error:#}")))?;
+            ProtectedPlace::check(protected, &request.output).map_err(|error| malformed(error.to_string()))?;
+            Ok(None)
         }
         DatasetRequest::Diff(DiffRequest { diff: (a, b) }) => {
             known_dataset(stores, a).await?;
@@ -95,6 +101,30 @@ pub(crate) async fn check_and_pin(stores: &Stores, request: &DatasetRequest) -> 
             Ok(Some(Pins { service: spec.service, inputs: PinnedInputs { spine, tables } }))
         }
     }
+}
+
+/// Places that no training set takes: what registered sources read, whether it is made of them or not.
+async fn protected_places(stores: &Stores) -> anyhow::Result<Vec<ProtectedPlace>> {
+    let sources = stores.registry.sources().await?;
+    // One that has nothing to read has no place.
+    let specs = sources.iter().filter_map(|source| source_spec(&stores.project, source).ok());
+    Ok(specs.flat_map(|source| ProtectedPlace::of_source(&source)).collect())
+}
+
+/// The same for one that is made again: also the spine that it was made of at first. The recipe has a copy of that, and only the
+/// job knows where it was.
+async fn protected_from_rebuild(stores: &Stores, record: &DatasetRecord) -> anyhow::Result<Vec<ProtectedPlace>> {
+    let mut places = protected_places(stores).await?;
+    let spec = match stores.registry.job(&record.id).await {
+        Ok(job) => job.spec,
+        Err(error) if error.is_not_found() => Json::Null,
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(spine) = spec["spine"].as_str() {
+        let what = format!("the spine that dataset {} was made of", record.id);
+        places.push(ProtectedPlace { what, location: spine.to_owned() });
+    }
+    Ok(places)
 }
 
 async fn known_dataset(stores: &Stores, id: &str) -> Result<DatasetRecord, Problem> {
@@ -218,13 +248,13 @@ pub(crate) async fn run(
         DatasetRequest::Create(request) => (create(stores, id, *request, handle, &step).await?, "written"),
         DatasetRequest::Rebuild(request) => {
             step("joining");
-            (rebuild(stores, request, watch(handle)).await?, "written")
+            (rebuild(stores, request, watch(handle, WRITING)).await?, "written")
         }
-        DatasetRequest::Diff(request) => (dataset_diff::run(stores, id, &request, &step).await?, "compared"),
+        DatasetRequest::Diff(request) => (dataset_diff::run(stores, id, &request, handle, &step).await?, "compared"),
     };
     let rows = made["rows"].as_u64().unwrap_or_default();
-    let message = message.to_owned();
-    handle.report(eadem_api::JobProgress { done: 1, total: 1, rows, message, ..Default::default() });
+    let (message, rows_per_s) = (message.to_owned(), handle.progress().rows_per_s);
+    handle.report(eadem_api::JobProgress { done: 1, total: 1, rows, rows_per_s, message, ..Default::default() });
     Ok(made)
 }
 
@@ -285,11 +315,16 @@ async fn make_spine(
     spec: &DatasetSpec,
     step: &dyn Fn(&str),
 ) -> anyhow::Result<MadeSpine> {
+    let cancel = &spec.watch.cancel;
     Ok(match request.spine_source()? {
-        SpineSource::File(file) => MadeSpine { kept: Some(keep_spine(stores, file).await?), notes: Vec::new() },
+        SpineSource::File(file) => {
+            let kept = unless_cancelled(cancel, keep_spine(stores, file)).await?;
+            MadeSpine { kept: Some(kept), notes: Vec::new() }
+        }
         SpineSource::Query(sql) => {
             step("asking the sources for the spine");
-            let found = spine_query(stores, sql).await?.keep(&stores.offline, id).await?;
+            let query = unless_cancelled(cancel, spine_query(stores, sql)).await?;
+            let found = query.keep(&stores.offline, id, cancel).await?;
             MadeSpine { kept: Some(found.kept), notes: found.notes }
         }
         SpineSource::Entities(times) => {
@@ -300,18 +335,13 @@ async fn make_spine(
     })
 }
 
-/// The job as whoever makes its training set sees it.
-fn watch(handle: &Arc<Handle>) -> DatasetWatch {
-    let told = Arc::clone(handle);
-    let progress = move |done: u64, total: u64| {
-        told.report(eadem_api::JobProgress {
-            done,
-            total,
-            rows: done,
-            message: "joining and writing".to_owned(),
-            ..Default::default()
-        });
-    };
+/// What a job does that makes a training set, once its rows come.
+const WRITING: &str = "joining and writing";
+
+/// The job as whoever makes or reads its training set sees it. How fast that is counts from now on.
+pub(crate) fn watch(handle: &Arc<Handle>, message: &str) -> DatasetWatch {
+    let (told, began, message) = (Arc::clone(handle), Instant::now(), message.to_owned());
+    let progress = move |done: u64, total: u64| told.rows(done, total, began.elapsed(), message.clone());
     DatasetWatch { cancel: handle.cancel.clone(), progress: Some(Arc::new(progress)) }
 }
 
@@ -325,9 +355,10 @@ async fn create(
     let service = stores.registry.resolve_service(&request.service).await?;
     let cut: KnownAtCut = request.known_at_cut.parse().context("known_at_cut is `spine`, `none` or an instant")?;
     let mut spec = dataset_spec(stores, &service, cut, &request).await?;
+    spec.watch.cancel = handle.cancel.clone();
     let spine = spine_of_job(stores, id, &request, &spec, step).await?;
     spec.kept_spine = spine.kept;
-    spec.watch = watch(handle);
+    spec.watch = watch(handle, WRITING);
     step("joining");
     let mut report = create_dataset(&stores.offline, &spec, &request.output).await?;
     report.notes.extend(spine.notes);
@@ -339,7 +370,13 @@ async fn create(
         content_digest: report.content_digest,
         output: request.output.clone(),
         recipe: serde_json::to_value(&report.recipe)?,
-        report: json!({ "spine": report.spine, "statistics": report.statistics, "notes": report.notes }),
+        report: json!({
+            "spine": report.spine,
+            "statistics": report.statistics,
+            "errors": errors_json(&report),
+            "plans": report.plans,
+            "notes": report.notes,
+        }),
         columns: service
             .entries
             .iter()
@@ -358,7 +395,8 @@ async fn create(
 
 async fn rebuild(stores: &Stores, request: RebuildRequest, watch: DatasetWatch) -> anyhow::Result<Json> {
     let record = stores.registry.dataset(&request.rebuild).await?;
-    let report = rebuild_to(stores, &record, &request.output, watch).await?;
+    let protected = protected_from_rebuild(stores, &record).await?;
+    let report = rebuild_to(stores, &record, &request.output, protected, watch).await?;
     Ok(report_json(&record.id, &request.output, &report))
 }
 
@@ -367,6 +405,7 @@ pub(crate) async fn rebuild_to(
     stores: &Stores,
     record: &DatasetRecord,
     output: &str,
+    protected: Vec<ProtectedPlace>,
     watch: DatasetWatch,
 ) -> anyhow::Result<DatasetReport> {
     if let Some(hindrance) = erasure::hindrance_of_dataset(&stores.registry, &record.id).await? {
@@ -378,6 +417,7 @@ pub(crate) async fn rebuild_to(
         columns: recipe.columns.clone(),
         with_status: recipe.with_status,
         options: recipe.options.clone(),
+        protected,
         watch,
         ..service_spec(stores, &service, recipe.cut, None).await?
     };
@@ -408,6 +448,7 @@ async fn dataset_spec(
         columns: SpineColumns { timestamp: request.timestamp_column.clone(), renamed: request.columns.clone() },
         with_status: !request.no_status,
         options: request.options()?,
+        protected: protected_places(stores).await?,
         ..service_spec(stores, service, cut, pinned.map(|pinned| &pinned.tables)).await?
     })
 }
@@ -448,6 +489,7 @@ async fn service_spec(
         workers: WORKERS,
         options: DatasetOptions::default(),
         memory_bytes_max: stores.job_memory_bytes_max,
+        protected: Vec::new(),
         watch: DatasetWatch::default(),
     })
 }
@@ -539,9 +581,8 @@ fn report_json(id: &str, output: &str, report: &DatasetReport) -> Json {
     }
     let counts: Vec<String> = not_present.iter().map(|(status, count)| format!("{status} {count}")).collect();
     lines.push(format!("statuses: {}", counts.join(", ")));
-    for (view, row, reason) in report.errors.iter().take(5) {
-        lines.push(format!("{view} failed on row {row}: {reason}"));
-    }
+    let errors = errors_json(report);
+    lines.extend(failure_lines(&errors));
     lines.extend(report.spine.lines());
     lines.extend(report.notes.iter().cloned());
     json!({
@@ -552,10 +593,40 @@ fn report_json(id: &str, output: &str, report: &DatasetReport) -> Json {
         "statuses": report.statuses,
         "spine": report.spine,
         "statistics": report.statistics,
+        "errors": errors,
+        "plans": report.plans,
         "recipe": report.recipe,
         "notes": report.notes,
         "lines": lines,
     })
+}
+
+/// Rows on which on-demand views failed.
+fn errors_json(report: &DatasetReport) -> Json {
+    let failed = |(view, row, reason): &(String, usize, String)| json!({ "view": view, "row": row, "reason": reason });
+    report.errors.iter().map(failed).collect()
+}
+
+/// Failed rows that are told, each with its reason.
+const FAILURES_TOLD: usize = 5;
+
+/// What is told of [`errors_json`].
+pub(crate) fn failure_lines(errors: &Json) -> Vec<String> {
+    let errors = errors.as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = |value: &Json| value.as_str().unwrap_or_default().to_owned();
+    let line = |failed: &Json| {
+        format!("{} failed on row {}: {}", text(&failed["view"]), failed["row"], text(&failed["reason"]))
+    };
+    let mut lines: Vec<String> = errors.iter().take(FAILURES_TOLD).map(line).collect();
+    if errors.len() > FAILURES_TOLD {
+        lines.push(format!("on-demand views failed on more rows: the first {} are in `--output json`", errors.len()));
+    }
+    lines
+}
+
+/// Whether this is one of [`failure_lines`].
+pub(crate) fn is_failure_line(line: &str) -> bool {
+    line.contains(" failed on row ") || line.contains(" failed on more rows: ")
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use crate::dataset_request::{CreateRequest, DatasetRequest};
-use crate::datasets::{recipe_of, spine_made_by};
+use crate::datasets::{is_failure_line, recipe_of, spine_made_by};
 use crate::home::Stores;
 use crate::workers::Handle;
 
@@ -140,6 +140,8 @@ impl KeptSpines<'_> {
             }
             let mut report = record.report.clone();
             report["statistics"] = serde_json::to_value(self.stores.offline.forget_values(&recipe.digest()?).await?)?;
+            // Why a row failed is told in the words of its transform, which may repeat values.
+            report["errors"] = json!([]);
             registry.replace_dataset_report(&record.id, &report).await?;
             names.extend([record.id.as_str(), record.name.as_str()]);
             datasets.insert(record.id.clone());
@@ -166,11 +168,13 @@ impl KeptSpines<'_> {
             let line = format!("what was found is erased, with a training set that was compared: erasure {}", self.id);
             return Some(json!({ "lines": [line] }));
         }
-        let has_statistics = job.outcome["statistics"].is_object();
         let is_of_these = job.outcome["id"].as_str().is_some_and(|id| made.contains(id));
-        (has_statistics && is_of_these).then(|| {
+        is_of_these.then(|| {
             let mut outcome = job.outcome.clone();
-            outcome["statistics"] = Json::Null;
+            (outcome["statistics"], outcome["errors"]) = (Json::Null, json!([]));
+            if let Some(lines) = outcome["lines"].as_array_mut() {
+                lines.retain(|line| !line.as_str().is_some_and(is_failure_line));
+            }
             outcome
         })
     }

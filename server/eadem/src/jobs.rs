@@ -3,7 +3,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
@@ -130,6 +130,9 @@ struct Shared {
 
 /// How often a job that another process is at is looked at.
 const ELSEWHERE_POLL: Duration = Duration::from_millis(250);
+
+/// How long the registry may not answer before those who follow such a job are told so, and nothing more.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 impl JobRunner {
     /// A runner of a process that holds the online store, or of one beside it.
@@ -1011,14 +1014,35 @@ impl Jobs for JobRunner {
 }
 
 impl Shared {
-    /// Tells how far a job of another process is, for as long as anybody listens.
+    /// Tells how far a job of another process is, for as long as anybody listens. A registry that does not answer for a while says
+    /// nothing about the job.
     async fn relay(&self, id: &str, changes: &watch::Sender<Job>) {
+        let mut silent_since: Option<Instant> = None;
         loop {
             tokio::select! {
                 () = changes.closed() => return,
                 () = tokio::time::sleep(ELSEWHERE_POLL) => {}
             }
-            let Ok(job) = self.recorded(id).await else { return };
+            let job = match self.recorded(id).await {
+                Ok(job) => job,
+                Err(problem) => {
+                    if silent_since.is_none() {
+                        tracing::warn!(
+                            job = id,
+                            error = problem.detail,
+                            "a job that is followed cannot be looked up; trying again"
+                        );
+                    }
+                    if silent_since.get_or_insert_with(Instant::now).elapsed() < SILENCE_MAX {
+                        continue;
+                    }
+                    let seconds = SILENCE_MAX.as_secs();
+                    let message = format!("the registry does not answer for {seconds} s; the job may still be at work");
+                    changes.send_modify(|known| known.progress.message = message);
+                    return;
+                }
+            };
+            silent_since = None;
             let is_final = job.state.is_final();
             changes.send_if_modified(|known| {
                 let is_news = *known != job;

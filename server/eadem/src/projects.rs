@@ -25,6 +25,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use crate::access::TokenBook;
 use crate::adapters::{EngineTransforms, Inspector};
 use crate::config::{CONFIGURATION_TABLES, Config};
+use crate::dataset_diff::remove_left_scratch;
 use crate::effects::HistoryEffects;
 use crate::home::{NoOnlineStore, OpenError, Status, Stores, engine_config, history_of, not_ours};
 use crate::job_threads::JobThreads;
@@ -261,6 +262,9 @@ impl OpenProjects {
             Some(online) => {
                 // Whoever held the directory before is gone: its lock is ours.
                 stores.registry.forget_workers_of(&stores.home_id).await?;
+                if let Err(error) = remove_left_scratch(&stores).await {
+                    tracing::warn!(project = name, error = format!("{error:#}"), "the project is opened all the same");
+                }
                 let (registry, online) = (stores.registry.clone(), Arc::clone(online));
                 let reads_max = config.limits.history_reads_max;
                 Arc::new(OnlineThenHistory::new(registry, online, Arc::clone(&history), reads_max))

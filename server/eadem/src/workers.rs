@@ -141,6 +141,14 @@ impl Handle {
         });
     }
 
+    /// Tells how many rows of all are done, which took so long: also at which rate, and how long the rest takes if it goes on
+    /// like this.
+    pub(crate) fn rows(&self, done: u64, total: u64, took: Duration, message: String) {
+        let rows_per_s = done as f64 / took.as_secs_f64().max(1e-9);
+        let seconds_left = (done > 0).then(|| total.saturating_sub(done) as f64 / rows_per_s);
+        self.report(JobProgress { done, total, rows: done, rows_per_s, seconds_left, message, ..Default::default() });
+    }
+
     fn with<T>(&self, change: impl FnOnce(&mut Counts) -> T) -> T {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -244,9 +252,22 @@ impl Handle {
 
 #[cfg(test)]
 mod tests {
+    use eadem_api::JobKind;
     use eadem_registry::{JobWorker, RecordedWork};
+    use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn rows_have_a_rate_and_leave_some_time() {
+        let handle = Handle::new(Job::begun("job".to_owned(), JobKind::Dataset, json!({}), 0), None);
+        handle.rows(250, 1_000, Duration::from_secs(5), "joining".to_owned());
+        let progress = handle.progress();
+        assert_eq!((progress.done, progress.total, progress.rows, progress.workers), (250, 1_000, 250, 1));
+        assert_eq!((progress.rows_per_s, progress.seconds_left), (50.0, Some(15.0)));
+        handle.rows(0, 1_000, Duration::ZERO, "joining".to_owned());
+        assert_eq!((handle.progress().rows_per_s, handle.progress().seconds_left), (0.0, None));
+    }
 
     #[test]
     fn what_others_do_is_counted_once() {

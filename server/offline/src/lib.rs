@@ -7,6 +7,7 @@
 mod backfill;
 mod bind;
 mod cache;
+mod cancelled;
 mod commit;
 mod compact;
 mod dataset;
@@ -49,13 +50,14 @@ mod vacuum;
 pub use backfill::{
     Backfill, BackfillOptions, BackfillReport, Cancel, Progress, ProgressSink, plan_backfill, run_backfill,
 };
+pub use cancelled::unless_cancelled;
 pub use compact::{CompactOptions, CompactProgress, CompactReport, Compaction, compact};
 pub use dataset::{
     ChangedValue, ColumnChanges, DatasetDiff, DatasetFeature, DatasetOptions, DatasetReport, DatasetRows, DatasetSpec,
     DatasetStatistics, DatasetWatch, DiffSide, FeatureStatistics, LengthStatistics, MatchedBy, OnDemandBinding,
-    OnDemandView, OutputFormat, Pair, Recipe, RecipeFile, RecipeView, SAMPLE_ROWS_MAX, SpineColumns, SpineOrigin,
-    SpineReport, Split, SplitBy, SplitRule, SplitShare, StatisticsBuilder, StoredView, TimeRange, TopValue,
-    ViewOfService, create_dataset, diff_datasets, file_digest_of, open_rows, rebuild_dataset,
+    OnDemandView, OutputFormat, Pair, ProtectedPlace, Recipe, RecipeFile, RecipeView, SAMPLE_ROWS_MAX, SpineColumns,
+    SpineOrigin, SpineReport, Split, SplitBy, SplitRule, SplitShare, StatisticsBuilder, StoredView, TimeRange,
+    TopValue, ViewOfService, create_dataset, diff_datasets, file_digest_of, open_rows, rebuild_dataset,
 };
 pub use doomed::DoomedFiles;
 pub use effect::{

@@ -30,8 +30,15 @@ entity = "user"
 source = "events"
 transform = "transforms/partial_filter.wasm"
 
+[view.checked]
+transform = "transforms/partial_filter.wasm"
+bind = { x = "request.x", label = "request.label" }
+
 [service.events]
 features = ["events:doubled", "events:label"]
+
+[service.checked]
+features = ["events:doubled", "checked:doubled as checked"]
 
 [service.pairs]
 features = ["events:doubled for payer", "events:label for payee"]
@@ -121,6 +128,8 @@ fn kept_spines_lose_whoever_is_erased_and_their_training_sets_say_so() {
     project.write("later.csv", [header, &row("ada", 2), &row(GHOST, 7), ",2024-02-01T00:00:00Z,\n"].concat());
     project.write("pairs.csv", "payer,to,when\nada,bob,2024-02-01T00:00:00Z\nada,ghost,2024-02-01T00:00:00Z\n");
     project.write("others.csv", "payer,to,when\nada,bob,2024-02-01T00:00:00Z\nghost,bob,2024-06-02T00:00:00Z\n");
+    let asked = format!("user,timestamp,x,label\nada,2024-02-01T00:00:00Z,1,a\n{GHOST},2024-02-01T00:00:00Z,40,b\n");
+    project.write("asked.csv", asked);
     let pairs = ["--service", "pairs", "--timestamp-column", "when", "--column", "payee=to", "--spine"];
     let sql = "select buyer as \"user\", ordered_at as timestamp from orders";
     let made = BTreeMap::from([
@@ -128,10 +137,13 @@ fn kept_spines_lose_whoever_is_erased_and_their_training_sets_say_so() {
         ("later", dataset(&project, "later", &["--service", "events", "--spine", "later.csv"])),
         ("pairs", dataset(&project, "pairs", &[&pairs[..], &["pairs.csv"]].concat())),
         ("others", dataset(&project, "others", &[&pairs[..], &["others.csv"]].concat())),
+        ("checked", dataset(&project, "checked", &["--service", "checked", "--spine", "asked.csv"])),
         ("queried", dataset(&project, "queried", &["--service", "events", "--spine-sql", sql])),
         ("all", dataset(&project, "all", &["--service", "events", "--at", "2024-02-01T00:00:00Z"])),
     ]);
-    let touched = ["plain", "pairs", "queried"];
+    let touched = ["plain", "pairs", "checked", "queried"];
+    const REASON: &str = "40 is a multiple of five";
+    assert!(project.succeed(&["dataset", "show", &made["checked"]]).contains(REASON));
     project.write(".eadem/offline/spines/left-over.csv", "user\nghost\n");
     project.succeed(&["dataset", "diff", &made["plain"], &made["later"]]);
     let shown_before = project.json(&["dataset", "show", &made["later"]]);
@@ -146,9 +158,9 @@ fn kept_spines_lose_whoever_is_erased_and_their_training_sets_say_so() {
     };
     assert!(named(&result["datasets"]).iter().map(String::as_str).eq(expected.iter().copied()), "{result}");
     assert!(named(&spines["datasets"]).iter().map(String::as_str).eq(expected.iter().copied()), "{result}");
-    assert_eq!((&spines["rows"], &spines["files_deleted"]), (&json!(3), &json!(4)), "{result}");
+    assert_eq!((&spines["rows"], &spines["files_deleted"]), (&json!(4), &json!(5)), "{result}");
     assert!(spines["bytes_deleted"].as_u64().unwrap() > 0, "{result}");
-    assert!(result["lines"].to_string().contains("kept spines: 4 deleted"), "{result}");
+    assert!(result["lines"].to_string().contains("kept spines: 5 deleted"), "{result}");
     assert!(!project.path(".eadem/offline/spines/left-over.csv").exists());
 
     for (name, id) in &made {
@@ -167,6 +179,7 @@ fn kept_spines_lose_whoever_is_erased_and_their_training_sets_say_so() {
         // Values of single rows are gone wherever statistics stand; what is of all rows together stays.
         let recipes = project.json(&["jobs", "show", id]);
         assert_eq!(recipes["result"]["statistics"], Json::Null, "{recipes}");
+        assert!(!shown.to_string().contains(REASON) && !recipes.to_string().contains(REASON), "{shown} {recipes}");
         for feature in shown["report"]["statistics"]["features"].as_array().unwrap() {
             assert_eq!((&feature["min"], &feature["max"], &feature["top"]), (&Json::Null, &Json::Null, &json!([])));
             assert_eq!(feature["quantiles"], json!({}));

@@ -1,8 +1,11 @@
 //! Jobs that are killed, and jobs that run twice.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::RecordBatch;
 use parquet::arrow::ArrowWriter;
@@ -10,7 +13,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::properties::WriterProperties;
 use serde_json::{Value as Json, json};
 
-use super::project::{Project, Server};
+use super::project::{Project, Server, texts};
 #[cfg(target_os = "linux")]
 use super::support::wait_until;
 
@@ -283,6 +286,69 @@ fn a_training_set_that_is_resumed_is_made_of_what_there_was_when_it_was_started(
     project.write("spine.csv", SPINE);
     assert!(run("after.parquet").status.success());
     assert_ne!(bytes("before.parquet"), bytes("after.parquet"));
+}
+
+/// Answers requests, each as this says by its first line, until a verb has ended.
+fn answers(answer: impl Fn(&str) -> (u16, &'static str, String) + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut request = BufReader::new(stream.unwrap());
+            let (mut first, mut length) = (String::new(), 0);
+            request.read_line(&mut first).unwrap();
+            loop {
+                let mut line = String::new();
+                request.read_line(&mut line).unwrap();
+                if line.trim().is_empty() {
+                    break;
+                }
+                let (name, value) = line.split_once(':').unwrap();
+                if name.eq_ignore_ascii_case("content-length") {
+                    length = value.trim().parse().unwrap();
+                }
+            }
+            request.read_exact(&mut vec![0; length]).unwrap();
+            let (status, content_type, body) = answer(first.trim());
+            let head = format!(
+                "HTTP/1.1 {status} so\r\nContent-Type: {content_type}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
+            // A verb that has ended does not listen.
+            let _told = request.into_inner().write_all([head, body].concat().as_bytes());
+        }
+    });
+    url
+}
+
+/// The stream of events breaks off, and then the server cannot say how the job stands; it goes on all the same.
+#[test]
+fn a_verb_asks_how_a_job_stands_before_it_judges() {
+    let job = |state: &str| json!({ "id": "one", "kind": "dataset", "state": state, "spec": {}, "created_at": "2024-01-01T00:00:00Z", "progress": {} });
+    let event = move |name: &str, state: &str| format!("event: {name}\ndata: {}\n\n", job(state));
+    for (end, is_good) in [("succeeded", true), ("failed", false)] {
+        let asked = AtomicUsize::new(0);
+        let url = answers(move |request| {
+            let problem = json!({ "type": "urn:eadem:problem:internal", "title": "", "status": 500, "code": "internal", "detail": "" });
+            match (request, asked.load(Ordering::SeqCst)) {
+                ("GET /jobs/one HTTP/1.1", times) => {
+                    asked.store(times + 1, Ordering::SeqCst);
+                    match times {
+                        0 => (500, "application/problem+json", problem.to_string()),
+                        _ => (200, "application/json", job("running").to_string()),
+                    }
+                }
+                ("GET /jobs/one/events HTTP/1.1", 0) => (200, "text/event-stream", event("progress", "running")),
+                ("GET /jobs/one/events HTTP/1.1", _) => (200, "text/event-stream", event("end", end)),
+                ("POST /jobs/one/resume HTTP/1.1", _) => (202, "application/json", job("running").to_string()),
+                _ => (404, "application/problem+json", problem.to_string()),
+            }
+        });
+        let output = Project::new().run(&["jobs", "resume", "one", "--server", &url]);
+        let (out, err) = texts(&output);
+        assert_eq!(output.status.success(), is_good, "{out}\n{err}");
+        assert!(out.contains("dataset one: succeeded") || err.contains("job one failed"), "{out}\n{err}");
+    }
 }
 
 /// How far a job came is kept with it, for those who look later.

@@ -1,17 +1,25 @@
 //! Two servers, each with a directory of its own, on one registry in PostgreSQL.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use serde_json::{Value as Json, json};
 
+use super::datasets::{ASKING, ENDLESS, define};
 use super::project::{Project, Server};
 use super::support::{Asker, define_slow_score, make_admin, wait_until};
 use crate::postgres::{PASSWORD, Postgres};
 
 fn project_on(postgres: &Postgres) -> Project {
+    project_at(postgres.port)
+}
+
+fn project_at(port: u16) -> Project {
     let mut project = Project::new();
-    let url = format!("postgres://test@127.0.0.1:{}/test", postgres.port);
+    let url = format!("postgres://test@127.0.0.1:{port}/test");
     project.write("eadem.toml", format!("[store]\nregistry = \"{url}\"\nregistry_schema = \"shared\"\n"));
     project.variables = vec![("EADEM_REGISTRY_PASSWORD", PASSWORD.to_owned())];
     project
@@ -100,6 +108,98 @@ fn servers_of_one_registry_see_an_apply_at_once_and_drop_no_request() {
     );
     let refused = here.post("/registry/plan", &json!({ "files": [] }));
     assert!(refused.0 >= 500, "{refused:?}");
+}
+
+/// A way to a server that can be cut, and mended.
+struct Line {
+    port: u16,
+    state: Arc<Mutex<LineState>>,
+}
+
+#[derive(Default)]
+struct LineState {
+    is_cut: bool,
+    open: Vec<TcpStream>,
+}
+
+impl Line {
+    fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let line = Self { port: listener.local_addr().unwrap().port(), state: Arc::default() };
+        let state = Arc::clone(&line.state);
+        std::thread::spawn(move || {
+            for caller in listener.incoming() {
+                let (caller, mut state) = (caller.unwrap(), state.lock().unwrap());
+                let Some(server) = (!state.is_cut).then(|| TcpStream::connect(("127.0.0.1", port)).ok()).flatten()
+                else {
+                    continue;
+                };
+                for (from, to) in [(&caller, &server), (&server, &caller)] {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    std::thread::spawn(move || {
+                        let _ended = std::io::copy(&mut from, &mut to);
+                        let _closed = to.shutdown(Shutdown::Both);
+                    });
+                }
+                state.open.extend([caller, server]);
+            }
+        });
+        line
+    }
+
+    fn cut(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.is_cut = true;
+        for end in state.open.drain(..) {
+            let _closed = end.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn mend(&self) {
+        self.state.lock().unwrap().is_cut = false;
+    }
+}
+
+/// One server runs the job, another tells of it, and for a while does not reach the database.
+#[test]
+fn a_job_of_another_server_is_followed_to_its_end_over_a_registry_that_was_away() {
+    let postgres = Postgres::start();
+    let line = Line::to(postgres.port);
+    let (mut here, mut there) = (project_on(&postgres), project_at(line.port));
+    let admin = make_admin(&here);
+    for project in [&mut here, &mut there] {
+        project.variables.push(("EADEM_TOKEN", admin.clone()));
+    }
+    define(&here);
+    here.succeed(&["apply"]);
+    let (runs, tells) = (here.serve(), there.serve_with_log());
+    let output = here.path("set.parquet");
+    let spec = json!({ "service": "planes", "spine_sql": ENDLESS, "output": output.to_str().unwrap() });
+    let (status, job) = runs.post("/jobs/dataset", &spec);
+    assert_eq!(status, 202, "{job}");
+    let path = format!("/jobs/{}", job["id"].as_str().unwrap());
+    wait_until("the job is at work", || runs.get(&path).1["progress"]["message"] == ASKING);
+
+    let mut stream = tells.connect();
+    let head = format!("GET {path}/events HTTP/1.0\r\nHost: localhost\r\nAuthorization: Bearer {admin}\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut events = BufReader::new(stream);
+    let mut told = String::new();
+    while !told.ends_with("event: progress\n") {
+        assert!(events.read_line(&mut told).unwrap() > 0, "{told}");
+    }
+    line.cut();
+    let log = there.path("server.log");
+    wait_until("the registry was missed", || {
+        std::fs::read_to_string(&log).unwrap().contains("a job that is followed cannot be looked up")
+    });
+    line.mend();
+    let (status, ended) = runs.delete(&path);
+    assert_eq!((status, &ended["state"]), (200, &json!("cancelled")), "{ended}");
+    events.read_to_string(&mut told).unwrap();
+    assert!(told.contains("event: end") && !told.contains("event: lost"), "{told}");
+    let last = told.lines().filter_map(|line| line.strip_prefix("data:")).next_back().unwrap();
+    assert_eq!(serde_json::from_str::<Json>(last).unwrap()["state"], "cancelled", "{told}");
 }
 
 #[test]

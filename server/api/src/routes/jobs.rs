@@ -10,6 +10,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use eadem_registry::Role;
 use futures::{Stream, StreamExt};
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 
 use crate::access::{By, Principal, role_too_low};
@@ -128,23 +129,57 @@ pub(super) async fn resume(
     Ok((StatusCode::ACCEPTED, Json(job)))
 }
 
-/// The job at every change, the last time when it has ended.
+/// The job at every change, the last time when it has ended, or when nobody knows any more how it stands.
 pub(super) async fn events(
     State(state): State<Arc<ApiState>>,
     Path(id): Path<String>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
-    let changes = WatchStream::new(state.jobs.watch(&id).await?);
-    let until_the_end = changes.scan(false, |ended, job| {
-        if *ended {
-            return futures::future::ready(None);
-        }
-        *ended = job.state.is_final();
-        futures::future::ready(Some(job))
-    });
-    let events = until_the_end.map(|job| {
-        let name = if job.state.is_final() { "end" } else { "progress" };
+    let events = named_events(state.jobs.watch(&id).await?).map(|(name, job)| {
         let data = serde_json::to_string(&job).unwrap_or_default();
         Ok(Event::default().event(name).data(data))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+}
+
+/// What is told of a job, each with its name. Where no more comes of one that is at work, `lost` says so.
+fn named_events(changes: watch::Receiver<Job>) -> impl Stream<Item = (&'static str, Job)> {
+    let begin = (WatchStream::new(changes), None::<Job>, false);
+    futures::stream::unfold(begin, |(mut changes, last, is_over)| async move {
+        if is_over {
+            return None;
+        }
+        match changes.next().await {
+            Some(job) => {
+                let is_over = job.state.is_final();
+                let name = if is_over { "end" } else { "progress" };
+                Some(((name, job.clone()), (changes, Some(job), is_over)))
+            }
+            None => last.map(|job| (("lost", job), (changes, None, true))),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn job(state: JobState) -> Job {
+        Job { state, ..Job::begun("job".to_owned(), JobKind::Dataset, json!({}), 0) }
+    }
+
+    #[tokio::test]
+    async fn the_last_event_says_that_a_job_has_ended_or_that_nobody_knows() {
+        let (running, receiver) = watch::channel(job(JobState::Running));
+        let mut events = Box::pin(named_events(receiver));
+        assert_eq!(events.next().await.map(|(name, _)| name), Some("progress"));
+        running.send_replace(job(JobState::Failed));
+        // Also where whoever tells of it stays.
+        assert_eq!(events.map(|(name, _)| name).collect::<Vec<_>>().await, ["end"]);
+        let (gone, receiver) = watch::channel(job(JobState::Running));
+        drop(gone);
+        let events: Vec<_> = named_events(receiver).map(|(name, _)| name).collect().await;
+        assert_eq!(events, ["progress", "lost"]);
+    }
 }

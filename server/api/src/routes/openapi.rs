@@ -463,16 +463,65 @@ fn reply_content(path: &str, method: &str) -> Value {
                 "hindrance": { "type": ["string", "null"], "description": "why it cannot be replayed" },
             },
         })),
+        ("/datasets/{id}", _) => json_of(reference("Dataset")),
         ("/jobs/{id}/events", _) => json!({
             "text/event-stream": {
                 "schema": {
                     "type": "string",
-                    "description": "events `progress`, the last one `end`; the data of each is a Job as JSON",
+                    "description":
+                        "events `progress`, the last one `end`, or `lost` where the registry does not say any more how the job stands; \
+                         the data of each is a Job as JSON",
                 },
             },
         }),
         _ => json_of(json!({ "type": "object" })),
     }
+}
+
+fn dataset_schema() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "id": { "type": "string" },
+            "name": { "type": "string", "description": "name@version of its service" },
+            "rows": { "type": "integer" },
+            "content_digest": digest(),
+            "output": { "type": "string", "description": "the file that was written" },
+            "created_at": { "type": "string", "format": "date-time" },
+            "recipe": { "type": "object", "description": "how it was made: enough to make it again" },
+            "report": {
+                "type": "object",
+                "description": "what was found; an older record may lack some of it",
+                "properties": {
+                    "spine": { "type": "object", "description": "rows of the spine, and those for which nothing was found" },
+                    "statistics": { "type": ["object", "null"], "description": "what the features look like" },
+                    "errors": {
+                        "type": "array",
+                        "description": "the first hundred rows on which an on-demand view failed",
+                        "items": {
+                            "type": "object",
+                            "properties": {
+                                "view": { "type": "string" },
+                                "row": { "type": "integer", "description": "its number in the spine, from 0" },
+                                "reason": { "type": "string" },
+                            },
+                        },
+                    },
+                    "plans": {
+                        "type": "array",
+                        "description": "the plan of each join, as EXPLAIN shows it",
+                        "items": { "type": "string" },
+                    },
+                    "notes": { "type": "array", "items": { "type": "string" } },
+                },
+            },
+            "columns": { "type": "array", "description": "its features", "items": { "type": "object" } },
+            "erased": {
+                "type": ["object", "null"],
+                "description": "the erasure that has deleted files which it was made of",
+            },
+        },
+    })
 }
 
 fn split_schema() -> Value {
@@ -575,6 +624,8 @@ fn all_schemas() -> Value {
     let (mut all, Value::Object(of_access)) = (schemas(), openapi_access::schemas()) else { return schemas() };
     if let Value::Object(all) = &mut all {
         all.extend(of_access);
+        // Not among the others: the macro that makes these has no room for more.
+        all.insert("Dataset".to_owned(), dataset_schema());
     }
     all
 }

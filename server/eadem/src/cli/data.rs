@@ -12,6 +12,7 @@ use serde_json::{Map, Value as Json, json};
 use super::jobs::run_job;
 use super::{Context, name_and_value};
 use crate::client::encoded;
+use crate::datasets::failure_lines;
 use crate::output::table;
 
 /// Ask for the features of an entity.
@@ -64,6 +65,9 @@ pub(crate) enum Dataset {
     Show {
         /// Its id.
         id: String,
+        /// Also how its rows were joined, as a plan of operators.
+        #[arg(long)]
+        explain: bool,
     },
     /// Make a training set again from its recipe and check that it is the same.
     Rebuild {
@@ -149,6 +153,9 @@ pub(crate) struct DatasetCreate {
     /// Keep no statistics of the features.
     #[arg(long)]
     no_statistics: bool,
+    /// Also show how its rows were joined, as a plan of operators.
+    #[arg(long)]
+    explain: bool,
 }
 
 /// `eadem search`.
@@ -329,7 +336,10 @@ impl Dataset {
             Self::Create(create) => {
                 let job = run_job(context, &client, "dataset", &create.spec()?).await?;
                 let result = job.result.unwrap_or_default();
-                context.printer.result(&result, lines_text)
+                context.printer.result(&result, |result| {
+                    let plans = if create.explain { plans_text(&result["plans"]) } else { String::new() };
+                    lines_text(result) + &plans
+                })
             }
             Self::List => {
                 let datasets: Json = client.get("/datasets").await?;
@@ -346,9 +356,12 @@ impl Dataset {
                     table(&["id", "service", "rows", "created", "content"], &rows)
                 })
             }
-            Self::Show { id } => {
+            Self::Show { id, explain } => {
                 let dataset: Json = client.get(&format!("/datasets/{}", encoded(&id))).await?;
-                context.printer.result(&dataset, dataset_text)
+                context.printer.result(&dataset, |dataset| {
+                    let plans = if explain { plans_text(&dataset["report"]["plans"]) } else { String::new() };
+                    dataset_text(dataset) + &plans
+                })
             }
             Self::Diff { a, b } => {
                 let job = run_job(context, &client, "dataset", &json!({ "diff": [a, b] })).await?;
@@ -394,6 +407,15 @@ fn lines_text(result: &Json) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// The plans of a dataset's joins, below what else is said of it.
+fn plans_text(plans: &Json) -> String {
+    let Some(plans) = plans.as_array() else { return "\n\nhow its rows were joined was not kept".to_owned() };
+    if plans.is_empty() {
+        return "\n\nno view of it has a table: nothing was joined".to_owned();
+    }
+    plans.iter().filter_map(Json::as_str).map(|plan| format!("\n\n{}", plan.trim_end())).collect()
+}
+
 /// A dataset as people read it.
 fn dataset_text(dataset: &Json) -> String {
     let text = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -423,6 +445,9 @@ fn dataset_text(dataset: &Json) -> String {
     }
     let report: Option<eadem_offline::SpineReport> = serde_json::from_value(dataset["report"]["spine"].clone()).ok();
     for line in report.iter().flat_map(eadem_offline::SpineReport::lines) {
+        let _ = writeln!(out, "{line}");
+    }
+    for line in failure_lines(&dataset["report"]["errors"]) {
         let _ = writeln!(out, "{line}");
     }
     for note in dataset["report"]["notes"].as_array().into_iter().flatten() {

@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 use tokio::sync::watch;
 
 use super::Context;
-use crate::client::{Client, encoded};
+use crate::client::{Client, Refused, encoded};
 use crate::home::{Beside, end_signal};
 use crate::jobs::{JobRunner, Worked};
 use crate::output::{Format, Progress, table};
@@ -160,7 +160,7 @@ async fn work_once(
         let _ = told_to_leave.wait_for(|told| *told).await;
     };
     let worked = runner.work(ids, tried, follow, leave).await;
-    match worked.map_err(crate::client::Refused)? {
+    match worked.map_err(Refused)? {
         Worked::Nothing => Ok(None),
         Worked::On(job) => Ok(Some(*job)),
     }
@@ -209,7 +209,10 @@ impl ShownProgress {
 
 /// How far a job is, in one line.
 fn progress_text(at: &JobProgress) -> String {
-    let mut text = format!("{} rows, {}/s", HumanCount(at.rows), HumanCount(at.rows_per_s as u64));
+    let mut text = format!("{} rows", HumanCount(at.rows));
+    if at.rows > 0 {
+        text.push_str(&format!(", {}/s", HumanCount(at.rows_per_s as u64)));
+    }
     if at.refused > 0 {
         text.push_str(&format!(", {} refused", HumanCount(at.refused)));
     }
@@ -230,40 +233,78 @@ fn progress_text(at: &JobProgress) -> String {
 
 pub(crate) async fn follow(context: &Context, client: &Client, job: Job) -> anyhow::Result<Job> {
     let mut shown = ShownProgress::new(context, &job);
-    let mut latest = job;
-    let events = client.events(&format!("/jobs/{}/events", latest.id)).await?;
-    let mut events = Box::pin(events);
-    let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
-    let is_interrupted = loop {
-        tokio::select! {
-            event = events.next() => match event {
-                Some(event) => {
-                    latest = serde_json::from_value(event?)?;
-                    shown.show(&latest.progress);
-                }
-                None => break false,
-            },
-            _ = &mut interrupted => break true,
-        }
+    let id = job.id.clone();
+    let ended = tokio::select! {
+        ended = follow_to_end(client, job, &mut shown) => Some(ended),
+        _ = tokio::signal::ctrl_c() => None,
     };
     shown.finish();
-    if is_interrupted {
-        latest = call_off(client, &latest.id).await?;
-    }
-    match latest.state {
-        JobState::Succeeded => Ok(latest),
-        JobState::Cancelled => bail!(
-            "job {} was cancelled; only views that it had finished are visible; `eadem jobs resume {0}` goes on",
-            latest.id
-        ),
-        _ => {
-            let why = latest.error.unwrap_or_else(|| "the connection to the server ended".to_owned());
+    let ended = match ended {
+        Some(ended) => ended?,
+        None => call_off(client, &id).await?,
+    };
+    match ended.state {
+        JobState::Succeeded => Ok(ended),
+        JobState::Cancelled => {
             bail!(
-                "job {} failed: {why}\nonly views that it had finished are visible; `eadem jobs resume {0}` goes on where it stopped",
-                latest.id
+                "job {id} was cancelled; only views that it had finished are visible; `eadem jobs resume {id}` goes on"
+            )
+        }
+        JobState::Running => bail!("job {id} is still at work; `eadem jobs show {id}` says what comes of it"),
+        JobState::Failed | JobState::Interrupted => {
+            let why = ended.error.unwrap_or_else(|| "its process ended, or was not heard of for too long".to_owned());
+            bail!(
+                "job {id} failed: {why}\nonly views that it had finished are visible; `eadem jobs resume {id}` goes on where it \
+                 stopped"
             )
         }
     }
+}
+
+/// Follows a job until it has ended. A stream of events that breaks off says nothing about the job: then it is asked for, and
+/// followed again where it is at work.
+async fn follow_to_end(client: &Client, mut latest: Job, shown: &mut ShownProgress) -> anyhow::Result<Job> {
+    loop {
+        let broke_off = follow_events(client, &mut latest, shown).await.err();
+        if latest.state.is_final() {
+            return Ok(latest);
+        }
+        latest = ask(client, &latest.id, broke_off).await?;
+        if latest.state.is_final() {
+            return Ok(latest);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn follow_events(client: &Client, latest: &mut Job, shown: &mut ShownProgress) -> anyhow::Result<()> {
+    let events = client.events(&format!("/jobs/{}/events", encoded(&latest.id))).await?;
+    let mut events = Box::pin(events);
+    while let Some(event) = events.next().await {
+        *latest = serde_json::from_value(event?)?;
+        shown.show(&latest.progress);
+    }
+    Ok(())
+}
+
+/// How often a server is asked for a job before it counts as gone: as long as it takes to start another one.
+const ASKED_MAX: u32 = 10;
+
+/// A job whose events broke off, because of this where there was an error.
+async fn ask(client: &Client, id: &str, broke_off: Option<anyhow::Error>) -> anyhow::Result<Job> {
+    let mut why = broke_off;
+    for _ in 0..ASKED_MAX {
+        match client.get(&format!("/jobs/{}", encoded(id))).await {
+            Ok(job) => return Ok(job),
+            Err(error) if error.downcast_ref::<Refused>().is_some_and(|refused| refused.0.status < 500) => {
+                return Err(error);
+            }
+            Err(error) => why = Some(error),
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let why = why.map(|error| format!(": {error:#}")).unwrap_or_default();
+    bail!("nobody can be asked for job {id}, which may still be at work{why}\n`eadem jobs show {id}` asks again")
 }
 
 /// Calls a job off and waits until it has ended, or for another Ctrl-C.

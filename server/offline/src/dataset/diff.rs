@@ -1,18 +1,22 @@
 //! What has changed between two training sets: columns, versions, commits, statistics, and the rows themselves.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use eadem_values::{BatchEncoder, TieDigest, value_at, value_to_json};
-use futures::TryStreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
 use super::content::{encodable, type_name};
 use super::recipe::Recipe;
 use super::rows::open_rows;
+use super::spec::DatasetWatch;
 use super::statistics::{DatasetStatistics, FeatureStatistics};
+use crate::cancelled::{check_cancelled, unless_cancelled};
 use crate::error::OfflineError;
 
 /// Rows of the first training set that can be looked up by keys and time; they are held in memory.
@@ -104,12 +108,16 @@ pub struct ChangedValue {
     pub status: Option<Pair<String>>,
 }
 
-/// Compares two training sets.
+/// Compares two training sets. `watch` is told rows read and rows in all, of both.
 ///
 /// # Errors
-/// A file that cannot be read; rows that can only be matched by keys and time where the first set has too many.
-pub async fn diff_datasets(a: &DiffSide, b: &DiffSide) -> Result<DatasetDiff, OfflineError> {
-    let (mut a_rows, mut b_rows) = (open_rows(&a.file).await?, open_rows(&b.file).await?);
+/// A file that cannot be read; rows that can only be matched by keys and time where the first set has too many; cancellation.
+pub async fn diff_datasets(a: &DiffSide, b: &DiffSide, watch: &DatasetWatch) -> Result<DatasetDiff, OfflineError> {
+    unless_cancelled(&watch.cancel, compare(a, b, watch)).await
+}
+
+async fn compare(a: &DiffSide, b: &DiffSide, watch: &DatasetWatch) -> Result<DatasetDiff, OfflineError> {
+    let (a_rows, b_rows) = (open_rows(&a.file).await?, open_rows(&b.file).await?);
     let a_types: BTreeMap<String, String> = types(&a_rows.schema);
     let b_types: BTreeMap<String, String> = types(&b_rows.schema);
     let same_content = a.recipe.content_digest == b.recipe.content_digest;
@@ -140,12 +148,15 @@ pub async fn diff_datasets(a: &DiffSide, b: &DiffSide) -> Result<DatasetDiff, Of
         Err(_) => Vec::new(),
     };
     let mut comparison = Comparison::new(&names, &identity);
+    let counter = Arc::new(AtomicU64::new(0));
+    let [mut a_batches, mut b_batches] = [a_rows.batches, b_rows.batches]
+        .map(|batches| watched(batches, watch, &counter, a.recipe.rows + b.recipe.rows));
     if is_aligned {
         diff.matched_by = MatchedBy::Position;
-        comparison.by_position(&mut a_rows.batches, &mut b_rows.batches).await?;
+        comparison.by_position(&mut a_batches, &mut b_batches).await?;
     } else {
         diff.matched_by = MatchedBy::KeysAndTime;
-        diff.rows_only_in = comparison.by_identity(&mut a_rows.batches, &mut b_rows.batches, &identity).await?;
+        diff.rows_only_in = comparison.by_identity(&mut a_batches, &mut b_batches, &identity).await?;
     }
     diff.rows_changed = comparison.rows_changed;
     diff.changes = comparison.changes.into_iter().filter(|(_, changes)| changes.rows > 0).collect();
@@ -254,6 +265,22 @@ fn shared_identity(a: &Recipe, b: &Recipe, names: &[String]) -> Result<Vec<Strin
 }
 
 type Batches = BoxStream<'static, Result<RecordBatch, OfflineError>>;
+
+/// The same batches, until the comparison is called off: files on this machine are read, and their rows compared, without waiting
+/// for anything in between. Whoever watches is told the rows of all that count in `counter`.
+fn watched(batches: Batches, watch: &DatasetWatch, counter: &Arc<AtomicU64>, total: u64) -> Batches {
+    let (watch, counter) = (watch.clone(), Arc::clone(counter));
+    let look = move |batch: RecordBatch| {
+        check_cancelled(&watch.cancel)?;
+        let rows = batch.num_rows() as u64;
+        let read = counter.fetch_add(rows, Ordering::Relaxed) + rows;
+        if let Some(progress) = &watch.progress {
+            progress(read, total);
+        }
+        Ok(batch)
+    };
+    batches.map(move |batch| batch.and_then(&look)).boxed()
+}
 
 /// Rows of both, brought together.
 struct Comparison {

@@ -30,6 +30,7 @@ use self::output::{ROW_GROUP_ROWS, WrittenOutput};
 use self::recipe::{RECIPE_FORMAT, keep_recipe};
 use self::sink::{DatasetSink, FinishedRows};
 use self::spec::wanted_types;
+use crate::cancelled::unless_cancelled;
 use crate::error::OfflineError;
 use crate::location::{Location, OfflineStore};
 use crate::spine::reader::{SpineBlock, SpineReader};
@@ -42,8 +43,8 @@ pub use self::output::OutputFormat;
 pub use self::recipe::{Recipe, RecipeFile, RecipeView, file_digest_of, rebuild_dataset};
 pub use self::rows::{DatasetRows, open_rows};
 pub use self::spec::{
-    DatasetFeature, DatasetOptions, DatasetSpec, DatasetWatch, OnDemandBinding, OnDemandView, SpineColumns,
-    SpineOrigin, StoredView, ViewOfService,
+    DatasetFeature, DatasetOptions, DatasetSpec, DatasetWatch, OnDemandBinding, OnDemandView, ProtectedPlace,
+    SpineColumns, SpineOrigin, StoredView, ViewOfService,
 };
 pub use self::split::{Split, SplitBy, SplitRule, SplitShare, TimeRange};
 pub use self::statistics::{
@@ -119,17 +120,8 @@ struct Made {
 
 async fn make(store: &OfflineStore, spec: &DatasetSpec, place: Location) -> Result<Made, OfflineError> {
     spec.check_columns()?;
-    let kept = spec.kept_spine.as_ref();
-    let spine = SpineReader::open(store, &spec.spine, kept, &wanted_types(spec), spec.memory_bytes_max).await?;
-    let spine = Arc::new(spine);
-    let span = spine.time_span(&spec.columns.timestamp).await?;
-    let (planned, recipe_views) = plan_views(store, spec, &spine, span).await?;
-    let cancelled = || spec.watch.cancel.cancelled();
-    let mut joins = tokio::select! {
-        biased;
-        () = cancelled() => return Err(OfflineError::Cancelled),
-        started = start_joins(spec, &spine, planned) => started?,
-    };
+    let cancel = &spec.watch.cancel;
+    let (spine, recipe_views, mut joins) = unless_cancelled(cancel, begin_joins(store, spec)).await?;
     let plans = joins.iter().map(|join| join.shown.clone()).collect();
 
     let mut statuses = StatusCounts::new();
@@ -143,11 +135,7 @@ async fn make(store: &OfflineStore, spec: &DatasetSpec, place: Location) -> Resu
     while let Some(block) = blocks.try_next().await? {
         let times = block.times(&spec.columns.timestamp)?;
         // What a join is at is dropped, and stops at its next batch.
-        let made = tokio::select! {
-            biased;
-            () = cancelled() => Err(OfflineError::Cancelled),
-            made = features_at(spec, &mut joins, &block, &times, &mut errors) => made,
-        };
+        let made = unless_cancelled(cancel, features_at(spec, &mut joins, &block, &times, &mut errors)).await;
         if matches!(made, Err(OfflineError::Cancelled))
             && let Some(sink) = sink.take()
         {
@@ -203,6 +191,20 @@ async fn make(store: &OfflineStore, spec: &DatasetSpec, place: Location) -> Resu
         notes: Vec::new(),
     };
     Ok(Made { report, output })
+}
+
+/// Opens the spine, and starts the joins to it; also gives what the recipe says of the views.
+async fn begin_joins<'a>(
+    store: &OfflineStore,
+    spec: &'a DatasetSpec,
+) -> Result<(Arc<SpineReader>, Vec<RecipeView>, Vec<StartedJoin<'a>>), OfflineError> {
+    let kept = spec.kept_spine.as_ref();
+    let spine = SpineReader::open(store, &spec.spine, kept, &wanted_types(spec), spec.memory_bytes_max).await?;
+    let spine = Arc::new(spine);
+    let span = spine.time_span(&spec.columns.timestamp).await?;
+    let (planned, recipe_views) = plan_views(store, spec, &spine, span).await?;
+    let joins = start_joins(spec, &spine, planned).await?;
+    Ok((spine, recipe_views, joins))
 }
 
 /// Plans the joins of all views with a table, each table at one commit once, and lists for the recipe what each view reads.

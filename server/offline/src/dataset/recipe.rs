@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::spec::{DatasetOptions, DatasetSpec, SpineColumns, StoredView, ViewOfService};
 use super::statistics::DatasetStatistics;
 use super::{DatasetReport, Made, make};
+use crate::cancelled::unless_cancelled;
 use crate::error::OfflineError;
 use crate::file_bytes;
 use crate::location::{Location, OfflineStore};
@@ -124,7 +125,7 @@ pub async fn rebuild_dataset(
             return broken(format!("{} is not the version it was made with", known.view));
         }
         if let ViewOfService::Stored(stored) = view {
-            check_files(store, stored, known).await?;
+            unless_cancelled(&spec.watch.cancel, check_files(store, stored, known)).await?;
             stored.version = ReadVersion::pinned(known.table_version);
         }
     }

@@ -15,7 +15,7 @@ use crate::backfill::Cancel;
 use crate::error::OfflineError;
 use crate::location::{Location, OfflineStore};
 use crate::schema::key_arrow_type;
-use crate::spec::ViewSpec;
+use crate::spec::{SourceSpec, ViewSpec};
 use crate::spine::KeptSpine;
 use crate::table::ReadVersion;
 
@@ -49,8 +49,19 @@ pub struct DatasetSpec {
     /// Bytes of memory that the job may take, about: half of it for the joins, which are split and go through temporary
     /// files where they do not fit, the rest for what is read and written meanwhile.
     pub memory_bytes_max: usize,
+    /// Places that its file must not take, besides the spine, the store, and what the views read.
+    pub protected: Vec<ProtectedPlace>,
     /// Who watches.
     pub watch: DatasetWatch,
+}
+
+/// A file or folder that somebody needs as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProtectedPlace {
+    /// What it is, such as "what source `planes` reads".
+    pub what: String,
+    /// Where it is: a local path or URL.
+    pub location: String,
 }
 
 /// Who is told how far a training set is, and may call it off.
@@ -192,6 +203,32 @@ pub struct DatasetFeature {
     pub default: Option<Value>,
 }
 
+impl ProtectedPlace {
+    /// Where a source reads.
+    pub fn of_source(source: &SourceSpec) -> Vec<Self> {
+        let place = |location: &String| Self {
+            what: format!("what source `{}` reads", source.name),
+            location: location.clone(),
+        };
+        source.origin.locations().iter().map(place).collect()
+    }
+
+    /// Checks that a file leaves these places alone.
+    ///
+    /// # Errors
+    /// A file that is one of them, or lies in one.
+    pub fn check(places: impl IntoIterator<Item = Self>, out: &str) -> Result<(), OfflineError> {
+        let place = Location::parse(out)?;
+        for Self { what, location } in places {
+            if place.is_within(&Location::parse(&location)?) {
+                let reason = format!("is, or lies in, {what} ({location}); name another");
+                return Err(OfflineError::Location { location: out.to_owned(), reason });
+            }
+        }
+        Ok(())
+    }
+}
+
 impl OnDemandView {
     /// The fields of a request that it reads.
     pub fn request_fields(&self) -> impl Iterator<Item = &str> {
@@ -237,8 +274,8 @@ impl DatasetSpec {
     /// Checks where the training set is to be written, and gives the place.
     ///
     /// # Errors
-    /// A place that is forgotten with the process, or that would take the place of what the dataset is made from: the
-    /// spine, a file of a source, the offline store.
+    /// A place that is forgotten with the process, or that would take the place of what the dataset is made from (the spine, a
+    /// file of a source, the offline store) or of what is [protected](Self::protected).
     pub fn check_output(&self, store: &OfflineStore, out: &str) -> Result<Location, OfflineError> {
         let place = Location::parse(out)?;
         let refuse = |reason: String| {
@@ -260,15 +297,11 @@ impl DatasetSpec {
         if self.options.spine == SpineOrigin::File && place.is_within(&Location::parse(&self.spine)?) {
             return refuse("is the spine".to_owned());
         }
-        for view in &self.views {
-            let ViewOfService::Stored(stored) = view else { continue };
-            let source = &stored.view.source;
-            for location in source.origin.locations() {
-                if place.is_within(&Location::parse(location)?) {
-                    return refuse(format!("is, or lies in, what source `{}` reads ({location})", source.name));
-                }
-            }
-        }
+        let of_views = self.views.iter().flat_map(|view| match view {
+            ViewOfService::Stored(stored) => ProtectedPlace::of_source(&stored.view.source),
+            ViewOfService::OnDemand(_) => Vec::new(),
+        });
+        ProtectedPlace::check(of_views.chain(self.protected.iter().cloned()), out)?;
         Ok(place)
     }
 

@@ -32,6 +32,7 @@ use sqlx::{
 use super::columns::source_error;
 use super::files::{SourceFile, lane_digest};
 use super::{Listing, Lookup};
+use crate::cancelled::unless_cancelled;
 use crate::error::OfflineError;
 use crate::ledger::LaneOrigin;
 use crate::spec::{PostgresQuery, SourceSpec};
@@ -159,9 +160,14 @@ pub(super) async fn list(
 async fn list_once(source: &SourceSpec, query: &PostgresQuery, lookup: &Lookup<'_>) -> Result<Listing, OfflineError> {
     // Where there is no room for any row, nothing is asked.
     row_bytes_max(source, lookup)?;
-    let mut database = Database::open(source, query).await?;
-    database.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    let columns = database.columns(query).await?;
+    let begin = async {
+        let mut database = Database::open(source, query).await?;
+        database.notice_that_we_went().await;
+        database.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let columns = database.columns(query).await?;
+        Ok::<_, OfflineError>((database, columns))
+    };
+    let (mut database, columns) = unless_cancelled(lookup.cancel, begin).await?;
     let schema = schema_of(source, &columns)?;
     (lookup.check)(&schema)?;
     let after = last_cursor(source, query, &columns, lookup)?;
@@ -372,6 +378,14 @@ impl<'a> Database<'a> {
         ran.map(|_| ()).map_err(|error| self.error(&error))
     }
 
+    /// Has the server look every second whether we are still there: a query that computes for long ends soon after a job that was
+    /// called off. Versions before 14 do not know the setting, and some systems do not have it: there it ends with its next row.
+    async fn notice_that_we_went(&mut self) {
+        const SETTING: &str =
+            "SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'";
+        let _set = self.connection.execute(SETTING).await;
+    }
+
     /// Says goodbye. The transaction has changed nothing, so that it does not matter how it ends.
     async fn close(self) {
         let _closed = self.connection.close().await;
@@ -491,8 +505,14 @@ impl<'a> Database<'a> {
         let (mut rows, mut waiting, mut bytes) = (0_u64, 0_usize, 0_usize);
         let mut held = lookup.room.gauge.hold();
         let row_bytes_max = row_bytes_max(source, lookup)?;
+        let mut called_off = std::pin::pin!(lookup.cancel.cancelled());
         loop {
-            let row = stream.try_next().await.map_err(|error| failed(source, secrets, &error))?;
+            let row = tokio::select! {
+                // Rows that are there cost no look at anything else.
+                biased;
+                row = stream.try_next() => row.map_err(|error| failed(source, secrets, &error))?,
+                () = &mut called_off => return Err(OfflineError::Cancelled),
+            };
             let is_over = row.is_none();
             if let Some(row) = row {
                 let row_bytes = read_row(source, &row, columns, &mut builders, rows, &mut cursor)?;

@@ -12,6 +12,7 @@ use futures::TryStreamExt;
 
 use super::KeptSpine;
 use super::writer::SpineWriter;
+use crate::cancelled::{check_cancelled, unless_cancelled};
 use crate::dataset::{DatasetSpec, StoredView, ViewOfService};
 use crate::error::OfflineError;
 use crate::history_exec::History;
@@ -83,7 +84,7 @@ impl DatasetSpec {
 /// times, then of the keys' encoding. `name` tells spines from each other that are made at the same time.
 ///
 /// # Errors
-/// See [`DatasetSpec::views_of_entity`]; no time, or too many; too many entities or rows; an unreadable table.
+/// See [`DatasetSpec::views_of_entity`]; no time, or too many; too many entities or rows; an unreadable table; cancellation.
 pub async fn keep_entities_spine(
     store: &OfflineStore,
     spec: &DatasetSpec,
@@ -102,7 +103,8 @@ pub async fn keep_entities_spine(
     let latest_us = times_us.last().copied().unwrap_or(i64::MIN);
     // All of them have the same keys, in whatever order.
     let names = first.keys.clone();
-    let known_from = known_from(store, spec, &views, &names, latest_us).await?;
+    let cancel = &spec.watch.cancel;
+    let known_from = unless_cancelled(cancel, known_from(store, spec, &views, &names, latest_us)).await?;
 
     let mut fields = Vec::new();
     let mut data_types = Vec::new();
@@ -114,22 +116,29 @@ pub async fn keep_entities_spine(
     fields.push(Field::new(&spec.columns.timestamp, DataType::Timestamp.to_arrow(), false));
     let schema = Arc::new(Schema::new(fields));
     let mut writer = SpineWriter::begin(store, name, schema.clone()).await?;
-    for at_us in times_us {
-        let known = known_from.iter().filter(|(_, from_us)| *from_us <= at_us);
-        let known: Vec<&[u8]> = known.map(|(key, _)| key.as_ref()).collect();
-        for part in known.chunks(BATCH_ROWS) {
-            if writer.rows() + part.len() as u64 > SPINE_ROWS_MAX {
-                return Err(refused(format!(
-                    "the spine would have more than {SPINE_ROWS_MAX} rows; ask for fewer times"
-                )));
+    let write = async {
+        for at_us in times_us {
+            let known = known_from.iter().filter(|(_, from_us)| *from_us <= at_us);
+            let known: Vec<&[u8]> = known.map(|(key, _)| key.as_ref()).collect();
+            for part in known.chunks(BATCH_ROWS) {
+                check_cancelled(cancel)?;
+                if writer.rows() + part.len() as u64 > SPINE_ROWS_MAX {
+                    return Err(refused(format!(
+                        "the spine would have more than {SPINE_ROWS_MAX} rows; ask for fewer times"
+                    )));
+                }
+                let mut columns: Vec<ArrayRef> = decode_rows(&data_types, part.iter().map(|key| Some(*key)))?;
+                let times = TimestampMicrosecondArray::from(vec![at_us; part.len()]).with_timezone("UTC");
+                columns.push(Arc::new(times));
+                writer.write(&RecordBatch::try_new(schema.clone(), columns)?).await?;
             }
-            let mut columns: Vec<ArrayRef> = decode_rows(&data_types, part.iter().map(|key| Some(*key)))?;
-            let times = TimestampMicrosecondArray::from(vec![at_us; part.len()]).with_timezone("UTC");
-            columns.push(Arc::new(times));
-            writer.write(&RecordBatch::try_new(schema.clone(), columns)?).await?;
         }
+        Ok::<(), OfflineError>(())
+    };
+    match unless_cancelled(cancel, write).await {
+        Ok(()) => writer.finish(store).await,
+        Err(error) => Err(writer.discard_after(error).await),
     }
-    writer.finish(store).await
 }
 
 /// The encoded keys of every entity, in order, and the first instant at which it is known.
@@ -152,6 +161,7 @@ async fn known_from(
         let mut batches = History::new(table, &state, range, 1).await?.read(0)?;
         let mut encoded = Vec::new();
         while let Some(batch) = batches.try_next().await? {
+            check_cancelled(&spec.watch.cancel)?;
             let columns = order.iter().map(|at| to_canonical(batch.column(*at)).map_err(OfflineError::Dataset));
             let columns: Vec<ArrayRef> = columns.collect::<Result<_, _>>()?;
             let encoder = BatchEncoder::try_new(&columns)?;

@@ -25,9 +25,13 @@ use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
 use super::KeptSpine;
 use super::writer::SpineWriter;
+use crate::backfill::Cancel;
+use crate::cancelled::{check_cancelled, unless_cancelled};
+use crate::decode_thread::on_own_thread;
 use crate::error::OfflineError;
 use crate::location::OfflineStore;
 use crate::source::{InspectedColumn, inspect, source_rows};
@@ -54,6 +58,8 @@ pub struct QueriedSpine {
 pub struct SpineQuery {
     frame: DataFrame,
     tables: Vec<Arc<SourceTable>>,
+    /// Nobody waits for its rows any more.
+    given_up: Cancel,
 }
 
 impl fmt::Debug for SpineQuery {
@@ -85,8 +91,9 @@ impl SpineQuery {
     pub async fn plan(sql: &str, sources: Vec<SourceSpec>) -> Result<Self, OfflineError> {
         let context = context()?;
         let mut tables = Vec::new();
+        let given_up = Cancel::default();
         for source in sources {
-            let table = Arc::new(SourceTable::open(source).await?);
+            let table = Arc::new(SourceTable::open(source, &given_up).await?);
             context.register_table(table.source.name.as_str(), table.clone()).map_err(refused)?;
             tables.push(table);
         }
@@ -103,7 +110,7 @@ impl SpineQuery {
                 return Err(OfflineError::Dataset(message));
             }
         }
-        Ok(Self { frame, tables })
+        Ok(Self { frame, tables, given_up })
     }
 
     /// The columns that it gives.
@@ -114,24 +121,46 @@ impl SpineQuery {
     /// Runs it, and keeps its rows as a spine. `name` tells spines from each other that are made at the same time.
     ///
     /// # Errors
-    /// A file that cannot be read, a value that cannot be computed, memory that does not suffice.
-    pub async fn keep(self, store: &OfflineStore, name: &str) -> Result<QueriedSpine, OfflineError> {
+    /// A file that cannot be read, a value that cannot be computed, memory that does not suffice, cancellation.
+    pub async fn keep(self, store: &OfflineStore, name: &str, cancel: &Cancel) -> Result<QueriedSpine, OfflineError> {
         let fields = self.frame.schema().as_arrow().fields().iter().map(|field| plain(field)).collect::<Vec<_>>();
         let schema = Arc::new(Schema::new(fields));
-        let mut rows = self.frame.execute_stream().await.map_err(refused)?;
         let mut writer = SpineWriter::begin(store, name, schema.clone()).await?;
-        while let Some(batch) = rows.try_next().await.map_err(refused)? {
-            let columns = batch.columns().iter().zip(schema.fields());
-            let columns = columns.map(|(column, field)| arrow_cast::cast(column, field.data_type()));
-            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-            let columns = columns.collect::<Result<_, _>>()?;
-            writer.write(&RecordBatch::try_new_with_options(schema.clone(), columns, &options)?).await?;
+        if let Err(error) = unless_cancelled(cancel, write_rows(self.frame, &schema, &mut writer)).await {
+            self.given_up.cancel();
+            return Err(writer.discard_after(error).await);
         }
         let rows = writer.rows();
         let kept = writer.finish(store).await?;
         let notes = self.tables.iter().filter_map(|table| table.left_out.note(&table.source.name)).collect();
         Ok(QueriedSpine { kept, rows, notes })
     }
+}
+
+/// Writes what a query gives. It is computed on a thread of its own: a join of a few rows that it gives may take minutes, in which
+/// the computing waits for nothing and could not be called off.
+async fn write_rows(frame: DataFrame, schema: &SchemaRef, writer: &mut SpineWriter) -> Result<(), OfflineError> {
+    let (give, mut batches) = mpsc::channel::<RecordBatch>(1);
+    let compute = on_own_thread(async move {
+        let mut rows = frame.execute_stream().await.map_err(refused)?;
+        while let Some(batch) = rows.try_next().await.map_err(refused)? {
+            if give.send(batch).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    });
+    let write = async {
+        while let Some(batch) = batches.recv().await {
+            let columns = batch.columns().iter().zip(schema.fields());
+            let columns = columns.map(|(column, field)| arrow_cast::cast(column, field.data_type()));
+            let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+            let columns = columns.collect::<Result<_, _>>()?;
+            writer.write(&RecordBatch::try_new_with_options(schema.clone(), columns, &options)?).await?;
+        }
+        Ok::<(), OfflineError>(())
+    };
+    tokio::try_join!(compute, write).map(|_| ())
 }
 
 fn context() -> Result<SessionContext, OfflineError> {
@@ -212,6 +241,7 @@ struct SourceTable {
     /// Columns that it has and cannot give, with what to do about them.
     hints: BTreeMap<String, String>,
     left_out: Arc<LeftOut>,
+    given_up: Cancel,
 }
 
 impl fmt::Debug for SourceTable {
@@ -244,7 +274,7 @@ impl LeftOut {
 }
 
 impl SourceTable {
-    async fn open(source: SourceSpec) -> Result<Self, OfflineError> {
+    async fn open(source: SourceSpec, given_up: &Cancel) -> Result<Self, OfflineError> {
         let mut fields = Vec::new();
         let mut hints = BTreeMap::new();
         for InspectedColumn { name, data_type, hint, .. } in inspect(&source).await? {
@@ -255,7 +285,8 @@ impl SourceTable {
                 }
             }
         }
-        Ok(Self { source, schema: Arc::new(Schema::new(fields)), hints, left_out: Arc::default() })
+        let schema = Arc::new(Schema::new(fields));
+        Ok(Self { source, schema, hints, left_out: Arc::default(), given_up: given_up.clone() })
     }
 }
 
@@ -280,8 +311,12 @@ impl TableProvider for SourceTable {
             Some(columns) => Arc::new(self.schema.project(columns)?),
             None => self.schema.clone(),
         };
-        let rows =
-            SourceRowsStream { source: self.source.clone(), schema: schema.clone(), left_out: self.left_out.clone() };
+        let rows = SourceRowsStream {
+            source: self.source.clone(),
+            schema: schema.clone(),
+            left_out: self.left_out.clone(),
+            given_up: self.given_up.clone(),
+        };
         let exec = StreamingTableExec::try_new(schema, vec![Arc::new(rows)], None, [], false, limit)?;
         Ok(Arc::new(exec))
     }
@@ -293,6 +328,7 @@ struct SourceRowsStream {
     source: SourceSpec,
     schema: SchemaRef,
     left_out: Arc<LeftOut>,
+    given_up: Cancel,
 }
 
 impl PartitionStream for SourceRowsStream {
@@ -303,12 +339,13 @@ impl PartitionStream for SourceRowsStream {
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
         let names: Vec<String> = self.schema.fields().iter().map(|field| field.name().clone()).collect();
         let (schema, left_out) = (self.schema.clone(), self.left_out.clone());
-        let source = self.source.clone();
+        let (source, given_up) = (self.source.clone(), self.given_up.clone());
         let external = |error: OfflineError| DataFusionError::External(Box::new(error));
         let rows = futures::stream::once(async move { source_rows(&source, names, BATCH_ROWS).await })
             .try_flatten()
             .map_err(external)
             .map(move |rows| {
+                check_cancelled(&given_up).map_err(external)?;
                 let rows = rows?;
                 let columns = rows.columns.clone();
                 let options = RecordBatchOptions::new().with_row_count(Some(rows.sequence.len()));

@@ -54,6 +54,13 @@ impl SpineWriter {
         self.rows
     }
 
+    /// Takes back what was written, because of this error.
+    pub(super) async fn discard_after(self, error: OfflineError) -> OfflineError {
+        // What a store keeps of it all the same nobody ever sees.
+        let _discarded = self.upload.discard().await;
+        error
+    }
+
     /// Keeps the spine under its digest.
     pub(super) async fn finish(mut self, store: &OfflineStore) -> Result<KeptSpine, OfflineError> {
         self.encoder.finish()?;

@@ -150,6 +150,7 @@ pub fn dataset(spine: &Path, views: Vec<ViewOfService>, features: &[(&str, usize
         workers: 2,
         options: DatasetOptions::default(),
         memory_bytes_max: 1 << 30,
+        protected: Vec::new(),
         watch: DatasetWatch::default(),
     }
 }

@@ -241,14 +241,15 @@ async fn a_comparison_says_what_has_changed_and_where() {
     };
     let before = side(&spec, "before.parquet").await;
     let arrow = side(&with_options(&spec, |options| options.format = OutputFormat::Arrow), "same.arrow").await;
-    let diff = diff_datasets(&before, &arrow).await.unwrap();
+    let unwatched = DatasetWatch::default();
+    let diff = diff_datasets(&before, &arrow, &unwatched).await.unwrap();
     assert!(diff.same_content && diff.matched_by == MatchedBy::Content && diff.views.is_empty());
     assert_eq!(diff.recipe.keys().collect::<Vec<_>>(), ["format"]);
 
     // A row of card 0 that beats the others: it pays in rows 0 and 4 to 7.
     load_later(folder.path(), &store, &plain_of(&spec)).await;
     let after = side(&spec, "after.arrow.parquet").await;
-    let diff = diff_datasets(&before, &after).await.unwrap();
+    let diff = diff_datasets(&before, &after, &unwatched).await.unwrap();
     assert_eq!((diff.same_content, &diff.matched_by), (false, &MatchedBy::Position));
     assert_eq!(diff.views["plain"].b["commit"], json!(2));
     let payer = &diff.changes["payer_doubled"];
@@ -261,13 +262,31 @@ async fn a_comparison_says_what_has_changed_and_where() {
     assert!(!diff.statistics["payer_doubled"].contains_key("status present"));
     assert_eq!(diff.rows_changed, 8, "each row has card 0 on one side or the other");
 
+    // Whoever watches is told of the rows of both, and may call it off between any two batches.
+    let told = Arc::new(Mutex::new(Vec::new()));
+    for calls_off in [false, true] {
+        let (tell, cancel) = (Arc::clone(&told), Cancel::default());
+        let switch = cancel.clone();
+        let progress = move |read, all| {
+            tell.lock().unwrap().push((read, all));
+            if calls_off {
+                switch.cancel();
+            }
+        };
+        let watch = DatasetWatch { cancel, progress: Some(Arc::new(progress)) };
+        let compared = diff_datasets(&before, &after, &watch).await;
+        assert_eq!(matches!(compared, Err(OfflineError::Cancelled)), calls_off, "{compared:?}");
+        let expected: &[(u64, u64)] = if calls_off { &[(8, 16)] } else { &[(8, 16), (16, 16)] };
+        assert_eq!(std::mem::take(&mut *told.lock().unwrap()), expected);
+    }
+
     // Other rows: found by keys and time, whatever their order; of rows that are there twice the second is matched last.
     let spine = read_back(Path::new(&spec.spine));
     let picks = arrow_array::UInt32Array::from(vec![7, 6, 5, 3, 2, 1, 0, 0]);
     let spine = arrow_select::take::take_record_batch(&spine, &picks).unwrap();
     write_parquet(&folder.path().join("other.parquet"), &spine, 3);
     let other = side(&DatasetSpec { spine: text("other.parquet"), ..spec.clone() }, "other-set.parquet").await;
-    let diff = diff_datasets(&after, &other).await.unwrap();
+    let diff = diff_datasets(&after, &other, &unwatched).await.unwrap();
     assert_eq!(diff.matched_by, MatchedBy::KeysAndTime);
     assert_eq!((diff.rows_only_in.a, diff.rows_only_in.b), (1, 1), "row 4 is gone, row 0 is there twice");
     // Rows 6 and 7 agree in keys and time, and have changed places.
@@ -277,7 +296,7 @@ async fn a_comparison_says_what_has_changed_and_where() {
     let fewer = with_options(&spec, |options| options.left_out = BTreeSet::from(["payer".to_owned()]));
     let fewer = DatasetSpec { spine: text("other.parquet"), ..fewer };
     let fewer = side(&fewer, "fewer.parquet").await;
-    let diff = diff_datasets(&after, &fewer).await.unwrap();
+    let diff = diff_datasets(&after, &fewer, &unwatched).await.unwrap();
     assert_eq!((&diff.columns["payer"].a, &diff.columns["payer"].b), (&Some("utf8".to_owned()), &None));
     assert!(matches!(&diff.matched_by, MatchedBy::Nothing(why) if why.contains("`payer`")), "{:?}", diff.matched_by);
 }

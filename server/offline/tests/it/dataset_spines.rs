@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 use eadem_offline::{
-    EventTime, KnownAt, SpineOrigin, SpineQuery, create_dataset, keep_entities_spine, rebuild_dataset, tables_of_query,
+    Cancel, EventTime, KnownAt, OfflineError, SpineOrigin, SpineQuery, create_dataset, keep_entities_spine,
+    rebuild_dataset, tables_of_query,
 };
 use eadem_semantics::KnownAtCut;
 use eadem_values::Value;
@@ -109,7 +110,8 @@ async fn a_query_over_sources_is_a_spine() {
     // The filter and the computed columns are the source's; a count that is none leaves its row out, and says so.
     let sql = "select h.card, \"Later\" as seen_at, sum(n) as label from h group by card, \"Later\" order by card desc";
     assert_eq!(tables_of_query(sql).unwrap(), ["h"]);
-    let found = SpineQuery::plan(sql, sources()).await.unwrap().keep(&store, "job").await.unwrap();
+    let cancel = Cancel::default();
+    let found = SpineQuery::plan(sql, sources()).await.unwrap().keep(&store, "job", &cancel).await.unwrap();
     assert_eq!(found.rows, 2);
     assert!(found.notes[0].starts_with("1 rows of source h were left out"), "{:?}", found.notes);
     let mut spec = dataset(folder, vec![stored(&plain, "card")], &[("doubled", 0, "doubled")]);
@@ -125,9 +127,9 @@ async fn a_query_over_sources_is_a_spine() {
     // Columns that are not asked for hinder nothing; the same rows are the same spine.
     let all = SpineQuery::plan("select card, at as seen_at from h", sources()).await.unwrap();
     assert_eq!(all.columns(), ["card", "seen_at"]);
-    let all = all.keep(&store, "job").await.unwrap();
+    let all = all.keep(&store, "job", &cancel).await.unwrap();
     assert_eq!((all.rows, all.notes.len()), (3, 0));
-    let again = SpineQuery::plan(sql, sources()).await.unwrap().keep(&store, "other").await.unwrap();
+    let again = SpineQuery::plan(sql, sources()).await.unwrap().keep(&store, "other", &cancel).await.unwrap();
     assert_eq!(again.kept, found.kept);
     assert!(!folder.join("out/spines/_building/job.parquet").exists(), "a spine under construction was left");
 
@@ -135,6 +137,33 @@ async fn a_query_over_sources_is_a_spine() {
     std::fs::remove_dir_all(folder.join("in-plain")).unwrap();
     let again = rebuild_dataset(&store, &made.recipe, &spec, out.to_str().unwrap()).await.unwrap();
     assert_eq!(again.content_digest, made.content_digest);
+}
+
+/// Whatever a spine is made of: the job that wants it is called off, and nothing is kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spine_that_is_called_off_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let start = at("2023-01-01T00:00:00Z");
+    let rows = history(&mut StdRng::seed_from_u64(5), start, 12);
+    let (store, plain) = loaded(folder, view("plain", source("h", folder), doubler()), &rows).await;
+    let left = || {
+        let spines = folder.join("out/spines");
+        let files = ["", "_building"].map(|below| std::fs::read_dir(spines.join(below)).into_iter().flatten());
+        files.into_iter().flatten().filter(|file| file.as_ref().unwrap().path().is_file()).count()
+    };
+    let mut spec = dataset(folder, vec![stored(&plain, "card")], &[("doubled", 0, "doubled")]);
+    spec.watch.cancel.cancel();
+    let error = keep_entities_spine(&store, &spec, &[start + 50 * SECOND_US], "entities").await.unwrap_err();
+    assert!(matches!(error, OfflineError::Cancelled), "{error}");
+    let query = SpineQuery::plan("select card, at as seen_at from h", vec![plain.source.clone()]).await.unwrap();
+    let error = query.keep(&store, "query", &spec.watch.cancel).await.unwrap_err();
+    assert!(matches!(error, OfflineError::Cancelled), "{error}");
+    assert_eq!(left(), 0);
+
+    spec.watch.cancel = Cancel::default();
+    keep_entities_spine(&store, &spec, &[start + 50 * SECOND_US], "entities").await.unwrap();
+    assert_eq!(left(), 1, "it was looked for where spines are");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

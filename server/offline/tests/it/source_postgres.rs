@@ -41,7 +41,7 @@ fn sources_of_a_real_database() {
         .unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&tests.stdout), String::from_utf8_lossy(&tests.stderr));
     assert!(tests.status.success(), "{stdout}\n{stderr}");
-    assert!(stdout.contains("8 passed"), "not every test was run: {stdout}");
+    assert!(stdout.contains("9 passed"), "not every test was run: {stdout}");
 }
 
 async fn connect() -> PgConnection {
@@ -239,6 +239,35 @@ async fn what_breaks_on_the_way_leaves_nothing() {
         assert!(error.starts_with("source `payments`, postgres: ") && error.contains(reason), "{error}");
         assert_eq!(extracts(folder.path(), name), [""; 0]);
         assert!(!folder.path().join(format!("out/views/{name}")).exists());
+    }
+}
+
+/// Queries with this text in them that sleep in the database.
+async fn running(text: &str) -> i64 {
+    let count = "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and query like '%' || $1 || '%'";
+    sqlx::query_scalar(count).bind(text).fetch_one(&mut connect().await).await.unwrap()
+}
+
+/// A query that computes for hours before its first row, or gives a row now and then, ends with its job, also in the database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "run by sources_of_a_real_database, which starts the server"]
+async fn a_query_that_keeps_its_job_waiting_is_called_off() {
+    for (name, text) in [
+        ("computing", "select 'c' as card, pg_sleep(36000)::text as note"),
+        ("trickling", "select 'c' || n as card, pg_sleep(n * 3600)::text as note from generate_series(0, 9) as n"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let view = echo(name, &query(URL, text, None), &[("note", DataType::Utf8)]);
+        let job = backfill("job", &view, &store_in(folder.path()), Arc::new(MemoryLedger::default()));
+        let cancel = job.cancel.clone();
+        let called_off = async {
+            while running(text).await == 0 {}
+            cancel.cancel();
+        };
+        let (ended, ()) = tokio::join!(run_backfill(job), called_off);
+        assert!(matches!(ended, Err(OfflineError::Cancelled)), "{name}: {ended:?}");
+        assert_eq!(extracts(folder.path(), name), [""; 0]);
+        while running(text).await > 0 {}
     }
 }
 
