@@ -274,6 +274,7 @@ statements! {
         "INSERT INTO @dropped (incarnation, view_digest, epoch, buckets) VALUES (?, ?, ?, ?)";
     all_dropped: ReadMajority, "SELECT incarnation, view_digest, epoch, buckets FROM @dropped";
     delete_dropped: Write, "DELETE FROM @dropped WHERE incarnation = ?";
+    layout_version: ReadMajority, "SELECT version FROM @layout WHERE id = 0";
     clock_ms: ReadRows, "SELECT toUnixTimestamp(now()) FROM system.local";
 }
 
