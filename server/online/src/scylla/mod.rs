@@ -48,7 +48,7 @@ use eadem_values::Digest;
 use tokio::time::sleep_until;
 
 pub use config::{Credentials, PASSWORD_VARIABLE, ReadConsistency, ScyllaConfig, Tls, USER_VARIABLE};
-pub use schema::{LAYOUT_VERSION, Replication, SchemaOptions, SchemaStatement, init};
+pub use schema::{LAYOUT_VERSION, Replication, SchemaDifference, SchemaOptions, SchemaStatement, init};
 
 use crate::{
     Answer, Coverage, KEY_BYTES_MAX, KeyBytes, Merged, OnlineStore, PointRead, Row, ScanCursor, ScanPage, StoreError,
