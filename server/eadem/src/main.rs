@@ -22,6 +22,7 @@ mod online_backup;
 mod output;
 mod projects;
 mod quarantine;
+mod sizes;
 mod tls;
 mod upkeep;
 mod workers;
