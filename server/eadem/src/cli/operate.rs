@@ -50,6 +50,9 @@ pub(crate) struct Materialize {
     /// taken out, a longer history is wanted) everything is loaded anew.
     #[arg(long)]
     incremental: bool,
+    /// Load so many rows a second at most; 0: as fast as it goes. Default: jobs.materialize_rows_per_s_max.
+    #[arg(long, value_name = "ROWS")]
+    rows_per_s: Option<u64>,
 }
 
 /// Serve features over HTTP.
@@ -245,7 +248,10 @@ impl Backfill {
 impl Materialize {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let client = context.client().await?;
-        let spec = json!({ "views": self.views, "as_of": self.as_of, "incremental": self.incremental });
+        let mut spec = json!({ "views": self.views, "as_of": self.as_of, "incremental": self.incremental });
+        if let Some(rows) = self.rows_per_s {
+            spec["rows_per_s_max"] = json!(rows);
+        }
         let job = run_job(context, &client, "materialize", &spec).await?;
         context.printer.result(&job, job_text)
     }
