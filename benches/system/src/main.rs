@@ -66,6 +66,7 @@ const BARS: &[Bar] = &[
     ("S4", database::s4),
     ("S5", feast::s5),
     ("S6", scale::s6),
+    ("S7", soak::s7),
     ("S8", soak::s8),
     ("S9", overload::s9),
     ("S10", soak::s10),

@@ -1,5 +1,5 @@
 //! Bars that tests count: H8, training sets against an oracle; H9, whatever is killed, refused or answered by nobody; S8, the
-//! embedded store when it is killed or its power is cut; S10, online stores and the interface against what they promise;
+//! embedded store when it is killed or its power is cut; S7, reads and writes while nodes of the database are lost; S10, online stores and the interface against what they promise;
 //! R5, every operation by every credential.
 
 use std::process::Command;
@@ -60,6 +60,17 @@ const S8: Soak = Soak {
     name: "kills and power cuts under writes after which the embedded store has lost or made up something; runs: both",
 };
 
+const S7: Soak = Soak {
+    bar: "S7",
+    targets: &["online"],
+    tests: &["a_node_that_is_lost"],
+    report: "S7: cases=",
+    between: " faults=",
+    cases_min: 2_000,
+    name: "reads that failed, beyond those of the bare driver, and acknowledged rows that were lost, while one of three nodes is \
+           killed and comes back, hangs, and all are killed at once; runs: reads and writes",
+};
+
 const R2: Soak = Soak {
     bar: "R2",
     targets: &["registry"],
@@ -85,7 +96,7 @@ const R7: Soak = Soak {
 const S10: Soak = Soak {
     bar: "S10",
     targets: &["online", "system"],
-    tests: &["conforms", "three_nodes", "in_the_whole_suite", "scenario::interface::"],
+    tests: &["conforms", "in_the_whole_suite", "scenario::interface::"],
     report: "S10: cases=",
     between: " faults=",
     cases_min: 20_000,
@@ -121,6 +132,11 @@ pub(crate) fn r7() -> Result<Measured> {
 /// Kills and faults.
 pub(crate) fn h9() -> Result<Measured> {
     H9.run()
+}
+
+/// Nodes of the database that are lost.
+pub(crate) fn s7() -> Result<Measured> {
+    S7.run()
 }
 
 /// The embedded store when it is killed, or its power is cut.

@@ -131,6 +131,8 @@ pub(crate) struct JobsConfig {
     pub(crate) chunk_rows: usize,
     /// Memory that the rows of a backfill, or a training set, may take in one process.
     pub(crate) memory_bytes_max: usize,
+    /// Rows a second that a load of the online store takes at most, where the job does not say; 0: as fast as it goes.
+    pub(crate) materialize_rows_per_s_max: u64,
     /// How long a process that works on a job is believed to live without a sign of life.
     pub(crate) lease_ms: u64,
     /// Whether the jobs of a server step back behind its requests.
@@ -234,7 +236,14 @@ fn of_project(name: &str, project: &str) -> String {
 
 impl Default for JobsConfig {
     fn default() -> Self {
-        Self { workers: 2, chunk_rows: 1 << 20, memory_bytes_max: 1 << 30, lease_ms: 15_000, low_priority: true }
+        Self {
+            workers: 2,
+            chunk_rows: 1 << 20,
+            memory_bytes_max: 1 << 30,
+            materialize_rows_per_s_max: 0,
+            lease_ms: 15_000,
+            low_priority: true,
+        }
     }
 }
 

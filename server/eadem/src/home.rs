@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
@@ -28,6 +28,7 @@ use crate::job_threads::JobThreads;
 use crate::jobs::JobRunner;
 use crate::output::{Printer, since_text};
 use crate::projects::{OpenProject, OpenProjects, Place};
+use crate::sizes::Sizes;
 use crate::upkeep;
 
 /// Everything that one process needs to answer for the projects of a directory, which is its own.
@@ -349,21 +350,29 @@ pub(crate) struct Status {
     stores: Stores,
     /// How far the clock of a store may be from ours.
     clock_skew_max: Duration,
-    /// For how long the sizes of tables are not asked for again.
-    tables_last: Duration,
-    last_tables: Mutex<Option<(Instant, Vec<StoredTable>)>>,
+    /// Of a database, which has to count. An embedded store knows.
+    sizes: Option<Sizes>,
 }
+
+/// The sizes of a database's tables are counted no sooner again: who scrapes metrics every few seconds must not keep it busy.
+const SIZES_LAST: Duration = Duration::from_secs(30);
+
+/// How long a scrape waits for them.
+const SIZES_WAIT: Duration = Duration::from_secs(1);
 
 impl Status {
     pub(crate) fn new(stores: Stores, config: &Config) -> Self {
-        // Who scrapes metrics every few seconds must not keep a database busy with counting.
-        let tables_last = if config.store.online.is_some() { Duration::from_secs(30) } else { Duration::ZERO };
+        let sizes = config.store.online.is_some().then(|| Sizes::new(SIZES_LAST, SIZES_WAIT));
         let clock_skew_max = Duration::from_millis(config.limits.clock_skew_ms_max);
-        Self { stores, clock_skew_max, tables_last, last_tables: Mutex::default() }
+        Self { stores, clock_skew_max, sizes }
     }
 
-    fn online_store(&self) -> Result<Arc<dyn OnlineStore>, Problem> {
-        self.stores.online().map_err(|error| Problem::internal("the online store cannot be shown", error))
+    /// Why the offline store cannot be read at the moment: views that were never materialized, and the past, are read from it.
+    async fn offline_hindrance(&self) -> Option<String> {
+        match tokio::time::timeout(PING_WAIT, self.stores.offline.ping()).await {
+            Ok(answered) => answered.err().map(|error| error.to_string()),
+            Err(_) => Some(no_answer()),
+        }
     }
 
     /// Why the online store cannot be relied on at the moment: it does not answer, or its clock and ours are too far apart for
@@ -374,7 +383,7 @@ impl Status {
         let their_us = match tokio::time::timeout(PING_WAIT, online.ping()).await {
             Ok(Ok(their_us)) => their_us?,
             Ok(Err(error)) => return Some(error.to_string()),
-            Err(_) => return Some(format!("no answer within {} s", PING_WAIT.as_secs())),
+            Err(_) => return Some(no_answer()),
         };
         let ahead_us = ahead_us(their_us, asked_at_us..=clock.now_us());
         let skew = Duration::from_micros(ahead_us.unsigned_abs());
@@ -389,27 +398,54 @@ impl Status {
         })
     }
 
-    /// Every epoch with its view, and how its table stands.
-    async fn epochs(&self) -> Result<Vec<(Epoch, Arc<ViewVersion>, TableStatus)>, Problem> {
-        let registry_failed = |error| Problem::internal("the registry could not be read", error);
-        let (registry, online) = (&self.stores.registry, self.online_store()?);
-        let mut epochs = Vec::new();
-        for epoch in registry.epochs(None).await.map_err(registry_failed)? {
-            let view = registry.view(&epoch.view.name, Some(epoch.view.version)).await.map_err(registry_failed)?;
-            let table = TableId { view: view.digest, epoch: u64::from(epoch.epoch) };
-            // It may have been dropped meanwhile.
-            let Ok(status) = online.status(table).await else { continue };
-            epochs.push((epoch, view, status));
+    /// Why the registry cannot be read at the moment.
+    async fn registry_hindrance(&self) -> Option<String> {
+        match tokio::time::timeout(PING_WAIT, self.stores.registry.revision()).await {
+            Ok(answered) => answered.err().map(|error| error.to_string()),
+            Err(_) => Some(no_answer()),
         }
-        Ok(epochs)
     }
+}
+
+fn online_store(stores: &Stores) -> Result<Arc<dyn OnlineStore>, Problem> {
+    stores.online().map_err(|error| Problem::internal("the online store cannot be shown", error))
+}
+
+fn no_answer() -> String {
+    format!("no answer within {} s", PING_WAIT.as_secs())
+}
+
+/// Every epoch with its view, and how its table stands.
+async fn epochs(stores: &Stores) -> Result<Vec<(Epoch, Arc<ViewVersion>, TableStatus)>, Problem> {
+    let registry_failed = |error| Problem::internal("the registry could not be read", error);
+    let (registry, online) = (&stores.registry, online_store(stores)?);
+    let mut epochs = Vec::new();
+    for epoch in registry.epochs(None).await.map_err(registry_failed)? {
+        let view = registry.view(&epoch.view.name, Some(epoch.view.version)).await.map_err(registry_failed)?;
+        let table = TableId { view: view.digest, epoch: u64::from(epoch.epoch) };
+        // It may have been dropped meanwhile.
+        let Ok(status) = online.status(table).await else { continue };
+        epochs.push((epoch, view, status));
+    }
+    Ok(epochs)
+}
+
+async fn stored_tables(stores: Stores) -> Result<Vec<StoredTable>, Problem> {
+    let table = |(epoch, _, status): (Epoch, Arc<ViewVersion>, TableStatus)| StoredTable {
+        view: epoch.view.to_string(),
+        epoch: status.table.epoch,
+        is_current: epoch.state == EpochState::Current,
+        rows: status.rows,
+        bytes: status.bytes,
+    };
+    Ok(epochs(&stores).await?.into_iter().map(table).collect())
 }
 
 #[async_trait]
 impl StoreStatus for Status {
     async fn online(&self) -> Result<Json, Problem> {
         let mut views = Vec::new();
-        for (epoch, view, status) in self.epochs().await? {
+        for (epoch, view, status) in epochs(&self.stores).await? {
             let withdrawn = match epoch.state == EpochState::Current {
                 true => upkeep::withdrawn_online(&self.stores, &view).await,
                 false => Ok(None),
@@ -430,7 +466,7 @@ impl StoreStatus for Status {
                 "withdrawn_in": withdrawn.map(|withdrawn| withdrawn.commit),
             }));
         }
-        Ok(json!({ "store": self.online_store()?.kind(), "views": views }))
+        Ok(json!({ "store": online_store(&self.stores)?.kind(), "views": views }))
     }
 
     async fn view_tables(&self, view: &ViewVersion) -> Result<Json, Problem> {
@@ -462,37 +498,24 @@ impl StoreStatus for Status {
     }
 
     async fn tables(&self) -> Result<Vec<StoredTable>, Problem> {
-        if let Some((asked_at, tables)) = &*self.last_tables.lock().unwrap_or_else(PoisonError::into_inner)
-            && asked_at.elapsed() < self.tables_last
-        {
-            return Ok(tables.clone());
+        let count = || stored_tables(self.stores.clone());
+        match &self.sizes {
+            Some(sizes) => sizes.get(count).await,
+            None => count().await,
         }
-        let table = |(epoch, _, status): (Epoch, Arc<ViewVersion>, TableStatus)| StoredTable {
-            view: epoch.view.to_string(),
-            epoch: status.table.epoch,
-            is_current: epoch.state == EpochState::Current,
-            rows: status.rows,
-            bytes: status.bytes,
-        };
-        let tables: Vec<StoredTable> = self.epochs().await?.into_iter().map(table).collect();
-        *self.last_tables.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), tables.clone()));
-        Ok(tables)
     }
 
     async fn not_ready(&self) -> Vec<Hindrance> {
-        let mut hindrances = Vec::new();
-        let registry = |reason| Hindrance { part: "registry", reason };
-        match tokio::time::timeout(PING_WAIT, self.stores.registry.revision()).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => hindrances.push(registry(error.to_string())),
-            Err(_) => hindrances.push(registry(format!("no answer within {} s", PING_WAIT.as_secs()))),
-        }
-        let hindrance = match self.stores.online() {
-            Ok(online) => self.online_hindrance(online.as_ref()).await,
-            Err(error) => Some(format!("{error:#}")),
+        let online = async {
+            match self.stores.online() {
+                Ok(online) => self.online_hindrance(online.as_ref()).await,
+                Err(error) => Some(format!("{error:#}")),
+            }
         };
-        hindrances.extend(hindrance.map(|reason| Hindrance { part: "online store", reason }));
-        hindrances
+        // At once: a caller waits for the slowest of them.
+        let (registry, online, offline) = tokio::join!(self.registry_hindrance(), online, self.offline_hindrance());
+        let parts = [("registry", registry), ("online store", online), ("offline store", offline)];
+        parts.into_iter().filter_map(|(part, reason)| Some(Hindrance { part, reason: reason? })).collect()
     }
 
     fn cache(&self) -> Option<CacheUsage> {

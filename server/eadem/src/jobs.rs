@@ -9,12 +9,16 @@ use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use eadem_api::serving::lifetime;
 use eadem_api::{Job, JobFilter, JobKind, JobProgress, JobState, Jobs, Problem, check_not_retired};
-use eadem_offline::{Backfill, BackfillOptions, BackfillReport, Progress, StopThreshold, plan_backfill, run_backfill};
+use eadem_offline::{
+    Backfill, BackfillOptions, BackfillReport, FileScan, OfflineError, Progress, StopThreshold, TableScan,
+    plan_backfill, run_backfill,
+};
 use eadem_online::{Coverage, Retention, TableId};
 use eadem_registry::definitions::split_version;
 use eadem_registry::model::{self as registry_model, Placement, StoredView, ViewVersion};
-use eadem_registry::{Actor, JobRecord, ObjectKind, RegistryError};
+use eadem_registry::{Actor, EpochState, JobRecord, ObjectKind, RegistryError};
 use eadem_values::{format_timestamp, parse_timestamp};
+use futures::stream::BoxStream;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -26,8 +30,10 @@ use crate::dataset_request::place_spine;
 use crate::datasets::{self, DatasetRequest};
 use crate::erasure;
 use crate::home::Stores;
-use crate::materialize;
+use crate::load_record::{Begun, Earlier, Ended, LoadRecord};
+use crate::materialize::{self, Load};
 use crate::online_backup::{self, BackupRequest, RestoreRequest};
+use crate::pace::Pace;
 use crate::quarantine::{self, ReplayRequest};
 use crate::upkeep::{self, CompactRequest, VacuumRequest};
 use crate::workers::{Handle, Lease, OwnWork, Planned};
@@ -67,6 +73,8 @@ struct MaterializeRequest {
     /// Where it can be done, only rows that came since the last time are loaded.
     #[serde(default)]
     incremental: bool,
+    /// Rows a second, at most; 0: as fast as it goes. Default: as the configuration says.
+    rows_per_s_max: Option<u64>,
 }
 
 /// Rows of which a share is taken where neither the view nor the job says.
@@ -119,6 +127,8 @@ struct Shared {
     stores: Stores,
     workers: usize,
     chunk_rows: u64,
+    /// Rows a second of a load whose job does not say; 0: as fast as it goes.
+    materialize_rows_per_s_max: u64,
     lease: Lease,
     running: Mutex<HashMap<String, Arc<Handle>>>,
     /// One job writes to the stores at a time in a process: it gets all threads and all memory that jobs may have, and two
@@ -141,6 +151,7 @@ impl JobRunner {
             stores,
             workers: config.workers.max(1),
             chunk_rows: config.chunk_rows.max(1) as u64,
+            materialize_rows_per_s_max: config.materialize_rows_per_s_max,
             lease: Lease::of_ms(config.lease_ms),
             running: Mutex::default(),
             writers: Semaphore::new(1),
@@ -263,7 +274,7 @@ impl Shared {
                         online_backup::run_restore(&shared.stores, &views, &request, &handle).await
                     }
                     JobKind::Backfill | JobKind::Materialize => {
-                        shared.materialize(serde_json::from_value(spec)?, &handle).await
+                        shared.materialize(&id, serde_json::from_value(spec)?, &handle).await
                     }
                 }
             })
@@ -449,7 +460,7 @@ impl Shared {
             let mut described = backfill_json(view, &report);
             if self.stores.online.is_none() {
                 self.leave_online_to_others(id, view, report.version, handle).await?;
-            } else if let Some((line, renewed)) = self.renew_online(view, handle, (done, views.len())).await? {
+            } else if let Some((line, renewed)) = self.renew_online(id, view, handle, (done, views.len())).await? {
                 lines.push(line);
                 described["online"] = renewed;
             }
@@ -482,6 +493,7 @@ impl Shared {
     /// since. It is complete from the same instant on as the current one.
     async fn renew_online(
         self: &Arc<Self>,
+        id: &str,
         view: &Arc<ViewVersion>,
         handle: &Arc<Handle>,
         place: (usize, usize),
@@ -493,11 +505,18 @@ impl Shared {
             Some(since_us) => since_us.saturating_add(history_us),
             None => self.stores.clock.now_us(),
         };
-        let rows_before = handle.progress().rows;
+        let loading = ViewLoad {
+            job: id.to_owned(),
+            as_of_us,
+            pace: Arc::new(Pace::new(self.materialize_rows_per_s_max)),
+            handle: Arc::clone(handle),
+            place,
+            rows_before: handle.progress().rows,
+        };
         // Encoding rows takes whole seconds of processor time: not on the threads of requests.
         let runtime = tokio::runtime::Handle::current();
-        let (shared, loading, follower) = (Arc::clone(self), Arc::clone(view), Arc::clone(handle));
-        let load = move || runtime.block_on(shared.load_view(&loading, as_of_us, &follower, place, rows_before));
+        let (shared, loaded_view) = (Arc::clone(self), Arc::clone(view));
+        let load = move || runtime.block_on(shared.load_view(&loaded_view, &loading));
         let loaded = tokio::task::spawn_blocking(load).await?;
         let loaded = loaded.with_context(|| {
             format!(
@@ -516,29 +535,37 @@ impl Shared {
         Ok(Some((line, renewed)))
     }
 
-    async fn materialize(&self, request: MaterializeRequest, handle: &Arc<Handle>) -> anyhow::Result<Json> {
+    async fn materialize(&self, id: &str, request: MaterializeRequest, handle: &Arc<Handle>) -> anyhow::Result<Json> {
         let now_us = self.stores.clock.now_us();
         let as_of_us = request.as_of.as_deref().map(parse_timestamp).transpose()?.unwrap_or(now_us);
         let views = self.stored_views(&request.views).await?;
+        // One for all views: the threads of each share it, and a short view saves nothing up for the next.
+        let pace = Arc::new(Pace::new(request.rows_per_s_max.unwrap_or(self.materialize_rows_per_s_max)));
         let mut lines = Vec::new();
         let mut loaded_views = Vec::new();
         let mut rows_before = 0;
         for (done, view) in views.iter().enumerate() {
-            let place = (done, views.len());
-            let load = || self.load_view(view, as_of_us, handle, place, rows_before);
+            let loading = ViewLoad {
+                job: id.to_owned(),
+                as_of_us,
+                pace: Arc::clone(&pace),
+                handle: Arc::clone(handle),
+                place: (done, views.len()),
+                rows_before,
+            };
             let added = match request.incremental {
-                true => self.load_added(view, as_of_us, handle, place, rows_before).await,
+                true => self.load_added(view, &loading).await,
                 false => Ok(None),
             };
             let mut loaded = match added.with_context(|| view.id.to_string())? {
                 Some(loaded) => loaded,
-                None => load().await.with_context(|| view.id.to_string())?,
+                None => self.load_view(view, &loading).await.with_context(|| view.id.to_string())?,
             };
             // Another process may have taken rows out of the table while they were loaded from it.
             while upkeep::withdrawn_online(&self.stores, view).await?.is_some() {
-                loaded = load().await.with_context(|| view.id.to_string())?;
+                loaded = self.load_view(view, &loading).await.with_context(|| view.id.to_string())?;
             }
-            rows_before += loaded.rows;
+            rows_before += loaded.rows_now();
             let (done, total) = (done as u64 + 1, views.len() as u64);
             handle.steps(done, total, rows_before, format!("{}: {} rows", view.id, loaded.rows));
             lines.push(loaded.line(view));
@@ -547,6 +574,9 @@ impl Shared {
                 "epoch": loaded.epoch,
                 "incremental": loaded.is_incremental,
                 "rows": loaded.rows,
+                "rows_loaded_before": loaded.rows_before,
+                "files": loaded.files,
+                "files_loaded_before": loaded.files_before,
                 "trimmed": loaded.trimmed,
                 "offline_commit": loaded.offline_commit,
                 "complete_since": format_timestamp(loaded.complete_since_us),
@@ -559,20 +589,13 @@ impl Shared {
     /// do: there is none yet, rows were taken out of the table since, the epoch holds other columns, or it was trimmed to a
     /// later time than is asked for. Rows are merged by maximum, so readers meanwhile see what they would see of a stream, and
     /// who was killed on the way begins again.
-    async fn load_added(
-        &self,
-        view: &ViewVersion,
-        as_of_us: i64,
-        handle: &Arc<Handle>,
-        place: (usize, usize),
-        rows_before: u64,
-    ) -> anyhow::Result<Option<Loaded>> {
+    async fn load_added(&self, view: &ViewVersion, loading: &ViewLoad) -> anyhow::Result<Option<Loaded>> {
         let stored = view.stored.as_ref().context("an on-demand view stores nothing")?;
         let (registry, store) = (&self.stores.registry, self.stores.online()?);
         let Some(epoch) = registry.current_epoch(&view.id).await? else { return Ok(None) };
         let online = TableId { view: view.digest, epoch: u64::from(epoch.epoch) };
-        let coverage = store.status(online).await?.coverage;
-        let trim = retention(stored).trim_at(as_of_us);
+        let coverage = store.coverage(online).await?;
+        let trim = retention(stored).trim_at(loading.as_of_us);
         let reaches_back = coverage.complete_since_us.is_some_and(|since_us| since_us <= trim.complete_since_us);
         let commit = coverage.offline_commit.and_then(|commit| u64::try_from(commit).ok());
         let Some(commit) = commit.filter(|_| reaches_back && epoch.placement == stored.deployment.placement) else {
@@ -580,8 +603,8 @@ impl Shared {
         };
         let table = self.stores.offline.table(&self.stores.view_spec(view).await?)?;
         let Some(added) = table.scan_added_in_parts(commit, self.workers).await? else { return Ok(None) };
-        let report = self.load_report(view, handle, place, rows_before, added.rows);
-        let rows = materialize::load_rows(&store, online, added.parts, &handle.cancel, report).await?;
+        let files = added.files;
+        let rows = self.load_rows(view, loading, (online, None), added.rows, added.parts).await?;
         let covered = Coverage { offline_commit: Some(i64::try_from(added.version)?), ..coverage };
         store.finish_load(online, covered).await?;
         let trimmed = store.trim(online, trim).await?;
@@ -591,6 +614,9 @@ impl Shared {
             epoch: epoch.epoch,
             is_incremental: true,
             rows,
+            rows_before: 0,
+            files,
+            files_before: 0,
             trimmed,
             offline_commit: added.version,
             complete_since_us: trim.complete_since_us,
@@ -598,69 +624,218 @@ impl Shared {
         }))
     }
 
-    /// Tells how many rows of a view are loaded.
-    fn load_report(
+    /// Hands the rows of these files to the online store, and says how many rows it were.
+    async fn load_rows(
         &self,
         view: &ViewVersion,
-        handle: &Arc<Handle>,
-        (done, total): (usize, usize),
-        rows_before: u64,
-        rows_of_view: Option<u64>,
-    ) -> Arc<dyn Fn(u64) + Send + Sync> {
-        let (follower, name) = (Arc::clone(handle), view.id.to_string());
-        Arc::new(move |rows: u64| {
-            let of_all = rows_of_view.map(|rows_of_view| format!(" of {rows_of_view}")).unwrap_or_default();
+        loading: &ViewLoad,
+        (table, record): (TableId, Option<LoadRecord>),
+        rows: Option<u64>,
+        parts: Vec<BoxStream<'static, Result<FileScan, OfflineError>>>,
+    ) -> anyhow::Result<u64> {
+        let (follower, name) = (Arc::clone(&loading.handle), view.id.to_string());
+        let ((done, total), rows_before) = (loading.place, loading.rows_before);
+        let of_all = rows.map(|rows| format!(" of {rows}")).unwrap_or_default();
+        let report = move |rows: u64| {
             follower.steps(done as u64, total as u64, rows_before + rows, format!("{name}: {rows}{of_all} rows"));
-        })
+        };
+        let load = Load {
+            store: self.stores.online()?,
+            table,
+            pace: Arc::clone(&loading.pace),
+            cancel: loading.handle.cancel.clone(),
+            report: Arc::new(report),
+            record,
+        };
+        load.run(parts).await
     }
 
-    /// Loads a new epoch beside the current one and switches when it is whole: readers never see a part.
-    async fn load_view(
-        &self,
-        view: &ViewVersion,
-        as_of_us: i64,
-        handle: &Arc<Handle>,
-        place: (usize, usize),
-        rows_before: u64,
-    ) -> anyhow::Result<Loaded> {
+    /// Loads a new epoch beside the current one and switches when it is whole: readers never see a part. A load that this job
+    /// has begun before goes on where it broke off, if the store has kept it and it is still of use.
+    async fn load_view(&self, view: &ViewVersion, loading: &ViewLoad) -> anyhow::Result<Loaded> {
+        if let Some(earlier) = LoadRecord::latest(&self.stores, &loading.job, &view.id).await? {
+            match self.go_on_with(view, earlier).await? {
+                GoingOn::Done(loaded) => return Ok(loaded),
+                GoingOn::Load(begun) => match self.load_begun(view, loading, *begun).await {
+                    // The files of its commit are gone: what the table holds now is loaded instead.
+                    Err(error) if is_vacuumed(&error) => {}
+                    outcome => return outcome,
+                },
+                GoingOn::No => {}
+            }
+        }
+        let begun = self.begin_load(view, loading).await?;
+        self.load_begun(view, loading, begun).await
+    }
+
+    /// Loads an epoch, and gives it up if the load breaks off and cannot go on later.
+    async fn load_begun(&self, view: &ViewVersion, loading: &ViewLoad, begun: BegunLoad) -> anyhow::Result<Loaded> {
+        let (epoch, table) = (begun.record.epoch, begun.table);
+        let loaded = self.load_epoch(view, loading, begun).await;
+        if let Err(error) = &loaded {
+            let is_called_off = loading.handle.cancel.is_cancelled() && !loading.handle.is_leaving();
+            let keeps = self.stores.online()?.keeps_unfinished_loads();
+            if !keeps || is_called_off || is_vacuumed(error) {
+                materialize::give_epoch_up(&self.stores, view, epoch, table).await;
+            }
+        }
+        loaded
+    }
+
+    /// Begins a load of what the offline table holds now, in a new epoch.
+    async fn begin_load(&self, view: &ViewVersion, loading: &ViewLoad) -> anyhow::Result<BegunLoad> {
         let stored = view.stored.as_ref().context("an on-demand view stores nothing")?;
-        let now_us = self.stores.clock.now_us();
-        let registry = &self.stores.registry;
-        let store = self.stores.online()?;
         let table = self.stores.offline.table(&self.stores.view_spec(view).await?)?;
         let scan = table.scan_in_parts(self.workers).await?.context("it has no rows offline; backfill it first")?;
-        let commit = scan.version;
+        let (registry, now_us) = (&self.stores.registry, self.stores.clock.now_us());
         let epoch = registry.create_epoch(&view.id, stored.deployment.placement, now_us).await?.epoch;
-        let online = TableId { view: view.digest, epoch: u64::from(epoch) };
-        let load = async {
-            store.create_epoch(online).await?;
-            let trim = retention(stored).trim_at(as_of_us);
-            store.announce_trim(online, trim).await?;
-            let report = self.load_report(view, handle, place, rows_before, scan.rows);
-            let rows = materialize::load_rows(&store, online, scan.parts, &handle.cancel, report).await?;
-            let coverage = Coverage { offline_commit: Some(i64::try_from(commit)?), ..Coverage::whole() };
-            let trimmed = store.finish_load_trimmed(online, coverage, trim).await?;
-            Ok::<_, anyhow::Error>((rows, trimmed, trim.complete_since_us))
-        };
-        let loaded = load.await;
-        let (rows, trimmed, complete_since_us) = match loaded {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                materialize::give_epoch_up(&self.stores, view, epoch, online).await;
-                return Err(error);
+        let table = TableId { view: view.digest, epoch: u64::from(epoch) };
+        let begun = Begun { commit: scan.version, as_of_us: loading.as_of_us };
+        let record = LoadRecord::begin(&self.stores, &loading.job, &view.id, epoch, begun).await?;
+        Ok(BegunLoad { record, begun, table, scan, rows_before: 0, files_before: 0 })
+    }
+
+    /// What becomes of a load that this job has begun before.
+    async fn go_on_with(&self, view: &ViewVersion, earlier: Earlier) -> anyhow::Result<GoingOn> {
+        let stored = view.stored.as_ref().context("an on-demand view stores nothing")?;
+        let Earlier { record, begun, ended, files, rows } = earlier;
+        let epochs = self.stores.registry.epochs(Some(&view.id)).await?;
+        let current = epochs.iter().find(|epoch| epoch.state == EpochState::Current).map(|epoch| epoch.epoch);
+        let own = epochs.iter().find(|epoch| epoch.epoch == record.epoch);
+        let is_loading = own.is_some_and(|own| own.state == EpochState::Loading);
+        let store = self.stores.online()?;
+        let table = TableId { view: view.digest, epoch: u64::from(record.epoch) };
+        // Nobody puts an older epoch into the place of a newer one.
+        let is_of_use = is_loading
+            && current < Some(record.epoch)
+            && own.is_some_and(|own| own.placement == stored.deployment.placement);
+        if let Some(ended) = ended {
+            if is_of_use {
+                materialize::switch(&self.stores, view, record.epoch).await?;
             }
-        };
-        materialize::switch(&self.stores, view, epoch).await?;
+            // What is served now is this load, or a later one; unless rows have been taken out since, it is done.
+            let is_done = is_of_use || !is_loading;
+            if is_done && upkeep::withdrawn_online(&self.stores, view).await?.is_none() {
+                return Ok(GoingOn::Done(Loaded {
+                    epoch: record.epoch,
+                    is_incremental: false,
+                    rows: ended.rows,
+                    rows_before: ended.rows,
+                    files: files.len(),
+                    files_before: files.len(),
+                    trimmed: ended.trimmed,
+                    offline_commit: begun.commit,
+                    complete_since_us: ended.complete_since_us,
+                    placement: stored.deployment.placement,
+                }));
+            }
+            return Ok(GoingOn::No);
+        }
+        if !is_loading {
+            return Ok(GoingOn::No);
+        }
+        if is_of_use && store.keeps_unfinished_loads() {
+            let offline = self.stores.offline.table(&self.stores.view_spec(view).await?)?;
+            if let Some(scan) = offline.scan_rest_in_parts(begun.commit, &files, self.workers).await? {
+                let (rows_before, files_before) = (rows, files.len());
+                let begun = BegunLoad { record, begun, table, scan, rows_before, files_before };
+                return Ok(GoingOn::Load(Box::new(begun)));
+            }
+        }
+        materialize::give_epoch_up(&self.stores, view, record.epoch, table).await;
+        Ok(GoingOn::No)
+    }
+
+    async fn load_epoch(&self, view: &ViewVersion, loading: &ViewLoad, load: BegunLoad) -> anyhow::Result<Loaded> {
+        let stored = view.stored.as_ref().context("an on-demand view stores nothing")?;
+        let BegunLoad { record, begun, table, scan, rows_before, files_before } = load;
+        let store = self.stores.online()?;
+        store.create_epoch(table).await?;
+        let trim = retention(stored).trim_at(begun.as_of_us);
+        store.announce_trim(table, trim).await?;
+        let files = files_before + scan.files;
+        let noted = store.keeps_unfinished_loads().then(|| record.clone());
+        let rows_now = self.load_rows(view, loading, (table, noted), scan.rows, scan.parts).await?;
+        let coverage = Coverage { offline_commit: Some(i64::try_from(begun.commit)?), ..Coverage::whole() };
+        let trimmed = store.finish_load_trimmed(table, coverage, trim).await?;
+        let rows = rows_before + rows_now;
+        let complete_since_us = trim.complete_since_us;
+        record.end(Ended { rows, trimmed, complete_since_us }).await?;
+        materialize::switch(&self.stores, view, record.epoch).await?;
         Ok(Loaded {
-            epoch,
+            epoch: record.epoch,
             is_incremental: false,
             rows,
+            rows_before,
+            files,
+            files_before,
             trimmed,
-            offline_commit: commit,
+            offline_commit: begun.commit,
             complete_since_us,
             placement: stored.deployment.placement,
         })
     }
+
+    /// Takes the epochs back that a job had begun to load when it was called off.
+    async fn give_loads_up(&self, id: &str) -> anyhow::Result<()> {
+        if self.stores.online.is_none() {
+            return Ok(());
+        }
+        for view in LoadRecord::views(&self.stores.registry, id).await? {
+            let Some(earlier) = LoadRecord::latest(&self.stores, id, &view).await? else { continue };
+            let epoch = earlier.record.epoch;
+            let epochs = self.stores.registry.epochs(Some(&view)).await?;
+            if !epochs.iter().any(|found| found.epoch == epoch && found.state == EpochState::Loading) {
+                continue;
+            }
+            let view = self.stores.registry.view(&view.name, Some(view.version)).await?;
+            let table = TableId { view: view.digest, epoch: u64::from(epoch) };
+            materialize::give_epoch_up(&self.stores, &view, epoch, table).await;
+        }
+        Ok(())
+    }
+}
+
+/// Whether files of the version that was read are gone.
+fn is_vacuumed(error: &anyhow::Error) -> bool {
+    let is_gone = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref::<OfflineError>(), Some(OfflineError::Vacuumed { .. }))
+    };
+    error.chain().any(is_gone)
+}
+
+/// How a view is loaded.
+struct ViewLoad {
+    job: String,
+    /// The instant that online history is counted back from.
+    as_of_us: i64,
+    pace: Arc<Pace>,
+    handle: Arc<Handle>,
+    /// Views done, and views in all.
+    place: (usize, usize),
+    /// Rows of the views before it.
+    rows_before: u64,
+}
+
+/// A load that is under way: what is left to read, and where it goes.
+struct BegunLoad {
+    record: LoadRecord,
+    begun: Begun,
+    table: TableId,
+    scan: TableScan,
+    /// Loaded before the job broke off.
+    rows_before: u64,
+    files_before: usize,
+}
+
+/// What becomes of a load that was begun before.
+enum GoingOn {
+    /// It was whole.
+    Done(Loaded),
+    /// It goes on.
+    Load(Box<BegunLoad>),
+    /// Another one begins.
+    No,
 }
 
 /// How long a view's rows stay online.
@@ -678,6 +853,10 @@ struct Loaded {
     /// Whether the rows were merged into an epoch that was being served.
     is_incremental: bool,
     rows: u64,
+    /// Of these, loaded before the job broke off.
+    rows_before: u64,
+    files: usize,
+    files_before: usize,
     trimmed: u64,
     offline_commit: u64,
     complete_since_us: i64,
@@ -685,6 +864,11 @@ struct Loaded {
 }
 
 impl Loaded {
+    /// Rows that were loaded since the job was started, or resumed.
+    fn rows_now(&self) -> u64 {
+        self.rows - self.rows_before
+    }
+
     fn line(&self, view: &ViewVersion) -> String {
         let holds = match self.placement {
             Placement::OnWrite => "features",
@@ -701,8 +885,12 @@ impl Loaded {
                 self.offline_commit
             );
         }
+        let before = match self.files_before {
+            0 => String::new(),
+            files => format!("; {files} of {} files were loaded before the job was resumed", self.files),
+        };
         format!(
-            "{}: {} rows of {holds} in epoch {}, complete since {} ({} trimmed), from offline commit {}",
+            "{}: {} rows of {holds} in epoch {}, complete since {} ({} trimmed), from offline commit {}{before}",
             view.id,
             self.rows.saturating_sub(self.trimmed),
             self.epoch,
@@ -976,6 +1164,9 @@ impl Jobs for JobRunner {
         let outcome = json!({ "error": "cancelled after its process had ended" });
         let cancelled = eadem_registry::JobState::Cancelled;
         registry.finish_job(id, cancelled, &outcome, clock.now_us()).await?;
+        if let Err(error) = self.shared.give_loads_up(id).await {
+            tracing::warn!(job = id, %error, "what it had begun to load is still there; the next load of the view drops it");
+        }
         self.get(id).await
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use anyhow::bail;
 use arrow_array::ArrayRef;
 use bytes::Bytes;
-use eadem_offline::{Cancel, HistoryBatch, OfflineError};
+use eadem_offline::{Cancel, FileScan, HistoryBatch, OfflineError};
 use eadem_online::{KeyBytes, OnlineStore, Row, RowBody, TableId};
 use eadem_registry::EpochState;
 use eadem_registry::model::ViewVersion;
@@ -17,70 +17,92 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use crate::home::Stores;
+use crate::load_record::LoadRecord;
+use crate::pace::Pace;
 
-/// Rows on their way, as the offline store gives them.
-type Batches = BoxStream<'static, Result<HistoryBatch, OfflineError>>;
+/// Files on their way, as the offline store gives them.
+type Files = BoxStream<'static, Result<FileScan, OfflineError>>;
 
-/// Hands the rows of all parts to the store, each part from a thread of its own: reading and decoding takes most of the time,
-/// and is nothing for the threads of requests. Says how many rows it were. `report` is told after every batch.
-///
-/// # Errors
-/// What went wrong first, once all threads have ended; or that the job was called off.
-pub(crate) async fn load_rows(
-    store: &Arc<dyn OnlineStore>,
-    table: TableId,
-    parts: Vec<Batches>,
-    cancel: &Cancel,
-    report: Arc<dyn Fn(u64) + Send + Sync>,
-) -> anyhow::Result<u64> {
-    let shared = Arc::new(Loading {
-        store: Arc::clone(store),
-        table,
-        cancel: cancel.clone(),
-        has_failed: AtomicBool::new(false),
-        rows: AtomicU64::new(0),
-        report,
-    });
-    let mut threads = JoinSet::new();
-    for part in parts {
-        let (shared, runtime) = (Arc::clone(&shared), Handle::current());
-        threads.spawn_blocking(move || runtime.block_on(shared.load_part(part)));
-    }
-    let mut outcome = Ok(());
-    while let Some(ended) = threads.join_next().await {
-        let ended = ended.unwrap_or_else(|panic| Err(anyhow::anyhow!("a thread of the load broke off: {panic}")));
-        if ended.is_err() {
-            shared.has_failed.store(true, Ordering::Relaxed);
+/// Where rows go, and how.
+pub(crate) struct Load {
+    pub(crate) store: Arc<dyn OnlineStore>,
+    pub(crate) table: TableId,
+    pub(crate) pace: Arc<Pace>,
+    pub(crate) cancel: Cancel,
+    /// Told after every batch how many rows it were so far.
+    pub(crate) report: Arc<dyn Fn(u64) + Send + Sync>,
+    /// Where it is noted which files are loaded; `None`: whoever starts over starts from the beginning.
+    pub(crate) record: Option<LoadRecord>,
+}
+
+impl Load {
+    /// Hands the rows of all parts to the store, each part from a thread of its own: reading and decoding takes most of the time,
+    /// and is nothing for the threads of requests. Says how many rows it were.
+    ///
+    /// # Errors
+    /// What went wrong first, once all threads have ended; or that the job was called off.
+    pub(crate) async fn run(self, parts: Vec<Files>) -> anyhow::Result<u64> {
+        let shared = Arc::new(Loading { load: self, has_failed: AtomicBool::new(false), rows: AtomicU64::new(0) });
+        let mut threads = JoinSet::new();
+        for part in parts {
+            let (shared, runtime) = (Arc::clone(&shared), Handle::current());
+            threads.spawn_blocking(move || runtime.block_on(shared.load_part(part)));
         }
-        outcome = outcome.and(ended);
+        let mut outcome = Ok(());
+        while let Some(ended) = threads.join_next().await {
+            let ended = ended.unwrap_or_else(|panic| Err(anyhow::anyhow!("a thread of the load broke off: {panic}")));
+            if ended.is_err() {
+                shared.has_failed.store(true, Ordering::Relaxed);
+            }
+            outcome = outcome.and(ended);
+        }
+        outcome.map(|()| shared.rows.load(Ordering::Relaxed))
     }
-    outcome.map(|()| shared.rows.load(Ordering::Relaxed))
 }
 
 /// What the threads of a load share.
 struct Loading {
-    store: Arc<dyn OnlineStore>,
-    table: TableId,
-    cancel: Cancel,
+    load: Load,
     has_failed: AtomicBool,
     rows: AtomicU64,
-    report: Arc<dyn Fn(u64) + Send + Sync>,
 }
 
 impl Loading {
-    async fn load_part(&self, mut batches: Batches) -> anyhow::Result<()> {
-        while let Some(batch) = batches.try_next().await? {
-            if self.cancel.is_cancelled() {
-                bail!("cancelled");
+    async fn load_part(&self, mut files: Files) -> anyhow::Result<()> {
+        while let Some(file) = files.try_next().await? {
+            let Some(rows) = self.load_file(file.rows).await? else { return Ok(()) };
+            if let Some(record) = &self.load.record {
+                record.file_done(&file.path, rows).await?;
             }
-            if self.has_failed.load(Ordering::Relaxed) {
-                return Ok(());
-            }
-            self.store.bulk_load(self.table, online_rows(&batch)?).await?;
-            let rows_before = self.rows.fetch_add(batch.len() as u64, Ordering::Relaxed);
-            (self.report)(rows_before + batch.len() as u64);
         }
         Ok(())
+    }
+
+    /// Says how many rows it were; `None` if the load has failed elsewhere.
+    async fn load_file(
+        &self,
+        mut batches: BoxStream<'static, Result<HistoryBatch, OfflineError>>,
+    ) -> anyhow::Result<Option<u64>> {
+        let mut rows_of_file = 0;
+        while let Some(batch) = batches.try_next().await? {
+            let mut rows = online_rows(&batch)?.into_iter();
+            while rows.len() > 0 {
+                let piece: Vec<Row> = rows.by_ref().take(self.load.pace.rows_at_once()).collect();
+                self.load.pace.wait_for(piece.len(), &self.load.cancel).await;
+                if self.load.cancel.is_cancelled() {
+                    bail!("cancelled");
+                }
+                if self.has_failed.load(Ordering::Relaxed) {
+                    return Ok(None);
+                }
+                let rows_of_piece = piece.len() as u64;
+                self.load.store.bulk_load(self.load.table, piece).await?;
+                let rows_before = self.rows.fetch_add(rows_of_piece, Ordering::Relaxed);
+                (self.load.report)(rows_before + rows_of_piece);
+            }
+            rows_of_file += batch.len() as u64;
+        }
+        Ok(Some(rows_of_file))
     }
 }
 

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use crate::home::Stores;
+use crate::load_record::LoadRecord;
 use crate::workers::Handle;
 
 /// What `POST /jobs/compact` takes.
@@ -216,6 +217,9 @@ impl InUseByRegistry {
                 continue;
             }
             pinned_versions(&job.spec, &mut used.versions);
+            for (view, commit) in LoadRecord::commits(registry, &job.id).await? {
+                used.versions.entry(view).or_default().insert(commit);
+            }
             used.documents.extend(registry.list_chunks(&job.id).await?.into_iter().map(|chunk| chunk.result));
             used.documents.push(job.spec);
         }
@@ -223,12 +227,12 @@ impl InUseByRegistry {
         for epoch in registry.epochs(None).await? {
             let view = registry.view(&epoch.view.name, Some(epoch.view.version)).await?;
             let table = TableId { view: view.digest, epoch: u64::from(epoch.epoch) };
-            let status = match online.status(table).await {
+            let coverage = match online.coverage(table).await {
                 // It was dropped, or never loaded.
                 Err(StoreError::UnknownTable(_)) => continue,
-                status => status?,
+                coverage => coverage?,
             };
-            if let Some(commit) = status.coverage.offline_commit.and_then(|commit| u64::try_from(commit).ok()) {
+            if let Some(commit) = coverage.offline_commit.and_then(|commit| u64::try_from(commit).ok()) {
                 used.versions.entry(view.id.to_string()).or_default().insert(commit);
             }
         }
@@ -255,11 +259,11 @@ pub(crate) struct Withdrawn {
 /// Whether the epoch that is served holds rows that have been taken out of the offline table since it was loaded.
 pub(crate) async fn withdrawn_online(stores: &Stores, view: &ViewVersion) -> anyhow::Result<Option<Withdrawn>> {
     let Some(epoch) = stores.registry.current_epoch(&view.id).await? else { return Ok(None) };
-    let status = stores.online()?.status(TableId { view: view.digest, epoch: u64::from(epoch.epoch) }).await?;
-    let loaded_from = status.coverage.offline_commit.and_then(|commit| u64::try_from(commit).ok());
+    let coverage = stores.online()?.coverage(TableId { view: view.digest, epoch: u64::from(epoch.epoch) }).await?;
+    let loaded_from = coverage.offline_commit.and_then(|commit| u64::try_from(commit).ok());
     let table = stores.offline.table(&stores.view_spec(view).await?)?;
     let withdrawn = table.withdrawn_at().await?.filter(|commit| Some(*commit) > loaded_from);
-    Ok(withdrawn.map(|commit| Withdrawn { commit, complete_since_us: status.coverage.complete_since_us }))
+    Ok(withdrawn.map(|commit| Withdrawn { commit, complete_since_us: coverage.complete_since_us }))
 }
 
 /// Whether this commit took rows out of the offline table while the view is served: then the online store may hold them

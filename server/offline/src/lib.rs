@@ -80,7 +80,7 @@ pub use quarantine::{
     EntryState, Quarantine, QuarantineCursor, QuarantineEntry, QuarantineFilter, QuarantinePage, QuarantineSummary,
     QuarantinedRow, RefusalCounts, Replay, ReplayOptions, ReplayReport, RowOutcome, run_replay,
 };
-pub use read::{HistoryBatch, ScanRange, TableScan};
+pub use read::{FileScan, HistoryBatch, ScanRange, TableScan};
 pub use schema::{
     COLUMN_ERROR, COLUMN_EVENT_DATE, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_LANE, COLUMN_SEQUENCE, COLUMN_TIE,
     TableSchema,

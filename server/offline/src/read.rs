@@ -7,6 +7,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
 use arrow_schema::DataType as ArrowType;
+use deltalake_core::DeltaTable;
 use eadem_semantics::{Lifetime, RowOrder};
 use eadem_values::{DataType, EntityKey, KeyType, KeyValue, TieDigest};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
@@ -74,10 +75,20 @@ pub struct HistoryBatch {
 pub struct TableScan {
     /// The version.
     pub version: u64,
+    /// How many files there are to read.
+    pub files: usize,
     /// How many rows these are, as far as their files say so.
     pub rows: Option<u64>,
-    /// The rows, in no order. A part takes the next file whenever it is done with one.
-    pub parts: Vec<BoxStream<'static, Result<HistoryBatch, OfflineError>>>,
+    /// The files, in no order. A part takes the next one whenever it is done with one.
+    pub parts: Vec<BoxStream<'static, Result<FileScan, OfflineError>>>,
+}
+
+/// The rows of one data file.
+pub struct FileScan {
+    /// Relative to the table.
+    pub path: String,
+    /// The rows, in no order.
+    pub rows: BoxStream<'static, Result<HistoryBatch, OfflineError>>,
 }
 
 impl HistoryBatch {
@@ -159,18 +170,40 @@ impl ViewTable {
         self.read_in_parts(version, live, parts).await.map(Some)
     }
 
+    /// What is left of a scan of this version, of which these files have been read, in so many parts; nothing if rows have been
+    /// taken out since, for then what was read may hold them.
+    ///
+    /// # Errors
+    /// A table or commit that cannot be read.
+    pub async fn scan_rest_in_parts(
+        &self,
+        version: u64,
+        read: &HashSet<String>,
+        parts: usize,
+    ) -> Result<Option<TableScan>, OfflineError> {
+        let Some((mut table, _)) = self.unless_withdrawn_since(version).await? else { return Ok(None) };
+        table.load_version(version).await.map_err(|error| table_error(&self.location, error))?;
+        let mut live = live_files(&table, &self.location)?;
+        live.retain(|live| !read.contains(&live.file.path));
+        self.read_in_parts(version, live, parts).await.map(Some)
+    }
+
+    /// The table and its current version, unless this one is not there yet, or rows have been taken out since.
+    async fn unless_withdrawn_since(&self, commit: u64) -> Result<Option<(DeltaTable, u64)>, OfflineError> {
+        let Some(table) = self.load_with_rows().await? else { return Ok(None) };
+        let version = table.version().unwrap_or_default();
+        let withdrawn_at = withdrawn_at(&self.location, &self.log_store, version).await?;
+        let is_usable = commit <= version && withdrawn_at <= Some(commit);
+        Ok(is_usable.then_some((table, version)))
+    }
+
     /// The rows that came since `commit`, in so many parts; nothing if rows have been taken out since, for then more has
     /// changed than rows that came. Rows from before the commit may be among them, if files were put together since.
     ///
     /// # Errors
     /// A table or commit that cannot be read.
     pub async fn scan_added_in_parts(&self, commit: u64, parts: usize) -> Result<Option<TableScan>, OfflineError> {
-        let Some(mut table) = self.load_with_rows().await? else { return Ok(None) };
-        let version = table.version().unwrap_or_default();
-        let withdrawn_at = withdrawn_at(&self.location, &self.log_store, version).await?;
-        if commit > version || withdrawn_at > Some(commit) {
-            return Ok(None);
-        }
+        let Some((mut table, version)) = self.unless_withdrawn_since(commit).await? else { return Ok(None) };
         let mut live = live_files(&table, &self.location)?;
         table.load_version(commit).await.map_err(|error| table_error(&self.location, error))?;
         let before: HashSet<String> =
@@ -180,13 +213,13 @@ impl ViewTable {
     }
 
     async fn read_in_parts(&self, version: u64, live: Vec<LiveFile>, parts: usize) -> Result<TableScan, OfflineError> {
-        let rows = live.iter().map(|live| live.rows).sum();
+        let (files_to_read, rows) = (live.len(), live.iter().map(|live| live.rows).sum());
         let files: Arc<Mutex<VecDeque<DataFile>>> =
             Arc::new(Mutex::new(live.into_iter().map(|live| live.file).collect()));
         let erased = self.erased().await?;
-        let part = |_| self.read_files(Arc::clone(&files), ScanRange::ALL, false, erased.clone());
+        let part = |_| self.files_one_by_one(Arc::clone(&files), ScanRange::ALL, false, erased.clone());
         let parts = (0..parts.max(1)).map(part).collect();
-        Ok(TableScan { version, rows, parts })
+        Ok(TableScan { version, files: files_to_read, rows, parts })
     }
 
     /// The rows of the files that this stream takes out of `files`.
@@ -197,14 +230,27 @@ impl ViewTable {
         with_origins: bool,
         erased: Option<ErasedRows>,
     ) -> BoxStream<'static, Result<HistoryBatch, OfflineError>> {
+        self.files_one_by_one(files, range, with_origins, erased).map_ok(|file| file.rows).try_flatten().boxed()
+    }
+
+    /// The files that this stream takes out of `files`.
+    fn files_one_by_one(
+        &self,
+        files: Arc<Mutex<VecDeque<DataFile>>>,
+        range: ScanRange,
+        with_origins: bool,
+        erased: Option<ErasedRows>,
+    ) -> BoxStream<'static, Result<FileScan, OfflineError>> {
         let table = self.clone();
         let next = move || files.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         futures::stream::iter(std::iter::from_fn(next))
             .then(move |file| {
-                let (table, erased) = (table.clone(), erased.clone());
-                async move { table.read_file(file, range, with_origins, erased).await }
+                let (table, erased, path) = (table.clone(), erased.clone(), file.path.clone());
+                async move {
+                    let rows = table.read_file(file, range, with_origins, erased).await?;
+                    Ok(FileScan { path, rows })
+                }
             })
-            .try_flatten()
             .boxed()
     }
 
@@ -266,7 +312,8 @@ impl ViewTable {
     ) -> Result<BoxStream<'static, Result<HistoryBatch, OfflineError>>, OfflineError> {
         let erased = erased.filter(|erased| erased.may_be_in(&file));
         let (reader, damaged) = self.open_file(&file);
-        let mut builder = ParquetRecordBatchStreamBuilder::new(reader).await.map_err(&damaged)?;
+        let opened = ParquetRecordBatchStreamBuilder::new(reader).await;
+        let mut builder = opened.map_err(|error| self.file_error(&file, error))?;
         let within = file.event_time_us.is_some_and(|(from, to)| range.from_us <= from && to <= range.to_us);
         if !within && range != ScanRange::ALL {
             let roots = roots(builder.schema(), &[COLUMN_EVENT_TIME.to_owned()])?;

@@ -407,6 +407,14 @@ impl OnlineStore for CachedStore {
         self.store.status(table).await
     }
 
+    async fn coverage(&self, table: TableId) -> Result<Coverage, StoreError> {
+        self.store.coverage(table).await
+    }
+
+    fn keeps_unfinished_loads(&self) -> bool {
+        self.store.keeps_unfinished_loads()
+    }
+
     async fn merge(&self, table: TableId, rows: Vec<Row>) -> Result<Merged, StoreError> {
         let keys: Vec<KeyBytes> = rows.iter().map(|row| row.key.clone()).collect();
         // Also after an error: some of it may have happened.

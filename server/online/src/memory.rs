@@ -152,6 +152,10 @@ impl OnlineStore for MemoryStore {
         Ok(self.reading().table(table)?.status(table))
     }
 
+    async fn coverage(&self, table: TableId) -> Result<Coverage, StoreError> {
+        Ok(self.reading().table(table)?.coverage())
+    }
+
     async fn merge(&self, table: TableId, rows: Vec<Row>) -> Result<Merged, StoreError> {
         self.writing().merge(table, rows)
     }

@@ -291,6 +291,13 @@ pub trait OnlineStore: Send + Sync + fmt::Debug {
     /// [`StoreError::UnknownTable`], [`StoreError::Failed`].
     async fn status(&self, table: TableId) -> Result<TableStatus, StoreError>;
 
+    /// What one table holds for certain, as it may be believed at the moment. Costs no more than a read, unlike
+    /// [`OnlineStore::status`], which may have to count.
+    ///
+    /// # Errors
+    /// [`StoreError::UnknownTable`], [`StoreError::Failed`].
+    async fn coverage(&self, table: TableId) -> Result<Coverage, StoreError>;
+
     /// Adds rows, durably. Works in both states, so that writers feed an epoch while it loads. A call is applied whole
     /// or refused whole.
     ///
@@ -299,12 +306,19 @@ pub trait OnlineStore: Send + Sync + fmt::Debug {
     async fn merge(&self, table: TableId, rows: Vec<Row>) -> Result<Merged, StoreError>;
 
     /// Adds rows as [`OnlineStore::merge`] does, fast and in any order, and promises nothing before
-    /// [`OnlineStore::finish_load`]: until then they may or may not be seen, and a crash may lose them. Loading the same
-    /// rows again is harmless. Calls may run at once.
+    /// [`OnlineStore::finish_load`]: until then they may or may not be seen, and a crash may lose them (unless the store
+    /// [keeps unfinished loads](OnlineStore::keeps_unfinished_loads)). Loading the same rows again is harmless. Calls may run at
+    /// once.
     ///
     /// # Errors
     /// As for [`OnlineStore::merge`].
     async fn bulk_load(&self, table: TableId, rows: Vec<Row>) -> Result<(), StoreError>;
+
+    /// Whether the rows of returned [`OnlineStore::bulk_load`] calls stay, whatever becomes of the process: then a load that
+    /// broke off goes on where it stopped. In a store that does not, it starts over, in a new epoch.
+    fn keeps_unfinished_loads(&self) -> bool {
+        false
+    }
 
     /// Makes every row of earlier, returned [`OnlineStore::bulk_load`] calls durable, then merges the coverage that they
     /// give, and makes the table [`LoadState::Ready`], in one step. On a ready table: the same for a later load.
@@ -321,7 +335,7 @@ pub trait OnlineStore: Send + Sync + fmt::Debug {
     /// [`StoreError::UnknownTable`], [`StoreError::Failed`].
     async fn announce_trim(&self, table: TableId, trim: Trim) -> Result<(), StoreError> {
         let _ = trim;
-        self.status(table).await.map(|_| ())
+        self.coverage(table).await.map(drop)
     }
 
     /// [`OnlineStore::finish_load`], then [`OnlineStore::trim`]. Says how many rows went, those included that were left out
@@ -373,7 +387,7 @@ pub trait OnlineStore: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Whether the store answers at all, as cheaply as that can be found out, and the time of its clock in microseconds
+    /// Whether the store can answer reads, as cheaply as that can be found out, and the time of its clock in microseconds
     /// since 1970, if it has one of its own.
     ///
     /// # Errors

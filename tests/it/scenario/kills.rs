@@ -28,7 +28,7 @@ const CHUNK_ROWS: usize = 250;
 const ROWS: usize = 26 * CHUNK_ROWS;
 /// One row in so many has no key, and is refused.
 const REFUSED_EVERY: usize = 197;
-const VIEW: &str = "airport_weather";
+pub(super) const VIEW: &str = "airport_weather";
 /// Leases end soon, so that a test need not wait long for the chunks of the dead.
 const LEASE_MS: u64 = 500;
 /// Kills after which one must have met a job half done.
@@ -36,7 +36,7 @@ const KILLS_MAX: u64 = 100;
 /// Nothing here takes as long.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-fn dice(salt: u64) -> Dice {
+pub(super) fn dice(salt: u64) -> Dice {
     Dice(seed().wrapping_add(salt))
 }
 
@@ -68,7 +68,7 @@ fn rewrite(file: &Path, blank: &str) {
     assert_eq!(rows, ROWS);
 }
 
-const DEFINITIONS: &str = r#"
+pub(super) const DEFINITIONS: &str = r#"
 [entity.airport]
 keys = { airport = "utf8" }
 
@@ -88,16 +88,20 @@ features = ["airport_weather:*"]
 "#;
 
 /// A project with one source in many chunks, applied; nothing is loaded yet.
-fn applied_project() -> Project {
+pub(super) fn applied_project() -> Project {
     let project = Project::new();
     project.write("features/weather.toml", DEFINITIONS);
     project.write("data/weather.parquet", std::fs::read(root().join("demo/data/weather.parquet")).unwrap());
     project.add_component(VIEW);
     rewrite(&project.path("data/weather.parquet"), "origin");
-    let settings = format!("[jobs]\nchunk_rows = {CHUNK_ROWS}\nworkers = 1\nlease_ms = {LEASE_MS}\n");
-    project.write("eadem.toml", settings);
+    project.write("eadem.toml", settings_of_jobs());
     project.succeed(&["apply"]);
     project
+}
+
+/// Small chunks, one after the other, and short leases.
+pub(super) fn settings_of_jobs() -> String {
+    format!("[jobs]\nchunk_rows = {CHUNK_ROWS}\nworkers = 1\nlease_ms = {LEASE_MS}\n")
 }
 
 /// The files of the newest version of a Delta table; `None` where no version has rows.
@@ -200,13 +204,13 @@ impl Reader {
     }
 }
 
-fn spawn(project: &Project, arguments: &[&str]) -> Child {
+pub(super) fn spawn(project: &Project, arguments: &[&str]) -> Child {
     let mut command = project.command(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 /// Lets a process work for a while and kills it; whether it was still at work.
-fn kill_after(process: &mut Child, wait: Duration) -> bool {
+pub(super) fn kill_after(process: &mut Child, wait: Duration) -> bool {
     std::thread::sleep(wait);
     let was_at_work = process.try_wait().unwrap().is_none();
     let _ = process.kill();
@@ -223,24 +227,24 @@ fn wait_for_end(process: &mut Child) {
 }
 
 /// The newest job, if there is one.
-fn newest_job(project: &Project) -> Option<Json> {
+pub(super) fn newest_job(project: &Project) -> Option<Json> {
     project.json(&["jobs", "list", "--limit", "1"])["jobs"].get(0).cloned()
 }
 
 /// What the tests of kills count.
 #[derive(Default)]
-struct Tally {
-    kills: u64,
+pub(super) struct Tally {
+    pub(super) kills: u64,
     /// Kills that met a process at work.
-    met: u64,
+    pub(super) met: u64,
     /// Jobs that were resumed with some of their chunks done.
-    half_done: u64,
-    faults: Vec<String>,
+    pub(super) half_done: u64,
+    pub(super) faults: Vec<String>,
 }
 
 impl Tally {
     /// Prints the line that the bar reads, and fails on any fault.
-    fn end(self, what: &str) {
+    pub(super) fn end(self, what: &str) {
         println!(
             "{what}: {} of {} kills met a process at work, {} jobs half done",
             self.met, self.kills, self.half_done
@@ -277,7 +281,7 @@ fn undisturbed_backfill(base: &Project) -> Undisturbed {
 }
 
 /// Part of the time that an undisturbed run takes; a little more, so that the end is met too.
-fn random_part(dice: &mut Dice, took: Duration) -> Duration {
+pub(super) fn random_part(dice: &mut Dice, took: Duration) -> Duration {
     took.mul_f64(1.05 * dice.share())
 }
 
@@ -318,7 +322,7 @@ fn finish_and_compare(project: &Project, undisturbed: &Undisturbed, tally: &mut 
 }
 
 /// Resumes a job. A worker that was killed is believed to live until its lease ends.
-fn resume(project: &Project, id: &str) {
+pub(super) fn resume(project: &Project, id: &str) {
     let began = Instant::now();
     loop {
         let output = project.run(&["jobs", "resume", id]);
@@ -455,7 +459,7 @@ fn training_sets_that_are_killed_end_as_if_they_were_not() {
 }
 
 /// Airports all over the year.
-fn spine() -> String {
+pub(super) fn spine() -> String {
     let mut text = "airport,timestamp,label\n".to_owned();
     for row in 0..6_000_u32 {
         let (month, day, hour) = (1 + row % 12, 1 + row / 12 % 28, row % 24);

@@ -244,3 +244,27 @@ fn no_secret_comes_up_in_what_is_said_or_kept() {
 fn said_of_server(said: &mut String, reply: &Json) {
     said.push_str(&reply.to_string());
 }
+
+#[test]
+fn a_server_is_ready_only_while_its_object_store_answers() {
+    let s3 = S3Server::shared();
+    let mut project = Project::new();
+    let readiness = |project: &Project, bucket: &str| {
+        project.write("eadem.toml", format!("[store]\noffline = \"s3://{bucket}/ready\"\n"));
+        let (status, reply) = project.serve().get("/readyz");
+        (status, reply["detail"].as_str().unwrap_or_default().to_owned())
+    };
+    project.variables = s3.variables();
+    // Nothing is there yet, which is an answer.
+    assert_eq!(readiness(&project, BUCKET).0, 200);
+    let (status, detail) = readiness(&project, "no-such-bucket");
+    assert!(status == 503 && detail.starts_with("offline store: "), "{detail}");
+    for (name, value) in &mut project.variables {
+        if name.starts_with("AWS_ENDPOINT_URL") {
+            *value = "http://127.0.0.1:1".to_owned();
+        }
+    }
+    let (status, detail) = readiness(&project, BUCKET);
+    assert!(status == 503 && detail.starts_with("offline store: "), "{detail}");
+    assert!(!detail.contains(SECRET_KEY), "{detail}");
+}

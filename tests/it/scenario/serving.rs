@@ -3,7 +3,7 @@
 use serde_json::{Value as Json, json};
 
 use super::project::{Project, Server};
-use super::support::{define_slow_score, sample};
+use super::support::{define_slow_score, sample, wait_until};
 
 const HOST: &str = "Host: localhost\r\n";
 
@@ -194,4 +194,24 @@ fn more_than_can_be_computed_is_refused_and_what_is_answered_is_whole() {
     let (_, metrics) = server.raw("GET", "/metrics", HOST, b"");
     assert_eq!(sample(&metrics, "eadem_http_requests_shed_total", &[]), refused.len() as f64, "{metrics}");
     assert_eq!(ask(17).status, 200, "it goes on");
+}
+
+#[test]
+fn a_server_whose_stores_are_gone_from_the_disk_is_not_ready_until_they_are_back() {
+    let project = flights_online();
+    let server = project.serve();
+    let detail = || {
+        let (status, reply) = server.get("/readyz");
+        (status == 503).then(|| reply["detail"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(server.get("/readyz").0, 200);
+    for (place, part) in [(".eadem/offline", "offline store: "), (".eadem/online/tables", "online store: ")] {
+        let (here, away) = (project.path(place), project.path("away"));
+        std::fs::rename(&here, &away).unwrap();
+        wait_until("it is not ready", || detail().is_some_and(|detail| detail.starts_with(part)));
+        std::fs::rename(&away, &here).unwrap();
+        wait_until("it is ready again", || detail().is_none());
+    }
+    let answered = asked(&server, &format!("/features/N14228?features=seats&entity=aircraft&{AT}"), "");
+    assert!(answered["features"]["seats"].is_number(), "{answered}");
 }

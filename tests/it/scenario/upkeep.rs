@@ -1,6 +1,7 @@
 //! Tables after their first commit, through the verbs: files that change, ranges computed anew, compaction, vacuum.
 
 use std::path::Path;
+use std::time::Instant;
 
 use arrow::array::{RecordBatch, StringArray};
 use arrow::datatypes::DataType;
@@ -246,4 +247,41 @@ fn what_came_since_is_merged_into_what_is_served_and_answers_as_a_whole_load_doe
     let renewed = load(&["--incremental"]);
     assert_eq!(renewed["offline_commit"], current_epoch(&project)["offline_commit"], "{renewed}");
     assert_eq!(current_epoch(&project)["withdrawn_in"], Json::Null);
+}
+
+#[test]
+fn a_load_keeps_to_the_pace_that_it_is_given() {
+    let mut project = Project::of_flights();
+    project.succeed(&["apply"]);
+    project.succeed(&["backfill", "plane_profile"]);
+    let materialize = |project: &Project, more: &[&str]| {
+        let began = Instant::now();
+        let job = project.json(&[&["materialize", "plane_profile"], more].concat());
+        let rows = job["result"]["views"][0]["rows"].as_f64().unwrap();
+        assert!(rows > 3_000.0, "{job}");
+        (job, rows, began.elapsed().as_secs_f64())
+    };
+    // The first tenth of a second is not waited for.
+    let (job, rows, took_s) = materialize(&project, &["--rows-per-s", "1000"]);
+    assert!(took_s >= rows / 1_000.0 - 0.2, "{rows} rows in {took_s} s: {job}");
+    assert_eq!(job["spec"]["rows_per_s_max"], 1_000);
+    // A setting says it for all, and a job for itself.
+    project.variables.push(("EADEM_JOBS_MATERIALIZE_ROWS_PER_S_MAX", "50".to_owned()));
+    let (job, rows, took_s) = materialize(&project, &["--rows-per-s", "0"]);
+    assert!(took_s < rows / 50.0, "{rows} rows in {took_s} s: {job}");
+    project.variables[0].1 = "1500".to_owned();
+    let (job, rows, took_s) = materialize(&project, &[]);
+    assert!(took_s >= rows / 1_500.0 - 0.2, "{rows} rows in {took_s} s: {job}");
+    // Who calls it off does not wait for the pace either.
+    project.variables.clear();
+    let server = project.serve();
+    let spec = json!({ "views": ["plane_profile"], "rows_per_s_max": 1 });
+    let (status, job) = server.post("/jobs/materialize", &spec);
+    assert_eq!(status, 202, "{job}");
+    let (status, ended) = server.delete(&format!("/jobs/{}", job["id"].as_str().unwrap()));
+    assert_eq!((status, ended["state"].as_str()), (200, Some("cancelled")), "{ended}");
+    let refused = server.post("/jobs/materialize", &json!({ "views": ["plane_profile"], "rows_per_s_max": -1 }));
+    assert_eq!(refused.0, 400, "{refused:?}");
+    let epochs = server.get("/online").1;
+    assert_eq!(epochs["views"].as_array().map(Vec::len), Some(1), "what was called off is gone: {epochs}");
 }

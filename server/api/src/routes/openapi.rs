@@ -757,6 +757,10 @@ fn schemas() -> Value {
                     "type": "boolean", "default": false,
                     "description": "merge only rows that came since into what is served, where that can be done",
                 },
+                "rows_per_s_max": {
+                    "type": "integer", "minimum": 0, "maximum": u64::MAX,
+                    "description": "rows a second, at most; 0: as fast as it goes; default: jobs.materialize_rows_per_s_max",
+                },
             },
         },
         "DatasetJob": {

@@ -87,7 +87,7 @@ impl OnlineThenHistory {
             let table = TableId { view: view.digest, epoch };
             let found = match self.online.find(table, &points, rule).await {
                 Ok(found) if found.iter().any(|found| !found.proved) => {
-                    self.online.status(table).await.map(|status| (found, status.coverage.offline_commit))
+                    self.online.coverage(table).await.map(|coverage| (found, coverage.offline_commit))
                 }
                 found => found.map(|found| (found, None)),
             };

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
-use eadem_online::scylla::{self, Replication, SchemaOptions};
+use eadem_online::scylla::{self, Replication, SchemaDifference, SchemaOptions};
 use serde_json::{Value as Json, json};
 
 use super::Context;
@@ -50,6 +50,9 @@ pub(crate) struct Materialize {
     /// taken out, a longer history is wanted) everything is loaded anew.
     #[arg(long)]
     incremental: bool,
+    /// Load so many rows a second at most; 0: as fast as it goes. Default: jobs.materialize_rows_per_s_max.
+    #[arg(long, value_name = "ROWS")]
+    rows_per_s: Option<u64>,
 }
 
 /// Serve features over HTTP.
@@ -179,23 +182,42 @@ impl OnlineInit {
         )?;
         let options = SchemaOptions { replication: self.replication, lease_ms: self.lease_ms, buckets: self.buckets };
         let statements = options.statements(&database.keyspace);
-        if self.apply {
-            scylla::init(&database, &options).await?;
-        }
+        let differences = if self.apply { scylla::init(&database, &options).await? } else { Vec::new() };
         let shown: Vec<Json> =
             statements.iter().map(|statement| json!({ "why": statement.why, "statement": statement.text })).collect();
-        let document = json!({ "database": database.to_string(), "applied": self.apply, "statements": shown });
+        let document = json!({
+            "database": database.to_string(),
+            "applied": self.apply,
+            "statements": shown,
+            "differences": differences,
+        });
         context.printer.result(&document, |_| {
             let mut text = String::new();
             for statement in &statements {
                 text += &format!("-- {}\n{};\n\n", statement.why, statement.text);
             }
-            text + &match self.apply {
-                true => format!("{database} has this schema.\n"),
-                false => format!("Nothing was changed; with --apply, {database} gets this schema.\n"),
+            if !self.apply {
+                return text + &format!("Nothing was changed; with --apply, {database} gets this schema.\n");
             }
-        })
+            if differences.is_empty() {
+                return text + &format!("{database} has this schema.\n");
+            }
+            text += &format!("{database} was there before, and what it has is not changed:\n");
+            for SchemaDifference { what, wanted, found, remedy } in &differences {
+                text += &format!("  {what}: {found}, and not {wanted}. To change it: {remedy}\n");
+            }
+            text
+        })?;
+        match differences.is_empty() {
+            true => Ok(()),
+            false => bail!("{database} is not as asked for: {}", named(&differences)),
+        }
     }
+}
+
+fn named(differences: &[SchemaDifference]) -> String {
+    let names: Vec<&str> = differences.iter().map(|difference| difference.what.as_str()).collect();
+    names.join(", ")
 }
 
 impl Backfill {
@@ -226,7 +248,10 @@ impl Backfill {
 impl Materialize {
     pub(crate) async fn run(self, context: &Context) -> anyhow::Result<()> {
         let client = context.client().await?;
-        let spec = json!({ "views": self.views, "as_of": self.as_of, "incremental": self.incremental });
+        let mut spec = json!({ "views": self.views, "as_of": self.as_of, "incremental": self.incremental });
+        if let Some(rows) = self.rows_per_s {
+            spec["rows_per_s_max"] = json!(rows);
+        }
         let job = run_job(context, &client, "materialize", &spec).await?;
         context.printer.result(&job, job_text)
     }

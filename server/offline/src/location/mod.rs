@@ -10,6 +10,7 @@ mod settings;
 use std::path::{Component, Path as FilePath, PathBuf};
 use std::sync::Arc;
 
+use futures::StreamExt as _;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use url::Url;
@@ -204,6 +205,24 @@ impl OfflineStore {
         let Some(folder) = self.root.local_path() else { return Ok(()) };
         let path = folder.display().to_string();
         std::fs::create_dir_all(&folder).map_err(|source| OfflineError::Io { path, source })
+    }
+
+    /// Whether the store answers: the folder can be read, or the object store lists what is there (one request). Who asks bounds
+    /// the time that it may take.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ping(&self) -> Result<(), OfflineError> {
+        if let Some(folder) = self.root.local_path() {
+            let path = folder.display().to_string();
+            return match tokio::fs::read_dir(&folder).await {
+                Ok(_) => Ok(()),
+                Err(source) => Err(OfflineError::Io { path, source }),
+            };
+        }
+        // The first page, whatever there is.
+        self.root.store.list(Some(&self.root.path)).next().await.transpose()?;
+        Ok(())
     }
 
     /// A store whose requests go through `store`, which must be rooted like the one [`Location::parse`] gives.

@@ -218,7 +218,7 @@ async fn check_readers(store: &OfflineStore, view: &ViewSpec, expected: &[Source
     let table = store.table(view).unwrap();
     let mut in_parts = Vec::new();
     for part in table.scan_in_parts(3).await.unwrap().unwrap().parts {
-        let batches: Vec<_> = part.try_collect().await.unwrap();
+        let batches: Vec<_> = part.map_ok(|file| file.rows).try_flatten().try_collect().await.unwrap();
         in_parts.extend(
             batches
                 .iter()

@@ -1,12 +1,13 @@
 //! Rows that change after their first commit: changed files, and ranges computed anew.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
 use eadem_offline::{
-    BackfillReport, Compaction, JobLedger, MemoryLedger, OfflineError, OfflineStore, ReadVersion, ViewSpec, compact,
-    run_backfill,
+    BackfillReport, Compaction, FileScan, JobLedger, MemoryLedger, OfflineError, OfflineStore, ReadVersion, ViewSpec,
+    compact, run_backfill,
 };
 use futures::TryStreamExt;
 
@@ -401,7 +402,7 @@ async fn what_came_since_a_commit_is_told_only_where_nothing_else_has_happened()
         let added = table.scan_added_in_parts(commit, 2).await.unwrap()?;
         let mut rows = 0;
         for part in added.parts {
-            let batches: Vec<_> = part.try_collect().await.unwrap();
+            let batches: Vec<_> = part.map_ok(|file| file.rows).try_flatten().try_collect().await.unwrap();
             rows += batches.iter().map(|batch| batch.len()).sum::<usize>();
         }
         Some((added.version, rows))
@@ -432,4 +433,48 @@ async fn what_came_since_a_commit_is_told_only_where_nothing_else_has_happened()
     let last = place.run("fourth").await.unwrap().rows_stored as usize;
     assert_eq!(rows_since(4).await, Some((5, last)));
     assert_eq!(rows_since(3).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_left_of_a_scan_is_the_files_of_its_version_that_were_not_read() {
+    let place = Place::new();
+    let table = place.store.table(&place.view).unwrap();
+    let rest = async |version: u64, read: &HashSet<String>| {
+        let rest = table.scan_rest_in_parts(version, read, 2).await.unwrap()?;
+        let (mut files, mut rows) = (Vec::new(), 0);
+        for part in rest.parts {
+            let scans: Vec<FileScan> = part.try_collect().await.unwrap();
+            for scan in scans {
+                let batches: Vec<_> = scan.rows.try_collect().await.unwrap();
+                rows += batches.iter().map(|batch| batch.len()).sum::<usize>();
+                files.push(scan.path);
+            }
+        }
+        assert_eq!((rest.version, rest.files), (version, files.len()));
+        Some((files, rows))
+    };
+    place.write("a.parquet", 30, 0);
+    let first = place.run("first").await.unwrap().rows_stored as usize;
+    let (of_first, rows) = rest(1, &HashSet::new()).await.unwrap();
+    assert_eq!(rows, first);
+    place.write("b.parquet", 20, 500);
+    let second = place.run("second").await.unwrap().rows_stored as usize;
+    // Files that came later are none of its version's.
+    assert_eq!(rest(1, &HashSet::new()).await.unwrap().1, first);
+    let read: HashSet<String> = of_first.into_iter().collect();
+    assert_eq!(rest(1, &read).await.unwrap(), (Vec::new(), 0));
+    let (of_second, rows) = rest(2, &read).await.unwrap();
+    assert_eq!(rows, second);
+    // A file that is gone is told from one that cannot be read: then another version may do.
+    let file = table.location().url.to_file_path().unwrap().join(&of_second[0]);
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let gone = table.scan_rest_in_parts(2, &read, 1).await.unwrap().unwrap().parts.remove(0).try_next().await;
+    assert!(matches!(gone.map(drop), Err(OfflineError::Vacuumed { .. })), "a file that is gone");
+    std::fs::write(&file, bytes).unwrap();
+    assert_eq!(rest(3, &read).await, None, "a version that is not there yet");
+    // Rows are taken out in version 3.
+    place.write("a.parquet", 41, 7);
+    place.run("third").await.unwrap();
+    assert_eq!(rest(2, &read).await, None);
 }

@@ -33,6 +33,8 @@ pub(super) async fn an_unknown_table_is_an_error_everywhere(subject: &mut dyn Su
         let name = key("a");
         let outcomes = [
             ("status", store.status(unknown).await.map(|_| ())),
+            ("coverage", store.coverage(unknown).await.map(|_| ())),
+            ("announce_trim", store.announce_trim(unknown, trim).await),
             ("merge", store.merge(unknown, vec![row("a", 1)]).await.map(|_| ())),
             ("bulk_load", store.bulk_load(unknown, vec![row("a", 1)]).await),
             ("finish_load", store.finish_load(unknown, Coverage::default()).await),
@@ -58,6 +60,7 @@ pub(super) async fn a_loading_table_takes_rows_and_answers_no_reads(subject: &mu
     store.create_epoch(loading).await?;
     store.merge(loading, vec![row("a", 10)]).await?;
     ensure_eq!(store.status(loading).await?.state, LoadState::Loading, "state before the load has finished");
+    ensure_eq!(store.coverage(loading).await?, Coverage::default(), "coverage before the load has finished");
     let name = key("a");
     let outcome = store.read(loading, &[PointRead { key: &name, at: at(10) }]).await;
     ensure!(matches!(outcome, Err(StoreError::StillLoading(_))), "a loading table answered: {outcome:?}");

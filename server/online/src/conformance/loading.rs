@@ -196,6 +196,26 @@ pub(super) async fn dropping_an_epoch_leaves_the_others(subject: &mut dyn Subjec
     Ok(())
 }
 
+pub(super) async fn an_unfinished_load_goes_on_after_a_restart(subject: &mut dyn Subject, _seed: u64) -> Outcome {
+    if !subject.store().keeps_unfinished_loads() {
+        return Ok(());
+    }
+    let loading = table(1, 1);
+    subject.store().create_epoch(loading).await?;
+    subject.store().bulk_load(loading, vec![row("a", 10), row("b", 10)]).await?;
+    subject.restart().await?;
+    let store = subject.store();
+    store.create_epoch(loading).await?;
+    store.bulk_load(loading, vec![row("b", 10), row("c", 10)]).await?;
+    store.finish_load(loading, Coverage::whole()).await?;
+    ensure_eq!(
+        all_rows(&*store, loading).await?,
+        vec![row("a", 10), row("b", 10), row("c", 10)],
+        "rows of before and after the restart"
+    );
+    Ok(())
+}
+
 pub(super) async fn a_dropped_epoch_starts_empty_again(subject: &mut dyn Subject, _seed: u64) -> Outcome {
     let store = subject.store();
     ready_table(&*store, table(1, 1)).await?;

@@ -147,6 +147,7 @@ pub const CASES: &[Case] = cases![
     loading::an_epoch_loads_beside_another,
     loading::a_load_equals_a_merge,
     loading::loads_and_writers_may_meet,
+    loading::an_unfinished_load_goes_on_after_a_restart,
     loading::a_trim_that_is_announced_changes_nothing_else,
     loading::dropping_an_epoch_leaves_the_others,
     loading::a_dropped_epoch_starts_empty_again,

@@ -30,6 +30,8 @@ pub(super) async fn claims_merge_in_any_order(subject: &mut dyn Subject, _seed: 
         ready_table(&*store, table).await?;
         for at in arrival {
             store.cover(table, claims[at].clone()).await?;
+            // Read your writes, whichever way it is asked for.
+            ensure_eq!(store.coverage(table).await?, store.status(table).await?.coverage, "coverage by itself");
         }
         ensure_eq!(store.status(table).await?.coverage, expected, "claims arriving as {arrival:?}");
     }
@@ -133,6 +135,7 @@ pub(super) async fn trimming_never_lowers_the_claim(subject: &mut dyn Subject, _
     ensure_eq!(store.status(table(1, 1)).await?.coverage.complete_since_us, Some(25), "an older trim");
     store.trim(table(1, 1), trim_to(40)).await?;
     ensure_eq!(store.status(table(1, 1)).await?.coverage.complete_since_us, Some(40), "a newer trim");
+    ensure_eq!(store.coverage(table(1, 1)).await?.complete_since_us, Some(40), "coverage after a trim");
     ensure_eq!(all_rows(&*store, table(1, 1)).await?, vec![row("a", 30)], "the row current at the trim");
     // Even a trim to the beginning of time leaves less than all history.
     ready_table(&*store, table(1, 2)).await?;

@@ -88,16 +88,12 @@ impl OwnedDirectory {
         file.write_all(&text)
     }
 
-    /// Whether the directory was finished in a format that this release reads. If it was not, what an interrupted start
-    /// left is cleared away.
+    /// Whether the directory was finished, in a format that this release reads.
     pub(super) fn is_formatted(&self) -> Result<bool, StoreError> {
         let path = self.path.join(FORMAT_FILE);
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                self.clear_unfinished()?;
-                return Ok(false);
-            }
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(failed("reading", &path, error)),
         };
         let format: Format = serde_json::from_str(&text).map_err(|error| StoreError::NotAStore {
@@ -116,7 +112,7 @@ impl OwnedDirectory {
     }
 
     /// Removes what an interrupted first start left; refuses a directory in which somebody else keeps things.
-    fn clear_unfinished(&self) -> Result<(), StoreError> {
+    pub(super) fn clear_unfinished(&self) -> Result<(), StoreError> {
         let ours = [LOCK_FILE, FORMAT_FILE_UNFINISHED, CATALOGUE_FILE, TABLES_FOLDER];
         for name in file_names(&self.path)? {
             if !ours.contains(&name.as_str()) {

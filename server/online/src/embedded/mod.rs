@@ -23,7 +23,9 @@
 //!
 //! **Durability.** A write is acknowledged after its commit was synced to disk, always; writers that wait at the same time
 //! share a sync. A process killed at any instant, or a machine that loses power, loses no acknowledged write, and shows no
-//! half of a call. Opening after a crash checks the last commit, in time proportional to the file (about 2 s per GB).
+//! half of a call. Opening after a crash checks the last commit, in time proportional to the file (about 2 s per GB). A file
+//! whose disk has failed, or was full, is opened again in the same way while the store is in use; what is served is read again as
+//! soon as that is done, and written as soon as there is room.
 //!
 //! **Memory.** [`EmbeddedOptions::table_cache_bytes`] per table, filled as needed, the operating system's page cache behind
 //! it, and while a table is loaded [`EmbeddedOptions::load_memory_bytes`] for sorting.
@@ -103,6 +105,7 @@ impl EmbeddedStore {
         let catalogue = if directory.is_formatted()? {
             Catalogue::open(&directory.catalogue_path())?
         } else {
+            directory.clear_unfinished()?;
             let catalogue = Catalogue::create(&directory.catalogue_path())?;
             directory.write_format()?;
             catalogue
@@ -209,11 +212,19 @@ impl OnlineStore for EmbeddedStore {
     }
 
     async fn tables(&self) -> Result<Vec<TableStatus>, StoreError> {
-        self.inner.all_tables().iter().map(|table| table.status()).collect()
+        let mut statuses = Vec::new();
+        for table in self.inner.all_tables() {
+            statuses.push(table.status().await?);
+        }
+        Ok(statuses)
     }
 
     async fn status(&self, table: TableId) -> Result<TableStatus, StoreError> {
-        self.inner.table(table)?.status()
+        self.inner.table(table)?.status().await
+    }
+
+    async fn coverage(&self, table: TableId) -> Result<Coverage, StoreError> {
+        Ok(self.inner.table(table)?.coverage())
     }
 
     async fn merge(&self, table: TableId, rows: Vec<Row>) -> Result<Merged, StoreError> {
@@ -269,23 +280,34 @@ impl OnlineStore for EmbeddedStore {
     }
 
     async fn read(&self, table: TableId, reads: &[PointRead<'_>]) -> Result<Vec<Answer>, StoreError> {
-        self.inner.table(table)?.read(reads)
+        self.inner.table(table)?.read(reads).await
     }
 
     fn read_now(&self, table: TableId, reads: &[PointRead<'_>]) -> Option<Result<Vec<Answer>, StoreError>> {
-        Some(self.inner.table(table).and_then(|table| table.read(reads)))
+        self.inner.table(table).map_or_else(|error| Some(Err(error)), |table| table.read_now(reads))
     }
 
     async fn read_spans(&self, table: TableId, reads: &[PointRead<'_>]) -> Result<Vec<Span>, StoreError> {
-        self.inner.table(table)?.read_spans(reads)
+        self.inner.table(table)?.read_spans(reads).await
     }
 
     fn read_spans_now(&self, table: TableId, reads: &[PointRead<'_>]) -> Option<Result<Vec<Span>, StoreError>> {
-        Some(self.inner.table(table).and_then(|table| table.read_spans(reads)))
+        self.inner.table(table).map_or_else(|error| Some(Err(error)), |table| table.read_spans_now(reads))
     }
 
     async fn ping(&self) -> Result<Option<i64>, StoreError> {
-        self.inner.directory.is_formatted().map(|_| None)
+        if !self.inner.directory.is_formatted()? {
+            let what = "the file that says its format is gone".to_owned();
+            return Err(StoreError::NotAStore { path: self.path().to_owned(), what });
+        }
+        for table in self.inner.all_tables() {
+            match table.probe().await {
+                // It was dropped meanwhile.
+                Err(_) if self.inner.table(table.id()).is_err() => {}
+                probed => probed?,
+            }
+        }
+        Ok(None)
     }
 
     async fn scan(
@@ -294,8 +316,7 @@ impl OnlineStore for EmbeddedStore {
         cursor: Option<ScanCursor>,
         page_bytes_max: usize,
     ) -> Result<ScanPage, StoreError> {
-        let table = self.inner.table(table)?;
-        run_blocking(move || table.scan(cursor.as_ref(), page_bytes_max)).await
+        self.inner.table(table)?.scan(cursor, page_bytes_max).await
     }
 
     async fn trim(&self, table: TableId, trim: Trim) -> Result<u64, StoreError> {

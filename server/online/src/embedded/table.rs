@@ -3,10 +3,17 @@
 //! All writes of a table go through its writer thread, which commits whatever waits as one transaction. A commit costs a
 //! sync of the file (milliseconds), and while it lasts the next group gathers, so many writers share each sync. Readers
 //! never wait for it: they use the snapshot of the last commit.
+//!
+//! redb refuses every write, and every read that its cache does not hold, on a database that met one failure of the disk. So the
+//! writer opens the file again, right after a write that failed or when a reader asks for it, and publishes what the last
+//! durable commit left. A disk that was full for a moment is thereby not full for ever.
 
+use std::fs::File;
+use std::future::ready;
+use std::io::Read;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
@@ -59,6 +66,8 @@ struct Meta {
 
 /// The table as of one commit.
 struct Snapshot {
+    /// Which opening of the file it is of, from 1.
+    opening: u64,
     rows: RowsSnapshot,
     state: LoadState,
     coverage: Coverage,
@@ -88,8 +97,13 @@ pub(super) fn encode_rows(rows: &[Row]) -> Result<Vec<EncodedRow>, StoreError> {
 /// A change of the table's own record.
 pub(super) enum MetaChange {
     Claim(Coverage),
-    /// Also up to when the rows of the load were trimmed, if they were.
-    FinishLoad(Coverage, Option<i64>),
+    FinishLoad {
+        coverage: Coverage,
+        /// Up to when the rows of the load were trimmed, if they were.
+        trimmed_to_us: Option<i64>,
+        /// Which opening of the file the load began in.
+        opening: u64,
+    },
     TrimTo(i64),
 }
 
@@ -104,6 +118,8 @@ enum Write {
         key: KeyBytes,
         up_to_us: i64,
     },
+    /// Nothing but what comes before every write: a file that has failed is opened again.
+    OpenAgain,
 }
 
 /// A part of a trim.
@@ -116,7 +132,7 @@ struct TrimStep {
 
 struct Request {
     write: Write,
-    reply: oneshot::Sender<Result<Merged, StoreError>>,
+    reply: Reply,
 }
 
 /// What the writer thread and the readers share.
@@ -124,9 +140,13 @@ struct Core {
     id: TableId,
     path: PathBuf,
     catalogue: Arc<Catalogue>,
+    cache_bytes: usize,
     // Before `db`, so that it is dropped first: a snapshot is a reading transaction.
     published: RwLock<Arc<Snapshot>>,
-    db: Database,
+    /// The writer's. `None` while the file could not be opened again.
+    db: Mutex<Option<Database>>,
+    /// The latest opening of the file in which the disk failed; 0: none.
+    failed_opening: AtomicU64,
     /// Whether it may hold rows that no trim has judged together with all others.
     has_untrimmed_rows: AtomicBool,
 }
@@ -174,10 +194,7 @@ impl Table {
         options: &EmbeddedOptions,
         catalogue: Arc<Catalogue>,
     ) -> Result<Self, StoreError> {
-        let db = Database::builder()
-            .set_cache_size(options.table_cache_bytes)
-            .open(path)
-            .map_err(|error| failed("opening", path, error))?;
+        let db = open_database(path, options.table_cache_bytes).map_err(|error| failed("opening", path, error))?;
         Self::with_database(id, path, db, options, catalogue)
     }
 
@@ -188,11 +205,20 @@ impl Table {
         options: &EmbeddedOptions,
         catalogue: Arc<Catalogue>,
     ) -> Result<Self, StoreError> {
-        let snapshot = Snapshot::take(&db).map_err(|error| failed("reading", path, error))?;
+        let snapshot = Snapshot::take(&db, 1).map_err(|error| failed("reading", path, error))?;
         let is_empty = snapshot.rows.is_empty().map_err(|error| failed("reading", path, redb::Error::from(error)))?;
         let published = RwLock::new(Arc::new(snapshot));
         let has_untrimmed_rows = AtomicBool::new(!is_empty);
-        let core = Arc::new(Core { id, path: path.to_owned(), catalogue, published, db, has_untrimmed_rows });
+        let core = Arc::new(Core {
+            id,
+            path: path.to_owned(),
+            catalogue,
+            cache_bytes: options.table_cache_bytes,
+            published,
+            db: Mutex::new(Some(db)),
+            failed_opening: AtomicU64::new(0),
+            has_untrimmed_rows,
+        });
         let load = Mutex::new(LoadBuffer::new(path, options.load_memory_bytes));
         Ok(Self { core, writer: Mutex::default(), load, settling: Arc::default() })
     }
@@ -214,9 +240,12 @@ impl Table {
             let _turn = self.settling.lock().await;
             self.load().take()?
         };
+        // Rows of a load are durable with the end of it only: those of before the file was opened again are lost.
+        let opening = self.core.snapshot().opening;
         let table = Arc::clone(self);
         let end = run_blocking(move || {
-            let was_empty = table.core.snapshot().rows.is_empty().map_err(|error| table.core.reading_failed(error))?;
+            let is_empty = |snapshot: &Snapshot| snapshot.rows.is_empty().map_err(|e| table.core.reading_failed(e));
+            let was_empty = table.core.reading(is_empty)?;
             let end = gathered.load_into(&table)?;
             if !was_empty || end.trim.is_none() {
                 table.core.has_untrimmed_rows.store(true, Ordering::Release);
@@ -225,7 +254,7 @@ impl Table {
         })
         .await?;
         let trimmed_to_us = end.trim.map(|trim| trim.complete_since_us);
-        self.change(MetaChange::FinishLoad(coverage, trimmed_to_us)).await?;
+        self.change(MetaChange::FinishLoad { coverage, trimmed_to_us, opening }).await?;
         Ok(end)
     }
 
@@ -280,14 +309,51 @@ impl Table {
         Ok(requests)
     }
 
-    pub(super) fn read(&self, reads: &[PointRead<'_>]) -> Result<Vec<Answer>, StoreError> {
+    /// Has the file opened again if the disk has failed.
+    async fn open_again(&self) -> Result<(), StoreError> {
+        self.write(Write::OpenAgain).await.map(drop)
+    }
+
+    /// Tries something that reads, and once more where the disk had failed and the file could be opened again.
+    async fn once_more<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        match attempt().await {
+            Err(error) if is_of_disk(&error) => {
+                self.open_again().await?;
+                attempt().await
+            }
+            outcome => outcome,
+        }
+    }
+
+    pub(super) async fn read(&self, reads: &[PointRead<'_>]) -> Result<Vec<Answer>, StoreError> {
+        self.once_more(|| ready(self.answers(reads))).await
+    }
+
+    /// The same without waiting; `None` where the file has to be opened again first.
+    pub(super) fn read_now(&self, reads: &[PointRead<'_>]) -> Option<Result<Vec<Answer>, StoreError>> {
+        unless_of_disk(self.answers(reads))
+    }
+
+    fn answers(&self, reads: &[PointRead<'_>]) -> Result<Vec<Answer>, StoreError> {
         self.answer_each(reads, |core, snapshot, erasures, range, read| {
             let winner = core.winner(snapshot, read, erasures, range)?;
             Ok(Answer { winner, proved: snapshot.coverage.proves(read.at) })
         })
     }
 
-    pub(super) fn read_spans(&self, reads: &[PointRead<'_>]) -> Result<Vec<Span>, StoreError> {
+    pub(super) async fn read_spans(&self, reads: &[PointRead<'_>]) -> Result<Vec<Span>, StoreError> {
+        self.once_more(|| ready(self.spans(reads))).await
+    }
+
+    /// The same without waiting; `None` where the file has to be opened again first.
+    pub(super) fn read_spans_now(&self, reads: &[PointRead<'_>]) -> Option<Result<Vec<Span>, StoreError>> {
+        unless_of_disk(self.spans(reads))
+    }
+
+    fn spans(&self, reads: &[PointRead<'_>]) -> Result<Vec<Span>, StoreError> {
         self.answer_each(reads, |core, snapshot, erasures, range, read| {
             let winner = core.winner(snapshot, read, erasures, range)?;
             let until_us = core.holds_until_us(snapshot, read, winner.as_ref(), range)?;
@@ -301,22 +367,53 @@ impl Table {
         reads: &[PointRead<'_>],
         answer: impl Fn(&Core, &Snapshot, Option<ViewErasures<'_>>, &mut KeyRange, &PointRead<'_>) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
-        let snapshot = self.core.snapshot();
-        if snapshot.state == LoadState::Loading {
-            return Err(StoreError::StillLoading(self.core.id));
+        self.core.reading(|snapshot| {
+            if snapshot.state == LoadState::Loading {
+                return Err(StoreError::StillLoading(self.core.id));
+            }
+            let erasures = self.core.catalogue.erasures_of(self.core.id.view);
+            let mut range = KeyRange::default();
+            reads.iter().map(|read| answer(&self.core, snapshot, erasures, &mut range, read)).collect()
+        })
+    }
+
+    /// A page of rows.
+    pub(super) async fn scan(
+        self: &Arc<Self>,
+        cursor: Option<ScanCursor>,
+        page_bytes_max: usize,
+    ) -> Result<ScanPage, StoreError> {
+        self.once_more(|| {
+            let (table, cursor) = (Arc::clone(self), cursor.clone());
+            let scan = move |snapshot: &Snapshot| table.core.scan(snapshot, cursor.as_ref(), page_bytes_max);
+            let core = Arc::clone(&self.core);
+            run_blocking(move || core.reading(scan))
+        })
+        .await
+    }
+
+    pub(super) async fn status(&self) -> Result<TableStatus, StoreError> {
+        self.once_more(|| ready(self.core.reading(|snapshot| self.core.status(snapshot)))).await
+    }
+
+    /// What it holds for certain.
+    pub(super) fn coverage(&self) -> Coverage {
+        self.core.snapshot().coverage.clone()
+    }
+
+    /// Whether what is served can be read: the file, by redb and by itself. A file that has failed is opened again.
+    pub(super) async fn probe(self: &Arc<Self>) -> Result<(), StoreError> {
+        if self.core.snapshot().state == LoadState::Loading {
+            return Ok(());
         }
-        let erasures = self.core.catalogue.erasures_of(self.core.id.view);
-        let mut range = KeyRange::default();
-        reads.iter().map(|read| answer(&self.core, &snapshot, erasures, &mut range, read)).collect()
-    }
-
-    /// A page of rows; blocks on the disk for as long as a page takes.
-    pub(super) fn scan(&self, cursor: Option<&ScanCursor>, page_bytes_max: usize) -> Result<ScanPage, StoreError> {
-        self.core.scan(&self.core.snapshot(), cursor, page_bytes_max)
-    }
-
-    pub(super) fn status(&self) -> Result<TableStatus, StoreError> {
-        self.core.status(&self.core.snapshot())
+        if self.core.has_failed() {
+            self.open_again().await?;
+        }
+        self.once_more(|| {
+            let core = Arc::clone(&self.core);
+            run_blocking(move || core.reading(|snapshot| core.probe(snapshot)))
+        })
+        .await
     }
 
     /// The table as it is now, whatever becomes of it.
@@ -336,9 +433,11 @@ impl Table {
         let mut removed = 0;
         let mut after = None;
         loop {
-            let table = Arc::clone(self);
-            let look = move || table.core.trim_step(trim, after);
-            let TrimStep { losers, next } = run_blocking(look).await?;
+            let look = || {
+                let (core, after) = (Arc::clone(&self.core), after.clone());
+                run_blocking(move || core.reading(|snapshot| core.trim_step(snapshot, trim, after.as_deref())))
+            };
+            let TrimStep { losers, next } = self.once_more(look).await?;
             if !losers.is_empty() {
                 removed += self.write(Write::Remove(losers)).await?.erased;
             }
@@ -399,6 +498,36 @@ pub(super) async fn run_blocking<T: Send + 'static>(
     }
 }
 
+fn open_database(path: &Path, cache_bytes: usize) -> Result<Database, redb::DatabaseError> {
+    Database::builder().set_cache_size(cache_bytes).open(path)
+}
+
+/// Whether the disk failed, now or before: what was asked may do once the file has been opened again.
+fn is_of_disk(error: &StoreError) -> bool {
+    let StoreError::Failed { source, .. } = error else { return false };
+    matches!(
+        source.downcast_ref::<redb::Error>(),
+        Some(redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::DatabaseClosed)
+    )
+}
+
+fn unless_of_disk<T>(outcome: Result<T, StoreError>) -> Option<Result<T, StoreError>> {
+    match outcome {
+        Err(error) if is_of_disk(&error) => None,
+        outcome => Some(outcome),
+    }
+}
+
+/// What becomes of a load whose file was opened again before its end.
+#[derive(Debug, thiserror::Error)]
+#[error("the disk failed while the load was under way, and rows of it were lost; load again")]
+struct LostLoad;
+
+/// What a database says of which there is none: the file could not be opened again.
+#[derive(Debug, thiserror::Error)]
+#[error("the disk has failed, and the file could not be opened again; it is tried with every further write")]
+struct NotOpen;
+
 /// The bounds of one lookup; kept between lookups for their memory.
 #[derive(Default)]
 struct KeyRange {
@@ -409,6 +538,50 @@ struct KeyRange {
 impl Core {
     fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.published.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads what is published, and notes it if the disk fails.
+    fn reading<T>(&self, read: impl FnOnce(&Snapshot) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let snapshot = self.snapshot();
+        let outcome = read(&snapshot);
+        if let Err(error) = &outcome
+            && is_of_disk(error)
+        {
+            self.failed_opening.fetch_max(snapshot.opening, Ordering::AcqRel);
+        }
+        outcome
+    }
+
+    /// Whether the disk has failed since the file was last opened.
+    fn has_failed(&self) -> bool {
+        self.failed_opening.load(Ordering::Acquire) >= self.snapshot().opening
+    }
+
+    /// Opens the file again, if the disk has failed, and shows readers what the last durable commit left. Only the writer may.
+    fn open_if_failed(&self) -> Result<(), StoreError> {
+        if !self.has_failed() {
+            return Ok(());
+        }
+        let opening = self.snapshot().opening + 1;
+        let mut db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        // Closing leaves the file as a crash would: the next opening goes back to the last commit. Readers of the published
+        // snapshot are told that it is closed, and ask for this.
+        drop(db.take());
+        let opened =
+            open_database(&self.path, self.cache_bytes).map_err(|error| failed("opening", &self.path, error))?;
+        let snapshot = Snapshot::take(&opened, opening).map_err(|error| failed("reading", &self.path, error))?;
+        *self.published.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
+        *db = Some(opened);
+        tracing::info!(table = %self.id, path = %self.path.display(), "opened again after the disk had failed");
+        Ok(())
+    }
+
+    /// Asks the file for something small, through redb and beside it: what redb has in memory says nothing about the disk.
+    fn probe(&self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        snapshot.rows.first().map_err(|error| self.reading_failed(error))?;
+        let mut first_byte = [0];
+        let read = File::open(&self.path).and_then(|mut file| file.read_exact(&mut first_byte));
+        read.map_err(|error| failed("reading", &self.path, error))
     }
 
     fn reading_failed(&self, error: impl Into<redb::Error>) -> StoreError {
@@ -520,8 +693,7 @@ impl Core {
     }
 
     /// What to remove among the next entities.
-    fn trim_step(&self, trim: Trim, after: Option<Vec<u8>>) -> Result<TrimStep, StoreError> {
-        let snapshot = self.snapshot();
+    fn trim_step(&self, snapshot: &Snapshot, trim: Trim, after: Option<&[u8]>) -> Result<TrimStep, StoreError> {
         let mut erasures = ErasuresByEntity::new(self.catalogue.erasures_of(self.id.view));
         let mut losers = Vec::new();
         let mut entity: Vec<u8> = Vec::new();
@@ -540,7 +712,7 @@ impl Core {
             }
             Ok(())
         };
-        for entry in rows_after(&snapshot.rows, after.as_deref()).map_err(|error| self.reading_failed(error))? {
+        for entry in rows_after(&snapshot.rows, after).map_err(|error| self.reading_failed(error))? {
             let (row_key, _) = entry.map_err(|error| self.reading_failed(error))?;
             let (key, order) =
                 keys::parse_row_key(row_key.value()).ok_or_else(|| self.damaged("a row's key is damaged"))?;
@@ -562,9 +734,18 @@ impl Core {
     }
 
     /// Applies a group of writes as one transaction, and shows the result to readers.
-    fn commit(&self, writes: Vec<Write>) -> Result<Vec<Merged>, redb::Error> {
+    fn commit(&self, writes: Vec<Write>) -> Result<Vec<Merged>, StoreError> {
+        if writes.iter().all(|write| matches!(write, Write::OpenAgain)) {
+            return Ok(vec![Merged::default(); writes.len()]);
+        }
+        let db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(db) = db.as_ref() else { return Err(failed("writing", &self.path, NotOpen)) };
+        self.commit_to(db, writes).map_err(|error| failed("writing", &self.path, error))
+    }
+
+    fn commit_to(&self, db: &Database, writes: Vec<Write>) -> Result<Vec<Merged>, redb::Error> {
         let durable = writes.iter().any(|write| !matches!(write, Write::Load(_)));
-        let mut txn = self.db.begin_write()?;
+        let mut txn = db.begin_write()?;
         if !durable {
             txn.set_durability(Durability::None)?;
         }
@@ -573,7 +754,7 @@ impl Core {
             outcomes.push(self.apply(&txn, write)?);
         }
         txn.commit()?;
-        let snapshot = Arc::new(Snapshot::take(&self.db)?);
+        let snapshot = Arc::new(Snapshot::take(db, self.snapshot().opening)?);
         *self.published.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
         Ok(outcomes)
     }
@@ -585,6 +766,7 @@ impl Core {
             Write::Meta(change) => apply_meta_change(txn, change).map(|()| Merged::default()),
             Write::Remove(row_keys) => remove(txn, &row_keys),
             Write::Erase { key, up_to_us } => erase(txn, &key, up_to_us),
+            Write::OpenAgain => Ok(Merged::default()),
         }
     }
 
@@ -724,8 +906,8 @@ fn apply_meta_change(txn: &redb::WriteTransaction, change: MetaChange) -> Result
     };
     match change {
         MetaChange::Claim(claim) => meta.claims.merge(&claim),
-        MetaChange::FinishLoad(claim, trimmed_to_us) => {
-            meta.claims.merge(&claim);
+        MetaChange::FinishLoad { coverage, trimmed_to_us, .. } => {
+            meta.claims.merge(&coverage);
             meta.state = LoadState::Ready;
             meta.trimmed_to_us = meta.trimmed_to_us.max(trimmed_to_us);
         }
@@ -749,11 +931,11 @@ fn parse_meta(stored: Option<&[u8]>) -> Result<Meta, redb::Error> {
 }
 
 impl Snapshot {
-    fn take(db: &Database) -> Result<Self, redb::Error> {
+    fn take(db: &Database, opening: u64) -> Result<Self, redb::Error> {
         let txn = db.begin_read()?;
         let meta = txn.open_table(META)?;
         let Meta { state, claims, trimmed_to_us } = parse_meta(meta.get(META_KEY)?.as_ref().map(|m| m.value()))?;
-        Ok(Self { rows: txn.open_table(ROWS)?, state, coverage: claims.after_trim(trimmed_to_us) })
+        Ok(Self { opening, rows: txn.open_table(ROWS)?, state, coverage: claims.after_trim(trimmed_to_us) })
     }
 }
 
@@ -815,19 +997,42 @@ fn write_until_closed(core: &Core, mut queue: mpsc::Receiver<Request>) {
             group_bytes += next.write.bytes();
             group.push(next);
         }
-        let (writes, replies): (Vec<Write>, Vec<_>) =
-            group.into_iter().map(|request| (request.write, request.reply)).unzip();
+        let opened = core.open_if_failed();
+        let (writes, replies) = without_lost_loads(core, group);
         // Whoever asked may have gone meanwhile; its write stands all the same.
-        match core.commit(writes) {
+        match opened.and_then(|()| core.commit(writes)) {
             Ok(outcomes) => {
                 replies.into_iter().zip(outcomes).for_each(|(reply, outcome)| drop(reply.send(Ok(outcome))))
             }
             Err(error) => {
-                let error = failed("writing", &core.path, error);
+                if is_of_disk(&error) {
+                    core.failed_opening.fetch_max(core.snapshot().opening, Ordering::AcqRel);
+                }
                 replies.into_iter().for_each(|reply| drop(reply.send(Err(error.clone()))));
+                // At once, so that reads need not wait for the next write.
+                if let Err(error) = core.open_if_failed() {
+                    tracing::warn!(table = %core.id, %error, "the disk has failed; the file is not open");
+                }
             }
         }
     }
+}
+
+type Reply = oneshot::Sender<Result<Merged, StoreError>>;
+
+/// The writes of a group. Ends of loads that began before the file was opened again are refused.
+fn without_lost_loads(core: &Core, group: Vec<Request>) -> (Vec<Write>, Vec<Reply>) {
+    let opening = core.snapshot().opening;
+    let (mut writes, mut replies) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
+    for Request { write, reply } in group {
+        if matches!(&write, Write::Meta(MetaChange::FinishLoad { opening: began, .. }) if *began != opening) {
+            drop(reply.send(Err(failed("loading", &core.path, LostLoad))));
+        } else {
+            writes.push(write);
+            replies.push(reply);
+        }
+    }
+    (writes, replies)
 }
 
 impl Write {
@@ -836,7 +1041,71 @@ impl Write {
             Self::Rows(rows) => rows.iter().map(EncodedRow::bytes).sum(),
             Self::Load(rows) => rows.bytes(),
             Self::Remove(row_keys) => row_keys.iter().map(Vec::len).sum(),
-            Self::Meta(_) | Self::Erase { .. } => 0,
+            Self::Meta(_) | Self::Erase { .. } | Self::OpenAgain => 0,
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use bytes::Bytes;
+    use eadem_values::{Digest, TieDigest};
+
+    use super::*;
+
+    fn new_table(folder: &Path) -> Arc<Table> {
+        let catalogue = Arc::new(Catalogue::create(&folder.join("catalogue.redb")).unwrap());
+        let id = TableId { view: Digest::of(b"view"), epoch: 1 };
+        Arc::new(Table::create(id, &folder.join("1.redb"), &EmbeddedOptions::default(), catalogue).unwrap())
+    }
+
+    fn row(time_us: i64) -> Row {
+        let order = RowOrder { event_time_us: time_us, known_at_us: time_us, tie: TieDigest::from_bytes([0; 16]) };
+        Row { key: KeyBytes::new(b"entity".to_vec()), order, body: RowBody::of_values(Bytes::from_static(b"values")) }
+    }
+
+    async fn load(table: &Table, time_us: i64) {
+        let mut rows = PackedRows::default();
+        rows.push_row(&row(time_us));
+        table.write(Write::Load(rows)).await.unwrap();
+    }
+
+    async fn finish(table: &Table, opening: u64) -> Result<(), StoreError> {
+        table.change(MetaChange::FinishLoad { coverage: Coverage::whole(), trimmed_to_us: None, opening }).await
+    }
+
+    #[tokio::test]
+    async fn a_load_during_which_the_disk_failed_does_not_end_well() {
+        let folder = tempfile::tempdir().unwrap();
+        let table = new_table(folder.path());
+        load(&table, 1).await;
+        table.core.failed_opening.store(1, Ordering::Release);
+        load(&table, 2).await;
+        // Whatever a failure of the disk has left of the first row.
+        let refused = finish(&table, 1).await.unwrap_err().to_string();
+        assert!(refused.contains("load again"), "{refused}");
+        assert_eq!(table.status().await.unwrap().state, LoadState::Loading);
+        // Loaded again it is whole.
+        load(&table, 1).await;
+        finish(&table, 2).await.unwrap();
+        assert_eq!(table.status().await.unwrap().rows, 2);
+    }
+
+    #[tokio::test]
+    async fn what_reads_a_closed_file_has_it_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let table = new_table(folder.path());
+        table.merge(encode_rows(&[row(1)]).unwrap()).await.unwrap();
+        finish(&table, 1).await.unwrap();
+        drop(table.core.db.lock().unwrap().take());
+        let entity = row(1).key;
+        let reads = [PointRead { key: &entity, at: eadem_semantics::ReadAt::as_known_then(9) }];
+        assert!(table.read_now(&reads).is_none(), "nothing can be read at once");
+        assert!(table.read(&reads).await.unwrap()[0].winner.is_some());
+        assert!(table.read_now(&reads).unwrap().unwrap()[0].proved);
+        table.probe().await.unwrap();
+        std::fs::remove_file(table.path()).unwrap();
+        assert!(table.probe().await.is_err(), "a file that is gone cannot be read");
     }
 }

@@ -48,7 +48,7 @@ use eadem_values::Digest;
 use tokio::time::sleep_until;
 
 pub use config::{Credentials, PASSWORD_VARIABLE, ReadConsistency, ScyllaConfig, Tls, USER_VARIABLE};
-pub use schema::{LAYOUT_VERSION, Replication, SchemaOptions, SchemaStatement, init};
+pub use schema::{LAYOUT_VERSION, Replication, SchemaDifference, SchemaOptions, SchemaStatement, init};
 
 use crate::{
     Answer, Coverage, KEY_BYTES_MAX, KeyBytes, Merged, OnlineStore, PointRead, Row, ScanCursor, ScanPage, StoreError,
@@ -167,6 +167,11 @@ impl OnlineStore for ScyllaStore {
         self.status_of(table).await
     }
 
+    /// Of the record that this process believes at the moment: mostly that costs no request.
+    async fn coverage(&self, table: TableId) -> Result<Coverage, StoreError> {
+        Ok(self.epochs.existing(&self.db, table).await?.coverage.clone())
+    }
+
     async fn merge(&self, table: TableId, rows: Vec<Row>) -> Result<Merged, StoreError> {
         self.write(table, &rows).await
     }
@@ -174,6 +179,10 @@ impl OnlineStore for ScyllaStore {
     /// What returned is durable already.
     async fn bulk_load(&self, table: TableId, rows: Vec<Row>) -> Result<(), StoreError> {
         self.write(table, &rows).await.map(drop)
+    }
+
+    fn keeps_unfinished_loads(&self) -> bool {
+        true
     }
 
     async fn finish_load(&self, table: TableId, coverage: Coverage) -> Result<(), StoreError> {
@@ -206,7 +215,10 @@ impl OnlineStore for ScyllaStore {
     }
 
     async fn ping(&self) -> Result<Option<i64>, StoreError> {
-        let clocks: Vec<(i64,)> = self.db.all("asking for the time", &self.db.statements.clock_ms, ()).await?;
+        // A node that answers for itself may have lost the others: a majority has to answer for a read.
+        let majority = self.db.all::<(Option<i32>,)>("asking a majority", &self.db.statements.layout_version, ());
+        let clock = self.db.all::<(i64,)>("asking for the time", &self.db.statements.clock_ms, ());
+        let (_, clocks) = tokio::try_join!(majority, clock)?;
         Ok(clocks.first().map(|(clock_ms,)| clock_ms.saturating_mul(1_000)))
     }
 

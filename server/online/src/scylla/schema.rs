@@ -6,9 +6,10 @@ use std::time::Duration;
 use scylla::client::session::Session;
 use scylla::statement::Consistency;
 use scylla::statement::unprepared::Statement;
+use serde::Serialize;
 
 use super::config::ScyllaConfig;
-use super::session::{connect, first_row, statement_failed};
+use super::session::{connect, datacenters, first_row, statement_failed};
 use crate::StoreError;
 
 /// The newest layout that this release reads and the one that it makes.
@@ -54,6 +55,27 @@ pub struct SchemaStatement {
     pub text: String,
 }
 
+/// Something that a keyspace, which was there before, has otherwise than was asked for. Nothing changes it but what is said here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SchemaDifference {
+    /// What is different: `replication`, `compaction of rows`.
+    pub what: String,
+    /// As it was asked for.
+    pub wanted: String,
+    /// As it is.
+    pub found: String,
+    /// What makes it what was asked for.
+    pub remedy: String,
+}
+
+/// Levelled compaction keeps a partition in few files.
+const COMPACTION: &str = "LeveledCompactionStrategy";
+const GC_GRACE_S: i32 = 864_000;
+const REPLICATION_CLASS: &str = "NetworkTopologyStrategy";
+/// Tables that are made with settings of their own.
+const ROWS: &str = "rows";
+const ENTITIES: &str = "entities";
+
 /// What a keyspace says about itself.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
@@ -63,7 +85,7 @@ pub(super) struct Layout {
 
 impl Replication {
     fn text(&self) -> String {
-        let mut text = "{'class': 'NetworkTopologyStrategy'".to_owned();
+        let mut text = format!("{{'class': '{REPLICATION_CLASS}'");
         match self {
             Self::EveryDatacenter(copies) => text += &format!(", 'replication_factor': {copies}"),
             Self::Datacenters(copies) => {
@@ -74,6 +96,36 @@ impl Replication {
         }
         text + "}"
     }
+
+    /// Whether a keyspace with this replication keeps so many copies, in a cluster of these data centers.
+    fn is_kept_by(&self, found: &BTreeMap<String, String>, datacenters: &[String]) -> bool {
+        if found.get("class").is_none_or(|class| short_name(class) != REPLICATION_CLASS) {
+            return false;
+        }
+        let has = |datacenter: &str, copies: u32| found.get(datacenter).is_some_and(|of| *of == copies.to_string());
+        match self {
+            // Databases write it down for each data center that they had.
+            Self::EveryDatacenter(copies) => {
+                has("replication_factor", *copies) || datacenters.iter().all(|datacenter| has(datacenter, *copies))
+            }
+            Self::Datacenters(wanted) => {
+                let is_elsewhere =
+                    |(name, copies): (&String, &String)| name != "class" && copies != "0" && !wanted.contains_key(name);
+                wanted.iter().all(|(datacenter, copies)| has(datacenter, *copies)) && !found.iter().any(is_elsewhere)
+            }
+        }
+    }
+}
+
+/// The name of a class without its package.
+fn short_name(class: &str) -> &str {
+    class.rsplit('.').next().unwrap_or(class)
+}
+
+/// As statements write it.
+fn map_text(map: &BTreeMap<String, String>) -> String {
+    let entries: Vec<String> = map.iter().map(|(name, value)| format!("'{name}': '{}'", short_name(value))).collect();
+    format!("{{{}}}", entries.join(", "))
 }
 
 impl SchemaOptions {
@@ -122,7 +174,7 @@ impl SchemaOptions {
                     "CREATE TABLE IF NOT EXISTS {keyspace}.rows (incarnation uuid, entity blob, event_time bigint, known_at \
                      bigint, tie blob, body blob, bytes int, erased_up_to set<bigint> STATIC, PRIMARY KEY ((incarnation, \
                      entity), event_time, known_at, tie)) WITH CLUSTERING ORDER BY (event_time DESC, known_at DESC, tie \
-                     DESC) AND compaction = {{'class': 'LeveledCompactionStrategy'}} AND gc_grace_seconds = 864000 AND \
+                     DESC) AND compaction = {{'class': '{COMPACTION}'}} AND gc_grace_seconds = {GC_GRACE_S} AND \
                      default_time_to_live = 0"
                 ),
             ),
@@ -131,7 +183,7 @@ impl SchemaOptions {
                  large and not what the keyspace is.",
                 format!(
                     "CREATE TABLE IF NOT EXISTS {keyspace}.entities (incarnation uuid, bucket int, entity blob, PRIMARY KEY \
-                     ((incarnation, bucket), entity)) WITH compaction = {{'class': 'LeveledCompactionStrategy'}}"
+                     ((incarnation, bucket), entity)) WITH compaction = {{'class': '{COMPACTION}'}}"
                 ),
             ),
             statement(
@@ -169,11 +221,11 @@ impl SchemaOptions {
 }
 
 /// Makes the keyspace of `config` an empty store, or does nothing if it is one. [`SchemaOptions::statements`] are what is
-/// executed.
+/// executed. Gives what a keyspace that was there before has otherwise than these options say.
 ///
 /// # Errors
 /// [`StoreError::BadConfig`], [`StoreError::LayoutTooNew`] for a keyspace of a newer release, [`StoreError::Failed`].
-pub async fn init(config: &ScyllaConfig, options: &SchemaOptions) -> Result<(), StoreError> {
+pub async fn init(config: &ScyllaConfig, options: &SchemaOptions) -> Result<Vec<SchemaDifference>, StoreError> {
     options.check()?;
     let session = connect(config).await?;
     if let Some(version) = read_version(&session, config).await? {
@@ -182,7 +234,105 @@ pub async fn init(config: &ScyllaConfig, options: &SchemaOptions) -> Result<(), 
     for statement in options.statements(&config.keyspace) {
         execute(&session, config, &statement.text).await?;
     }
-    Ok(())
+    differences(&session, config, options).await
+}
+
+/// What the database has, where that is not what was asked for.
+async fn differences(
+    session: &Session,
+    config: &ScyllaConfig,
+    options: &SchemaOptions,
+) -> Result<Vec<SchemaDifference>, StoreError> {
+    let keyspace = &config.keyspace;
+    let mut differences = Vec::new();
+    let read = "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = ?";
+    let found: Option<(BTreeMap<String, String>,)> = first_row(session, config, read, (keyspace.as_str(),)).await?;
+    let (found,) = found.unwrap_or_default();
+    if !options.replication.is_kept_by(&found, &datacenters(session)) {
+        let wanted = options.replication.text();
+        differences.push(SchemaDifference {
+            what: "replication".to_owned(),
+            found: map_text(&found),
+            remedy: format!(
+                "ALTER KEYSPACE {keyspace} WITH replication = {wanted}; then repair every node, so that the new copies are \
+                 filled (nodetool repair --full {keyspace})"
+            ),
+            wanted,
+        });
+    }
+    for table in [ROWS, ENTITIES] {
+        differences.extend(table_settings(session, config, table).await?.differences(keyspace, table));
+    }
+    let layout = check_layout(session, config).await?;
+    let numbers = [
+        (
+            "lease_ms",
+            "--lease-ms",
+            options.lease_ms,
+            layout.lease_ms,
+            "stop every process that uses the keyspace, then ",
+        ),
+        ("buckets", "--buckets", options.buckets, layout.buckets, ""),
+    ];
+    for (name, option, wanted, found, before) in numbers.into_iter().filter(|(_, _, wanted, found, _)| wanted != found)
+    {
+        differences.push(SchemaDifference {
+            what: name.to_owned(),
+            wanted: wanted.to_string(),
+            found: found.to_string(),
+            remedy: format!(
+                "{before}UPDATE {keyspace}.layout SET {name} = {wanted} WHERE id = 0 IF EXISTS; or ask for what there is \
+                 ({option} {found})"
+            ),
+        });
+    }
+    Ok(differences)
+}
+
+/// What the database does with a table's files.
+#[derive(Debug, Default)]
+struct TableSettings {
+    compaction: BTreeMap<String, String>,
+    gc_grace_s: i32,
+    ttl_s: i32,
+}
+
+async fn table_settings(session: &Session, config: &ScyllaConfig, table: &str) -> Result<TableSettings, StoreError> {
+    let read = "SELECT compaction, gc_grace_seconds, default_time_to_live FROM system_schema.tables WHERE keyspace_name = ? \
+                AND table_name = ?";
+    let key = (config.keyspace.as_str(), table);
+    let found: Option<(BTreeMap<String, String>, i32, i32)> = first_row(session, config, read, key).await?;
+    let (compaction, gc_grace_s, ttl_s) = found.unwrap_or_default();
+    Ok(TableSettings { compaction, gc_grace_s, ttl_s })
+}
+
+impl TableSettings {
+    /// What is not as [`SchemaOptions::statements`] says.
+    fn differences(&self, keyspace: &str, table: &str) -> Vec<SchemaDifference> {
+        let difference = |what: &str, wanted: &str, found: String, set: &str| SchemaDifference {
+            what: format!("{what} of {table}"),
+            wanted: wanted.to_owned(),
+            found,
+            remedy: format!("ALTER TABLE {keyspace}.{table} WITH {set}"),
+        };
+        let mut differences = Vec::new();
+        if self.compaction.get("class").is_none_or(|class| short_name(class) != COMPACTION) {
+            let found = map_text(&self.compaction);
+            let set = format!("compaction = {{'class': '{COMPACTION}'}}");
+            differences.push(difference("compaction", COMPACTION, found, &set));
+        }
+        // Of the others nothing is said: what the database gives them does.
+        if table == ROWS && self.gc_grace_s != GC_GRACE_S {
+            let (wanted, found) = (GC_GRACE_S.to_string(), self.gc_grace_s.to_string());
+            let set = format!("gc_grace_seconds = {GC_GRACE_S}");
+            differences.push(difference("gc_grace_seconds", &wanted, found, &set));
+        }
+        if self.ttl_s != 0 {
+            let set = "default_time_to_live = 0";
+            differences.push(difference("default_time_to_live", "0", self.ttl_s.to_string(), set));
+        }
+        differences
+    }
 }
 
 async fn execute(session: &Session, config: &ScyllaConfig, text: &str) -> Result<(), StoreError> {
@@ -250,6 +400,30 @@ mod tests {
         let datacenters = [("it's".to_owned(), 1), ("eu".to_owned(), 3)].into_iter().collect();
         let text = of(Replication::Datacenters(datacenters));
         assert!(text.ends_with("{'class': 'NetworkTopologyStrategy', 'eu': 3, 'it''s': 1}"), "{text}");
+    }
+
+    #[test]
+    fn copies_are_counted_where_there_are_nodes() {
+        let found = |entries: &[(&str, &str)]| -> BTreeMap<String, String> {
+            entries.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let topology = ("class", "org.apache.cassandra.locator.NetworkTopologyStrategy");
+        let datacenters = ["eu".to_owned(), "us".to_owned()];
+        let every = Replication::EveryDatacenter(3);
+        assert!(every.is_kept_by(&found(&[topology, ("eu", "3"), ("us", "3"), ("gone", "1")]), &datacenters));
+        assert!(every.is_kept_by(&found(&[topology, ("replication_factor", "3")]), &datacenters));
+        for other in [
+            &[topology, ("eu", "3"), ("us", "1")][..],
+            &[topology, ("eu", "3")],
+            &[("class", "org.apache.cassandra.locator.SimpleStrategy"), ("replication_factor", "3")],
+            &[],
+        ] {
+            assert!(!every.is_kept_by(&found(other), &datacenters), "{other:?}");
+        }
+        let one = Replication::Datacenters([("eu".to_owned(), 2)].into_iter().collect());
+        assert!(one.is_kept_by(&found(&[topology, ("eu", "2"), ("us", "0")]), &datacenters));
+        assert!(!one.is_kept_by(&found(&[topology, ("eu", "2"), ("us", "1")]), &datacenters));
+        assert!(!one.is_kept_by(&found(&[topology, ("eu", "3")]), &datacenters));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The connection to the cluster: how it is made, and how requests go through it.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,12 +102,9 @@ pub(super) async fn connect(config: &ScyllaConfig) -> Result<Session, StoreError
 /// A majority is counted in the data center of whichever node is asked. With several of them, writing in one and reading in
 /// another would break the promise to read one's own writes.
 fn check_datacenter(session: &Session, config: &ScyllaConfig) -> Result<(), StoreError> {
-    let state = session.get_cluster_state();
-    let mut names: Vec<&str> = state.get_nodes_info().iter().filter_map(|node| node.datacenter.as_deref()).collect();
-    names.sort_unstable();
-    names.dedup();
+    let names = datacenters(session);
     let what = match &config.datacenter {
-        Some(wanted) if !names.contains(&wanted.as_str()) => {
+        Some(wanted) if !names.contains(wanted) => {
             format!("{config} has no data center `{wanted}`; it has {}", names.join(", "))
         }
         None if names.len() > 1 => {
@@ -115,6 +113,13 @@ fn check_datacenter(session: &Session, config: &ScyllaConfig) -> Result<(), Stor
         _ => return Ok(()),
     };
     Err(StoreError::BadConfig { what })
+}
+
+/// The data centers of the cluster, by name.
+pub(super) fn datacenters(session: &Session) -> Vec<String> {
+    let state = session.get_cluster_state();
+    let names: BTreeSet<String> = state.get_nodes_info().iter().filter_map(|node| node.datacenter.clone()).collect();
+    names.into_iter().collect()
 }
 
 pub(super) fn statement_failed(doing: String, error: impl std::error::Error + Send + Sync + 'static) -> StoreError {
@@ -274,6 +279,7 @@ statements! {
         "INSERT INTO @dropped (incarnation, view_digest, epoch, buckets) VALUES (?, ?, ?, ?)";
     all_dropped: ReadMajority, "SELECT incarnation, view_digest, epoch, buckets FROM @dropped";
     delete_dropped: Write, "DELETE FROM @dropped WHERE incarnation = ?";
+    layout_version: ReadMajority, "SELECT version FROM @layout WHERE id = 0";
     clock_ms: ReadRows, "SELECT toUnixTimestamp(now()) FROM system.local";
 }
 

@@ -100,6 +100,9 @@ macro_rules! reads_of_its_own {
             async fn status(&self, table: TableId) -> Result<TableStatus, StoreError> {
                 self.$field.status(table).await
             }
+            async fn coverage(&self, table: TableId) -> Result<Coverage, StoreError> {
+                self.$field.coverage(table).await
+            }
             async fn merge(&self, table: TableId, rows: Vec<Row>) -> Result<Merged, StoreError> {
                 self.$field.merge(table, rows).await
             }

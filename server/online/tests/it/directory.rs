@@ -187,3 +187,22 @@ async fn dropping_an_epoch_gives_its_disk_space_back() {
     store.drop_epoch(table(1)).await.unwrap();
     assert_eq!(fs::read_dir(folder.path().join("tables")).unwrap().count(), 0);
 }
+
+/// Asking whether a store answers must never do anything to it.
+#[tokio::test]
+async fn a_store_whose_format_is_gone_says_so_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).unwrap();
+    store.create_epoch(table(1)).await.unwrap();
+    store.finish_load(table(1), Coverage::whole()).await.unwrap();
+    store.merge(table(1), vec![row("a", 1)]).await.unwrap();
+    store.ping().await.unwrap();
+    let format = folder.path().join("FORMAT");
+    let text = fs::read(&format).unwrap();
+    fs::remove_file(&format).unwrap();
+    let refused = store.ping().await.unwrap_err().to_string();
+    assert!(refused.contains("format is gone"), "{refused}");
+    fs::write(&format, text).unwrap();
+    drop(store);
+    assert_eq!(open(folder.path()).unwrap().status(table(1)).await.unwrap().rows, 1);
+}

@@ -66,7 +66,7 @@ async fn a_newer_layout_is_refused_and_left_alone() {
     let session = session(&config).await;
     let newer = format!("UPDATE {}.layout SET version = 2 WHERE id = 0 IF EXISTS", config.keyspace);
     session.query_unpaged(newer, ()).await.unwrap();
-    for refused in [ScyllaStore::open(config.clone()).await.map(drop), init(&config, &schema(1)).await] {
+    for refused in [ScyllaStore::open(config.clone()).await.map(drop), init(&config, &schema(1)).await.map(drop)] {
         let Err(StoreError::LayoutTooNew { found: 2, supported: 1, .. }) = &refused else { panic!("{refused:?}") };
         assert!(refused.unwrap_err().to_string().contains("newer release"));
     }
@@ -78,13 +78,42 @@ async fn making_a_keyspace_again_changes_nothing() {
     let store = open(&config).await;
     ready_table(&store, table(1)).await;
     store.merge(table(1), vec![row("a", 10)]).await.unwrap();
+    assert_eq!(init(&config, &schema(1)).await.unwrap(), []);
     let mut other = schema(1);
     other.buckets = 99;
-    init(&config, &other).await.unwrap();
+    let session = session(&config).await;
+    for altered in [
+        "KEYSPACE @ WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}",
+        "TABLE @.rows WITH default_time_to_live = 60 AND gc_grace_seconds = 10",
+        "TABLE @.entities WITH compaction = {'class': 'SizeTieredCompactionStrategy'} AND gc_grace_seconds = 10",
+    ] {
+        session.query_unpaged(format!("ALTER {}", altered.replace('@', &config.keyspace)), ()).await.unwrap();
+    }
+    let differences = init(&config, &other).await.unwrap();
+    let named: Vec<&str> = differences.iter().map(|difference| difference.what.as_str()).collect();
+    assert_eq!(
+        named,
+        [
+            "replication",
+            "gc_grace_seconds of rows",
+            "default_time_to_live of rows",
+            "compaction of entities",
+            "buckets"
+        ]
+    );
+    // Each remedy is one: what it says makes the difference go away.
+    for difference in &differences {
+        let statement = difference.remedy.split(';').next().unwrap();
+        assert!(statement.contains(&config.keyspace), "{difference:?}");
+        if difference.what != "buckets" {
+            session.query_unpaged(statement, ()).await.unwrap();
+        }
+    }
+    let left = init(&config, &other).await.unwrap();
+    assert_eq!(left, differences[4..], "{left:?}");
     let store = open(&config).await;
     store.create_epoch(table(2)).await.unwrap();
     assert_eq!(newest(&store, table(1), "a", 10).await, (Some(10), true));
-    let session = session(&config).await;
     let buckets = format!("SELECT buckets FROM {}.epochs", config.keyspace);
     assert_eq!(rows::<(i32,)>(&session, &buckets).await, [(8,), (8,)], "a second init changed the layout");
 }
