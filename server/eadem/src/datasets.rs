@@ -489,7 +489,7 @@ impl ViewList<'_> {
             Some(stored) => {
                 let keys = &stored.entity.keys;
                 ViewOfService::Stored(Box::new(StoredView {
-                    view: self.stores.view_spec(&version).await?,
+                    view: self.stores.table_spec(&version).await?,
                     keys: keys.iter().map(|key| required_key_name(&stored.entity, &key.name, role)).collect(),
                     version: self.read_version(view)?,
                 }))

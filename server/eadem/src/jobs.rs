@@ -575,7 +575,7 @@ impl Shared {
         let Some(commit) = commit.filter(|_| reaches_back && epoch.placement == stored.deployment.placement) else {
             return Ok(None);
         };
-        let table = self.stores.offline.table(&self.stores.view_spec(view).await?)?;
+        let table = self.stores.offline.table(&self.stores.table_spec(view).await?)?;
         let Some(added) = table.scan_added_in_parts(commit, self.workers).await? else { return Ok(None) };
         let report = self.load_report(view, handle, place, rows_before, added.rows);
         let rows = materialize::load_rows(&store, online, added.parts, &handle.cancel, report).await?;
@@ -624,7 +624,7 @@ impl Shared {
         let now_us = self.stores.clock.now_us();
         let registry = &self.stores.registry;
         let store = self.stores.online()?;
-        let table = self.stores.offline.table(&self.stores.view_spec(view).await?)?;
+        let table = self.stores.offline.table(&self.stores.table_spec(view).await?)?;
         let scan = table.scan_in_parts(self.workers).await?.context("it has no rows offline; backfill it first")?;
         let commit = scan.version;
         let epoch = registry.create_epoch(&view.id, stored.deployment.placement, now_us).await?.epoch;

@@ -95,7 +95,7 @@ pub(crate) async fn run_compaction(
         };
         let compaction = Compaction {
             job: format!("{id}/{}", view.id),
-            table: stores.offline.table(&stores.view_spec(view).await?)?,
+            table: stores.offline.table(&stores.table_spec(view).await?)?,
             options: CompactOptions { memory_bytes_max: stores.job_memory_bytes_max, ..options },
             progress: Some(Arc::new(progress)),
             cancel: handle.cancel.clone(),
@@ -257,7 +257,7 @@ pub(crate) async fn withdrawn_online(stores: &Stores, view: &ViewVersion) -> any
     let Some(epoch) = stores.registry.current_epoch(&view.id).await? else { return Ok(None) };
     let status = stores.online()?.status(TableId { view: view.digest, epoch: u64::from(epoch.epoch) }).await?;
     let loaded_from = status.coverage.offline_commit.and_then(|commit| u64::try_from(commit).ok());
-    let table = stores.offline.table(&stores.view_spec(view).await?)?;
+    let table = stores.offline.table(&stores.table_spec(view).await?)?;
     let withdrawn = table.withdrawn_at().await?.filter(|commit| Some(*commit) > loaded_from);
     Ok(withdrawn.map(|commit| Withdrawn { commit, complete_since_us: status.coverage.complete_since_us }))
 }
@@ -272,7 +272,7 @@ pub(crate) async fn may_serve_withdrawn(
     if stores.registry.current_epoch(&view.id).await?.is_none() {
         return Ok(false);
     }
-    let table = stores.offline.table(&stores.view_spec(view).await?)?;
+    let table = stores.offline.table(&stores.table_spec(view).await?)?;
     Ok(table.withdrawn_at().await?.is_some_and(|withdrawn| Some(withdrawn) == commit))
 }
 
