@@ -14,13 +14,16 @@ use eadem_api::serving::{
 use eadem_engine::{Applied, CallClass, Cost, Engine, EngineError, thread_cpu_time};
 use eadem_offline::{self as offline, ChunkOutcome, Claim, JobLedger, JobPlan, LedgerError, Part};
 use eadem_query::{AppliedRows, FailedRow, RowTransform, TransformFailure};
-use eadem_registry::model::{self as registry_model, BoundTo, ColumnType, Place, RowFormat, SourceColumn, StoredView, ViewVersion};
+use eadem_registry::model::{
+    self as registry_model, BoundTo, ColumnType, Place, RowFormat, SourceColumn, StoredView, ViewVersion,
+};
 use eadem_registry::{ChunkWork, InspectError, Registry, SourceInspector};
 use eadem_semantics::{AsStored, Lifetime, ReadAt};
 use eadem_values::{Description, Digest, EntityKey, Literal, Value, encode_values};
 use tokio::sync::Semaphore;
 
 use crate::home::Stores;
+use crate::placement;
 
 /// A component in the engine, as requests or jobs run it.
 #[derive(Debug)]
@@ -313,12 +316,17 @@ fn spec_of(
         transform,
         bindings: view.bindings.iter().map(binding).collect::<Result<_, _>>()?,
         lifetime: lifetime(stored),
-        placement: match stored.deployment.placement {
-            registry_model::Placement::OnWrite => offline::Placement::OnWrite,
-            registry_model::Placement::OnRead => offline::Placement::OnRead,
-        },
+        placement: offline_placement(stored.deployment.placement),
+        first_placement: offline_placement(stored.deployment.first_placement()),
         validation: validation(view),
     })
+}
+
+fn offline_placement(placement: registry_model::Placement) -> offline::Placement {
+    match placement {
+        registry_model::Placement::OnWrite => offline::Placement::OnWrite,
+        registry_model::Placement::OnRead => offline::Placement::OnRead,
+    }
 }
 
 /// The past of views, from their offline tables.
@@ -404,6 +412,9 @@ impl serving::History for OfflineHistory {
     }
 
     async fn commit(&self, view: &ViewVersion, as_stored: AsStored) -> Result<StoredCommit, RowSourceError> {
+        if let Some(reason) = placement::ambiguous_commit(view, as_stored) {
+            return Err(RowSourceError::NotStored(reason));
+        }
         let (table, _) = self.table(view).await?;
         let stored = tokio::time::timeout(self.deadline, table.version_as_stored(as_stored)).await;
         let stored = stored.map_err(|_| self.too_slow())?.map_err(|error| history_error(&error))?;

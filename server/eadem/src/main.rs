@@ -20,6 +20,7 @@ mod jobs;
 mod materialize;
 mod online_backup;
 mod output;
+mod placement;
 mod projects;
 mod quarantine;
 mod tls;

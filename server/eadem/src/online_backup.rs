@@ -391,6 +391,12 @@ async fn fit(stores: &Stores, table: &BackedUpTable, replace: bool) -> anyhow::R
     let Some(placement) = Placement::from_name(&table.placement) else {
         return Ok(Err(format!("its rows hold `{}`, which this release does not know", table.placement)));
     };
+    let placed = view.stored.as_ref().map(|stored| stored.deployment.placement);
+    if let Some(placed) = placed.filter(|placed| *placed != placement) {
+        return Ok(Err(format!(
+            "it was placed {placement} when it was copied, and is placed {placed} now; materialize"
+        )));
+    }
     if let Some(hindrance) = offline_hindrance(stores, &view, &table.coverage).await? {
         return Ok(Err(hindrance));
     }

@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use crate::home::Stores;
+use crate::placement::table_names;
 use crate::workers::Handle;
 
 /// What `POST /jobs/compact` takes.
@@ -229,17 +230,21 @@ impl InUseByRegistry {
                 status => status?,
             };
             if let Some(commit) = status.coverage.offline_commit.and_then(|commit| u64::try_from(commit).ok()) {
-                used.versions.entry(view.id.to_string()).or_default().insert(commit);
+                for table in table_names(&view.id.to_string()) {
+                    used.versions.entry(table).or_default().insert(commit);
+                }
             }
         }
         Ok(used)
     }
 }
 
-/// The commits that a job's specification names, for each view.
+/// The commits that a job's specification names, for each view; whichever of its tables they are of.
 fn pinned_versions(spec: &Json, versions: &mut BTreeMap<String, BTreeSet<u64>>) {
     for (view, commit) in spec["pinned"]["tables"].as_object().into_iter().flatten() {
-        versions.entry(view.clone()).or_default().extend(commit.as_u64());
+        for table in table_names(view) {
+            versions.entry(table).or_default().extend(commit.as_u64());
+        }
     }
 }
 
