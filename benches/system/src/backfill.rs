@@ -144,6 +144,7 @@ pub(crate) fn view(events: &str, transform: Arc<dyn RowTransform>) -> ViewSpec {
         bindings,
         lifetime: Lifetime::FOREVER,
         placement: Placement::OnWrite,
+        first_placement: Placement::OnWrite,
         validation: ValidationPolicy::RefuseRow.into(),
     }
 }

@@ -14,13 +14,16 @@ use eadem_api::serving::{
 use eadem_engine::{Applied, CallClass, Cost, Engine, EngineError, thread_cpu_time};
 use eadem_offline::{self as offline, ChunkOutcome, Claim, JobLedger, JobPlan, LedgerError, Part};
 use eadem_query::{AppliedRows, FailedRow, RowTransform, TransformFailure};
-use eadem_registry::model::{self as registry_model, BoundTo, ColumnType, Place, RowFormat, SourceColumn, ViewVersion};
+use eadem_registry::model::{
+    self as registry_model, BoundTo, ColumnType, Place, RowFormat, SourceColumn, StoredView, ViewVersion,
+};
 use eadem_registry::{ChunkWork, InspectError, Registry, SourceInspector};
 use eadem_semantics::{AsStored, Lifetime, ReadAt};
 use eadem_values::{Description, Digest, EntityKey, Literal, Value, encode_values};
 use tokio::sync::Semaphore;
 
 use crate::home::Stores;
+use crate::placement;
 
 /// A component in the engine, as requests or jobs run it.
 #[derive(Debug)]
@@ -229,9 +232,20 @@ pub(crate) fn source_spec(project: &Path, source: &registry_model::Source) -> Re
             source.name
         )
     })?;
-    Ok(offline::SourceSpec {
+    Ok(source_spec_at(offline_origin(project, origin), source))
+}
+
+/// A source of which only the meaning counts: nobody reads it, and it may be gone.
+fn unread_source_spec(project: &Path, source: &registry_model::Source) -> offline::SourceSpec {
+    let nowhere = offline::Origin::Parquet { locations: Vec::new() };
+    let origin = source.origin.as_ref().map_or(nowhere, |origin| offline_origin(project, origin));
+    source_spec_at(origin, source)
+}
+
+fn source_spec_at(origin: offline::Origin, source: &registry_model::Source) -> offline::SourceSpec {
+    offline::SourceSpec {
         name: source.name.clone(),
-        origin: offline_origin(project, origin),
+        origin,
         types: source.types.clone(),
         columns: source.columns.iter().map(|(name, text)| (name.clone(), text.clone())).collect(),
         filter: source.filter.clone(),
@@ -247,7 +261,7 @@ pub(crate) fn source_spec(project: &Path, source: &registry_model::Source) -> Re
         },
         event_id: source.event_id.clone(),
         max_ahead_us: source.max_ahead_us,
-    })
+    }
 }
 
 fn offline_origin(project: &Path, origin: &registry_model::Origin) -> offline::Origin {
@@ -272,13 +286,17 @@ fn offline_origin(project: &Path, origin: &registry_model::Origin) -> offline::O
     }
 }
 
-/// A stored view as the offline store computes it.
-pub(crate) fn view_spec(
-    project: &Path,
+fn stored_part(view: &ViewVersion) -> Result<&StoredView, String> {
+    view.stored.as_ref().ok_or_else(|| format!("{} is computed on demand and stores nothing", view.id))
+}
+
+/// A stored view as the offline store computes it from this source.
+fn spec_of(
     view: &ViewVersion,
+    source: offline::SourceSpec,
     transform: Arc<dyn RowTransform>,
 ) -> Result<offline::ViewSpec, String> {
-    let stored = view.stored.as_ref().ok_or_else(|| format!("{} is computed on demand and stores nothing", view.id))?;
+    let stored = stored_part(view)?;
     let key = |key: &registry_model::JoinKey| offline::JoinKey {
         name: key.name.clone(),
         key_type: key.key_type,
@@ -293,17 +311,22 @@ pub(crate) fn view_spec(
         name: view.id.name.clone(),
         version: view.id.version,
         digest: view.digest.to_string(),
-        source: source_spec(project, &stored.source)?,
+        source,
         keys: stored.entity.keys.iter().map(key).collect(),
         transform,
         bindings: view.bindings.iter().map(binding).collect::<Result<_, _>>()?,
         lifetime: lifetime(stored),
-        placement: match stored.deployment.placement {
-            registry_model::Placement::OnWrite => offline::Placement::OnWrite,
-            registry_model::Placement::OnRead => offline::Placement::OnRead,
-        },
+        placement: offline_placement(stored.deployment.placement),
+        first_placement: offline_placement(stored.deployment.first_placement()),
         validation: validation(view),
     })
+}
+
+fn offline_placement(placement: registry_model::Placement) -> offline::Placement {
+    match placement {
+        registry_model::Placement::OnWrite => offline::Placement::OnWrite,
+        registry_model::Placement::OnRead => offline::Placement::OnRead,
+    }
 }
 
 /// The past of views, from their offline tables.
@@ -320,7 +343,7 @@ impl OfflineHistory {
     }
 
     async fn table(&self, view: &ViewVersion) -> Result<(offline::ViewTable, Lifetime), RowSourceError> {
-        let spec = self.stores.view_spec(view).await.map_err(|error| unavailable(&error))?;
+        let spec = self.stores.table_spec(view).await.map_err(|error| unavailable(&error))?;
         let table = self.stores.offline.table(&spec).map_err(|error| unavailable(&error))?;
         Ok((table, spec.lifetime))
     }
@@ -389,6 +412,9 @@ impl serving::History for OfflineHistory {
     }
 
     async fn commit(&self, view: &ViewVersion, as_stored: AsStored) -> Result<StoredCommit, RowSourceError> {
+        if let Some(reason) = placement::ambiguous_commit(view, as_stored) {
+            return Err(RowSourceError::NotStored(reason));
+        }
         let (table, _) = self.table(view).await?;
         let stored = tokio::time::timeout(self.deadline, table.version_as_stored(as_stored)).await;
         let stored = stored.map_err(|_| self.too_slow())?.map_err(|error| history_error(&error))?;
@@ -404,24 +430,24 @@ fn stored_row(read: offline::EntityRead) -> StoredRow {
 
 impl Stores {
     /// A stored view as the offline store computes it, with its component ready for batches.
+    ///
+    /// # Errors
+    /// One whose rows nobody can read from a source any more.
     pub(crate) async fn view_spec(&self, view: &ViewVersion) -> anyhow::Result<offline::ViewSpec> {
-        let transform = self.transforms.get(&view.transform, CallClass::Batch).await?;
-        view_spec(&self.project, view, transform).map_err(anyhow::Error::msg)
+        let stored = stored_part(view).map_err(anyhow::Error::msg)?;
+        let source = source_spec(&self.project, &stored.source).map_err(anyhow::Error::msg)?;
+        self.spec_of(view, source).await
     }
-}
 
-impl Stores {
-    /// A stored view as far as its table needs it: also one whose rows nobody can read from a source any more.
+    /// A stored view as far as its table needs it: also one whose source has moved to another kind of place.
     pub(crate) async fn table_spec(&self, view: &ViewVersion) -> anyhow::Result<offline::ViewSpec> {
+        let stored = stored_part(view).map_err(anyhow::Error::msg)?;
+        self.spec_of(view, unread_source_spec(&self.project, &stored.source)).await
+    }
+
+    async fn spec_of(&self, view: &ViewVersion, source: offline::SourceSpec) -> anyhow::Result<offline::ViewSpec> {
         let transform = self.transforms.get(&view.transform, CallClass::Batch).await?;
-        let mut view = view.clone();
-        if let Some(stored) = &mut view.stored
-            && stored.source.origin.is_none()
-        {
-            let place = Place::Path(String::new());
-            stored.source.origin = Some(registry_model::Origin { format: RowFormat::Parquet, place });
-        }
-        view_spec(&self.project, &view, transform).map_err(anyhow::Error::msg)
+        spec_of(view, source, transform).map_err(anyhow::Error::msg)
     }
 }
 

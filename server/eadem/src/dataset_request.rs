@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use eadem_offline::{
     DatasetOptions, KeptSpine, OutputFormat, SpineOrigin, Split, SplitBy, SplitRule, SplitShare, TIMES_MAX, TimeRange,
 };
+use eadem_registry::model::Placement;
 use eadem_values::{parse_duration, parse_timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -95,6 +96,9 @@ pub(crate) struct PinnedInputs {
     pub(crate) spine: Option<KeptSpine>,
     /// For each stored view, `name@version`, the commit of its table; null where nothing was loaded.
     pub(crate) tables: BTreeMap<String, Option<u64>>,
+    /// For each stored view, which of its tables that is; where nothing is said, the first one.
+    #[serde(default)]
+    pub(crate) placements: BTreeMap<String, Placement>,
 }
 
 /// The times at which all entities are asked for.

@@ -14,7 +14,7 @@ use eadem_offline::{
     OnDemandBinding, OnDemandView, OutputFormat, ProtectedPlace, ReadVersion, Recipe, SpineColumns, SpineQuery,
     StoredView, ViewOfService, create_dataset, keep_entities_spine, rebuild_dataset, tables_of_query, unless_cancelled,
 };
-use eadem_registry::model::{BoundTo, ResolvedService, ViewRef, ViewVersion, required_key_name};
+use eadem_registry::model::{BoundTo, Placement, ResolvedService, ViewRef, ViewVersion, required_key_name};
 use eadem_registry::{DatasetColumn, DatasetRecord, ObjectKind, Registry};
 use eadem_semantics::{AsStored, InvalidAsStored, KnownAtCut};
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,7 @@ pub(crate) use crate::dataset_request::DatasetRequest;
 use crate::dataset_request::{CreateRequest, DiffRequest, PinnedInputs, RebuildRequest, SpineSource};
 use crate::erasure;
 use crate::home::Stores;
+use crate::placement::ambiguous_commit;
 use crate::workers::Handle;
 
 /// Threads that read each view's history.
@@ -86,19 +87,23 @@ pub(crate) async fn check_and_pin(stores: &Stores, request: &DatasetRequest) -> 
             }
             let service = stores.registry.resolve_service(&request.service).await?;
             check_not_retired(ObjectKind::Service, &request.service, service.mark.as_ref())?;
-            let spec = dataset_spec(stores, &service, cut, request).await;
-            let spec = spec.map_err(|error| Problem::internal("the service could not be prepared", error))?;
-            spec.check_columns().map_err(|error| malformed(error.to_string()))?;
-            spec.check_output(&stores.offline, &request.output).map_err(|error| malformed(error.to_string()))?;
             let as_stored: Option<AsStored> =
                 request.as_stored.as_deref().map(str::parse).transpose().map_err(|error: InvalidAsStored| {
                     Problem::bad_request("malformed_as_stored", format!("as_stored: {error}"))
                 })?;
+            let service = as_it_was(service, as_stored)?;
+            let spec = dataset_spec(stores, &service, cut, request).await;
+            let spec = spec.map_err(|error| Problem::internal("the service could not be prepared", error))?;
+            spec.check_columns().map_err(|error| malformed(error.to_string()))?;
+            spec.check_output(&stores.offline, &request.output).map_err(|error| malformed(error.to_string()))?;
             let tables = commits_of_tables(stores, &spec, as_stored).await?;
             let source = request.spine_source().map_err(|error| malformed(error.to_string()))?;
             let spine = check_spine(stores, request, &service, &spec, source).await;
             let spine = spine.map_err(|error| malformed(format!("{error:#}")))?;
-            Ok(Some(Pins { service: spec.service, inputs: PinnedInputs { spine, tables } }))
+            Ok(Some(Pins {
+                service: spec.service,
+                inputs: PinnedInputs { spine, tables, placements: placements(&service) },
+            }))
         }
     }
 }
@@ -125,6 +130,36 @@ async fn protected_from_rebuild(stores: &Stores, record: &DatasetRecord) -> anyh
         places.push(ProtectedPlace { what, location: spine.to_owned() });
     }
     Ok(places)
+}
+
+/// A service with its views in the placements whose tables are read.
+fn as_it_was(service: ResolvedService, as_stored: Option<AsStored>) -> Result<ResolvedService, Problem> {
+    let Some(as_stored) = as_stored else { return Ok(service) };
+    if let Some(reason) = service.views.values().find_map(|view| ambiguous_commit(view, as_stored)) {
+        return Err(Problem::not_found("not_stored", reason));
+    }
+    match as_stored {
+        AsStored::Time(at_us) => Ok(service.as_placed_at(at_us).unwrap_or(service)),
+        AsStored::Commit(_) => Ok(service),
+    }
+}
+
+fn placements(service: &ResolvedService) -> BTreeMap<String, Placement> {
+    let stored = service.views.values().filter_map(|view| Some((view, view.stored.as_ref()?)));
+    stored.map(|(view, stored)| (view.id.to_string(), stored.deployment.placement)).collect()
+}
+
+/// A service with its views in the placements that a job has settled.
+fn as_pinned(service: ResolvedService, pinned: &PinnedInputs) -> ResolvedService {
+    let placed = |view: &Arc<ViewVersion>| match &view.stored {
+        None => Arc::clone(view),
+        Some(stored) => {
+            let placement = pinned.placements.get(&view.id.to_string()).copied();
+            Arc::new(view.placed(placement.unwrap_or_else(|| stored.deployment.first_placement())))
+        }
+    };
+    let views = service.views.iter().map(|(id, view)| (id.clone(), placed(view))).collect();
+    ResolvedService { views, ..service }
 }
 
 async fn known_dataset(stores: &Stores, id: &str) -> Result<DatasetRecord, Problem> {
@@ -353,6 +388,10 @@ async fn create(
     step: &dyn Fn(&str),
 ) -> anyhow::Result<Json> {
     let service = stores.registry.resolve_service(&request.service).await?;
+    let service = match &request.pinned {
+        Some(pinned) => as_pinned(service, pinned),
+        None => service,
+    };
     let cut: KnownAtCut = request.known_at_cut.parse().context("known_at_cut is `spine`, `none` or an instant")?;
     let mut spec = dataset_spec(stores, &service, cut, &request).await?;
     spec.watch.cancel = handle.cancel.clone();
@@ -531,7 +570,7 @@ impl ViewList<'_> {
             Some(stored) => {
                 let keys = &stored.entity.keys;
                 ViewOfService::Stored(Box::new(StoredView {
-                    view: self.stores.view_spec(&version).await?,
+                    view: self.stores.table_spec(&version).await?,
                     keys: keys.iter().map(|key| required_key_name(&stored.entity, &key.name, role)).collect(),
                     version: self.read_version(view)?,
                 }))

@@ -12,7 +12,7 @@ use eadem_offline::{
 };
 use eadem_online::{KeyBytes, StoreError};
 use eadem_registry::definitions::split_version;
-use eadem_registry::model::{Entity, ViewVersion};
+use eadem_registry::model::{Entity, Placement, ViewVersion};
 use eadem_registry::{Actor, ErasedEntity, JobChunk, NewErasure, Registry};
 use eadem_values::{EntityKey, KeyType, KeyValue, format_timestamp, parse_timestamp};
 use serde::{Deserialize, Serialize};
@@ -282,8 +282,12 @@ impl OneView<'_> {
     }
 
     async fn offline(&self, report: &mut ViewReport) -> anyhow::Result<()> {
-        let table = self.stores.offline.table(&self.stores.table_spec(self.view).await?)?;
-        report.offline_rows = self.take_out(&table.into(), "table", report).await?;
+        // One that is not read now may be again.
+        for placement in [Placement::OnWrite, Placement::OnRead] {
+            let spec = self.stores.table_spec(&self.view.placed(placement)).await?;
+            let table = self.stores.offline.table(&spec)?;
+            report.offline_rows += self.take_out(&table.into(), "table", report).await?;
+        }
         Ok(())
     }
 

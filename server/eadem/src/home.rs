@@ -474,7 +474,7 @@ impl StoreStatus for Status {
             return Ok(json!({ "offline": null, "online": [] }));
         }
         let unreadable = |error: anyhow::Error| Problem::internal("the offline table could not be read", error);
-        let spec = self.stores.view_spec(view).await.map_err(unreadable)?;
+        let spec = self.stores.table_spec(view).await.map_err(unreadable)?;
         let table = self.stores.offline.table(&spec).map_err(|error| unreadable(error.into()))?;
         let offline = table.contents().await.map_err(|error| unreadable(error.into()))?;
         let registry_failed = |error| Problem::internal("the registry could not be read", error);

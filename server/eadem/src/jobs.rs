@@ -34,6 +34,7 @@ use crate::load_record::{Begun, Earlier, Ended, LoadRecord};
 use crate::materialize::{self, Load};
 use crate::online_backup::{self, BackupRequest, RestoreRequest};
 use crate::pace::Pace;
+use crate::placement::{self, FilledTable};
 use crate::quarantine::{self, ReplayRequest};
 use crate::upkeep::{self, CompactRequest, VacuumRequest};
 use crate::workers::{Handle, Lease, OwnWork, Planned};
@@ -416,20 +417,23 @@ impl Shared {
         let range_us = request.range_us()?;
         let created_at_us = self.stores.registry.job(id).await?.created_at_us;
         let views = self.stored_views(&request.views).await?;
+        let tables = placement::tables_to_fill(&views);
         let ledger = self.ledger(handle);
-        let mut backfills = Vec::with_capacity(views.len());
-        for view in &views {
+        let mut backfills = Vec::with_capacity(tables.len());
+        for table in &tables {
+            let FilledTable { view, is_next } = table;
             let options = BackfillOptions {
                 range_us,
                 recompute: request.recompute,
                 workers: self.workers,
                 chunk_rows: self.chunk_rows,
-                stop: request.stop.get(&view.id.to_string()).copied(),
+                stop: request.stop.get(&view.id.to_string()).copied().filter(|_| !is_next),
+                keeps_refusals: !is_next,
                 memory_bytes_max: self.stores.job_memory_bytes_max,
                 ..BackfillOptions::created_at(created_at_us)
             };
             backfills.push(Backfill {
-                job: format!("{id}/{}", view.id),
+                job: format!("{id}/{}", table.name()),
                 view: self.stores.view_spec(view).await?,
                 store: self.stores.offline.as_ref().clone(),
                 ledger: ledger.clone(),
@@ -440,9 +444,10 @@ impl Shared {
         }
         // All are planned before the first is computed: a mistake in any of them shows now, and how much there is to do.
         let mut planned = Planned { rows: 0, chunks: 0, memory_bytes_max: self.stores.job_memory_bytes_max as u64 };
-        for (view, backfill) in views.iter().zip(&backfills) {
-            handle.report(JobProgress { message: format!("{}: planning", view.id), ..handle.progress() });
-            let plan = plan_backfill(backfill).await.with_context(|| view.id.to_string())?;
+        for (table, backfill) in tables.iter().zip(&backfills) {
+            let name = table.name();
+            handle.report(JobProgress { message: format!("{name}: planning"), ..handle.progress() });
+            let plan = plan_backfill(backfill).await.with_context(|| name)?;
             planned.rows += plan.chunks.iter().map(|chunk| chunk.rows).sum::<u64>();
             planned.chunks += plan.chunks.len() as u64;
         }
@@ -452,15 +457,23 @@ impl Shared {
         let mut lines = Vec::new();
         let mut reports = Vec::new();
         let before = Arc::new(Mutex::new(OwnWork::default()));
-        for (done, (view, mut backfill)) in views.iter().zip(backfills).enumerate() {
-            backfill.progress = Some(progress_of(handle, &view.id.to_string(), &before));
-            let report = run_backfill(backfill).await.with_context(|| view.id.to_string())?;
-            lines.push(backfill_line(view, &report));
-            lines.extend(quarantine::refusal_lines(&view.id.to_string(), id, &report.refused));
+        for (done, (table, mut backfill)) in tables.iter().zip(backfills).enumerate() {
+            let (name, view) = (table.name(), &table.view);
+            backfill.progress = Some(progress_of(handle, &name, &before));
+            let report = run_backfill(backfill).await.with_context(|| name.clone())?;
+            lines.push(backfill_line(&name, &report));
             let mut described = backfill_json(view, &report);
+            if table.is_next {
+                let switched = placement::switch_unless_online(&self.stores, view, &handle.cancel).await;
+                lines.extend(switched.with_context(|| format!("{}: all is loaded, but", view.id))?);
+                described["table"] = json!(name);
+                reports.push(described);
+                continue;
+            }
+            lines.extend(quarantine::refusal_lines(&view.id.to_string(), id, &report.refused));
             if self.stores.online.is_none() {
                 self.leave_online_to_others(id, view, report.version, handle).await?;
-            } else if let Some((line, renewed)) = self.renew_online(id, view, handle, (done, views.len())).await? {
+            } else if let Some((line, renewed)) = self.renew_online(id, view, handle, (done, tables.len())).await? {
                 lines.push(line);
                 described["online"] = renewed;
             }
@@ -538,13 +551,18 @@ impl Shared {
     async fn materialize(&self, id: &str, request: MaterializeRequest, handle: &Arc<Handle>) -> anyhow::Result<Json> {
         let now_us = self.stores.clock.now_us();
         let as_of_us = request.as_of.as_deref().map(parse_timestamp).transpose()?.unwrap_or(now_us);
-        let views = self.stored_views(&request.views).await?;
+        let mut views = self.stored_views(&request.views).await?;
+        // Nobody else waits for what may stand in the way of a switch.
+        views.sort_by_key(|view| placement::is_being_switched(view));
         // One for all views: the threads of each share it, and a short view saves nothing up for the next.
         let pace = Arc::new(Pace::new(request.rows_per_s_max.unwrap_or(self.materialize_rows_per_s_max)));
         let mut lines = Vec::new();
         let mut loaded_views = Vec::new();
         let mut rows_before = 0;
-        for (done, view) in views.iter().enumerate() {
+        for (done, before) in views.iter().enumerate() {
+            let view = &placement::to_serve(&self.stores, before, &handle.cancel)
+                .await
+                .with_context(|| before.id.to_string())?;
             let loading = ViewLoad {
                 job: id.to_owned(),
                 as_of_us,
@@ -569,6 +587,7 @@ impl Shared {
             let (done, total) = (done as u64 + 1, views.len() as u64);
             handle.steps(done, total, rows_before, format!("{}: {} rows", view.id, loaded.rows));
             lines.push(loaded.line(view));
+            lines.extend(placement::switched_line(before, view));
             loaded_views.push(json!({
                 "view": view.id.to_string(),
                 "epoch": loaded.epoch,
@@ -601,7 +620,7 @@ impl Shared {
         let Some(commit) = commit.filter(|_| reaches_back && epoch.placement == stored.deployment.placement) else {
             return Ok(None);
         };
-        let table = self.stores.offline.table(&self.stores.view_spec(view).await?)?;
+        let table = self.stores.offline.table(&self.stores.table_spec(view).await?)?;
         let Some(added) = table.scan_added_in_parts(commit, self.workers).await? else { return Ok(None) };
         let files = added.files;
         let rows = self.load_rows(view, loading, (online, None), added.rows, added.parts).await?;
@@ -685,7 +704,7 @@ impl Shared {
     /// Begins a load of what the offline table holds now, in a new epoch.
     async fn begin_load(&self, view: &ViewVersion, loading: &ViewLoad) -> anyhow::Result<BegunLoad> {
         let stored = view.stored.as_ref().context("an on-demand view stores nothing")?;
-        let table = self.stores.offline.table(&self.stores.view_spec(view).await?)?;
+        let table = self.stores.offline.table(&self.stores.table_spec(view).await?)?;
         let scan = table.scan_in_parts(self.workers).await?.context("it has no rows offline; backfill it first")?;
         let (registry, now_us) = (&self.stores.registry, self.stores.clock.now_us());
         let epoch = registry.create_epoch(&view.id, stored.deployment.placement, now_us).await?.epoch;
@@ -735,7 +754,7 @@ impl Shared {
             return Ok(GoingOn::No);
         }
         if is_of_use && store.keeps_unfinished_loads() {
-            let offline = self.stores.offline.table(&self.stores.view_spec(view).await?)?;
+            let offline = self.stores.offline.table(&self.stores.table_spec(view).await?)?;
             if let Some(scan) = offline.scan_rest_in_parts(begun.commit, &files, self.workers).await? {
                 let (rows_before, files_before) = (rows, files.len());
                 let begun = BegunLoad { record, begun, table, scan, rows_before, files_before };
@@ -935,8 +954,8 @@ fn progress_of_replay(handle: &Arc<Handle>, view: &str) -> Arc<dyn eadem_offline
     })
 }
 
-fn backfill_line(view: &ViewVersion, report: &BackfillReport) -> String {
-    let mut line = format!("{}: {} rows stored of {} read", view.id, report.rows_stored, report.rows_read);
+fn backfill_line(table: &str, report: &BackfillReport) -> String {
+    let mut line = format!("{table}: {} rows stored of {} read", report.rows_stored, report.rows_read);
     let parts = [
         (report.rows_left_out, "left out by where"),
         (report.rows_out_of_range, "outside the time range or loaded before"),

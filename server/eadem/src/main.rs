@@ -22,6 +22,7 @@ mod materialize;
 mod online_backup;
 mod output;
 mod pace;
+mod placement;
 mod projects;
 mod quarantine;
 mod sizes;

@@ -134,26 +134,30 @@ fn encoded_rows(columns: &[ArrayRef], rows: usize, is_wanted: impl Fn(usize) -> 
     Ok(starts.zip(&ends).map(|(start, end)| bytes.slice(start..*end)).collect())
 }
 
-/// Makes a loaded epoch the one that is read, and drops those that nobody reads any more.
+/// Makes a loaded epoch the one that is read, and drops those that nobody reads any more. Where the epoch has another
+/// placement than the one before, requests that began before read on in that one: the next load drops it.
 ///
 /// # Errors
 /// A registry that cannot be written.
 pub(crate) async fn switch(stores: &Stores, view: &ViewVersion, epoch: u32) -> anyhow::Result<()> {
+    let before = stores.registry.current_epoch(&view.id).await?;
     stores.registry.make_epoch_current(&view.id, epoch, stores.clock.now_us()).await?;
-    if let Err(error) = drop_retired_epochs(stores, view).await {
+    let placement = view.stored.as_ref().map(|stored| stored.deployment.placement);
+    let still_read = before.filter(|before| Some(before.placement) != placement).map(|before| before.epoch);
+    if let Err(error) = drop_retired_epochs(stores, view, still_read).await {
         tracing::warn!(view = %view.id, %error, "an epoch that nobody reads is still there; the next load drops it");
     }
     Ok(())
 }
 
 /// Drops what no server reads any more: epochs before the current one, and those that a killed load left behind.
-async fn drop_retired_epochs(stores: &Stores, view: &ViewVersion) -> anyhow::Result<()> {
+async fn drop_retired_epochs(stores: &Stores, view: &ViewVersion, still_read: Option<u32>) -> anyhow::Result<()> {
     let epochs = stores.registry.epochs(Some(&view.id)).await?;
     let current = epochs.iter().find(|epoch| epoch.state == EpochState::Current).map(|epoch| epoch.epoch);
     for epoch in &epochs {
         let is_over = epoch.state == EpochState::Retired
             || (epoch.state == EpochState::Loading && current.is_some_and(|current| epoch.epoch < current));
-        if !is_over {
+        if !is_over || Some(epoch.epoch) == still_read {
             continue;
         }
         if epoch.state == EpochState::Loading {

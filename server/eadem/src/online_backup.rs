@@ -391,6 +391,12 @@ async fn fit(stores: &Stores, table: &BackedUpTable, replace: bool) -> anyhow::R
     let Some(placement) = Placement::from_name(&table.placement) else {
         return Ok(Err(format!("its rows hold `{}`, which this release does not know", table.placement)));
     };
+    let placed = view.stored.as_ref().map(|stored| stored.deployment.placement);
+    if let Some(placed) = placed.filter(|placed| *placed != placement) {
+        return Ok(Err(format!(
+            "it was placed {placement} when it was copied, and is placed {placed} now; materialize"
+        )));
+    }
     if let Some(hindrance) = offline_hindrance(stores, &view, &table.coverage).await? {
         return Ok(Err(hindrance));
     }
@@ -404,7 +410,7 @@ async fn fit(stores: &Stores, table: &BackedUpTable, replace: bool) -> anyhow::R
 /// The rows must come from the offline table that is there, and none of them must have been taken out of it since.
 async fn offline_hindrance(stores: &Stores, view: &ViewVersion, coverage: &Coverage) -> anyhow::Result<Option<String>> {
     let Some(commit) = coverage.offline_commit.and_then(|commit| u64::try_from(commit).ok()) else { return Ok(None) };
-    let table = stores.offline.table(&stores.view_spec(view).await?)?;
+    let table = stores.offline.table(&stores.table_spec(view).await?)?;
     let version = table.version().await?;
     if version.is_none_or(|version| version < commit) {
         let version = version.map_or_else(|| "has no rows".to_owned(), |version| format!("is at commit {version}"));

@@ -236,7 +236,7 @@ impl eadem_api::Quarantine for RefusedRows {
         const REFUSALS_SHOWN_MAX: usize = 100;
         let (lane, row) = read_id(id)?;
         let view = stored_view(&self.stores, view).await?;
-        let spec = self.stores.view_spec(&view).await;
+        let spec = self.stores.table_spec(&view).await;
         let spec = spec.map_err(|error| Problem::internal("the view could not be loaded", format!("{error:#}")))?;
         let quarantine = self.quarantine_of(&view)?;
         let filter =
@@ -305,7 +305,7 @@ pub(crate) async fn run(
     let view = stored_view(stores, &request.view).await?;
     let replay = Replay {
         job: format!("{id}/{}", view.id),
-        view: stores.view_spec(&view).await?,
+        view: stores.table_spec(&view).await?,
         store: stores.offline.as_ref().clone(),
         ledger,
         options: ReplayOptions {

@@ -18,6 +18,7 @@ use serde_json::{Value as Json, json};
 
 use crate::home::Stores;
 use crate::load_record::LoadRecord;
+use crate::placement::table_names;
 use crate::workers::Handle;
 
 /// What `POST /jobs/compact` takes.
@@ -96,7 +97,7 @@ pub(crate) async fn run_compaction(
         };
         let compaction = Compaction {
             job: format!("{id}/{}", view.id),
-            table: stores.offline.table(&stores.view_spec(view).await?)?,
+            table: stores.offline.table(&stores.table_spec(view).await?)?,
             options: CompactOptions { memory_bytes_max: stores.job_memory_bytes_max, ..options },
             progress: Some(Arc::new(progress)),
             cancel: handle.cancel.clone(),
@@ -233,17 +234,21 @@ impl InUseByRegistry {
                 coverage => coverage?,
             };
             if let Some(commit) = coverage.offline_commit.and_then(|commit| u64::try_from(commit).ok()) {
-                used.versions.entry(view.id.to_string()).or_default().insert(commit);
+                for table in table_names(&view.id.to_string()) {
+                    used.versions.entry(table).or_default().insert(commit);
+                }
             }
         }
         Ok(used)
     }
 }
 
-/// The commits that a job's specification names, for each view.
+/// The commits that a job's specification names, for each view; whichever of its tables they are of.
 fn pinned_versions(spec: &Json, versions: &mut BTreeMap<String, BTreeSet<u64>>) {
     for (view, commit) in spec["pinned"]["tables"].as_object().into_iter().flatten() {
-        versions.entry(view.clone()).or_default().extend(commit.as_u64());
+        for table in table_names(view) {
+            versions.entry(table).or_default().extend(commit.as_u64());
+        }
     }
 }
 
@@ -261,7 +266,7 @@ pub(crate) async fn withdrawn_online(stores: &Stores, view: &ViewVersion) -> any
     let Some(epoch) = stores.registry.current_epoch(&view.id).await? else { return Ok(None) };
     let coverage = stores.online()?.coverage(TableId { view: view.digest, epoch: u64::from(epoch.epoch) }).await?;
     let loaded_from = coverage.offline_commit.and_then(|commit| u64::try_from(commit).ok());
-    let table = stores.offline.table(&stores.view_spec(view).await?)?;
+    let table = stores.offline.table(&stores.table_spec(view).await?)?;
     let withdrawn = table.withdrawn_at().await?.filter(|commit| Some(*commit) > loaded_from);
     Ok(withdrawn.map(|commit| Withdrawn { commit, complete_since_us: coverage.complete_since_us }))
 }
@@ -276,7 +281,7 @@ pub(crate) async fn may_serve_withdrawn(
     if stores.registry.current_epoch(&view.id).await?.is_none() {
         return Ok(false);
     }
-    let table = stores.offline.table(&stores.view_spec(view).await?)?;
+    let table = stores.offline.table(&stores.table_spec(view).await?)?;
     Ok(table.withdrawn_at().await?.is_some_and(|withdrawn| Some(withdrawn) == commit))
 }
 

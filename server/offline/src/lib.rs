@@ -1,6 +1,6 @@
 //! The offline store: Delta tables of views, backfill jobs that fill them, and training sets made from them.
 //!
-//! One Delta table per view version. A job writes data files first and makes all of them visible in one commit; until
+//! One Delta table per view version, and another one where its placement was switched. A job writes data files first and makes all of them visible in one commit; until
 //! then its ledger knows them and nobody else does. What this crate needs of others (a job ledger, a transform) is a trait
 //! it owns or takes from `eadem-query`; it knows neither the registry nor the online store.
 
@@ -35,6 +35,7 @@ mod press;
 mod quarantine;
 mod read;
 mod replace;
+mod same_rows;
 mod schema;
 mod shrink;
 mod sort;
@@ -81,6 +82,7 @@ pub use quarantine::{
     QuarantinedRow, RefusalCounts, Replay, ReplayOptions, ReplayReport, RowOutcome, run_replay,
 };
 pub use read::{FileScan, HistoryBatch, ScanRange, TableScan};
+pub use same_rows::RowsDigest;
 pub use schema::{
     COLUMN_ERROR, COLUMN_EVENT_DATE, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_LANE, COLUMN_SEQUENCE, COLUMN_TIE,
     TableSchema,

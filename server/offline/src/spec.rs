@@ -182,11 +182,31 @@ pub struct ViewSpec {
     pub lifetime: Lifetime,
     /// Where the transform runs.
     pub placement: Placement,
+    /// Where it ran when the version was made. A version has a table for each placement that it ever had.
+    pub first_placement: Placement,
     /// What happens to outliers and to values that break a constraint.
     pub validation: Validation,
 }
 
+impl Placement {
+    /// As in the names of folders.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OnWrite => "on_write",
+            Self::OnRead => "on_read",
+        }
+    }
+}
+
 impl ViewSpec {
+    /// `v<version>`, and for the table of another placement than the first one, that placement: the folder of its table.
+    pub(crate) fn table_folder(&self) -> String {
+        match self.placement == self.first_placement {
+            true => format!("v{}", self.version),
+            false => format!("v{}-{}", self.version, self.placement.as_str()),
+        }
+    }
+
     /// `name@version`, as people write it.
     pub fn id(&self) -> String {
         format!("{}@{}", self.name, self.version)

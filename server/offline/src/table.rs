@@ -21,7 +21,7 @@ use crate::error::OfflineError;
 use crate::lanes::{CommittedLane, Lanes, read_lane_log, withdrawn_at};
 use crate::location::{Location, OfflineStore};
 use crate::schema::{COLUMN_EVENT_DATE, TableSchema};
-use crate::spec::ViewSpec;
+use crate::spec::{Placement, ViewSpec};
 
 /// Where a table's log is, relative to the table.
 pub(crate) const LOG_FOLDER: &str = "_delta_log";
@@ -31,6 +31,8 @@ pub(crate) const DATA_EXTENSION: &str = ".parquet";
 
 const PROPERTY_VIEW: &str = "eadem.view";
 const PROPERTY_VIEW_DIGEST: &str = "eadem.viewDigest";
+/// Tables that were made before placements could be switched do not say it.
+const PROPERTY_PLACEMENT: &str = "eadem.placement";
 
 /// A data file of one version of a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +90,7 @@ pub struct ViewTable {
     pub(crate) erasures: Option<Arc<dyn ErasureLedger>>,
     view: String,
     view_digest: String,
+    placement: Placement,
 }
 
 /// One version of a table.
@@ -103,7 +106,7 @@ impl OfflineStore {
     /// # Errors
     /// Names that cannot be columns or locations.
     pub fn table(&self, view: &ViewSpec) -> Result<ViewTable, OfflineError> {
-        let location = self.table_location(&view.name, view.version)?;
+        let location = self.location_of_table(view)?;
         let (store, log_store) = open_log(&location);
         Ok(ViewTable {
             location,
@@ -114,6 +117,7 @@ impl OfflineStore {
             erasures: self.erasures.clone(),
             view: view.id(),
             view_digest: view.digest.clone(),
+            placement: view.placement,
         })
     }
 }
@@ -258,7 +262,11 @@ impl ViewTable {
     }
 
     pub(crate) async fn ensure(&self) -> Result<DeltaTable, OfflineError> {
-        let properties = [(PROPERTY_VIEW, self.view.clone()), (PROPERTY_VIEW_DIGEST, self.view_digest.clone())];
+        let properties = [
+            (PROPERTY_VIEW, self.view.clone()),
+            (PROPERTY_VIEW_DIGEST, self.view_digest.clone()),
+            (PROPERTY_PLACEMENT, self.placement.as_str().to_owned()),
+        ];
         let table = load_or_create(
             &self.location,
             &self.log_store,
@@ -279,10 +287,22 @@ impl ViewTable {
         Ok(Some(table).filter(|table| table.version().is_some_and(|version| version > 0)))
     }
 
-    /// A table belongs to one view version for ever.
+    /// A table belongs to one view version, in one placement, for ever.
     pub(crate) fn check(&self, table: &DeltaTable) -> Result<(), OfflineError> {
         let snapshot = table.snapshot().map_err(|error| table_error(&self.location, error))?;
-        let owner = snapshot.metadata().configuration().get(PROPERTY_VIEW_DIGEST);
+        let configuration = snapshot.metadata().configuration();
+        let owner = configuration.get(PROPERTY_VIEW_DIGEST);
+        if let Some(placement) = configuration.get(PROPERTY_PLACEMENT)
+            && placement != self.placement.as_str()
+        {
+            let reason = format!(
+                "holds {} as it was placed {placement}, and is read as {}; the registry is not the one that it was \
+                 written with",
+                self.view,
+                self.placement.as_str()
+            );
+            return Err(table_error(&self.location, reason));
+        }
         match owner {
             Some(digest) if *digest == self.view_digest => Ok(()),
             Some(digest) => Err(table_error(

@@ -407,11 +407,26 @@ pub struct StoredView {
     pub deployment: Deployment,
 }
 
+/// A placement that a view version had before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlierPlacement {
+    /// Which.
+    pub placement: Placement,
+    /// When the other one took its place, in µs since the epoch.
+    pub until_us: i64,
+}
+
 /// Settings of a stored view that make no version.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deployment {
-    /// Where the transform shall run.
+    /// Where the transform runs: whose table and epoch are read.
     pub placement: Placement,
+    /// Where it shall run, as soon as there are a table and an epoch for it; `None`: where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_placement: Option<Placement>,
+    /// Where it ran before, the first placement first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_placements: Vec<EarlierPlacement>,
     /// How much history the online store keeps, in µs.
     pub online_history_us: Option<i64>,
     /// How long rows that were read from an online store with other writers may be served from memory, in µs.
@@ -420,6 +435,30 @@ pub struct Deployment {
     pub partition: Partition,
     /// When a backfill is stopped over the rows that it refuses; `None` is never.
     pub stop: Option<StopThreshold>,
+}
+
+impl Deployment {
+    /// The placement that definitions ask for.
+    pub fn wanted_placement(&self) -> Placement {
+        self.next_placement.unwrap_or(self.placement)
+    }
+
+    /// The placement that the version was made with.
+    pub fn first_placement(&self) -> Placement {
+        self.earlier_placements.first().map_or(self.placement, |earlier| earlier.placement)
+    }
+
+    /// The placement at an instant, in µs since the epoch.
+    pub fn placement_at(&self, at_us: i64) -> Placement {
+        let then = self.earlier_placements.iter().find(|earlier| at_us < earlier.until_us);
+        then.map_or(self.placement, |earlier| earlier.placement)
+    }
+
+    /// The same as a definition says it.
+    pub(crate) fn as_defined(&self) -> Self {
+        let placement = self.wanted_placement();
+        Self { placement, next_placement: None, earlier_placements: Vec::new(), ..self.clone() }
+    }
 }
 
 /// A version of a feature view. Immutable, but for what is named deployment or documentation.
@@ -457,6 +496,21 @@ impl ViewVersion {
     /// Whether it is not served and cannot be named any more.
     pub fn is_retired(&self) -> bool {
         self.mark.as_ref().is_some_and(Mark::is_retired)
+    }
+
+    /// The same version in this placement: what its table of that placement holds is read through it.
+    #[must_use]
+    pub fn placed(&self, placement: Placement) -> Self {
+        let mut placed = self.clone();
+        if let Some(stored) = &mut placed.stored {
+            // The first placement stays the one that it is.
+            if stored.deployment.placement != placement && stored.deployment.earlier_placements.is_empty() {
+                let earlier = EarlierPlacement { placement: stored.deployment.placement, until_us: i64::MAX };
+                stored.deployment.earlier_placements.push(earlier);
+            }
+            stored.deployment.placement = placement;
+        }
+        placed
     }
 
     /// Computed when asked, from request fields, other views' features and literals.
@@ -552,6 +606,21 @@ pub struct ResolvedService {
 }
 
 impl ResolvedService {
+    /// The same with the placements that its views had at an instant, in µs since the epoch; `None`: they are what they were.
+    pub fn as_placed_at(&self, at_us: i64) -> Option<Self> {
+        let was_placed = |view: &ViewVersion| {
+            let deployment = &view.stored.as_ref()?.deployment;
+            Some(deployment.placement_at(at_us)).filter(|then| *then != deployment.placement)
+        };
+        self.views.values().any(|view| was_placed(view).is_some()).then(|| {
+            let views = self.views.iter().map(|(id, view)| {
+                let view = was_placed(view).map_or_else(|| Arc::clone(view), |then| Arc::new(view.placed(then)));
+                (id.clone(), view)
+            });
+            Self { views: views.collect(), ..self.clone() }
+        })
+    }
+
     /// What is deprecated of what was asked for: `service departure_delay@1 is deprecated: use @2`.
     pub fn deprecations(&self) -> Vec<String> {
         let service = self.mark.iter().map(|mark| {

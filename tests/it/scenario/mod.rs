@@ -15,6 +15,7 @@ mod kills;
 mod metrics;
 mod object_store;
 mod online_database;
+mod placement;
 mod project;
 mod projects;
 mod serving;

@@ -154,7 +154,15 @@ impl<'a> Asking<'a> {
         let state = self.state;
         let parse_us = as_us(self.began.elapsed());
         state.metrics.stage(Stage::Parse, self.began);
-        let stored = stored_then(state, plan, query).await?;
+        let as_stored = as_stored(query)?;
+        let plan_then = match as_stored {
+            Some(AsStored::Time(at_us)) => plan
+                .as_placed_at(at_us)
+                .map_err(|error| Problem::internal("the service could not be compiled as it was", error))?,
+            _ => None,
+        };
+        let plan = plan_then.as_ref().unwrap_or(plan);
+        let stored = stored_then(state, plan, as_stored).await?;
         let serving_began = Instant::now();
         if plan.computes() {
             state.usage.check_transforms()?;
@@ -321,10 +329,19 @@ pub(super) async fn batch(
 }
 
 /// The state of the offline store that the request names, if it does.
-async fn stored_then(state: &ApiState, plan: &ServingPlan, query: &RawQuery) -> Result<Option<StoredThen>, Problem> {
+fn as_stored(query: &RawQuery) -> Result<Option<AsStored>, Problem> {
     let Some(text) = query.get("as_stored")? else { return Ok(None) };
-    let as_stored: AsStored =
-        text.parse().map_err(|error| Problem::bad_request("malformed_as_stored", format!("as_stored: {error}")))?;
+    let as_stored = text.parse();
+    as_stored.map(Some).map_err(|error| Problem::bad_request("malformed_as_stored", format!("as_stored: {error}")))
+}
+
+/// That state, found in the tables.
+async fn stored_then(
+    state: &ApiState,
+    plan: &ServingPlan,
+    as_stored: Option<AsStored>,
+) -> Result<Option<StoredThen>, Problem> {
+    let Some(as_stored) = as_stored else { return Ok(None) };
     let opened = StoredThen::open(Arc::clone(&state.history), plan, as_stored, state.limits.history_reads_max).await;
     opened.map(Some).map_err(|error| rows_problem(&error))
 }

@@ -298,7 +298,10 @@ fn view_lines(object: &Value, line: &mut impl FnMut(&str, &str)) {
             line("source", &plain(&stored["source"]["name"]));
             let ttl = stored["ttl_us"].as_i64().map_or_else(|| "none".to_owned(), eadem_values::format_duration);
             line("ttl", &ttl);
-            line("placement", &plain(&stored["deployment"]["placement"]));
+            let deployment = &stored["deployment"];
+            let next = deployment["next_placement"].as_str();
+            let next = next.map(|next| format!(", until it is switched to {next}")).unwrap_or_default();
+            line("placement", &format!("{}{next}", plain(&deployment["placement"])));
         }
     }
     for output in description["outputs"].as_array().into_iter().flatten() {

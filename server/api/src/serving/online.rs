@@ -5,8 +5,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use eadem_online::{CacheRule, CachedStore, Found, KeyBytes, OnlineStore, PointRead, StoreError, TableId};
-use eadem_registry::Registry;
-use eadem_registry::model::{ViewRef, ViewVersion};
+use eadem_registry::model::{Placement, ViewRef, ViewVersion};
+use eadem_registry::{Epoch, EpochState, Registry};
 use eadem_semantics::{ReadAt, erased};
 use eadem_values::EntityKey;
 
@@ -25,11 +25,25 @@ pub struct OnlineThenHistory {
     epochs: RwLock<Epochs>,
 }
 
-/// The current epochs as of one revision of the registry.
+/// The epochs that are read as of one revision of the registry.
 #[derive(Default)]
 struct Epochs {
     revision: u64,
-    current: HashMap<ViewRef, Option<u64>>,
+    /// By view, for each placement in which requests see it: those that began before it was switched see the one before.
+    read: HashMap<ViewRef, Vec<(Placement, Option<u64>)>>,
+}
+
+impl Epochs {
+    fn of(&self, view: &ViewRef, placement: Placement) -> Option<Option<u64>> {
+        let known = self.read.get(view)?.iter().find(|(of, _)| *of == placement);
+        known.map(|(_, epoch)| *epoch)
+    }
+
+    fn know(&mut self, view: &ViewRef, placement: Placement, epoch: Option<u64>) {
+        let of_view = self.read.entry(view.clone()).or_default();
+        of_view.retain(|(of, _)| *of != placement);
+        of_view.push((placement, epoch));
+    }
 }
 
 impl OnlineThenHistory {
@@ -44,26 +58,28 @@ impl OnlineThenHistory {
     }
 
     /// The epoch to read; never `gone` from memory, which turned out to be dropped.
-    async fn current_epoch(&self, view: &ViewVersion, gone: Option<u64>) -> Result<Option<u64>, RowSourceError> {
+    async fn epoch_of(&self, view: &ViewVersion, gone: Option<u64>) -> Result<Option<u64>, RowSourceError> {
+        let Some(placement) = view.stored.as_ref().map(|stored| stored.deployment.placement) else { return Ok(None) };
         let revision = self.registry.known_revision();
         {
             let epochs = self.epochs.read().unwrap_or_else(PoisonError::into_inner);
             if epochs.revision == revision
-                && let Some(epoch) = epochs.current.get(&view.id)
-                && (gone.is_none() || *epoch != gone)
+                && let Some(epoch) = epochs.of(&view.id, placement)
+                && (gone.is_none() || epoch != gone)
             {
-                return Ok(*epoch);
+                return Ok(epoch);
             }
         }
-        let epoch = self.registry.current_epoch(&view.id).await.map_err(|error| online_error(&error))?;
-        // An epoch of the other placement holds other columns: it proves nothing until a new one is loaded.
-        let placement = view.stored.as_ref().map(|stored| stored.deployment.placement);
-        let epoch = epoch.filter(|epoch| Some(epoch.placement) == placement).map(|epoch| u64::from(epoch.epoch));
+        // An epoch of the other placement holds other columns.
+        let epoch = self.registry.epoch_in(&view.id, placement).await.map_err(|error| online_error(&error))?;
+        // One that was left when the placement was switched may be dropped: then history has the answer.
+        let is_there = |epoch: &Epoch| epoch.state == EpochState::Current || Some(u64::from(epoch.epoch)) != gone;
+        let epoch = epoch.filter(is_there).map(|epoch| u64::from(epoch.epoch));
         let mut epochs = self.epochs.write().unwrap_or_else(PoisonError::into_inner);
         if epochs.revision != revision {
-            *epochs = Epochs { revision, current: HashMap::new() };
+            *epochs = Epochs { revision, ..Epochs::default() };
         }
-        epochs.current.insert(view.id.clone(), epoch);
+        epochs.know(&view.id, placement, epoch);
         Ok(epoch)
     }
 
@@ -80,7 +96,7 @@ impl OnlineThenHistory {
         let rule = CacheRule { now_us: options.now_us, stale_us_max, fresh: options.fresh };
         let mut known_epoch = None;
         loop {
-            let Some(epoch) = self.current_epoch(view, known_epoch).await? else {
+            let Some(epoch) = self.epoch_of(view, known_epoch).await? else {
                 // Never materialized: nothing is proved.
                 return Ok((vec![Found { row: None, proved: false, kept: false }; keys.len()], None));
             };

@@ -142,6 +142,16 @@ impl ServingPlan {
         })
     }
 
+    /// The same over the tables that were read at an instant, in µs since the epoch, for views whose placement has been
+    /// switched since; `None`: there are none.
+    ///
+    /// # Errors
+    /// As [`ServingPlan::compile`].
+    pub fn as_placed_at(&self, at_us: i64) -> Result<Option<Self>, PlanError> {
+        let service = self.service.as_placed_at(at_us);
+        service.map(|service| Self::compile(Arc::new(service))).transpose()
+    }
+
     /// Compiles a service.
     ///
     /// # Errors

@@ -77,6 +77,9 @@ pub struct BackfillOptions {
     pub memory_bytes_max: usize,
     /// Beyond which share of refused rows nothing is committed; `None`: refused rows never stop the job.
     pub stop: Option<StopThreshold>,
+    /// Whether refused rows go into quarantine; else they are only counted: for a second table of rows whose refusals are
+    /// there already.
+    pub keeps_refusals: bool,
 }
 
 impl BackfillOptions {
@@ -91,6 +94,7 @@ impl BackfillOptions {
             batch_rows: BATCH_ROWS,
             memory_bytes_max: 1 << 30,
             stop: None,
+            keeps_refusals: true,
         }
     }
 }

@@ -49,6 +49,7 @@ struct Workshop {
     table: ViewTable,
     quarantine: Quarantine,
     press: Press,
+    keeps_refusals: bool,
     cancel: Cancel,
     failed: AtomicBool,
     watch: Arc<StopWatch>,
@@ -101,6 +102,7 @@ pub(super) async fn run_chunks(
         table: table.clone(),
         quarantine: backfill.store.quarantine(&backfill.view.name, backfill.view.version)?,
         press: Press::new(&backfill.view, &table.schema),
+        keeps_refusals: backfill.options.keeps_refusals,
         cancel: backfill.cancel.clone(),
         failed: AtomicBool::new(false),
         watch,
@@ -327,6 +329,9 @@ impl Workshop {
                 continue;
             }
             *desk.outcome.refused.entry(row.kind.clone()).or_default() += 1;
+            if !self.keeps_refusals {
+                continue;
+            }
             desk.quarantined_bytes += row.reason.len() + row.inputs.len() + size_of::<QuarantinedRow>();
             desk.quarantined.push(QuarantinedRow {
                 kind: row.kind,

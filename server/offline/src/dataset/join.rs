@@ -98,6 +98,7 @@ impl<'a> PlannedJoin<'a> {
             view: view.id(),
             digest: view.digest.clone(),
             component: *view.transform.digest(),
+            placement: Some(view.placement),
             table_version: state.as_ref().map(|state| state.version),
             files: Vec::new(),
         };

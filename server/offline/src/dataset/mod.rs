@@ -234,6 +234,7 @@ async fn plan_views<'a>(
                     view: on_demand.id.clone(),
                     digest: on_demand.digest.clone(),
                     component: *on_demand.transform.digest(),
+                    placement: None,
                     table_version: None,
                     files: Vec::new(),
                 });

@@ -16,6 +16,7 @@ use crate::cancelled::unless_cancelled;
 use crate::error::OfflineError;
 use crate::file_bytes;
 use crate::location::{Location, OfflineStore};
+use crate::spec::Placement;
 use crate::spine::{KeptSpine, SpineFormat};
 use crate::table::{DataFile, ReadVersion};
 
@@ -69,6 +70,10 @@ pub struct RecipeView {
     pub digest: String,
     /// The component.
     pub component: Digest,
+    /// Which of the view version's tables was read; `None` for an on-demand view, and in recipes from before placements could
+    /// be switched: the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
     /// The version of the table that was read; `None` for an on-demand view, or a table that did not exist.
     pub table_version: Option<u64>,
     /// The data files that were read, with digests of their bytes. Vacuum spares them.
@@ -86,8 +91,8 @@ pub struct RecipeFile {
     pub digest: Digest,
 }
 
-/// Makes a dataset again from its recipe. `spec` is the same service as the registry knows it; its spine and table
-/// versions are taken from the recipe. Another engine or writer may have made it: what counts is the content.
+/// Makes a dataset again from its recipe. `spec` is the same service as the registry knows it; its spine, and the tables and
+/// their versions, are taken from the recipe. Another engine or writer may have made it: what counts is the content.
 ///
 /// # Errors
 /// Anything that is not as the recipe says: another service, view or component, a data file that is gone or has changed,
@@ -125,6 +130,7 @@ pub async fn rebuild_dataset(
             return broken(format!("{} is not the version it was made with", known.view));
         }
         if let ViewOfService::Stored(stored) = view {
+            stored.view.placement = known.placement.unwrap_or(stored.view.first_placement);
             unless_cancelled(&spec.watch.cancel, check_files(store, stored, known)).await?;
             stored.version = ReadVersion::pinned(known.table_version);
         }

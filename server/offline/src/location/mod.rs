@@ -19,6 +19,7 @@ use crate::cache::Caches;
 use crate::erasure::ErasureLedger;
 use crate::error::OfflineError;
 use crate::extracts::EXTRACTS_FOLDER;
+use crate::spec::ViewSpec;
 
 use clients::{Scheme, client_of};
 pub use clients::{limit_object_stores, s3_settings};
@@ -250,7 +251,15 @@ impl OfflineStore {
         &self.root.url
     }
 
-    /// Where the table of a view version is, or would be.
+    /// Where the table of a view version in its placement is, or would be.
+    ///
+    /// # Errors
+    /// A name that no location can have.
+    pub(crate) fn location_of_table(&self, view: &ViewSpec) -> Result<Location, OfflineError> {
+        self.root.below(&format!("views/{}/{}", view.name, view.table_folder()))
+    }
+
+    /// Where the table of a view version in its first placement is, or would be.
     ///
     /// # Errors
     /// A name that no location can have.

@@ -160,6 +160,7 @@ pub fn view(name: &str, source: SourceSpec, transform: Arc<dyn RowTransform>) ->
         bindings,
         lifetime: Lifetime::FOREVER,
         placement: Placement::OnWrite,
+        first_placement: Placement::OnWrite,
         validation: ValidationPolicy::RefuseRow.into(),
     }
 }

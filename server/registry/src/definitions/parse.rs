@@ -684,6 +684,7 @@ fn parse_view(
         cache_us: reader.duration_us("cache"),
         partition,
         stop,
+        ..Deployment::default()
     };
     let about = read_about(&mut reader);
     Some(ViewDefinition {

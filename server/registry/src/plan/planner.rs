@@ -360,7 +360,7 @@ impl Planner<'_> {
             defaults,
             validation: version.validation,
             bounds: version.bounds.iter().map(|(feature, bound)| (feature.clone(), bound_as_defined(bound))).collect(),
-            deployment: stored.map(|stored| stored.deployment.clone()).unwrap_or_default(),
+            deployment: stored.map(|stored| stored.deployment.as_defined()).unwrap_or_default(),
             about: version.about.clone(),
             places: Places::new(registry_location()),
         }))

@@ -54,10 +54,7 @@ impl Planner<'_> {
                 self.mark_failed(name);
                 return Ok(());
             }
-            if !self.keeps_placement(&definition, &stands) {
-                self.mark_failed(name);
-                return Ok(());
-            }
+            follow_placement(&mut draft, &stands);
             draft.mark = stands.mark.clone();
         }
         if !self.can_be_asked_for(&definition, &draft) {
@@ -82,6 +79,9 @@ impl Planner<'_> {
             }
             Some(before) if before.digest == draft.digest => {
                 details.extend(settings_differences(before, &draft));
+                if wanted_placement(before) != wanted_placement(&draft) {
+                    details.extend(self.what_switches(&draft).await?);
+                }
                 if pins_before != pins {
                     details.push("versions of upstream views written differently, the same versions".to_owned());
                 }
@@ -94,6 +94,7 @@ impl Planner<'_> {
                 let meaning = differing_names(&old, &new);
                 schema.extend(view_changes(&before.description, &draft.description, &meaning));
                 details.extend(settings_differences(before, &draft));
+                details.extend(self.what_switches(&draft).await?);
                 if existing.is_some() { PlannedAction::EarlierVersion } else { PlannedAction::NewVersion }
             }
         };
@@ -355,20 +356,18 @@ impl Planner<'_> {
         }
     }
 
-    /// Tables hold features or bound inputs, by the placement of their version, and nothing converts the one into the
-    /// other. What was backfilled or loaded may be far away, so the placement of a version is settled when it is made.
-    fn keeps_placement(&mut self, definition: &ViewDefinition, stands: &ViewVersion) -> bool {
-        let Some(placement) = stands.stored.as_ref().map(|stored| stored.deployment.placement) else { return true };
-        if placement == definition.deployment.placement {
-            return true;
-        }
-        let message = format!(
-            "{} is placed {placement}, and changing the placement of a version is not supported yet: nothing converts \
-             its tables; write `placement = \"{placement}\"`, or define a view of another name",
-            stands.id
-        );
-        self.view_error(definition, "placement", message);
-        false
+    /// What makes the placement of a version that is there the one that is asked for.
+    async fn what_switches(&mut self, draft: &ViewVersion) -> Result<Option<String>, RegistryError> {
+        let deployment = draft.stored.as_ref().map(|stored| &stored.deployment);
+        let Some((now, next)) = deployment.and_then(|placed| Some((placed.placement, placed.next_placement?))) else {
+            return Ok(None);
+        };
+        let is_online = read::is_online(&mut self.snapshot, &draft.id).await?;
+        let verbs = match is_online {
+            true => format!("`eadem backfill {0}`, then `eadem materialize {0}`", draft.id),
+            false => format!("`eadem backfill {}`", draft.id),
+        };
+        Ok(Some(format!("{} stays {now} until {verbs} switches it to {next}; no value changes", draft.id)))
     }
 
     /// A request field has one type, so inputs that read it agree.
@@ -746,6 +745,20 @@ pub(super) fn bound_as_defined(bound: &OutlierBound) -> BoundDefinition {
     }
 }
 
+/// Tables and epochs hold features or bound inputs, by their placement. So a version that is there keeps its placement until
+/// there are some of the other one.
+fn follow_placement(draft: &mut ViewVersion, stands: &ViewVersion) {
+    let (Some(draft), Some(stands)) = (&mut draft.stored, &stands.stored) else { return };
+    let wanted = draft.deployment.placement;
+    draft.deployment.placement = stands.deployment.placement;
+    draft.deployment.next_placement = Some(wanted).filter(|wanted| *wanted != stands.deployment.placement);
+    draft.deployment.earlier_placements.clone_from(&stands.deployment.earlier_placements);
+}
+
+fn wanted_placement(version: &ViewVersion) -> Option<Placement> {
+    version.stored.as_ref().map(|stored| stored.deployment.wanted_placement())
+}
+
 /// Input → (view, version if written), for the inputs that read other views.
 fn written_upstreams(definition: &ViewDefinition) -> BTreeMap<String, (String, Option<u32>)> {
     let mut upstreams = BTreeMap::new();
@@ -813,7 +826,7 @@ fn settings_differences(before: &ViewVersion, after: &ViewVersion) -> Vec<String
         let Some(stored) = &version.stored else { return Vec::new() };
         let duration = |us: Option<i64>| us.map_or_else(|| "none".to_owned(), eadem_values::format_duration);
         vec![
-            ("placement".to_owned(), stored.deployment.placement.to_string()),
+            ("placement".to_owned(), stored.deployment.wanted_placement().to_string()),
             ("online_history".to_owned(), duration(stored.deployment.online_history_us)),
             ("cache".to_owned(), duration(stored.deployment.cache_us)),
             ("partition".to_owned(), stored.deployment.partition.to_string()),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::Row;
 
 use super::views::view_version_id;
-use super::{Registry, Session, read_name, unsigned};
+use super::{Change, Registry, Session, TrailEvent, read_name, unsigned};
 use crate::error::{ObjectKind, RegistryError};
 use crate::model::{Placement, ViewRef};
 
@@ -85,10 +85,11 @@ impl Registry {
         })
     }
 
-    /// Makes a loaded epoch the current one; the one before is retired. Servers follow. Idempotent.
+    /// Makes a loaded epoch the current one; the one before is retired. Servers follow. Where the epoch has the placement
+    /// that the view version is being switched to, that becomes its placement in the same revision. Idempotent.
     ///
     /// # Errors
-    /// No such view version or epoch, or one that was retired.
+    /// No such view version or epoch, one that was retired, or one of a placement that nobody asks for any more.
     pub async fn make_epoch_current(&self, view: &ViewRef, epoch: u32, now_us: i64) -> Result<(), RegistryError> {
         let mut change = self.change().await?;
         let id = require(&mut change, view).await?;
@@ -99,6 +100,10 @@ impl Registry {
                 return Err(RegistryError::Conflict(format!("epoch {epoch} of {view} was retired; load a new one")));
             }
             None => return Err(RegistryError::not_found(ObjectKind::View, format!("{view} epoch {epoch}"), "")),
+        }
+        let loaded = epoch_placement(&mut change, id, epoch).await?;
+        if loaded != placements(&mut change, id).await?.0 {
+            switch(&mut change, id, view, loaded, now_us).await?;
         }
         sqlx::query(
             "UPDATE view_epoch SET state = 'retired', changed_at_us = $1
@@ -117,6 +122,30 @@ impl Registry {
         .bind(i64::from(epoch))
         .execute(change.sql())
         .await?;
+        change.commit_and_announce().await?;
+        Ok(())
+    }
+
+    /// Makes the placement that a view version is being switched to its own, where nothing of it is online. Idempotent.
+    ///
+    /// # Errors
+    /// No such view version, one that shall not be switched to it, or one that is online: a loaded epoch switches it.
+    pub async fn switch_placement(
+        &self,
+        view: &ViewRef,
+        placement: Placement,
+        now_us: i64,
+    ) -> Result<(), RegistryError> {
+        let mut change = self.change().await?;
+        let id = require(&mut change, view).await?;
+        if placements(&mut change, id).await?.0 == placement {
+            return Ok(());
+        }
+        if is_online(&mut change, view).await? {
+            let message = format!("{view} is online: an epoch of {placement} switches it; materialize it");
+            return Err(RegistryError::Conflict(message));
+        }
+        switch(&mut change, id, view, placement, now_us).await?;
         change.commit_and_announce().await?;
         Ok(())
     }
@@ -205,6 +234,83 @@ impl Registry {
         let epochs = self.epochs(Some(view)).await?;
         Ok(epochs.into_iter().find(|epoch| epoch.state == EpochState::Current))
     }
+}
+
+impl Registry {
+    /// The epoch that is read by whoever sees the view version in this placement: the current one, or where that has the other
+    /// placement, because it was switched after a request had begun, the one that was current then.
+    ///
+    /// # Errors
+    /// The database failed.
+    pub async fn epoch_in(&self, view: &ViewRef, placement: Placement) -> Result<Option<Epoch>, RegistryError> {
+        let epochs = self.epochs(Some(view)).await?;
+        let Some(current) = epochs.iter().find(|epoch| epoch.state == EpochState::Current) else { return Ok(None) };
+        if current.placement == placement {
+            return Ok(Some(current.clone()));
+        }
+        let is_left = |epoch: &Epoch| epoch.placement == placement && epoch.state == EpochState::Retired;
+        Ok(epochs.into_iter().rfind(is_left))
+    }
+}
+
+/// Whether an epoch of the view version is read.
+pub(crate) async fn is_online(connection: &mut Session, view: &ViewRef) -> Result<bool, RegistryError> {
+    let epochs: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM view_epoch JOIN view_version USING (view_version_id) JOIN view USING (view_id)
+         WHERE name = $1 AND version = $2 AND state = 'current'",
+    )
+    .bind(&view.name)
+    .bind(i64::from(view.version))
+    .fetch_one(connection.sql())
+    .await?;
+    Ok(epochs > 0)
+}
+
+/// The placement of a view version, and the one that it is being switched to.
+async fn placements(connection: &mut Session, id: i64) -> Result<(Placement, Option<Placement>), RegistryError> {
+    let (now, next): (String, Option<String>) =
+        sqlx::query_as("SELECT placement, next_placement FROM view_deployment WHERE view_version_id = $1")
+            .bind(id)
+            .fetch_one(connection.sql())
+            .await?;
+    let next = next.map(|next| read_name(&next, Placement::from_name)).transpose()?;
+    Ok((read_name(&now, Placement::from_name)?, next))
+}
+
+async fn epoch_placement(connection: &mut Session, id: i64, epoch: u32) -> Result<Placement, RegistryError> {
+    let placement: String =
+        sqlx::query_scalar("SELECT placement FROM view_epoch WHERE view_version_id = $1 AND epoch = $2")
+            .bind(id)
+            .bind(i64::from(epoch))
+            .fetch_one(connection.sql())
+            .await?;
+    read_name(&placement, Placement::from_name)
+}
+
+async fn switch(change: &mut Change, id: i64, view: &ViewRef, to: Placement, now_us: i64) -> Result<(), RegistryError> {
+    let (from, next) = placements(change, id).await?;
+    if next != Some(to) {
+        return Err(RegistryError::Conflict(format!(
+            "{view} is placed {from} and nobody asks for {to} any more; its placement stays as it is"
+        )));
+    }
+    sqlx::query(
+        "INSERT INTO view_placement (view_version_id, position, placement, until_us)
+         SELECT $1, count(*), $2, $3 FROM view_placement WHERE view_version_id = $4",
+    )
+    .bind(id)
+    .bind(from.as_str())
+    .bind(now_us)
+    .bind(id)
+    .execute(change.sql())
+    .await?;
+    sqlx::query("UPDATE view_deployment SET placement = $1, next_placement = NULL WHERE view_version_id = $2")
+        .bind(to.as_str())
+        .bind(id)
+        .execute(change.sql())
+        .await?;
+    let event = TrailEvent::done("switch placement", format!("view {view}"), format!("{from} → {to}"));
+    change.record(event, now_us).await
 }
 
 async fn require(connection: &mut Session, view: &ViewRef) -> Result<i64, RegistryError> {

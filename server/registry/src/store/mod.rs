@@ -51,6 +51,7 @@ pub use workers::{JobActivity, JobWorker, NewWorker, PartClaim, RecordedWork, Wo
 pub(crate) mod read {
     pub(crate) use super::datasets::require_dataset_id;
     pub(crate) use super::entities::{load_entity, unknown_entity};
+    pub(crate) use super::epochs::is_online;
     pub(crate) use super::lifecycle::{
         datasets_of, datasets_of_view, dependants_of, load_service_mark, load_service_marks, load_transform_marks,
         marked_versions, readers_of, transforms_named,

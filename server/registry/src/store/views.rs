@@ -15,8 +15,8 @@ use super::{Registry, Session, Snapshot, load_tags, read_digest, read_flag, read
 use crate::definitions::did_you_mean;
 use crate::error::{ObjectKind, RegistryError};
 use crate::model::{
-    About, Binding, BoundTo, Deployment, OutlierBound, Partition, Placement, StopThreshold, StoredView,
-    UpstreamFeature, ValidationPolicy, ViewRef, ViewVersion,
+    About, Binding, BoundTo, Deployment, EarlierPlacement, OutlierBound, Partition, Placement, StopThreshold,
+    StoredView, UpstreamFeature, ValidationPolicy, ViewRef, ViewVersion,
 };
 
 /// A view with its newest version.
@@ -193,7 +193,7 @@ pub(crate) async fn load_view_version(snapshot: &mut Snapshot, id: i64) -> Resul
 
 async fn load_deployment(connection: &mut Session, id: i64) -> Result<Deployment, RegistryError> {
     let row = sqlx::query(
-        "SELECT placement, online_history_us, cache_us, partition_by, stop_share_ppm, stop_rows_min
+        "SELECT placement, next_placement, online_history_us, cache_us, partition_by, stop_share_ppm, stop_rows_min
          FROM view_deployment WHERE view_version_id = $1",
     )
     .bind(id)
@@ -208,14 +208,29 @@ async fn load_deployment(connection: &mut Session, id: i64) -> Result<Deployment
         _ => None,
     };
     let placement: String = row.try_get("placement")?;
+    let next: Option<String> = row.try_get("next_placement")?;
     let partition: String = row.try_get("partition_by")?;
     Ok(Deployment {
         placement: read_name(&placement, Placement::from_name)?,
+        next_placement: next.map(|next| read_name(&next, Placement::from_name)).transpose()?,
+        earlier_placements: load_earlier_placements(connection, id).await?,
         online_history_us: row.try_get("online_history_us")?,
         cache_us: row.try_get("cache_us")?,
         partition: read_name(&partition, Partition::from_name)?,
         stop,
     })
+}
+
+async fn load_earlier_placements(connection: &mut Session, id: i64) -> Result<Vec<EarlierPlacement>, RegistryError> {
+    let rows: Vec<(String, i64)> =
+        sqlx::query_as("SELECT placement, until_us FROM view_placement WHERE view_version_id = $1 ORDER BY position")
+            .bind(id)
+            .fetch_all(connection.sql())
+            .await?;
+    let earlier = |(placement, until_us): (String, i64)| {
+        Ok(EarlierPlacement { placement: read_name(&placement, Placement::from_name)?, until_us })
+    };
+    rows.into_iter().map(earlier).collect()
 }
 
 async fn load_bindings(
@@ -347,6 +362,8 @@ pub(crate) async fn set_head(
     Ok(())
 }
 
+/// Writes what a definition says. The placement of a version that is there stays as it is: another one is what it shall be
+/// switched to.
 pub(crate) async fn save_deployment(
     connection: &mut Session,
     view_version_id: i64,
@@ -357,12 +374,13 @@ pub(crate) async fn save_deployment(
                                       stop_share_ppm, stop_rows_min)
          VALUES ($1, $2, $3, $4, $5, $6, $7)
          ON CONFLICT (view_version_id) DO UPDATE SET
-             placement = excluded.placement, online_history_us = excluded.online_history_us,
+             next_placement = CASE WHEN excluded.placement = view_deployment.placement THEN NULL ELSE excluded.placement END,
+             online_history_us = excluded.online_history_us,
              cache_us = excluded.cache_us, partition_by = excluded.partition_by, stop_share_ppm = excluded.stop_share_ppm,
              stop_rows_min = excluded.stop_rows_min",
     )
     .bind(view_version_id)
-    .bind(deployment.placement.as_str())
+    .bind(deployment.wanted_placement().as_str())
     .bind(deployment.online_history_us)
     .bind(deployment.cache_us)
     .bind(deployment.partition.as_str())

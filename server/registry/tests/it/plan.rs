@@ -1,9 +1,9 @@
 //! What `plan` shows and `apply` does.
 
 use eadem_registry::model::{
-    ColumnType, OutlierBound, Partition, Placement, SourceColumn, StopThreshold, ValidationPolicy,
+    ColumnType, Deployment, OutlierBound, Partition, Placement, SourceColumn, StopThreshold, ValidationPolicy, ViewRef,
 };
-use eadem_registry::{ChangeClass, Registry, RegistryError, SchemaChange, SchemaChangeKind};
+use eadem_registry::{ChangeClass, Registry, RegistryError, SchemaChange, SchemaChangeKind, TrailFilter};
 use eadem_values::{Constraint, DataType, ElementType, Field, Value};
 use serde_json::json;
 
@@ -464,28 +464,56 @@ async fn placements_that_could_change_a_value_are_refused() {
 }
 
 #[tokio::test]
-async fn the_placement_of_a_version_stays() {
+async fn a_placement_is_asked_for_and_stays_until_it_is_switched() {
     let registry = Company::found().await;
     let clamped = FEATURES.replace("ttl = \"2d\"", "ttl = \"2d\"\nvalidation = \"clamp\"");
     let on_read = clamped.replace("ttl = \"2d\"", "ttl = \"2d\"\nplacement = \"on_read\"");
-    registry.apply(&company_with(&clamped)).await;
-    let refused = registry.plan_errors(&company_with(&on_read)).await;
-    insta::assert_snapshot!(refused);
-
-    let on_read_anew = on_read.replace("ttl = \"2d\"", "ttl = \"3d\"");
-    registry.apply(&company_with(&on_read_anew)).await;
-    let placement = async |version| {
+    let deployment = async |version| {
         let view = registry.registry.view("aircraft_legs", Some(version)).await.unwrap();
-        view.stored.as_ref().unwrap().deployment.placement
+        view.stored.as_ref().unwrap().deployment.clone()
     };
-    assert_eq!((placement(1).await, placement(2).await), (Placement::OnWrite, Placement::OnRead), "free for a new one");
-
-    let left_out = registry.plan_errors(&company_with(&clamped.replace("ttl = \"2d\"", "ttl = \"3d\""))).await;
-    insta::assert_snapshot!("a_placement_left_out", left_out);
-    let back = registry.plan_errors(&company_with(&on_read)).await;
-    assert_eq!(back, refused, "an earlier version keeps its placement too");
+    let placed = |placement, next_placement| Deployment { placement, next_placement, ..Deployment::default() };
+    let (on, next) = (Placement::OnWrite, Some(Placement::OnRead));
     registry.apply(&company_with(&clamped)).await;
-    assert_eq!(registry.registry.view("aircraft_legs", None).await.unwrap().id.version, 1);
+    let asked = registry.plan(&company_with(&on_read)).await.unwrap();
+    insta::assert_snapshot!(asked.report());
+    registry.registry.apply(&asked, NOW_US).await.unwrap();
+    assert_eq!(deployment(1).await, placed(on, next), "it is read where it was");
+    assert!(registry.plan(&company_with(&on_read)).await.unwrap().is_empty());
+    // What is not in the files stays asked for.
+    let mut without = company_with(&on_read);
+    without.views.retain(|name, _| name != "aircraft_legs");
+    without.services.clear();
+    registry.apply(&without).await;
+    assert_eq!(deployment(1).await, placed(on, next));
+    // Called off.
+    registry.apply(&company_with(&clamped)).await;
+    assert_eq!(deployment(1).await, placed(on, None));
+    let id = ViewRef { name: "aircraft_legs".into(), version: 1 };
+    let refused = registry.registry.switch_placement(&id, Placement::OnRead, NOW_US).await.unwrap_err();
+    assert!(matches!(refused, RegistryError::Conflict(_)), "{refused}");
+
+    // A plan that was made before it was switched does not switch it back.
+    registry.apply(&company_with(&on_read)).await;
+    let retained = on_read.replace("ttl = \"2d\"", "ttl = \"2d\"\nonline_history = \"1d\"");
+    let made_before = registry.plan(&company_with(&retained)).await.unwrap();
+    registry.registry.switch_placement(&id, Placement::OnRead, NOW_US + 7).await.unwrap();
+    registry.registry.switch_placement(&id, Placement::OnRead, NOW_US + 8).await.unwrap();
+    registry.registry.apply(&made_before, NOW_US + 9).await.unwrap();
+    let switched = deployment(1).await;
+    assert_eq!((switched.placement, switched.next_placement), (Placement::OnRead, None));
+    assert_eq!((switched.first_placement(), switched.online_history_us), (Placement::OnWrite, Some(86_400_000_000)));
+    assert_eq!(switched.placement_at(NOW_US + 6), Placement::OnWrite);
+    assert_eq!(switched.placement_at(NOW_US + 7), Placement::OnRead);
+    let entries = registry.registry.trail(&TrailFilter { limit: 100, ..TrailFilter::default() }).await.unwrap();
+    assert!(entries.iter().any(|entry| entry.detail == "on_write → on_read"), "{entries:?}");
+
+    // A new version may be placed as it likes.
+    registry.apply(&company_with(&clamped.replace("ttl = \"2d\"", "ttl = \"3d\""))).await;
+    assert_eq!(deployment(2).await, placed(Placement::OnWrite, None));
+    // Back to the first one, which has to be switched again where another placement is asked for.
+    let back = registry.plan(&company_with(&clamped)).await.unwrap();
+    insta::assert_snapshot!("an_earlier_version_placed_otherwise", back.report());
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use eadem_registry::{
 use eadem_values::{Digest, EntityKey, KeyValue};
 use serde_json::json;
 
-use crate::support::{Company, NOW_US, company, weather_transform};
+use crate::support::{Company, FEATURES, NOW_US, company, company_with, weather_transform};
 
 #[tokio::test]
 async fn a_component_is_stored_once() {
@@ -179,14 +179,14 @@ async fn epochs_switch_whole() {
     let view = ViewRef { name: "aircraft_legs".into(), version: 1 };
     assert_eq!(registry.current_epoch(&view).await.unwrap(), None);
     let first = registry.create_epoch(&view, Placement::OnWrite, 1).await.unwrap();
-    let second = registry.create_epoch(&view, Placement::OnRead, 2).await.unwrap();
+    let second = registry.create_epoch(&view, Placement::OnWrite, 2).await.unwrap();
     assert_eq!((first.epoch, second.epoch), (1, 2));
     registry.make_epoch_current(&view, 1, 3).await.unwrap();
     registry.make_epoch_current(&view, 1, 3).await.unwrap();
     assert_eq!(registry.current_epoch(&view).await.unwrap().unwrap().epoch, 1);
     registry.make_epoch_current(&view, 2, 4).await.unwrap();
     let current = registry.current_epoch(&view).await.unwrap().unwrap();
-    assert_eq!((current.epoch, current.placement), (2, Placement::OnRead));
+    assert_eq!((current.epoch, current.placement), (2, Placement::OnWrite));
     let states: Vec<EpochState> =
         registry.epochs(Some(&view)).await.unwrap().into_iter().map(|epoch| epoch.state).collect();
     assert_eq!(states, [EpochState::Retired, EpochState::Current]);
@@ -199,6 +199,51 @@ async fn epochs_switch_whole() {
     assert_eq!(registry.create_epoch(&view, Placement::OnWrite, 6).await.unwrap().epoch, 3);
     let unknown = ViewRef { name: "aircraft_legs".into(), version: 9 };
     assert!(registry.create_epoch(&unknown, Placement::OnWrite, 6).await.unwrap_err().is_not_found());
+}
+
+/// What is served and its placement are one: requests that saw the version before read on in the epoch that they saw.
+#[tokio::test]
+async fn an_epoch_of_the_placement_that_is_asked_for_switches_it() {
+    let company_registry = Company::found().await;
+    let clamped = FEATURES.replace("ttl = \"2d\"", "ttl = \"2d\"\nvalidation = \"clamp\"");
+    let placed = |placement: &str| {
+        company_with(&clamped.replace("ttl = \"2d\"", &format!("ttl = \"2d\"\nplacement = \"{placement}\"")))
+    };
+    company_registry.apply(&placed("on_write")).await;
+    let registry = &company_registry.registry;
+    let view = ViewRef { name: "aircraft_legs".into(), version: 1 };
+    let (on_write, on_read) = (Placement::OnWrite, Placement::OnRead);
+    let placement = async || {
+        let version = registry.view("aircraft_legs", Some(1)).await.unwrap();
+        version.stored.as_ref().unwrap().deployment.placement
+    };
+    let read_in = async |placement| registry.epoch_in(&view, placement).await.unwrap().map(|epoch| epoch.epoch);
+    registry.create_epoch(&view, on_write, 1).await.unwrap();
+    assert_eq!(read_in(on_write).await, None, "nothing is loaded");
+    registry.make_epoch_current(&view, 1, 2).await.unwrap();
+    registry.create_epoch(&view, on_read, 3).await.unwrap();
+    let unasked = registry.make_epoch_current(&view, 2, 4).await.unwrap_err();
+    assert!(matches!(unasked, RegistryError::Conflict(_)), "{unasked}");
+    assert_eq!((placement().await, read_in(on_write).await, read_in(on_read).await), (on_write, Some(1), None));
+
+    company_registry.apply(&placed("on_read")).await;
+    let online = registry.switch_placement(&view, on_read, 5).await.unwrap_err();
+    assert!(matches!(online, RegistryError::Conflict(_)), "{online}");
+    let before = registry.revision().await.unwrap();
+    registry.make_epoch_current(&view, 2, 6).await.unwrap();
+    assert_eq!(registry.revision().await.unwrap(), before + 1, "in one revision");
+    assert_eq!((placement().await, read_in(on_write).await, read_in(on_read).await), (on_read, Some(1), Some(2)));
+    registry.forget_epoch(&view, 1).await.unwrap();
+    assert_eq!(read_in(on_write).await, None);
+    // Back again.
+    company_registry.apply(&placed("on_write")).await;
+    registry.create_epoch(&view, on_write, 7).await.unwrap();
+    registry.make_epoch_current(&view, 3, 8).await.unwrap();
+    assert_eq!((placement().await, read_in(on_write).await, read_in(on_read).await), (on_write, Some(3), Some(2)));
+    let version = registry.view("aircraft_legs", Some(1)).await.unwrap();
+    let deployment = &version.stored.as_ref().unwrap().deployment;
+    let then = [5, 6, 7, 8].map(|at_us| deployment.placement_at(at_us));
+    assert_eq!(then, [on_write, on_read, on_read, on_write]);
 }
 
 #[tokio::test]
