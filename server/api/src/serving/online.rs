@@ -1,7 +1,6 @@
 //! Rows from the online store, and from history what it cannot prove.
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use eadem_online::{CacheRule, CachedStore, Found, KeyBytes, OnlineStore, PointRead, StoreError, TableId};
@@ -13,6 +12,7 @@ use eadem_values::EntityKey;
 use super::rows::{
     EntityKeys, History, HistoryState, ReadOptions, ReadRow, RowSource, RowSourceError, Store, StoredRow,
 };
+use crate::followed::{Followed, Unread};
 
 /// Reads the current epoch of the online store; where it cannot prove an answer, the answer is the maximum, in the order
 /// of rows, of what it found and what history has. Both speak of one state of the table: where rows were taken out of it
@@ -22,15 +22,12 @@ pub struct OnlineThenHistory {
     online: Arc<CachedStore>,
     history: Arc<dyn History>,
     history_reads_max: usize,
-    epochs: RwLock<Epochs>,
+    /// The current epochs.
+    epochs: Followed<ViewRef, Option<u64>, RowSourceError>,
 }
 
-/// The current epochs as of one revision of the registry.
-#[derive(Default)]
-struct Epochs {
-    revision: u64,
-    current: HashMap<ViewRef, Option<u64>>,
-}
+/// Views whose epochs are kept; more, and all are asked for again.
+const EPOCHS_MAX: usize = 100_000;
 
 impl OnlineThenHistory {
     /// Over these stores. History is asked for at most `history_reads_max` entities of one view at once.
@@ -40,31 +37,25 @@ impl OnlineThenHistory {
         history: Arc<dyn History>,
         history_reads_max: usize,
     ) -> Self {
-        Self { registry, online, history, history_reads_max, epochs: RwLock::default() }
+        Self { registry, online, history, history_reads_max, epochs: Followed::new(EPOCHS_MAX) }
     }
 
     /// The epoch to read; never `gone` from memory, which turned out to be dropped.
     async fn current_epoch(&self, view: &ViewVersion, gone: Option<u64>) -> Result<Option<u64>, RowSourceError> {
-        let revision = self.registry.known_revision();
-        {
-            let epochs = self.epochs.read().unwrap_or_else(PoisonError::into_inner);
-            if epochs.revision == revision
-                && let Some(epoch) = epochs.current.get(&view.id)
-                && (gone.is_none() || *epoch != gone)
-            {
-                return Ok(*epoch);
+        if gone.is_some() {
+            self.epochs.forget(&view.id, |known| *known == gone);
+        }
+        let read = |_| {
+            let (registry, id) = (self.registry.clone(), view.id.clone());
+            // An epoch of the other placement holds other columns: it proves nothing until a new one is loaded.
+            let placement = view.stored.as_ref().map(|stored| stored.deployment.placement);
+            async move {
+                let epoch = registry.current_epoch(&id).await.map_err(|error| Unread::Failed(online_error(&error)))?;
+                let epoch = epoch.filter(|epoch| Some(epoch.placement) == placement);
+                Ok(epoch.map(|epoch| u64::from(epoch.epoch)))
             }
-        }
-        let epoch = self.registry.current_epoch(&view.id).await.map_err(|error| online_error(&error))?;
-        // An epoch of the other placement holds other columns: it proves nothing until a new one is loaded.
-        let placement = view.stored.as_ref().map(|stored| stored.deployment.placement);
-        let epoch = epoch.filter(|epoch| Some(epoch.placement) == placement).map(|epoch| u64::from(epoch.epoch));
-        let mut epochs = self.epochs.write().unwrap_or_else(PoisonError::into_inner);
-        if epochs.revision != revision {
-            *epochs = Epochs { revision, current: HashMap::new() };
-        }
-        epochs.current.insert(view.id.clone(), epoch);
-        Ok(epoch)
+        };
+        self.epochs.get(&view.id, self.registry.known_revision(), read).await
     }
 
     /// The answers, and where one is not proved, the offline commit that the epoch was loaded from.
