@@ -20,6 +20,11 @@ pub trait RowTransform: Debug + Send + Sync {
     /// The digest of the component's bytes.
     fn digest(&self) -> &Digest;
 
+    /// What a row costs on every machine, in units of the engine; `None`: nobody has measured it.
+    fn fuel_per_row(&self) -> Option<u64> {
+        None
+    }
+
     /// Runs the component over `rows` rows. `inputs` are the declared inputs, in declared order, in canonical form
     /// (see `eadem_values::canonicalize`); an input declared not nullable has no null.
     ///

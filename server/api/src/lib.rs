@@ -7,6 +7,7 @@
 mod access;
 mod clock;
 mod effect;
+mod followed;
 mod jobs;
 mod limits;
 mod metrics;

@@ -8,6 +8,11 @@ use serde::{Deserialize, Serialize};
 pub struct Limits {
     /// Bytes of a request's body, components excepted; over it: 413.
     pub body_bytes_max: usize,
+    /// Milliseconds in which a request's body has to arrive, components excepted; after them: 408.
+    pub body_ms_max: u64,
+    /// Bytes of the bodies of all requests at once, those that are small and there at once excepted; over it: 503 with
+    /// Retry-After. At least one body as large as may be is always taken.
+    pub bodies_bytes_max: usize,
     /// Bytes of an uploaded component; over it: 413.
     pub component_bytes_max: usize,
     /// Uploads that are checked at once, each in a child process.
@@ -22,7 +27,7 @@ pub struct Limits {
     pub entities_max: usize,
     /// Features in one request; over it: 413.
     pub features_max: usize,
-    /// Values, entities × features, in one request; over it: 413.
+    /// Values in one request: entities × features, and those in its body; over it: 413.
     pub values_max: usize,
     /// Bytes of an entity id in a path or query; over it: 414.
     pub key_bytes_max_in_path: usize,
@@ -48,6 +53,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             body_bytes_max: 8 << 20,
+            body_ms_max: 30_000,
+            bodies_bytes_max: 128 << 20,
             component_bytes_max: 32 << 20,
             uploads_at_once: 1,
             uploads_lowest_priority: true,

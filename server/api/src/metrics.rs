@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use axum::http::StatusCode;
 use eadem_online::CacheUsage;
 use eadem_query::{AppliedRows, RowTransform, TransformFailure};
-use eadem_registry::model::{ViewRef, ViewVersion};
-use eadem_semantics::{ReadAt, Status};
+use eadem_registry::model::ViewRef;
+use eadem_semantics::Status;
 use eadem_values::{Description, Digest};
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -22,8 +22,7 @@ use prometheus::{
 
 use crate::access::ProjectUsage;
 use crate::serving::{
-    Answer, EntityKeys, ReadOptions, ReadRow, RowSource, RowSourceError, ServingPlan, Store, TransformUnavailable,
-    Transforms,
+    Answer, Node, NodeRead, ReadOutcome, ServingPlan, Store, TransformUnavailable, Transforms, ViewRows,
 };
 
 /// From 50 µs, less than which no request takes, to 10 s.
@@ -42,13 +41,27 @@ const AGE_BUCKETS_S: [f64; 10] = [1.0, 10.0, 60.0, 300.0, 1_800.0, 3_600.0, 21_6
 pub(crate) enum Stage {
     /// Reading and checking what is asked.
     Parse,
-    /// Reading the rows of one view.
+    /// Reading the rows of one view where all of them were in memory.
+    Cache,
+    /// Reading the rows of one view where a store was asked.
     Store,
-    /// One call of a transform.
+    /// Computing the features of one view by its transform.
     Transform,
     /// Writing the answer.
     Encode,
 }
+
+const STAGES: [&str; 5] = ["parse", "cache", "store", "transform", "encode"];
+
+/// A route of features.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum FeatureRoute {
+    ByPath,
+    ByQuery,
+    Batch,
+}
+
+const FEATURE_ROUTES: [&str; 3] = ["/features/{entity_id}", "/features", "/features/batch"];
 
 /// A view's table in the online store.
 #[derive(Debug, Clone)]
@@ -74,7 +87,8 @@ pub struct Metrics {
     request_seconds: HistogramVec,
     in_flight: IntGauge,
     shed: IntCounter,
-    stages: [Histogram; 4],
+    /// By route, then by stage.
+    stages: [[Histogram; STAGES.len()]; FEATURE_ROUTES.len()],
     rows: IntCounterVec,
     row_age_seconds: HistogramVec,
     values: IntCounterVec,
@@ -86,17 +100,23 @@ pub struct Metrics {
     transform_failures: IntCounterVec,
     upload_checks: IntCounterVec,
     usage: UsageCounters,
-    served_of: RwLock<HashMap<ViewRef, Arc<ServedCounters>>>,
-    read_of: RwLock<HashMap<ViewRef, Arc<ReadCounters>>>,
-    calls_of: RwLock<HashMap<String, Arc<CallCounters>>>,
+    counters_of: RwLock<HashMap<ViewRef, Arc<ViewCounters>>>,
+    calls_of: RwLock<HashMap<Digest, Arc<CallCounters>>>,
 }
 
-/// What is counted of the answers of one view. Looked up once for a request: to find each by its labels costs more than to count.
+/// What is counted of the views of a plan, one for each of its nodes. Looked up when the plan is compiled: to find each by its labels
+/// costs more than to count.
 #[derive(Debug)]
-struct ServedCounters {
+pub(crate) struct PlanCounters(Vec<Arc<ViewCounters>>);
+
+/// What is counted of one view.
+#[derive(Debug)]
+struct ViewCounters {
     /// By status.
     values: [IntCounter; Status::ALL.len()],
     late: IntCounter,
+    /// `None`: it has no rows.
+    reads: Option<ReadCounters>,
 }
 
 /// What is counted of the reads of one view.
@@ -111,7 +131,7 @@ struct ReadCounters {
     ages_seconds: Histogram,
 }
 
-/// What is counted of the calls of one transform.
+/// What is counted of the calls of one component.
 #[derive(Debug)]
 struct CallCounters {
     seconds: Histogram,
@@ -131,6 +151,9 @@ pub(crate) struct UsageCounters {
     /// Processor time in jobs, in microseconds.
     pub(crate) job_transform_us: IntCounter,
 }
+
+/// The component, by name and by the beginning of its digest, and what it costs on every machine: fuel for a row.
+const CALL_LABELS: [&str; 3] = ["transform", "digest", "cost"];
 
 /// In the order of [`ReadCounters::rows`].
 const STORES: [&str; 2] = ["online", "offline"];
@@ -186,8 +209,12 @@ impl Metrics {
         };
         let in_flight = IntGauge::new("eadem_http_requests_in_flight", "Requests being served")?;
         registry.register(Box::new(in_flight.clone()))?;
-        let stages =
-            histograms("eadem_stage_seconds", "Time of the stages of feature requests", &["stage"], &STAGE_BUCKETS_S)?;
+        let stages = histograms(
+            "eadem_stage_seconds",
+            "Time of the stages of feature requests",
+            &["route", "stage"],
+            &STAGE_BUCKETS_S,
+        )?;
         Ok(Self {
             requests: counters(
                 "eadem_http_requests_total",
@@ -202,7 +229,7 @@ impl Metrics {
             )?,
             in_flight,
             shed,
-            stages: ["parse", "store", "transform", "encode"].map(|stage| stages.with_label_values(&[stage])),
+            stages: FEATURE_ROUTES.map(|route| STAGES.map(|stage| stages.with_label_values(&[route, stage]))),
             rows: counters(
                 "eadem_rows_read_total",
                 "Reads of stored rows, by the store that proved them and whether there was a row",
@@ -229,18 +256,18 @@ impl Metrics {
             transform_seconds: histograms(
                 "eadem_transform_seconds",
                 "Time of calls of a transform in requests",
-                &["transform"],
+                &CALL_LABELS,
                 &STAGE_BUCKETS_S,
             )?,
             transform_rows: counters(
                 "eadem_transform_rows_total",
                 "Rows that a transform was called with in requests",
-                &["transform"],
+                &CALL_LABELS,
             )?,
             transform_failures: counters(
                 "eadem_transform_failures_total",
                 "Rows that a transform failed in requests, and calls that could not be made",
-                &["transform"],
+                &CALL_LABELS,
             )?,
             upload_checks: counters(
                 "eadem_upload_checks_total",
@@ -250,34 +277,34 @@ impl Metrics {
             usage,
             project: project.to_owned(),
             registry,
-            served_of: RwLock::default(),
-            read_of: RwLock::default(),
+            counters_of: RwLock::default(),
             calls_of: RwLock::default(),
         })
     }
 
-    fn served_of(&self, view: &ViewRef) -> Arc<ServedCounters> {
-        counters_of(&self.served_of, view, || {
-            let name = view.to_string();
-            ServedCounters {
-                values: Status::ALL.map(|status| self.values.with_label_values(&[name.as_str(), status.name()])),
-                late: self.late.with_label_values(&[name.as_str()]),
-            }
-        })
+    /// Where what is served by a plan is counted.
+    pub(crate) fn of_plan(&self, plan: &ServingPlan) -> PlanCounters {
+        let of_node = |node: &Node| {
+            let view = node.view();
+            counters_of(&self.counters_of, &view.id, || self.view_counters(&view.id, !view.is_on_demand()))
+        };
+        PlanCounters(plan.nodes.iter().map(of_node).collect())
     }
 
-    fn read_of(&self, view: &ViewRef) -> Arc<ReadCounters> {
-        counters_of(&self.read_of, view, || {
-            let name = view.to_string();
-            let name = name.as_str();
-            ReadCounters {
-                rows: STORES
-                    .map(|store| FALSE_AND_TRUE.map(|found| self.rows.with_label_values(&[name, store, found]))),
-                cached: FALSE_AND_TRUE.map(|hit| self.cache_reads.with_label_values(&[name, hit])),
-                errors: STORES.map(|store| self.store_errors.with_label_values(&[store, name])),
-                ages_seconds: self.row_age_seconds.with_label_values(&[name]),
-            }
-        })
+    fn view_counters(&self, view: &ViewRef, has_rows: bool) -> ViewCounters {
+        let name = view.to_string();
+        let name = name.as_str();
+        let reads = || ReadCounters {
+            rows: STORES.map(|store| FALSE_AND_TRUE.map(|found| self.rows.with_label_values(&[name, store, found]))),
+            cached: FALSE_AND_TRUE.map(|hit| self.cache_reads.with_label_values(&[name, hit])),
+            errors: STORES.map(|store| self.store_errors.with_label_values(&[store, name])),
+            ages_seconds: self.row_age_seconds.with_label_values(&[name]),
+        };
+        ViewCounters {
+            values: Status::ALL.map(|status| self.values.with_label_values(&[name, status.name()])),
+            late: self.late.with_label_values(&[name]),
+            reads: has_rows.then(reads),
+        }
     }
 
     /// What is counted of the project's use of the server.
@@ -285,11 +312,17 @@ impl Metrics {
         self.usage.clone()
     }
 
-    fn calls_of(&self, transform: &str) -> Arc<CallCounters> {
-        counters_of(&self.calls_of, transform, || CallCounters {
-            seconds: self.transform_seconds.with_label_values(&[transform]),
-            rows: self.transform_rows.with_label_values(&[transform]),
-            failures: self.transform_failures.with_label_values(&[transform]),
+    /// Components of one name are told apart by their digests.
+    fn calls_of(&self, transform: &dyn RowTransform) -> Arc<CallCounters> {
+        counters_of(&self.calls_of, transform.digest(), || {
+            let digest = transform.digest().short();
+            let cost = transform.fuel_per_row().map_or_else(|| "unknown".to_owned(), |fuel| fuel.to_string());
+            let labels = [transform.description().name.as_str(), digest.as_str(), cost.as_str()];
+            CallCounters {
+                seconds: self.transform_seconds.with_label_values(&labels),
+                rows: self.transform_rows.with_label_values(&labels),
+                failures: self.transform_failures.with_label_values(&labels),
+            }
         })
     }
 
@@ -315,24 +348,45 @@ impl Metrics {
         self.shed.inc();
     }
 
-    /// A stage has ended.
-    pub(crate) fn stage(&self, stage: Stage, began: Instant) {
-        self.stages[stage as usize].observe(began.elapsed().as_secs_f64());
+    /// A stage of a request has ended.
+    pub(crate) fn stage(&self, route: FeatureRoute, stage: Stage, took: Duration) {
+        self.stages[route as usize][stage as usize].observe(took.as_secs_f64());
     }
 
-    /// What was served.
-    pub(crate) fn served(&self, plan: &ServingPlan, answer: &Answer) {
+    /// What was read and served for a request.
+    pub(crate) fn served(
+        &self,
+        route: FeatureRoute,
+        plan: &ServingPlan,
+        PlanCounters(counters): &PlanCounters,
+        answer: &Answer,
+    ) {
         let mut of_nodes = vec![[0_u64; Status::ALL.len()]; plan.nodes.len()];
         for (output, column) in plan.outputs.iter().zip(&answer.columns) {
             for status in column.statuses.iter() {
                 of_nodes[output.node][*status as usize] += 1;
             }
         }
-        for ((node, answered), counts) in plan.nodes.iter().zip(&answer.nodes).zip(of_nodes) {
-            let counters = self.served_of(&node.view().id);
+        for ((answered, counters), counts) in answer.nodes.iter().zip(counters).zip(of_nodes) {
             counters.late.inc_by(u64::from(answered.is_late));
             for status in Status::ALL {
                 counters.values[status as usize].inc_by(counts[status as usize]);
+            }
+            if let (Some(reads), ReadOutcome::Rows { unavailable }) = (&counters.reads, answered.read.outcome) {
+                reads.count(&answered.rows, unavailable as u64, &answer.at_us);
+            }
+            if answered.ran {
+                self.stage(route, Stage::Transform, answered.computed_in);
+            }
+        }
+        for read in &plan.reads {
+            let nodes = || read.nodes.iter().map(|node| &answer.nodes[*node]);
+            let NodeRead { took, outcome } = answer.nodes[read.nodes[0]].read;
+            let was_in_memory = matches!(outcome, ReadOutcome::Rows { .. })
+                && nodes().all(|node| node.rows.cached.iter().all(|cached| *cached));
+            self.stage(route, if was_in_memory { Stage::Cache } else { Stage::Store }, took);
+            if let (ReadOutcome::Failed(store), Some(reads)) = (outcome, &counters[read.nodes[0]].reads) {
+                reads.errors[usize::from(store != STORES[0])].inc();
             }
         }
     }
@@ -423,49 +477,22 @@ impl Drop for InFlight<'_> {
     }
 }
 
-/// Rows of another source, counted and timed.
-pub(crate) struct MeteredRows<'a> {
-    pub(crate) source: &'a dyn RowSource,
-    pub(crate) metrics: &'a Metrics,
-}
-
-#[async_trait]
-impl RowSource for MeteredRows<'_> {
-    async fn read(
-        &self,
-        view: &ViewVersion,
-        keys: &EntityKeys,
-        reads: &[ReadAt],
-        options: ReadOptions,
-    ) -> Result<Vec<ReadRow>, RowSourceError> {
-        let began = Instant::now();
-        let found = self.source.read(view, keys, reads, options).await;
-        self.metrics.stage(Stage::Store, began);
-        let counters = self.metrics.read_of(&view.id);
-        match &found {
-            Ok(rows) => counters.count(rows, reads),
-            Err(RowSourceError::Unavailable { store, .. }) => {
-                counters.errors[usize::from(*store != STORES[0])].inc();
-            }
-            // The request is at fault, or counted as late.
-            Err(_) => {}
-        }
-        found
-    }
-}
-
 impl ReadCounters {
-    fn count(&self, rows: &[ReadRow], reads: &[ReadAt]) {
+    /// Counts the rows of a node, of which so many could not be read by any store.
+    fn count(&self, rows: &ViewRows, unavailable: u64, at_us: &[i64]) {
         let mut counts = [[0_u64; 2]; 2];
-        let (mut unavailable, mut cached) = (0, [0_u64; 2]);
-        for (row, read) in rows.iter().zip(reads) {
-            unavailable += u64::from(row.unavailable);
-            cached[usize::from(row.cached)] += 1;
-            counts[usize::from(row.store == Store::Offline)][usize::from(row.row.is_some())] += 1;
-            if let Some(row) = &row.row {
-                self.ages_seconds.observe(read.at_us.saturating_sub(row.order.event_time_us) as f64 / 1e6);
+        let mut cached = [0; 2];
+        for (row, at_us) in at_us.iter().enumerate() {
+            let event_time_us = rows.event_time_us(row);
+            cached[usize::from(rows.cached[row])] += 1;
+            counts[usize::from(rows.stores[row] == Store::Offline)][usize::from(event_time_us.is_some())] += 1;
+            if let Some(event_time_us) = event_time_us {
+                self.ages_seconds.observe(at_us.saturating_sub(event_time_us) as f64 / 1e6);
             }
         }
+        // Nobody knows whether these have rows.
+        counts[1][0] -= unavailable.min(counts[1][0]);
+        cached[0] -= unavailable.min(cached[0]);
         for (counters, counts) in self.rows.iter().zip(counts) {
             for (counter, count) in counters.iter().zip(counts) {
                 counter.inc_by(count);
@@ -481,7 +508,7 @@ impl ReadCounters {
 /// Transforms whose calls are counted and timed.
 pub(crate) struct MeteredTransforms<'a> {
     pub(crate) transforms: &'a dyn Transforms,
-    pub(crate) metrics: &'a Arc<Metrics>,
+    pub(crate) metrics: &'a Metrics,
     pub(crate) usage: &'a Arc<ProjectUsage>,
 }
 
@@ -489,16 +516,14 @@ pub(crate) struct MeteredTransforms<'a> {
 impl Transforms for MeteredTransforms<'_> {
     async fn load(&self, digest: &Digest) -> Result<Arc<dyn RowTransform>, TransformUnavailable> {
         let transform = self.transforms.load(digest).await?;
-        let counters = self.metrics.calls_of(&transform.description().name);
-        let (metrics, usage) = (Arc::clone(self.metrics), Arc::clone(self.usage));
-        Ok(Arc::new(MeteredTransform { transform, metrics, usage, counters }))
+        let counters = self.metrics.calls_of(transform.as_ref());
+        Ok(Arc::new(MeteredTransform { transform, usage: Arc::clone(self.usage), counters }))
     }
 }
 
 #[derive(Debug)]
 struct MeteredTransform {
     transform: Arc<dyn RowTransform>,
-    metrics: Arc<Metrics>,
     usage: Arc<ProjectUsage>,
     counters: Arc<CallCounters>,
 }
@@ -515,10 +540,10 @@ impl RowTransform for MeteredTransform {
     fn apply(&self, rows: usize, inputs: &[ArrayRef]) -> Result<AppliedRows, TransformFailure> {
         let began = Instant::now();
         let applied = self.transform.apply(rows, inputs);
+        let took = began.elapsed();
         // Of a call that failed there is no measure but the time that it took.
-        self.usage.took(applied.as_ref().map_or_else(|_| began.elapsed(), |applied| applied.cpu));
-        self.metrics.stage(Stage::Transform, began);
-        self.counters.seconds.observe(began.elapsed().as_secs_f64());
+        self.usage.took(applied.as_ref().map_or(took, |applied| applied.cpu));
+        self.counters.seconds.observe(took.as_secs_f64());
         self.counters.rows.inc_by(rows as u64);
         self.counters.failures.inc_by(applied.as_ref().map_or(1, |applied| applied.failed.len() as u64));
         applied

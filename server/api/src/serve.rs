@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -36,6 +37,10 @@ const NEXT_HEAD_MAX: Duration = Duration::from_secs(75);
 /// How often the other end of an HTTP/2 connection is asked whether it is there, and how long its answer may take.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_MAX: Duration = Duration::from_secs(10);
+/// After how long without a word the system asks the other end whether it is there, and how often then: one that has gone without
+/// saying so does not keep its connection, whatever was being waited for.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+const PROBE_EVERY: Duration = Duration::from_secs(10);
 /// Requests at once, and bytes of headers, of one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
@@ -184,6 +189,8 @@ where
     async fn answer(&self, stream: TcpStream, peer: Peer, mut ending: watch::Receiver<()>) {
         // One small record after the other: each would wait for the one before to be acknowledged.
         let _ = stream.set_nodelay(true);
+        let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY);
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&probes);
         let Some(tls) = &self.tls else { return self.answer_over(stream, peer, ending).await };
         let shaken = tokio::select! {
             shaken = tokio::time::timeout(HANDSHAKE_MAX, tls.accept(stream)) => shaken,
@@ -325,6 +332,33 @@ mod tests {
         assert_eq!(said.matches("HTTP/1.1 200").count(), 1, "{said}");
         // Routes know who asks.
         assert!(said.ends_with(&stream.local_addr().unwrap().to_string()), "{said}");
+    }
+
+    /// The system's own list says for each connection which timer runs: 2 is that of probes.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn who_goes_away_without_a_word_is_found_out() {
+        let server = serve(hello(), bounds()).await;
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(REQUEST.as_bytes()).await.unwrap();
+        let own = stream.local_addr().unwrap();
+        answer(&mut stream, &own.to_string()).await;
+        let of_port = |address: SocketAddr| format!(":{:04X}", address.port());
+        let (here, there) = (of_port(server.address), of_port(own));
+        let probes = || {
+            let list = std::fs::read_to_string("/proc/net/tcp").unwrap();
+            let lines = list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let ours =
+                |fields: &Vec<&str>| fields.len() > 5 && fields[1].ends_with(&here) && fields[2].ends_with(&there);
+            lines.filter(ours).any(|fields| fields[5].starts_with("02:"))
+        };
+        // Until the answer is acknowledged another timer runs.
+        within(async {
+            while !probes() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 
     #[tokio::test]

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use eadem_online::CacheUsage;
 use eadem_registry::model::{ResolvedService, ViewVersion};
-use eadem_registry::{Actor, DEFAULT_PROJECT, ObjectKind, Registry, SourceInspector};
+use eadem_registry::{Actor, DEFAULT_PROJECT, ObjectKind, Registry, RegistryError, SourceInspector};
+use eadem_values::Digest;
+use futures::StreamExt as _;
 use prometheus::proto::MetricFamily;
 use serde_json::Value as Json;
 use tokio::sync::Semaphore;
@@ -16,9 +18,10 @@ use tokio::sync::Semaphore;
 use crate::access::{Credentials, ProjectFiles, ProjectUsage, Refusals};
 use crate::clock::{Clock, as_us};
 use crate::effect::{Effects, Policy};
+use crate::followed::{Followed, Unread};
 use crate::jobs::Jobs;
 use crate::limits::Limits;
-use crate::metrics::{Metrics, StoredTable};
+use crate::metrics::{Metrics, PlanCounters, StoredTable};
 use crate::problem::Problem;
 use crate::projects::Projects;
 use crate::quarantine::Quarantine;
@@ -39,6 +42,9 @@ const TELL_MAX: Duration = Duration::from_secs(2);
 
 /// Plans kept at once; more and all are compiled again.
 const PLANS_MAX: usize = 10_000;
+
+/// Components of one plan that are loaded at once. Those that have to be compiled take a processor each.
+const LOADS_AT_ONCE: usize = 4;
 
 /// What the binary knows of the stores and the routes show.
 #[async_trait]
@@ -122,6 +128,8 @@ pub struct ApiState {
     pub request_log: RequestLog,
     /// Places for requests that are served at once, of all projects.
     pub in_flight: Arc<Semaphore>,
+    /// Bytes that the bodies of requests may take at once, of all projects.
+    pub body_bytes: Arc<Semaphore>,
     /// Components on their way in, of all projects.
     pub uploads: Arc<Uploads>,
 }
@@ -188,17 +196,23 @@ pub(crate) enum Wanted {
     Entity(Option<String>),
 }
 
-/// Services and lists of features, compiled; emptied whenever the registry changes.
+/// Services and lists of features, compiled. Each is compiled once for a revision of the registry.
 pub struct PlanCache {
-    plans: RwLock<(u64, HashMap<Wanted, Arc<ServingPlan>>)>,
+    plans: Followed<Wanted, Arc<CountedPlan>, Problem>,
     made_at: Instant,
     /// When the next request shall ask the registry, in microseconds since this was made.
     next_poll_us: AtomicU64,
 }
 
+/// A plan, and where what is served by it is counted.
+pub(crate) struct CountedPlan {
+    pub(crate) plan: ServingPlan,
+    pub(crate) counters: PlanCounters,
+}
+
 impl Default for PlanCache {
     fn default() -> Self {
-        Self { plans: RwLock::default(), made_at: Instant::now(), next_poll_us: AtomicU64::new(0) }
+        Self { plans: Followed::new(PLANS_MAX), made_at: Instant::now(), next_poll_us: AtomicU64::new(0) }
     }
 }
 
@@ -228,39 +242,77 @@ impl PlanCache {
         now_us >= due_us && claim().is_ok()
     }
 
-    pub(crate) async fn plan(&self, registry: &Registry, wanted: &Wanted) -> Result<Arc<ServingPlan>, Problem> {
-        let revision = self.revision(registry).await;
-        {
-            let plans = self.plans.read().unwrap_or_else(PoisonError::into_inner);
-            if plans.0 == revision
-                && let Some(plan) = plans.1.get(wanted)
-            {
-                return Ok(Arc::clone(plan));
-            }
-        }
-        let service = resolve(registry, wanted).await?;
-        let plan = ServingPlan::compile(Arc::new(service))
-            .map_err(|error| Problem::internal("the service could not be compiled", error))?;
-        let plan = Arc::new(plan);
-        let mut plans = self.plans.write().unwrap_or_else(PoisonError::into_inner);
-        if plans.0 != revision || plans.1.len() >= PLANS_MAX {
-            *plans = (revision, HashMap::new());
-        }
-        plans.1.insert(wanted.clone(), Arc::clone(&plan));
-        Ok(plan)
+    pub(crate) async fn plan(&self, state: &ApiState, wanted: &Wanted) -> Result<Arc<CountedPlan>, Problem> {
+        let revision = self.revision(&state.registry).await;
+        let compiled = self.plans.get(wanted, revision, |old| {
+            let (registry, transforms, metrics) =
+                (state.registry.clone(), Arc::clone(&state.transforms), Arc::clone(&state.metrics));
+            compile(registry, transforms, metrics, wanted.clone(), old.is_some())
+        });
+        compiled.await
     }
 }
 
-async fn resolve(registry: &Registry, wanted: &Wanted) -> Result<ResolvedService, Problem> {
-    let resolved = match wanted {
-        Wanted::Service(reference) => registry.resolve_service(reference).await,
-        Wanted::Features { names, entity } => registry.resolve_features(names, entity.as_deref()).await,
-        Wanted::Entity(entity) => {
-            let (entity, names) = features_of_entity(registry, entity.as_deref()).await?;
-            registry.resolve_features(&names, Some(&entity)).await
+/// Compiles a plan, and has its components loaded. One that takes another's place does so once they are; for a first one nobody
+/// waits longer than has to be.
+async fn compile(
+    registry: Registry,
+    transforms: Arc<dyn Transforms>,
+    metrics: Arc<Metrics>,
+    wanted: Wanted,
+    replaces: bool,
+) -> Result<Arc<CountedPlan>, Unread<Problem>> {
+    let service = resolve(&registry, &wanted).await?;
+    let plan = ServingPlan::compile(Arc::new(service))
+        .map_err(|error| Unread::Refused(Problem::internal("the service could not be compiled", error)))?;
+    let components = plan.components();
+    if !components.is_empty() {
+        let loading = load(transforms, components);
+        match replaces {
+            true => loading.await,
+            false => drop(tokio::spawn(loading)),
+        }
+    }
+    Ok(Arc::new(CountedPlan { counters: metrics.of_plan(&plan), plan }))
+}
+
+/// One that does not load is tried again by the request that needs it, which says why.
+async fn load(transforms: Arc<dyn Transforms>, components: Vec<Digest>) {
+    let one = |component: Digest| {
+        let transforms = Arc::clone(&transforms);
+        async move {
+            if let Err(error) = transforms.load(&component).await {
+                tracing::warn!(%error, "a component could not be loaded");
+            }
         }
     };
-    let service = resolved?;
+    futures::stream::iter(components).for_each_concurrent(LOADS_AT_ONCE, one).await;
+}
+
+impl From<RegistryError> for Unread<Problem> {
+    fn from(error: RegistryError) -> Self {
+        match error.is_callers_fault() {
+            true => Self::Refused(error.into()),
+            false => Self::Failed(error.into()),
+        }
+    }
+}
+
+impl From<Problem> for Unread<Problem> {
+    fn from(refused: Problem) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+async fn resolve(registry: &Registry, wanted: &Wanted) -> Result<ResolvedService, Unread<Problem>> {
+    let service = match wanted {
+        Wanted::Service(reference) => registry.resolve_service(reference).await?,
+        Wanted::Features { names, entity } => registry.resolve_features(names, entity.as_deref()).await?,
+        Wanted::Entity(entity) => {
+            let (entity, names) = features_of_entity(registry, entity.as_deref()).await?;
+            registry.resolve_features(&names, Some(&entity)).await?
+        }
+    };
     // One that is retired is known, and not served.
     if let Some(name) = &service.name {
         let name = format_args!("{name}@{}", service.version.unwrap_or_default());
@@ -271,7 +323,10 @@ async fn resolve(registry: &Registry, wanted: &Wanted) -> Result<ResolvedService
 
 /// Every stored feature of an entity type, by bare name where only one of its views has it. Without a name, the only
 /// entity type there is.
-async fn features_of_entity(registry: &Registry, entity: Option<&str>) -> Result<(String, Vec<String>), Problem> {
+async fn features_of_entity(
+    registry: &Registry,
+    entity: Option<&str>,
+) -> Result<(String, Vec<String>), Unread<Problem>> {
     let entity = match entity {
         Some(name) => registry.entity(name).await?.name,
         None => {
@@ -279,12 +334,13 @@ async fn features_of_entity(registry: &Registry, entity: Option<&str>) -> Result
             match (entities.pop(), entities.is_empty()) {
                 (Some(only), true) => only.name,
                 (None, _) => {
-                    return Err(Problem::not_found("unknown_entity", "no entity is defined; apply definitions first"));
+                    let detail = "no entity is defined; apply definitions first";
+                    return Err(Problem::not_found("unknown_entity", detail).into());
                 }
                 (Some(last), false) => {
                     let names: Vec<String> = entities.into_iter().chain([last]).map(|entity| entity.name).collect();
                     let detail = format!("say which features, which service, or which entity: {}", names.join(", "));
-                    return Err(Problem::bad_request("ambiguous_entity", detail));
+                    return Err(Problem::bad_request("ambiguous_entity", detail).into());
                 }
             }
         }
@@ -300,7 +356,7 @@ async fn features_of_entity(registry: &Registry, entity: Option<&str>) -> Result
     }
     if features.is_empty() {
         let detail = format!("no view describes the entity `{entity}`");
-        return Err(Problem::not_found("unknown_feature", detail));
+        return Err(Problem::not_found("unknown_feature", detail).into());
     }
     let served = views.iter().filter(|view| !view.newest.is_retired());
     let all = served.flat_map(|view| &view.newest.description.outputs);

@@ -20,7 +20,10 @@ use eadem_registry::model::{
 use eadem_registry::{ChunkWork, InspectError, Registry, SourceInspector};
 use eadem_semantics::{AsStored, Lifetime, ReadAt};
 use eadem_values::{Description, Digest, EntityKey, Literal, Value, encode_values};
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared};
 use tokio::sync::Semaphore;
+use tokio::task::JoinError;
 
 use crate::home::Stores;
 use crate::placement;
@@ -41,6 +44,10 @@ impl RowTransform for EngineTransform {
 
     fn digest(&self) -> &Digest {
         self.transform.digest()
+    }
+
+    fn fuel_per_row(&self) -> Option<u64> {
+        self.transform.cost().map(|cost| cost.fuel_per_row.round() as u64)
     }
 
     fn apply(&self, rows: usize, inputs: &[ArrayRef]) -> Result<AppliedRows, TransformFailure> {
@@ -119,12 +126,19 @@ pub(crate) struct EngineTransforms {
     registry: Registry,
     engine: Engine,
     usage: Arc<ProjectUsage>,
-    loaded: Mutex<HashMap<Digest, eadem_engine::Transform>>,
+    components: Arc<Mutex<HashMap<Digest, InEngine>>>,
+}
+
+/// A component that was asked for.
+enum InEngine {
+    Loaded(eadem_engine::Transform),
+    /// All who want it wait for the same, and it goes on when none of them waits any more.
+    Loading(Shared<BoxFuture<'static, Result<eadem_engine::Transform, TransformUnavailable>>>),
 }
 
 impl EngineTransforms {
     pub(crate) fn new(registry: Registry, engine: Engine, usage: Arc<ProjectUsage>) -> Self {
-        Self { registry, engine, usage, loaded: Mutex::default() }
+        Self { registry, engine, usage, components: Arc::default() }
     }
 
     /// A component for calls of this class.
@@ -133,40 +147,62 @@ impl EngineTransforms {
         digest: &Digest,
         class: CallClass,
     ) -> Result<Arc<dyn RowTransform>, TransformUnavailable> {
-        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned();
-        let transform = match loaded {
-            Some(transform) => transform,
-            None => {
-                let transform = self.load_into_engine(digest).await?;
-                self.loaded.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest, transform.clone());
-                transform
-            }
+        let transform = match self.in_engine(*digest) {
+            InEngine::Loaded(transform) => transform,
+            InEngine::Loading(loading) => loading.await?,
         };
         Ok(Arc::new(EngineTransform { transform, class, usage: Arc::clone(&self.usage) }))
+    }
+
+    fn in_engine(&self, digest: Digest) -> InEngine {
+        let mut components = self.components.lock().unwrap_or_else(PoisonError::into_inner);
+        match components.get(&digest) {
+            Some(InEngine::Loaded(transform)) => return InEngine::Loaded(transform.clone()),
+            Some(InEngine::Loading(loading)) => return InEngine::Loading(loading.clone()),
+            None => {}
+        }
+        let (registry, engine, all) = (self.registry.clone(), self.engine.clone(), Arc::clone(&self.components));
+        let loading = async move {
+            let loaded = load_into_engine(registry, engine, digest).await;
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            match &loaded {
+                Ok(transform) => all.insert(digest, InEngine::Loaded(transform.clone())),
+                // Whoever wants it next tries again.
+                Err(_) => all.remove(&digest),
+            };
+            loaded
+        };
+        let loading = loading.boxed().shared();
+        tokio::spawn(loading.clone());
+        components.insert(digest, InEngine::Loading(loading.clone()));
+        InEngine::Loading(loading)
     }
 
     /// The engine that they are in.
     pub(crate) fn engine(&self) -> &Engine {
         &self.engine
     }
+}
 
-    async fn load_into_engine(&self, digest: &Digest) -> Result<eadem_engine::Transform, TransformUnavailable> {
-        let unavailable = |message: String| TransformUnavailable { digest: *digest, message };
-        let record = self.registry.transform(digest).await.map_err(|error| unavailable(error.to_string()))?;
-        let (registry, engine, digest) = (self.registry.clone(), self.engine.clone(), *digest);
-        let load = move || {
-            let cost = stored_cost(&record.acceptance);
-            let strict_nan = record.acceptance.strict_nan;
-            // Asked only where there is no artefact.
-            let component = || {
-                let read = tokio::runtime::Handle::current().block_on(registry.component(&digest));
-                read.map_err(|error| error.to_string())
-            };
-            engine.load(digest, component, record.description.as_ref().clone(), strict_nan, cost)
+async fn load_into_engine(
+    registry: Registry,
+    engine: Engine,
+    digest: Digest,
+) -> Result<eadem_engine::Transform, TransformUnavailable> {
+    let unavailable = |message: String| TransformUnavailable { digest, message };
+    let record = registry.transform(&digest).await.map_err(|error| unavailable(error.to_string()))?;
+    let load = move || {
+        let cost = stored_cost(&record.acceptance);
+        let strict_nan = record.acceptance.strict_nan;
+        // Asked only where there is no artefact.
+        let component = || {
+            let read = tokio::runtime::Handle::current().block_on(registry.component(&digest));
+            read.map_err(|error| error.to_string())
         };
-        let loaded = tokio::task::spawn_blocking(load).await.map_err(|error| unavailable(error.to_string()))?;
-        loaded.map_err(|error| unavailable(error.to_string()))
-    }
+        engine.load(digest, component, record.description.as_ref().clone(), strict_nan, cost)
+    };
+    let loaded = tokio::task::spawn_blocking(load).await.map_err(|error| unavailable(error.to_string()))?;
+    loaded.map_err(|error| unavailable(error.to_string()))
 }
 
 fn stored_cost(acceptance: &eadem_registry::Acceptance) -> Option<Cost> {
@@ -332,14 +368,43 @@ fn offline_placement(placement: registry_model::Placement) -> offline::Placement
 /// The past of views, from their offline tables.
 pub(crate) struct OfflineHistory {
     stores: Stores,
-    calls: Semaphore,
+    calls: BlockingCalls,
     /// How long the reads of one view may take.
     deadline: Duration,
 }
 
+/// Calls that block a thread each, so many at once.
+struct BlockingCalls(Arc<Semaphore>);
+
+impl BlockingCalls {
+    fn new(at_once: usize) -> Self {
+        Self(Arc::new(Semaphore::new(at_once)))
+    }
+
+    /// Runs a call when there is a place, if that is within `wait`. The call keeps its place until it ends, also where whoever wanted
+    /// it does not wait so long.
+    async fn run<T: Send + 'static>(
+        &self,
+        wait: Duration,
+        call: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Result<T, JoinError>, NoPlace> {
+        let place = tokio::time::timeout(wait, Arc::clone(&self.0).acquire_owned()).await;
+        let place = place.ok().and_then(Result::ok).ok_or(NoPlace)?;
+        let called = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            call()
+        });
+        Ok(called.await)
+    }
+}
+
+/// Others had all places for too long.
+#[derive(Debug)]
+struct NoPlace;
+
 impl OfflineHistory {
     pub(crate) fn new(stores: Stores, deadline: Duration) -> Self {
-        Self { stores, calls: Semaphore::new(HISTORY_CALLS_AT_ONCE), deadline }
+        Self { stores, calls: BlockingCalls::new(HISTORY_CALLS_AT_ONCE), deadline }
     }
 
     async fn table(&self, view: &ViewVersion) -> Result<(offline::ViewTable, Lifetime), RowSourceError> {
@@ -383,11 +448,8 @@ impl serving::History for OfflineHistory {
     ) -> Result<Vec<Option<StoredRow>>, RowSourceError> {
         let began = Instant::now();
         let (table, lifetime) = self.table(view).await?;
-        let call = tokio::time::timeout(self.deadline, self.calls.acquire()).await;
-        let _call = call.map_err(|_| self.too_slow())?.map_err(|error| unavailable(&error))?;
         let (keys, reads) = (keys.to_vec(), reads.to_vec());
-        let runtime = tokio::runtime::Handle::current();
-        let left = self.deadline.saturating_sub(began.elapsed());
+        let (runtime, deadline) = (tokio::runtime::Handle::current(), self.deadline);
         // Files are decoded row by row: not on the threads of requests. The deadline stands where the work is, so that it
         // ends the work too.
         let read = move || {
@@ -399,9 +461,11 @@ impl serving::History for OfflineHistory {
                 };
                 table.read_entities(&keys, &reads, lifetime, version).await
             };
+            let left = deadline.saturating_sub(began.elapsed());
             runtime.block_on(async { tokio::time::timeout(left, read).await })
         };
-        let found = tokio::task::spawn_blocking(read).await.map_err(|error| unavailable(&error))?;
+        let found = self.calls.run(deadline, read).await.map_err(|NoPlace| self.too_slow())?;
+        let found = found.map_err(|error| unavailable(&error))?;
         let found = found.map_err(|_| self.too_slow())?.map_err(|error| {
             let error = history_error(&error);
             // A request that names no commit is not at fault where files are gone.
@@ -571,5 +635,26 @@ fn literal(value: &Value) -> Result<Literal, String> {
         Value::Float32(value) => Ok(Literal::Float64(f64::from(*value))),
         Value::Utf8(value) => Ok(Literal::Utf8(value.clone())),
         other => Err(format!("a literal of type {} cannot be bound in a stored view", other.type_name())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_nobody_waits_for_keeps_its_place_until_it_ends() {
+        const LONG: Duration = Duration::from_secs(60);
+        let calls = BlockingCalls::new(1);
+        let (end, ended) = mpsc::channel::<()>();
+        let first = calls.run(LONG, move || ended.recv());
+        assert!(tokio::time::timeout(Duration::from_millis(20), first).await.is_err(), "it does not end by itself");
+        assert!(calls.run(Duration::from_millis(20), || ()).await.is_err(), "two have run at once");
+        end.send(()).unwrap();
+        calls.run(LONG, || ()).await.unwrap().unwrap();
     }
 }

@@ -129,6 +129,7 @@ pub(crate) struct OpenProjects {
     usage: Arc<Usage>,
     uploads: Arc<Uploads>,
     in_flight: Arc<Semaphore>,
+    body_bytes: Arc<Semaphore>,
     clock: Arc<dyn Clock>,
     /// Those that exist and were asked for. Each is opened once, however many ask for it.
     opened: RwLock<BTreeMap<String, Arc<OnceCell<Arc<OpenProject>>>>>,
@@ -162,7 +163,9 @@ impl OpenProjects {
         let engine = Engine::new(engine_config(&config.engine, &place.data_dir)?)?;
         let usage = Arc::new(Usage::default());
         let book = TokenBook::open(registry.clone(), Arc::clone(&usage)).await?;
-        let requests_max = config.limits.requests_in_flight_max.min(Semaphore::MAX_PERMITS);
+        let limits = &config.limits;
+        let requests_max = limits.requests_in_flight_max.min(Semaphore::MAX_PERMITS);
+        let bodies_bytes_max = limits.bodies_bytes_max.max(limits.body_bytes_max).min(Semaphore::MAX_PERMITS);
         Ok(Arc::new_cyclic(|itself| Self {
             itself: itself.clone(),
             directory: directory.to_owned(),
@@ -175,6 +178,7 @@ impl OpenProjects {
             book,
             usage,
             in_flight: Arc::new(Semaphore::new(requests_max)),
+            body_bytes: Arc::new(Semaphore::new(bodies_bytes_max)),
             clock: Arc::new(SystemClock),
             opened: RwLock::default(),
             refusals: Arc::default(),
@@ -299,6 +303,7 @@ impl OpenProjects {
             metrics,
             request_log: RequestLog::of_share(config.server.request_log_share),
             in_flight: Arc::clone(&self.in_flight),
+            body_bytes: Arc::clone(&self.body_bytes),
             uploads: Arc::clone(&self.uploads),
         };
         Ok(Arc::new(OpenProject { state: Arc::new(state), jobs, owner }))

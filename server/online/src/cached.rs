@@ -205,7 +205,8 @@ impl CachedStore {
         rule: CacheRule,
     ) -> Result<Vec<Found>, StoreError> {
         let Some(entries) = self.entries_for(rule) else {
-            let answers = match self.store.read_now(table, reads) {
+            let at_once = |reads: &[PointRead<'_>]| self.store.read_now(table, reads);
+            let answers = match in_parts(reads, at_once).await {
                 Some(answers) => answers?,
                 None => self.store.read(table, reads).await?,
             };
@@ -341,7 +342,7 @@ impl CachedStore {
         if points.is_empty() {
             return Ok(Vec::new());
         }
-        match self.store.read_spans_now(table, points) {
+        match in_parts(points, |points| self.store.read_spans_now(table, points)).await {
             Some(spans) => spans,
             None => self.store.read_spans(table, points).await,
         }
@@ -360,6 +361,29 @@ impl CachedStore {
             entries.remove(&EntryKeyRef { table: number, key });
         }
     }
+}
+
+/// Reads that a store answers at once, and without that anything else happens on this thread. It may take a millisecond.
+const AT_ONCE_MAX: usize = 256;
+
+/// Answers at once, many reads in parts between which others have their turn, and whoever asks may give up. `None`: the store does
+/// not answer at once.
+async fn in_parts<A>(
+    reads: &[PointRead<'_>],
+    read: impl Fn(&[PointRead<'_>]) -> Option<Result<Vec<A>, StoreError>>,
+) -> Option<Result<Vec<A>, StoreError>> {
+    if reads.len() <= AT_ONCE_MAX {
+        return read(reads);
+    }
+    let mut all = Vec::with_capacity(reads.len());
+    for part in reads.chunks(AT_ONCE_MAX) {
+        match read(part)? {
+            Ok(answers) => all.extend(answers),
+            Err(error) => return Some(Err(error)),
+        }
+        tokio::task::yield_now().await;
+    }
+    Some(Ok(all))
 }
 
 /// A store that answers fewer reads than it was asked.

@@ -13,6 +13,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sha2::{Digest as _, Sha256};
 
 use super::project::{Project, component};
+use super::support::sample;
 
 const GOOD: &str = r#"
 [entity.aircraft]
@@ -348,6 +349,11 @@ fn a_view_that_cannot_be_read_fails_alone() {
     assert_eq!(reply["status"], serde_json::json!({ "number": "error" }));
     assert_eq!(reply["metadata"]["seats"]["store"], "online");
     assert_eq!(reply["metadata"]["number"]["store"], "offline");
+    // A row that nobody could read is an error, and not one that is not there.
+    let (_, metrics) = server.raw("GET", "/metrics", "Host: localhost\r\n", b"");
+    let view = ("view", "tail_number@1");
+    assert_eq!(sample(&metrics, "eadem_store_errors_total", &[view, ("store", "offline")]), 1.0);
+    assert_eq!(sample(&metrics, "eadem_rows_read_total", &[view, ("store", "offline"), ("found", "false")]), 0.0);
 }
 
 #[test]
@@ -371,9 +377,9 @@ fn a_request_over_a_limit_is_refused_with_its_code() {
     let (status, reply) = server.get("/features/N14228");
     assert_eq!((status, reply["code"].as_str()), (413, Some("too_many_features")), "{reply}");
 
-    // A request whose body is still to come holds the only place; that the server asks for the body says that it does.
+    // An upload that is still to come holds the only place; that the server asks for it says that it does.
     let mut held = server.connect();
-    let head = "POST /features/batch HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+    let head = "POST /transforms HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
                 Expect: 100-continue\r\nContent-Length: 2\r\n\r\n";
     held.write_all(head.as_bytes()).unwrap();
     let mut answers = BufReader::new(held.try_clone().unwrap());
@@ -387,7 +393,7 @@ fn a_request_over_a_limit_is_refused_with_its_code() {
     held.write_all(b"{}").unwrap();
     let mut rest = String::new();
     answers.read_to_string(&mut rest).unwrap();
-    assert!(rest.contains("400 Bad Request"), "{rest}");
+    assert!(rest.contains("422 Unprocessable"), "{rest}");
     assert_eq!(server.get("/features/N14228?features=seats").0, 200);
 }
 

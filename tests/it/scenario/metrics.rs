@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::project::Project;
-use super::support::sample;
+use super::support::{define_slow_score, sample};
 
 #[test]
 fn metrics_count_what_was_asked_and_what_was_served() {
@@ -54,9 +54,38 @@ fn metrics_count_what_was_asked_and_what_was_served() {
     assert_eq!(sample(&after, "eadem_row_age_seconds_count", &[planes]), 3.0);
     let weather = ("view", "airport_weather@1");
     assert_eq!(sample(&after, "eadem_rows_read_total", &[weather, ("store", "offline"), ("found", "true")]), 1.0);
-    for stage in ["parse", "encode"] {
-        assert_eq!(sample(&after, "eadem_stage_seconds_count", &[("stage", stage)]), 3.0, "{stage}");
+    let stages = |text: &str, route: &str, stage: &str| {
+        sample(text, "eadem_stage_seconds_count", &[("route", route), ("stage", stage)])
+    };
+    for (route, count) in [("/features/{entity_id}", 2.0), ("/features/batch", 1.0)] {
+        for stage in ["parse", "store", "encode"] {
+            assert_eq!(stages(&after, route, stage), count, "{route} {stage}");
+        }
+        assert_eq!([stages(&after, route, "cache"), stages(&after, route, "transform")], [0.0; 2]);
     }
-    assert_eq!(sample(&after, "eadem_stage_seconds_count", &[("stage", "store")]), 3.0);
+    // What is in memory is another stage.
+    assert_eq!(server.get("/features/N14228?features=seats,maker&entity=aircraft").0, 200);
+    let again = metrics();
+    assert_eq!(stages(&again, "/features/{entity_id}", "cache"), 1.0);
+    assert_eq!(stages(&again, "/features/{entity_id}", "store"), 2.0);
     assert!(sample(&after, "eadem_registry_revision", &[]) >= 1.0);
+}
+
+#[test]
+fn metrics_tell_components_of_one_name_apart_and_what_they_cost() {
+    let project = Project::new();
+    define_slow_score(&project, &["score"]);
+    project.succeed(&["apply"]);
+    let server = project.serve();
+    let ask = json!({ "service": "score@1", "entities": [{}, {}], "request": [{ "seed": 4 }, { "seed": 5 }] });
+    assert_eq!(server.post("/features/batch", &ask).0, 200);
+    let (_, text) = server.raw("GET", "/metrics", "Host: localhost\r\n", b"");
+    let record = &server.get("/transforms/slow_score").1["transforms"][0];
+    let digest = record["digest"].as_str().unwrap().trim_start_matches("sha256:")[..12].to_owned();
+    let fuel = record["acceptance"]["fuel_per_row"].to_string();
+    let labels = [("transform", "slow_score"), ("digest", digest.as_str()), ("cost", fuel.as_str())];
+    assert_eq!(sample(&text, "eadem_transform_rows_total", &labels), 2.0);
+    assert_eq!(sample(&text, "eadem_transform_seconds_count", &labels), 1.0);
+    let stage = [("route", "/features/batch"), ("stage", "transform")];
+    assert_eq!(sample(&text, "eadem_stage_seconds_count", &stage), 1.0);
 }

@@ -4,6 +4,7 @@ mod access;
 mod authoring;
 mod backup;
 mod bad_input;
+mod bodies;
 mod datasets;
 mod erasure;
 mod erasure_copies;

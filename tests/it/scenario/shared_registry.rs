@@ -10,7 +10,7 @@ use serde_json::{Value as Json, json};
 
 use super::datasets::{ASKING, ENDLESS, define};
 use super::project::{Project, Server};
-use super::support::{Asker, define_slow_score, make_admin, wait_until};
+use super::support::{Asker, define_slow_score, make_admin, sample, wait_until};
 use crate::postgres::{PASSWORD, Postgres};
 
 fn project_on(postgres: &Postgres) -> Project {
@@ -23,6 +23,17 @@ fn project_at(port: u16) -> Project {
     project.write("eadem.toml", format!("[store]\nregistry = \"{url}\"\nregistry_schema = \"shared\"\n"));
     project.variables = vec![("EADEM_REGISTRY_PASSWORD", PASSWORD.to_owned())];
     project
+}
+
+/// A view whose rows are stored.
+fn define_planes(project: &Project) {
+    project.add_component("plane_profile");
+    let planes = super::project::root().join("demo/data/planes.parquet");
+    project.write("data/planes.parquet", std::fs::read(planes).unwrap());
+    let text = "[entity.aircraft]\nkeys = { tailnum = \"utf8\" }\n\n[source.planes]\nparquet = \"data/planes.parquet\"\n\
+                event_time = 2000-01-01T00:00:00Z\n\n[view.plane_profile]\nentity = \"aircraft\"\nsource = \"planes\"\n\
+                transform = \"transforms/plane_profile.wasm\"\n";
+    project.write("features/planes.toml", text);
 }
 
 /// Does something when it goes, however that comes about.
@@ -52,8 +63,17 @@ fn servers_of_one_registry_see_an_apply_at_once_and_drop_no_request() {
     define_slow_score(&first, &["score"]);
     first.succeed(&["apply"]);
     let (here, there) = (first.serve(), second.serve());
+    // Whoever does not wait for the component, which comes from the registry and has to be compiled, is answered too, and
+    // it is compiled all the same.
+    let hasty = || {
+        let asked = json!({ "service": "score@1", "entities": [{}], "request": [{ "seed": 4 }] });
+        let (status, reply) = there.post("/features/batch?deadline_ms=5", &asked);
+        assert_eq!(status, 200, "{reply}");
+        reply["results"][0]["status"].is_null()
+    };
+    wait_until("the component is there", hasty);
     let (status, reply) = ask(&there, "score@1");
-    assert_eq!(status, 200, "the component came from the registry: {reply}");
+    assert_eq!(status, 200, "{reply}");
     assert_eq!(ask(&here, "score@1").1["results"][0]["features"], reply["results"][0]["features"]);
     assert_eq!(ask(&there, "rank@1").0, 404);
 
@@ -92,9 +112,30 @@ fn servers_of_one_registry_see_an_apply_at_once_and_drop_no_request() {
     wait_until("the first server hears of it", || ask(&here, "last@1").0 == 200);
 
     assert_eq!(ask(&here, "score@1").0, 200);
-    // The database goes; what is known is served on, and the server says that it is not ready.
+    for project in [&first, &second] {
+        define_planes(project);
+    }
+    first.succeed(&["apply"]);
+    first.succeed(&["backfill", "--online"]);
+    let seats = || here.get("/features/N14228?features=seats&include=metadata").1;
+    let known = seats();
+    assert_eq!([&known["features"]["seats"], &known["metadata"]["seats"]["store"]], [&json!(149), &json!("online")]);
+    // Both hear of one more change, and then the database goes, before anybody has asked them again. What is known is served on,
+    // and the server says that it is not ready.
+    define_slow_score(&second, &["score", "rank", "last", "another"]);
+    second.succeed(&["apply"]);
+    let revision = |server: &Server| {
+        let admin = format!("Host: localhost\r\nAuthorization: Bearer {admin}\r\n");
+        sample(&server.raw("GET", "/metrics", &admin, b"").1, "eadem_registry_revision", &[("project", "default")])
+    };
+    wait_until("the first server hears of it", || revision(&here) >= revision(&there));
     drop(postgres);
-    assert_eq!(ask(&here, "score@1").0, 200);
+    for _ in 0..20 {
+        let (status, reply) = ask(&here, "score@1");
+        assert!(status == 200 && reply["results"][0]["status"].is_null(), "{status} {reply}");
+        let served = seats();
+        assert_eq!([&served["features"], &served["metadata"]], [&known["features"], &known["metadata"]]);
+    }
     let (status, reply) = here.get("/readyz");
     assert_eq!(status, 503, "{reply}");
     let detail = reply["detail"].as_str().unwrap_or_default();

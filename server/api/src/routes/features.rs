@@ -1,5 +1,6 @@
 //! `/features`: one entity by GET, many by POST.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,40 +11,27 @@ use axum::response::{IntoResponse, Response};
 use eadem_registry::model::ResolvedService;
 use eadem_semantics::AsStored;
 use eadem_values::{EntityKey, KeyType};
-use serde::Deserialize;
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
-use super::body::{parse_json, read_body};
+use super::batch::{BatchRequest, check_features};
+use super::body::body_of;
 use super::query::RawQuery;
 use crate::clock::as_us;
-use crate::metrics::{MeteredRows, MeteredTransforms, Stage};
+use crate::metrics::{FeatureRoute, MeteredTransforms, Stage};
 use crate::problem::Problem;
 use crate::request_log::RequestId;
 use crate::serving::reply::{self, Include, RowWriter, Took};
-use crate::serving::request;
+use crate::serving::request::{self, Members};
 use crate::serving::{
     self, EntityRows, ReadOptions, RowSource, RowSourceError, ServeError, ServeOptions, ServingPlan, StoredThen,
 };
-use crate::state::{ApiState, Wanted};
+use crate::state::{ApiState, CountedPlan, Wanted};
 
 const GET_PARAMETERS: &[&str] = &["features", "service", "entity", "timestamp", "as_stored", "include", "deadline_ms"];
 const GET_PARAMETERS_WITH_ID: &[&str] =
     &["entity_id", "features", "service", "entity", "timestamp", "as_stored", "include", "deadline_ms"];
 const REQUEST_PREFIX: &str = "request.";
 const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
-
-/// The body of `POST /features/batch`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BatchRequest {
-    service: Option<String>,
-    features: Option<Vec<String>>,
-    entities: Vec<Map<String, Json>>,
-    #[serde(default)]
-    request: Vec<Map<String, Json>>,
-    timestamp: Option<String>,
-    timestamps: Option<Vec<String>>,
-}
 
 /// `GET /features/{entity_id}`
 pub(super) async fn by_path(
@@ -57,7 +45,7 @@ pub(super) async fn by_path(
     let segment = uri.path().strip_prefix("/features/").unwrap_or_default();
     let query = RawQuery::parse(uri.query())?;
     query.check(GET_PARAMETERS, Some(REQUEST_PREFIX))?;
-    let asking = Asking::read(&state, &id, &headers, &query, began)?;
+    let asking = Asking::read(&state, &id, FeatureRoute::ByPath, &headers, &query, began)?;
     answer_one(asking, segment, &query).await
 }
 
@@ -73,25 +61,27 @@ pub(super) async fn by_query(
     query.check(GET_PARAMETERS_WITH_ID, Some(REQUEST_PREFIX))?;
     let entity_id = query.raw("entity_id");
     let segment = entity_id.ok_or_else(|| Problem::bad_request("missing_key", "say which entity: entity_id=…"))?;
-    let asking = Asking::read(&state, &id, &headers, &query, began)?;
+    let asking = Asking::read(&state, &id, FeatureRoute::ByQuery, &headers, &query, began)?;
     answer_one(asking, segment, &query).await
 }
 
 async fn answer_one(asking: Asking<'_>, segment: &str, query: &RawQuery) -> Result<Response, Problem> {
     let state = asking.state;
     let wanted = wanted_by_query(query)?;
-    check_wanted(&wanted, state)?;
-    let plan = state.plans.plan(&state.registry, &wanted).await?;
-    check_values(&plan, 1, state)?;
-    let service = &plan.service;
+    if let Wanted::Features { names, .. } = &wanted {
+        check_features(names.len(), &state.limits)?;
+    }
+    let counted = state.plans.plan(state, &wanted).await?;
+    check_values(&counted.plan, 1, state)?;
+    let service = &counted.plan.service;
     let entity_id = one_entity(service, segment, state)?;
-    let mut fields = Map::new();
+    let mut fields = Members::default();
     for (name, text) in query.with_prefix(REQUEST_PREFIX)? {
         let value = match service.request_fields.iter().find(|field| field.name == name) {
             Some(field) => request::request_field_from_text(field, &text)?,
             None => Json::from(text),
         };
-        fields.insert(name, value);
+        fields.put(name.into(), value);
     }
     let timestamp = query.get("timestamp")?;
     let rows = EntityRows {
@@ -100,7 +90,7 @@ async fn answer_one(asking: Asking<'_>, segment: &str, query: &RawQuery) -> Resu
         request: request::request_columns(service, &[fields], 1)?,
     };
     asking
-        .answer(&plan, &rows, query, |text, writer| {
+        .answer(&counted, &rows, query, |text, writer| {
             text.extend_from_slice(b"\"entity_id\":");
             reply::write_value(text, &entity_id_json(&entity_id))?;
             text.push(b',');
@@ -113,6 +103,7 @@ async fn answer_one(asking: Asking<'_>, segment: &str, query: &RawQuery) -> Resu
 struct Asking<'a> {
     state: &'a ApiState,
     id: &'a RequestId,
+    route: FeatureRoute,
     began: Instant,
     /// The time of the request, in microseconds.
     now_us: i64,
@@ -125,6 +116,7 @@ impl<'a> Asking<'a> {
     fn read(
         state: &'a ApiState,
         id: &'a RequestId,
+        route: FeatureRoute,
         headers: &HeaderMap,
         query: &RawQuery,
         began: Instant,
@@ -140,37 +132,40 @@ impl<'a> Asking<'a> {
         // Beyond what a clock can show there is none.
         let deadline = deadline_after(query, state)?.and_then(|after| began.checked_add(after));
         let options = ServeOptions { read: ReadOptions { now_us, fresh }, deadline };
-        Ok(Self { state, id, began, now_us, include, wants_arrow, options })
+        Ok(Self { state, id, route, began, now_us, include, wants_arrow, options })
     }
 
     /// Serves the rows and writes the reply. `write` puts the rows into an object of JSON that has been begun.
     async fn answer(
         self,
-        plan: &ServingPlan,
+        counted: &CountedPlan,
         rows: &EntityRows,
         query: &RawQuery,
         write: impl FnOnce(&mut Vec<u8>, &mut RowWriter<'_>) -> Result<(), Problem>,
     ) -> Result<Response, Problem> {
         let state = self.state;
-        let parse_us = as_us(self.began.elapsed());
-        state.metrics.stage(Stage::Parse, self.began);
+        let parsed_in = self.began.elapsed();
+        state.metrics.stage(self.route, Stage::Parse, parsed_in);
         let as_stored = as_stored(query)?;
-        let plan_then = match as_stored {
-            Some(AsStored::Time(at_us)) => plan
+        let counted_then = match as_stored {
+            Some(AsStored::Time(at_us)) => counted
+                .plan
                 .as_placed_at(at_us)
-                .map_err(|error| Problem::internal("the service could not be compiled as it was", error))?,
+                .map_err(|error| Problem::internal("the service could not be compiled as it was", error))?
+                .map(|plan| CountedPlan { counters: state.metrics.of_plan(&plan), plan }),
             _ => None,
         };
-        let plan = plan_then.as_ref().unwrap_or(plan);
+        let counted = counted_then.as_ref().unwrap_or(counted);
+        let plan = &counted.plan;
         let stored = stored_then(state, plan, as_stored).await?;
         let serving_began = Instant::now();
         if plan.computes() {
             state.usage.check_transforms()?;
         }
-        let answer = serve(state, plan, rows, stored.as_ref(), self.options).await?;
+        let answer = self.serve(counted, rows, stored.as_ref()).await?;
         state.usage.served(rows.at_us.len());
         let encoding_began = Instant::now();
-        let took = Took { parse_us, serve_us: as_us(encoding_began - serving_began) };
+        let took = Took { parse_us: as_us(parsed_in), serve_us: as_us(encoding_began - serving_began) };
         let (content_type, body) = if self.wants_arrow {
             (reply::ARROW_STREAM, reply::arrow_stream(plan, rows, &answer)?)
         } else {
@@ -187,7 +182,7 @@ impl<'a> Asking<'a> {
             text.push(b'}');
             ("application/json", text)
         };
-        state.metrics.stage(Stage::Encode, encoding_began);
+        state.metrics.stage(self.route, Stage::Encode, encoding_began.elapsed());
         state.request_log.answered(self.id, plan, rows, &answer, self.began);
         let mut response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
         if let Some(deprecation) = &plan.deprecation {
@@ -196,6 +191,32 @@ impl<'a> Asking<'a> {
             headers.insert(header::WARNING, deprecation.warning.clone());
         }
         Ok(response)
+    }
+
+    async fn serve(
+        &self,
+        CountedPlan { plan, counters }: &CountedPlan,
+        rows: &EntityRows,
+        stored: Option<&StoredThen>,
+    ) -> Result<serving::Answer, Problem> {
+        let state = self.state;
+        let source: &dyn RowSource = match stored {
+            Some(stored) => stored,
+            None => state.rows.as_ref(),
+        };
+        let (metrics, usage) = (state.metrics.as_ref(), &state.usage);
+        let transforms = MeteredTransforms { transforms: state.transforms.as_ref(), metrics, usage };
+        let answer =
+            serving::serve(plan, rows, source, &transforms, self.options).await.map_err(|error| match error {
+                ServeError::Rows(error) => rows_problem(&error),
+                error if error.is_overload() => {
+                    metrics.shed();
+                    Problem::overloaded(format!("transforms: {error}; try again"))
+                }
+                error => Problem::internal("the request could not be answered", error),
+            })?;
+        metrics.served(self.route, plan, counters, &answer);
+        Ok(answer)
     }
 }
 
@@ -293,18 +314,20 @@ pub(super) async fn batch(
 ) -> Result<Response, Problem> {
     let query = RawQuery::parse(uri.query())?;
     query.check(&["include", "as_stored", "deadline_ms"], None)?;
-    let body = read_body(request, &state).await?;
+    let body = body_of(request).await?;
     // Without the time that the client takes to send it.
-    let asking = Asking::read(&state, &id, &headers, &query, Instant::now())?;
-    let asked: BatchRequest = parse_json(&body)?;
+    let asking = Asking::read(&state, &id, FeatureRoute::Batch, &headers, &query, Instant::now())?;
+    let asked = BatchRequest::parse(&body, &state.limits)?;
     let wanted = match (asked.service, asked.features) {
-        (Some(service), None) => Wanted::Service(service),
-        (None, Some(names)) => Wanted::Features { names, entity: None },
+        (Some(service), None) => Wanted::Service(service.into_owned()),
+        (None, Some(names)) => {
+            Wanted::Features { names: names.into_iter().map(Cow::into_owned).collect(), entity: None }
+        }
         _ => return Err(Problem::bad_request("malformed_request", "name either a `service` or a list of `features`")),
     };
-    check_wanted(&wanted, &state)?;
-    let plan = state.plans.plan(&state.registry, &wanted).await?;
-    check_values(&plan, asked.entities.len(), &state)?;
+    let counted = state.plans.plan(&state, &wanted).await?;
+    let plan = &counted.plan;
+    check_values(plan, asked.entities.len(), &state)?;
     let times = request::row_times(
         asked.timestamp.as_deref(),
         asked.timestamps.as_deref(),
@@ -313,7 +336,7 @@ pub(super) async fn batch(
     )?;
     let rows = request::entity_rows(&plan.service, &asked.entities, &asked.request, times, &state.limits)?;
     asking
-        .answer(&plan, &rows, &query, |text, writer| {
+        .answer(&counted, &rows, &query, |text, writer| {
             text.extend_from_slice(b"\"results\":[");
             for row in 0..rows.at_us.len() {
                 text.extend_from_slice(if row == 0 { b"{\"entity\":" } else { b",{\"entity\":" });
@@ -346,32 +369,6 @@ async fn stored_then(
     opened.map(Some).map_err(|error| rows_problem(&error))
 }
 
-async fn serve(
-    state: &ApiState,
-    plan: &ServingPlan,
-    rows: &EntityRows,
-    stored: Option<&StoredThen>,
-    options: ServeOptions,
-) -> Result<serving::Answer, Problem> {
-    let source: &dyn RowSource = match stored {
-        Some(stored) => stored,
-        None => state.rows.as_ref(),
-    };
-    let source = MeteredRows { source, metrics: &state.metrics };
-    let (metrics, usage) = (&state.metrics, &state.usage);
-    let transforms = MeteredTransforms { transforms: state.transforms.as_ref(), metrics, usage };
-    let answer = serving::serve(plan, rows, &source, &transforms, options).await.map_err(|error| match error {
-        ServeError::Rows(error) => rows_problem(&error),
-        error if error.is_overload() => {
-            state.metrics.shed();
-            Problem::overloaded(format!("transforms: {error}; try again"))
-        }
-        error => Problem::internal("the request could not be answered", error),
-    })?;
-    state.metrics.served(plan, &answer);
-    Ok(answer)
-}
-
 fn rows_problem(error: &RowSourceError) -> Problem {
     let detail = error.to_string();
     match error {
@@ -384,25 +381,11 @@ fn rows_problem(error: &RowSourceError) -> Problem {
     }
 }
 
-/// Before names are looked up: every one of them costs.
-fn check_wanted(wanted: &Wanted, state: &ApiState) -> Result<(), Problem> {
-    let Wanted::Features { names, .. } = wanted else { return Ok(()) };
-    if names.len() > state.limits.features_max {
-        let detail =
-            format!("{} features in one request; at most {} are taken", names.len(), state.limits.features_max);
-        return Err(Problem::too_large("too_many_features", detail));
-    }
-    Ok(())
-}
-
 fn check_values(plan: &ServingPlan, entities: usize, state: &ApiState) -> Result<(), Problem> {
     let limits = &state.limits;
     let features = plan.service.entries.len();
-    if features > limits.features_max {
-        let detail = format!("{features} features in one request; at most {} are taken", limits.features_max);
-        return Err(Problem::too_large("too_many_features", detail));
-    }
-    if entities <= limits.entities_max && entities.saturating_mul(features) > limits.values_max {
+    check_features(features, limits)?;
+    if entities.saturating_mul(features) > limits.values_max {
         let detail = format!(
             "{entities} entities × {features} features in one request; at most {} values are taken: send several requests",
             limits.values_max

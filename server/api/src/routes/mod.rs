@@ -1,5 +1,6 @@
 //! The routes. [`ROUTES`] lists them all; the router and the OpenAPI document are made from it.
 
+mod batch;
 mod body;
 mod features;
 mod guard;
@@ -20,8 +21,8 @@ use std::fmt::Display;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -245,7 +246,6 @@ pub fn router(state: Arc<ApiState>) -> Router {
     router
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(state.limits.body_bytes_max))
         .layer(CatchPanicLayer::custom(|_| {
             Problem::internal("the request met a fault of ours", "panic").into_response()
         }))
@@ -263,7 +263,7 @@ async fn admitted(
 ) -> Response {
     let began = Instant::now();
     let _in_flight = state.metrics.begin();
-    let method = known_method(request.method());
+    let (method, version) = (known_method(request.method()), request.version());
     let id = RequestId::of(request.headers());
     let name = id.header();
     // A path that is no route could be anything; counters for each would be without end. In the log it could name an entity.
@@ -273,17 +273,25 @@ async fn admitted(
     let access = access_of(route, method);
     let admitted = admit(&state, &request, access);
     let mut response = match admitted {
-        Ok(admitted) => {
+        Ok(Admitted { principal, mut place }) => {
             // What somebody wanted to change and might not is told in the trail.
             let is_change = matches!(method, "POST" | "DELETE") && access.is_some_and(|access| access > READER);
             let told = is_change.then(|| Told {
-                actor: admitted.principal.actor(request.extensions()),
+                actor: principal.actor(request.extensions()),
                 verb: format!("{method} {route}"),
                 object: request.uri().path().to_owned(),
                 acts_here: true,
             });
-            request.extensions_mut().insert(admitted.principal);
-            let response = next.run(request).instrument(span).await;
+            request.extensions_mut().insert(principal);
+            let read = match takes_body(route, method) && access.is_some() {
+                true => body::read_whole(&state, &mut request, &mut place).await,
+                false => Ok(None),
+            };
+            let response = match read {
+                // Its part of what all bodies may have is kept until the answer is there.
+                Ok(_counted) => next.run(request).instrument(span).await,
+                Err(problem) => problem.into_response(),
+            };
             if let Some(told) = told.filter(|_| response.status().is_client_error()) {
                 let note = response.extensions().get::<ProblemNote>().cloned();
                 let note = note.unwrap_or_default();
@@ -308,8 +316,17 @@ async fn admitted(
         }
     };
     response.headers_mut().insert(REQUEST_ID, name);
+    if response.status() == StatusCode::REQUEST_TIMEOUT && version <= Version::HTTP_11 {
+        // What is still to come of the body is not read.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     state.metrics.answered(method, route, response.status(), began.elapsed());
     response
+}
+
+/// Whether the body is read before the route is asked. A component goes to the disk as it comes.
+fn takes_body(route: &str, method: &str) -> bool {
+    method == "POST" && route != "/transforms"
 }
 
 /// Who a method of a route is for; `None`: there is no such thing.
@@ -338,7 +355,8 @@ fn known_method(method: &Method) -> &'static str {
 /// A request that is let in.
 struct Admitted {
     principal: Principal,
-    _place: Option<OwnedSemaphorePermit>,
+    /// Until it is answered.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 /// A place among the requests that are served at once, for those that may ask. Also what does not exist is only told to
@@ -354,13 +372,13 @@ fn admit(state: &ApiState, request: &Request, access: Option<Access>) -> Result<
     let project = unopened.map_or(&state.project, |unopened| &unopened.project);
     let principal = who_asks(state.credentials.as_ref(), request, access, project, now_us)?;
     if matches!(request.uri().path(), "/healthz" | "/readyz") {
-        return Ok(Admitted { principal, _place: None });
+        return Ok(Admitted { principal, place: None });
     }
     if let Some(unopened) = unopened {
         return Err(Refusal { problem: Box::new(unopened.problem.clone()), principal });
     }
     if request.uri().path() == "/metrics" {
-        return Ok(Admitted { principal, _place: None });
+        return Ok(Admitted { principal, place: None });
     }
     // Whoever may lift a limit must get through to do it.
     if access < ADMIN {
@@ -368,7 +386,7 @@ fn admit(state: &ApiState, request: &Request, access: Option<Access>) -> Result<
     }
     let place = place_of(state).map_err(Refusal::of_nobody)?;
     check_path(request).map_err(Refusal::of_nobody)?;
-    Ok(Admitted { principal, _place: Some(place) })
+    Ok(Admitted { principal, place: Some(place) })
 }
 
 /// 503 with Retry-After once too many requests are in flight, before memory grows.

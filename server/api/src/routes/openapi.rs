@@ -4,7 +4,7 @@ use axum::Json;
 use eadem_registry::SEARCH_KINDS;
 use serde_json::{Map, Value, json};
 
-use super::{ROUTES, openapi_access};
+use super::{ROUTES, openapi_access, takes_body};
 use crate::access::Access;
 use crate::effect::EFFECT_ROWS_MAX;
 use crate::jobs::{JobKind, JobState};
@@ -101,6 +101,9 @@ fn responses(path: &str, method: &str, access: Access) -> Value {
     let of_route = problems(path, method).iter();
     for (status, description) in of_route.chain(PROBLEMS_OF_EVERY_ROUTE) {
         responses.insert((*status).to_owned(), problem_response(description));
+    }
+    if takes_body(path, &method.to_ascii_uppercase()) {
+        responses.insert("408".to_owned(), problem_response("the body does not arrive in time"));
     }
     if access != Access::Everybody {
         responses.insert("429".to_owned(), problem_response("the project asks for more than it may have"));

@@ -12,7 +12,7 @@ use eadem_values::{Digest, format_timestamp};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::body::{parse_json, read_body};
+use super::body::{body_of, parse_json};
 use super::query::RawQuery;
 use super::registry::not_found_code;
 use super::transforms::transform_json;
@@ -37,7 +37,7 @@ pub(super) async fn mark(
     Path((kind, name, action)): Path<(String, String, String)>,
     request: Request,
 ) -> Result<Json<Value>, Problem> {
-    let bytes = read_body(request, &state).await?;
+    let bytes = body_of(request).await?;
     let body: MarkBody = match bytes.is_empty() {
         true => MarkBody::default(),
         false => parse_json(&bytes)?,

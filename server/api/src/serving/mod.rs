@@ -16,9 +16,11 @@ mod run;
 pub use as_stored::StoredThen;
 pub use meaning::{lifetime, validation};
 pub use online::OnlineThenHistory;
+pub(crate) use plan::Node;
 pub use plan::{PlanError, ServingPlan};
 pub use rows::{
     EntityKeys, History, HistoryState, ReadOptions, ReadRow, RowSource, RowSourceError, Store, StoredCommit, StoredRow,
     TransformUnavailable, Transforms,
 };
 pub use run::{Answer, AnswerColumn, EntityRows, ServeError, ServeOptions, ViewRows, serve};
+pub(crate) use run::{NodeRead, ReadOutcome};

@@ -1,7 +1,6 @@
 //! Rows from the online store, and from history what it cannot prove.
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use eadem_online::{CacheRule, CachedStore, Found, KeyBytes, OnlineStore, PointRead, StoreError, TableId};
@@ -13,6 +12,7 @@ use eadem_values::EntityKey;
 use super::rows::{
     EntityKeys, History, HistoryState, ReadOptions, ReadRow, RowSource, RowSourceError, Store, StoredRow,
 };
+use crate::followed::{Followed, Unread};
 
 /// Reads the current epoch of the online store; where it cannot prove an answer, the answer is the maximum, in the order
 /// of rows, of what it found and what history has. Both speak of one state of the table: where rows were taken out of it
@@ -22,29 +22,14 @@ pub struct OnlineThenHistory {
     online: Arc<CachedStore>,
     history: Arc<dyn History>,
     history_reads_max: usize,
-    epochs: RwLock<Epochs>,
+    /// The epochs that are read, for each placement in which requests see a view: those that began before it was switched see the
+    /// one before.
+    epochs_on_write: Followed<ViewRef, Option<u64>, RowSourceError>,
+    epochs_on_read: Followed<ViewRef, Option<u64>, RowSourceError>,
 }
 
-/// The epochs that are read as of one revision of the registry.
-#[derive(Default)]
-struct Epochs {
-    revision: u64,
-    /// By view, for each placement in which requests see it: those that began before it was switched see the one before.
-    read: HashMap<ViewRef, Vec<(Placement, Option<u64>)>>,
-}
-
-impl Epochs {
-    fn of(&self, view: &ViewRef, placement: Placement) -> Option<Option<u64>> {
-        let known = self.read.get(view)?.iter().find(|(of, _)| *of == placement);
-        known.map(|(_, epoch)| *epoch)
-    }
-
-    fn know(&mut self, view: &ViewRef, placement: Placement, epoch: Option<u64>) {
-        let of_view = self.read.entry(view.clone()).or_default();
-        of_view.retain(|(of, _)| *of != placement);
-        of_view.push((placement, epoch));
-    }
-}
+/// Views whose epochs are kept; more, and all are asked for again.
+const EPOCHS_MAX: usize = 100_000;
 
 impl OnlineThenHistory {
     /// Over these stores. History is asked for at most `history_reads_max` entities of one view at once.
@@ -54,33 +39,33 @@ impl OnlineThenHistory {
         history: Arc<dyn History>,
         history_reads_max: usize,
     ) -> Self {
-        Self { registry, online, history, history_reads_max, epochs: RwLock::default() }
+        let (epochs_on_write, epochs_on_read) = (Followed::new(EPOCHS_MAX), Followed::new(EPOCHS_MAX));
+        Self { registry, online, history, history_reads_max, epochs_on_write, epochs_on_read }
     }
 
     /// The epoch to read; never `gone` from memory, which turned out to be dropped.
     async fn epoch_of(&self, view: &ViewVersion, gone: Option<u64>) -> Result<Option<u64>, RowSourceError> {
         let Some(placement) = view.stored.as_ref().map(|stored| stored.deployment.placement) else { return Ok(None) };
-        let revision = self.registry.known_revision();
-        {
-            let epochs = self.epochs.read().unwrap_or_else(PoisonError::into_inner);
-            if epochs.revision == revision
-                && let Some(epoch) = epochs.of(&view.id, placement)
-                && (gone.is_none() || epoch != gone)
-            {
-                return Ok(epoch);
+        let epochs = match placement {
+            Placement::OnWrite => &self.epochs_on_write,
+            Placement::OnRead => &self.epochs_on_read,
+        };
+        if gone.is_some() {
+            epochs.forget(&view.id, |known| *known == gone);
+        }
+        let read = |_| {
+            let (registry, id) = (self.registry.clone(), view.id.clone());
+            async move {
+                // An epoch of the other placement holds other columns.
+                let epoch =
+                    registry.epoch_in(&id, placement).await.map_err(|error| Unread::Failed(online_error(&error)))?;
+                // One that was left when the placement was switched may be dropped: then history has the answer.
+                let is_there =
+                    |epoch: &Epoch| epoch.state == EpochState::Current || Some(u64::from(epoch.epoch)) != gone;
+                Ok(epoch.filter(is_there).map(|epoch| u64::from(epoch.epoch)))
             }
-        }
-        // An epoch of the other placement holds other columns.
-        let epoch = self.registry.epoch_in(&view.id, placement).await.map_err(|error| online_error(&error))?;
-        // One that was left when the placement was switched may be dropped: then history has the answer.
-        let is_there = |epoch: &Epoch| epoch.state == EpochState::Current || Some(u64::from(epoch.epoch)) != gone;
-        let epoch = epoch.filter(is_there).map(|epoch| u64::from(epoch.epoch));
-        let mut epochs = self.epochs.write().unwrap_or_else(PoisonError::into_inner);
-        if epochs.revision != revision {
-            *epochs = Epochs { revision, ..Epochs::default() };
-        }
-        epochs.know(&view.id, placement, epoch);
-        Ok(epoch)
+        };
+        epochs.get(&view.id, self.registry.known_revision(), read).await
     }
 
     /// The answers, and where one is not proved, the offline commit that the epoch was loaded from.

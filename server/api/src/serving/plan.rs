@@ -1,17 +1,22 @@
 //! A service, compiled: which rows of which views, which transforms in which order, which outputs.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use axum::http::HeaderValue;
+use eadem_query::{RowTransform, Validation};
 use eadem_registry::model::{BoundTo, ResolvedService, ViewRef, ViewVersion, required_key_name};
 use eadem_semantics::Lifetime;
-use eadem_values::{DataType, Value};
+use eadem_values::{DataType, Digest, Value};
 use serde_json::Value as Json;
 
-use super::meaning::lifetime;
+use super::meaning::{lifetime, validation};
+use super::rows::Transforms;
+use super::run::ServeError;
 
-/// A service ready to be served. Nodes stand in an order in which each can be computed from earlier ones.
+/// A service ready to be served, with one [`Transforms`]: what was loaded of it is kept. Nodes stand in an order in which each
+/// can be computed from earlier ones.
 #[derive(Debug)]
 pub struct ServingPlan {
     /// What it was compiled from.
@@ -84,6 +89,46 @@ impl Node {
             Self::OnDemand(node) => &node.view,
         }
     }
+
+    /// What runs in a request, if anything does.
+    pub(crate) fn component(&self) -> Option<&Component> {
+        match self {
+            Self::Stored(node) => Some(&node.component).filter(|_| node.runs_on_read),
+            Self::OnDemand(node) => Some(&node.component),
+        }
+    }
+}
+
+/// The transform of a view, as requests run it.
+#[derive(Debug)]
+pub(crate) struct Component {
+    digest: Digest,
+    pub(crate) validation: Validation,
+    loaded: OnceLock<Arc<dyn RowTransform>>,
+}
+
+impl Component {
+    fn of(view: &ViewVersion) -> Self {
+        Self { digest: view.transform, validation: validation(view), loaded: OnceLock::new() }
+    }
+
+    /// The transform. The first request that needs it has it loaded, and waits for that until its deadline.
+    pub(crate) async fn transform(
+        &self,
+        transforms: &dyn Transforms,
+        deadline: Option<Instant>,
+    ) -> Result<&dyn RowTransform, ServeError> {
+        if let Some(loaded) = self.loaded.get() {
+            return Ok(loaded.as_ref());
+        }
+        let loading = transforms.load(&self.digest);
+        let loaded = match deadline {
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), loading).await.map_err(|_| ServeError::Late)?,
+            None => loading.await,
+        };
+        let loaded = loaded?;
+        Ok(self.loaded.get_or_init(|| loaded).as_ref())
+    }
 }
 
 /// The rows of one view, read for the keys of one role.
@@ -96,6 +141,7 @@ pub(crate) struct StoredNode {
     /// What the stored bytes decode to: the features, or the bound inputs of an `on_read` view.
     pub(crate) stored_types: Vec<DataType>,
     pub(crate) runs_on_read: bool,
+    pub(crate) component: Component,
 }
 
 /// A transform over earlier nodes and the request.
@@ -103,6 +149,7 @@ pub(crate) struct StoredNode {
 pub(crate) struct OnDemandNode {
     pub(crate) view: Arc<ViewVersion>,
     pub(crate) inputs: Vec<OnDemandSource>,
+    pub(crate) component: Component,
 }
 
 #[derive(Debug)]
@@ -136,10 +183,13 @@ pub struct PlanError(String);
 impl ServingPlan {
     /// Whether a request for it runs a transform.
     pub(crate) fn computes(&self) -> bool {
-        self.nodes.iter().any(|node| match node {
-            Node::Stored(stored) => stored.runs_on_read,
-            Node::OnDemand(_) => true,
-        })
+        self.nodes.iter().any(|node| node.component().is_some())
+    }
+
+    /// The components that run in requests for it.
+    pub(crate) fn components(&self) -> Vec<Digest> {
+        let components = self.nodes.iter().filter_map(Node::component);
+        components.map(|component| component.digest).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// The same over the tables that were read at an instant, in µs since the epoch, for views whose placement has been
@@ -256,6 +306,7 @@ impl Compiler<'_> {
             keys: names.map(key_position).collect::<Result<_, _>>()?,
             stored_types: stored_fields.iter().map(|field| field.data_type).collect(),
             runs_on_read,
+            component: Component::of(view),
         })
     }
 
@@ -281,6 +332,6 @@ impl Compiler<'_> {
                 }
             });
         }
-        Ok(OnDemandNode { view: Arc::clone(view), inputs })
+        Ok(OnDemandNode { view: Arc::clone(view), inputs, component: Component::of(view) })
     }
 }

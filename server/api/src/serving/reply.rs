@@ -14,6 +14,7 @@ use super::as_stored::StoredThen;
 use super::plan::{Node, ServingPlan};
 use super::rows::StoredCommit;
 use super::run::{Answer, AnsweredNode, EntityRows};
+use crate::clock::as_us;
 use crate::problem::Problem;
 
 /// The media type of the Arrow IPC stream format.
@@ -156,11 +157,11 @@ pub(crate) struct Took {
 /// Where the time of a request went.
 pub(crate) fn timing(plan: &ServingPlan, answer: &Answer, took: Took) -> Json {
     let view = |(node, answered): (&Node, &AnsweredNode)| {
-        let read_us = matches!(node, Node::Stored(_)).then_some(answered.read_us);
+        let read_us = matches!(node, Node::Stored(_)).then_some(as_us(answered.read.took));
         json!({
             "view": node.view().id.to_string(),
             "read_us": read_us,
-            "compute_us": answered.compute_us,
+            "compute_us": as_us(answered.computed_in),
             "late": answered.is_late,
         })
     };

@@ -1,16 +1,36 @@
 //! From JSON and query strings to the rows of a request, checked against what the service needs.
 
+use std::borrow::Cow;
+
 use arrow_array::ArrayRef;
 use axum::http::StatusCode;
 use eadem_registry::model::{RequestField, RequiredKey, ResolvedService};
 use eadem_values::{
     DataType, EntityKey, KeyType, KeyValue, Value, array_from_values, canonicalize, parse_timestamp, value_from_json,
 };
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
 
 use super::run::EntityRows;
 use crate::limits::Limits;
 use crate::problem::Problem;
+
+/// The members of an object of a request, as they were sent. Of two with one name the last one counts.
+#[derive(Debug, Default)]
+pub(crate) struct Members<'a>(Vec<(Cow<'a, str>, Json)>);
+
+impl<'a> Members<'a> {
+    pub(crate) fn put(&mut self, name: Cow<'a, str>, value: Json) {
+        self.0.push((name, value));
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Json> {
+        self.0.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, _)| &**name)
+    }
+}
 
 /// Reads the entities of a batch request: one object per row, with exactly the keys that the service needs.
 ///
@@ -18,11 +38,11 @@ use crate::problem::Problem;
 /// 400 for a missing, unknown, null or mistyped key, 422 for one that is too long; the message names row and key.
 pub(crate) fn entity_keys(
     service: &ResolvedService,
-    entities: &[Map<String, Json>],
+    entities: &[Members<'_>],
     limits: &Limits,
 ) -> Result<Vec<Vec<KeyValue>>, Problem> {
     for (row, entity) in entities.iter().enumerate() {
-        let unknown = entity.keys().find(|name| !service.keys.iter().any(|key| &key.name == *name));
+        let unknown = entity.names().find(|name| !service.keys.iter().any(|key| key.name == *name));
         if let Some(name) = unknown {
             let detail = format!(
                 "entities[{row}] has the key `{name}`, which nothing asked for needs; {}",
@@ -37,7 +57,7 @@ pub(crate) fn entity_keys(
 fn key_column(
     key: &RequiredKey,
     service: &ResolvedService,
-    entities: &[Map<String, Json>],
+    entities: &[Members<'_>],
     limits: &Limits,
 ) -> Result<Vec<KeyValue>, Problem> {
     let mut column = Vec::with_capacity(entities.len());
@@ -94,12 +114,12 @@ pub(crate) fn path_key(keys: &[(String, KeyType)], segment: &str, limits: &Limit
 /// 400 for an unknown field, a missing one that may not be null, a value of another type; the message names row and field.
 pub(crate) fn request_columns(
     service: &ResolvedService,
-    request: &[Map<String, Json>],
+    request: &[Members<'_>],
     rows: usize,
 ) -> Result<Vec<ArrayRef>, Problem> {
     for (row, fields) in request.iter().enumerate() {
-        if let Some(name) = fields.keys().find(|name| !service.request_fields.iter().any(|field| &field.name == *name))
-        {
+        let unknown = fields.names().find(|name| !service.request_fields.iter().any(|field| field.name == *name));
+        if let Some(name) = unknown {
             let known: Vec<&str> = service.request_fields.iter().map(|field| field.name.as_str()).collect();
             let detail = if known.is_empty() {
                 format!("request[{row}] has the field `{name}`, but nothing asked for reads the request")
@@ -112,7 +132,7 @@ pub(crate) fn request_columns(
     service.request_fields.iter().map(|field| request_column(field, request, rows)).collect()
 }
 
-fn request_column(field: &RequestField, request: &[Map<String, Json>], rows: usize) -> Result<ArrayRef, Problem> {
+fn request_column(field: &RequestField, request: &[Members<'_>], rows: usize) -> Result<ArrayRef, Problem> {
     let mut values = Vec::with_capacity(rows);
     for row in 0..rows {
         let json = request.get(row).and_then(|fields| fields.get(&field.name));
@@ -154,7 +174,7 @@ pub(crate) fn request_field_from_text(field: &RequestField, text: &str) -> Resul
 /// 400 for both at once, another number of them, or text that is no RFC 3339.
 pub(crate) fn row_times(
     timestamp: Option<&str>,
-    timestamps: Option<&[String]>,
+    timestamps: Option<&[Cow<'_, str>]>,
     rows: usize,
     now_us: i64,
 ) -> Result<Vec<i64>, Problem> {
@@ -175,25 +195,24 @@ pub(crate) fn row_times(
     }
 }
 
+/// 413 for more entities than the limit.
+pub(crate) fn too_many_entities(entities: usize, limits: &Limits) -> Problem {
+    let detail =
+        format!("{entities} entities in one request; at most {} are taken: send several requests", limits.entities_max);
+    Problem::too_large("too_many_entities", detail)
+}
+
 /// Puts the parts of a batch request together.
 ///
 /// # Errors
-/// As its parts, and 413 for more entities than the limit.
+/// As its parts, and 400 where `request` has another number of entries.
 pub(crate) fn entity_rows(
     service: &ResolvedService,
-    entities: &[Map<String, Json>],
-    request: &[Map<String, Json>],
+    entities: &[Members<'_>],
+    request: &[Members<'_>],
     at_us: Vec<i64>,
     limits: &Limits,
 ) -> Result<EntityRows, Problem> {
-    if entities.len() > limits.entities_max {
-        let detail = format!(
-            "{} entities in one request; at most {} are taken: send several requests",
-            entities.len(),
-            limits.entities_max
-        );
-        return Err(Problem::too_large("too_many_entities", detail));
-    }
     if !request.is_empty() && request.len() != entities.len() {
         let detail =
             format!("`request` has {} entries for {} entities; send one for each", request.len(), entities.len());

@@ -132,6 +132,14 @@ impl EntityKeys {
     }
 }
 
+impl EntityKeys {
+    /// Those at these positions.
+    pub(crate) fn pick(&self, positions: &[usize]) -> Self {
+        let keys = positions.iter().map(|at| self.keys[*at].clone()).collect();
+        Self { keys, encoded: positions.iter().map(|at| self.encoded[*at].clone()).collect() }
+    }
+}
+
 impl FromIterator<EntityKey> for EntityKeys {
     fn from_iter<I: IntoIterator<Item = EntityKey>>(keys: I) -> Self {
         let keys: Vec<EntityKey> = keys.into_iter().collect();

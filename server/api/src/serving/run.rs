@@ -1,7 +1,9 @@
 //! Runs a plan over the rows of a request.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow_array::{Array, ArrayRef};
 use eadem_query::{
@@ -11,12 +13,10 @@ use eadem_registry::model::ViewVersion;
 use eadem_semantics::{ReadAt, RowOrder, Status};
 use eadem_values::{DataType, EntityKey, KeyValue, Value, array_from_values, decode_row, decode_rows, null_array};
 
-use super::meaning::validation;
 use super::plan::{KeySet, Node, OnDemandNode, OnDemandSource, ServingPlan, StoredNode, ViewRead};
 use super::rows::{
     EntityKeys, ReadOptions, ReadRow, RowSource, RowSourceError, Store, TransformUnavailable, Transforms,
 };
-use crate::clock::as_us;
 
 /// What a request asks for, decoded: one entry per row in everything.
 #[derive(Debug, Clone)]
@@ -83,11 +83,36 @@ pub struct AnswerColumn {
 #[derive(Debug, Clone)]
 pub(crate) struct AnsweredNode {
     pub(crate) rows: Arc<ViewRows>,
-    /// From the beginning of the request's reads until its rows were there.
-    pub(crate) read_us: u64,
+    pub(crate) read: NodeRead,
     /// Of everything else: decoding, transforms, statuses.
-    pub(crate) compute_us: u64,
+    pub(crate) computed_in: Duration,
+    /// Whether its transform had its turn.
+    pub(crate) ran: bool,
     pub(crate) is_late: bool,
+}
+
+/// What came of reading the rows of a node.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NodeRead {
+    /// From the beginning of the request's reads until its rows were there, or nobody waited for them any more.
+    pub(crate) took: Duration,
+    pub(crate) outcome: ReadOutcome,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReadOutcome {
+    /// It has no rows of its own.
+    Nothing,
+    /// They were read, but for those of so many entities, of which no store could say anything.
+    Rows { unavailable: usize },
+    /// They were not there by the deadline.
+    Late,
+    /// This store failed.
+    Failed(&'static str),
+}
+
+impl NodeRead {
+    const NONE: Self = Self { took: Duration::ZERO, outcome: ReadOutcome::Nothing };
 }
 
 /// The answer to a request: a column per output of the plan, in its order.
@@ -132,14 +157,16 @@ impl ServeError {
     }
 }
 
+/// Per feature of a node: values without defaults, and statuses.
+type Features = Vec<(ArrayRef, Arc<[Status]>)>;
+
 struct NodeAnswer {
-    /// Per feature: values without defaults, and statuses.
-    features: Vec<(ArrayRef, Arc<[Status]>)>,
+    features: Features,
     rows: Arc<ViewRows>,
 }
 
 /// What was read for one node, and how long that took.
-type NodeRead = (Result<Vec<ReadRow>, RowSourceError>, u64);
+type Read = (Result<Vec<ReadRow>, RowSourceError>, Duration);
 
 /// Answers a request. Rows of all views are read concurrently. A view whose rows cannot be read in time, or whose transform
 /// cannot run, gives its own features status `error` and leaves the others alone.
@@ -155,10 +182,9 @@ pub async fn serve(
     options: ServeOptions,
 ) -> Result<Answer, ServeError> {
     let began = Instant::now();
-    let key_sets: Vec<EntityKeys> = plan.key_sets.iter().map(|keys| entity_keys(keys, rows)).collect();
-    let reads =
-        plan.reads.iter().map(|read| read_rows(plan, read, &key_sets[read.key_set], rows, source, options, began));
-    let mut read_of: Vec<Option<NodeRead>> = plan.nodes.iter().map(|_| None).collect();
+    let asked: Vec<Asked> = plan.key_sets.iter().map(|roles| Asked::of(roles, rows)).collect();
+    let reads = plan.reads.iter().map(|read| read_rows(plan, read, &asked[read.key_set], source, options, began));
+    let mut read_of: Vec<Option<Read>> = plan.nodes.iter().map(|_| None).collect();
     for (read, of_nodes) in plan.reads.iter().zip(futures::future::join_all(reads).await) {
         for (node, read) in read.nodes.iter().zip(of_nodes) {
             read_of[*node] = Some(read);
@@ -169,20 +195,25 @@ pub async fn serve(
     let mut answered: Vec<AnsweredNode> = Vec::with_capacity(plan.nodes.len());
     for (node, read) in plan.nodes.iter().zip(read_of) {
         let began = Instant::now();
-        let (read, read_us) = read.map_or((None, 0), |(read, read_us)| (Some(read), read_us));
-        if let Some(Err(error)) = &read
+        if let Some((Err(error), _)) = &read
             && error.is_of_request()
         {
             return Err(error.clone().into());
         }
         let is_over = options.deadline.is_some_and(|deadline| began >= deadline);
-        let stores_asked = || stores_asked(node, read.as_ref(), &answers, rows.at_us.len());
+        let computes = node.component().is_some();
+        let found = read.as_ref().and_then(|(read, _)| read.as_deref().ok());
+        let view_rows = Arc::new(match (node, found) {
+            (Node::Stored(_), Some(found)) => ViewRows::of(found),
+            _ => ViewRows::without_rows(stores_asked(node, &answers, rows.at_us.len())),
+        });
         let answer = match (node, &read) {
-            (Node::Stored(stored), Some(Ok(_))) if stored.runs_on_read && is_over => Err(ServeError::Late),
-            (Node::Stored(stored), Some(Ok(read))) => stored_answer(stored, rows, read, transforms).await,
-            (_, Some(Err(error))) => Err(error.clone().into()),
-            (Node::OnDemand(_), _) if is_over => Err(ServeError::Late),
-            (Node::OnDemand(view), _) => on_demand_answer(view, rows, &answers, stores_asked(), transforms).await,
+            (_, Some((Err(error), _))) => Err(error.clone().into()),
+            _ if computes && is_over => Err(ServeError::Late),
+            (Node::Stored(stored), Some((Ok(read), _))) => {
+                stored_answer(stored, rows, read, transforms, options.deadline).await
+            }
+            (Node::OnDemand(view), _) => on_demand_answer(view, rows, &answers, transforms, options.deadline).await,
             (Node::Stored(stored), None) => Err(ServeError::NotRead(stored.view.id.to_string())),
         };
         let answer = match answer {
@@ -191,17 +222,18 @@ pub async fn serve(
         };
         let is_late = matches!(&answer, Err(ServeError::Late | ServeError::Rows(RowSourceError::Late)));
         // One failing view fails alone.
-        let answer = answer.unwrap_or_else(|error| {
+        let features = answer.unwrap_or_else(|error| {
             tracing::warn!(view = %node.view().id, %error, "a view could not be answered; its features have status error");
-            error_answer(node.view(), stores_asked())
+            all_errors(node.view(), rows.at_us.len())
         });
         answered.push(AnsweredNode {
-            rows: Arc::clone(&answer.rows),
-            read_us,
-            compute_us: as_us(began.elapsed()),
+            rows: Arc::clone(&view_rows),
+            ran: computes && !is_over && read.as_ref().is_none_or(|(read, _)| read.is_ok()),
+            read: read.map_or(NodeRead::NONE, |(read, took)| NodeRead { took, outcome: outcome(&read) }),
+            computed_in: began.elapsed(),
             is_late,
         });
-        answers.push(answer);
+        answers.push(NodeAnswer { features, rows: view_rows });
     }
 
     let mut columns = Vec::with_capacity(plan.outputs.len());
@@ -217,70 +249,117 @@ pub async fn serve(
     Ok(Answer { at_us: rows.at_us.clone(), columns, nodes: answered })
 }
 
+fn outcome(read: &Result<Vec<ReadRow>, RowSourceError>) -> ReadOutcome {
+    match read {
+        Ok(rows) => ReadOutcome::Rows { unavailable: rows.iter().filter(|row| row.unavailable).count() },
+        Err(RowSourceError::Late) => ReadOutcome::Late,
+        Err(RowSourceError::Unavailable { store, .. }) => ReadOutcome::Failed(store),
+        // The request is at fault, and was refused.
+        Err(_) => ReadOutcome::Nothing,
+    }
+}
+
+/// What is read for the roles of a view: each entity once at each time, however often it was asked for.
+struct Asked {
+    keys: EntityKeys,
+    reads: Vec<ReadAt>,
+    /// For each row of each role, its place among what is read; `None`: they are the same.
+    places: Option<Vec<usize>>,
+}
+
+impl Asked {
+    fn of(roles: &KeySet, rows: &EntityRows) -> Self {
+        let keys = entity_keys(roles, rows);
+        let of_role = || rows.at_us.iter().map(|at_us| ReadAt::as_known_then(*at_us));
+        let reads: Vec<ReadAt> = roles.iter().flat_map(|_| of_role()).collect();
+        match repeated(&keys, &reads) {
+            None => Self { keys, reads, places: None },
+            Some((firsts, places)) => Self {
+                keys: keys.pick(&firsts),
+                reads: firsts.iter().map(|first| reads[*first]).collect(),
+                places: Some(places),
+            },
+        }
+    }
+
+    /// What was found, for each row of each role.
+    fn spread(&self, found: Vec<ReadRow>) -> Vec<ReadRow> {
+        match &self.places {
+            None => found,
+            Some(places) => places.iter().filter_map(|place| found.get(*place).cloned()).collect(),
+        }
+    }
+}
+
+/// Where reads are the same: the first of each, and for all of them which of those.
+fn repeated(keys: &EntityKeys, reads: &[ReadAt]) -> Option<(Vec<usize>, Vec<usize>)> {
+    if reads.len() < 2 {
+        return None;
+    }
+    let (mut known, mut firsts) = (HashMap::with_capacity(reads.len()), Vec::with_capacity(reads.len()));
+    let mut place_of = |(at, (key, read)): (usize, (_, &ReadAt))| match known.entry((key, read.at_us)) {
+        Entry::Occupied(place) => *place.get(),
+        Entry::Vacant(place) => {
+            firsts.push(at);
+            *place.insert(firsts.len() - 1)
+        }
+    };
+    let places: Vec<usize> = keys.encoded().iter().zip(reads).enumerate().map(&mut place_of).collect();
+    (firsts.len() < reads.len()).then_some((firsts, places))
+}
+
 /// The entities of all rows, role by role.
 fn entity_keys(roles: &KeySet, rows: &EntityRows) -> EntityKeys {
-    let of_role = |keys: &Vec<usize>| {
-        let key_of = |row: usize| EntityKey(keys.iter().map(|key| rows.keys[*key][row].clone()).collect());
-        (0..rows.at_us.len()).map(key_of).collect::<Vec<_>>()
-    };
-    roles.iter().flat_map(of_role).collect()
+    let key_of = |keys: &[usize], row: usize| EntityKey(keys.iter().map(|key| rows.keys[*key][row].clone()).collect());
+    roles.iter().flat_map(|keys| (0..rows.at_us.len()).map(move |row| key_of(keys, row))).collect()
 }
 
 /// Reads the rows of one view for all nodes that want some, each with its own part of the keys.
 async fn read_rows(
     plan: &ServingPlan,
     read: &ViewRead,
-    keys: &EntityKeys,
-    rows: &EntityRows,
+    asked: &Asked,
     source: &dyn RowSource,
     options: ServeOptions,
     began: Instant,
-) -> Vec<NodeRead> {
-    let (nodes, count) = (&read.nodes, rows.at_us.len());
-    let of_role = || rows.at_us.iter().map(|at_us| ReadAt::as_known_then(*at_us));
-    let reads: Vec<ReadAt> = nodes.iter().flat_map(|_| of_role()).collect();
-    let read = source.read(plan.nodes[nodes[0]].view(), keys, &reads, options.read);
+) -> Vec<Read> {
+    let nodes = &read.nodes;
+    let read = source.read(plan.nodes[nodes[0]].view(), &asked.keys, &asked.reads, options.read);
     let read = match options.deadline {
         Some(deadline) => tokio::time::timeout_at(deadline.into(), read).await.unwrap_or(Err(RowSourceError::Late)),
         None => read.await,
     };
-    let took_us = as_us(began.elapsed());
-    match read {
+    let took = began.elapsed();
+    match read.map(|found| asked.spread(found)) {
         Ok(mut read) => {
-            let mut parts: Vec<NodeRead> = Vec::with_capacity(nodes.len());
+            let count = read.len() / nodes.len();
+            let mut parts: Vec<Read> = Vec::with_capacity(nodes.len());
             for position in (1..nodes.len()).rev() {
-                parts.push((Ok(read.split_off((position * count).min(read.len()))), took_us));
+                parts.push((Ok(read.split_off(position * count)), took));
             }
-            parts.push((Ok(read), took_us));
+            parts.push((Ok(read), took));
             parts.reverse();
             parts
         }
-        Err(error) => nodes.iter().map(|_| (Err(error.clone()), took_us)).collect(),
+        Err(error) => nodes.iter().map(|_| (Err(error.clone()), took)).collect(),
     }
 }
 
-/// Which stores a node's answer rests on, whatever comes of it: those that its rows or its inputs came from. Where rows could
-/// not be read the online store proved nothing.
-fn stores_asked(
-    node: &Node,
-    read: Option<&Result<Vec<ReadRow>, RowSourceError>>,
-    answers: &[NodeAnswer],
-    count: usize,
-) -> Vec<Store> {
-    match (node, read) {
-        (Node::Stored(_), Some(Ok(read))) => read.iter().map(|read| read.store).collect(),
-        (Node::Stored(_), _) => vec![Store::Offline; count],
-        (Node::OnDemand(on_demand), _) => {
-            let mut stores = vec![Store::Online; count];
-            for input in &on_demand.inputs {
-                let OnDemandSource::Node { node, .. } = input else { continue };
-                for (store, upstream) in stores.iter_mut().zip(&answers[*node].rows.stores) {
-                    *store = store.and(*upstream);
-                }
-            }
-            stores
+/// Which stores the answer of a node without rows rests on, whatever comes of it: those that its inputs came from. Where its rows
+/// could not be read the online store proved nothing.
+fn stores_asked(node: &Node, answers: &[NodeAnswer], count: usize) -> Vec<Store> {
+    let on_demand = match node {
+        Node::Stored(_) => return vec![Store::Offline; count],
+        Node::OnDemand(on_demand) => on_demand,
+    };
+    let mut stores = vec![Store::Online; count];
+    for input in &on_demand.inputs {
+        let OnDemandSource::Node { node, .. } = input else { continue };
+        for (store, upstream) in stores.iter_mut().zip(&answers[*node].rows.stores) {
+            *store = store.and(*upstream);
         }
     }
+    stores
 }
 
 async fn stored_answer(
@@ -288,21 +367,24 @@ async fn stored_answer(
     rows: &EntityRows,
     read: &[ReadRow],
     transforms: &dyn Transforms,
-) -> Result<NodeAnswer, ServeError> {
+    deadline: Option<Instant>,
+) -> Result<Features, ServeError> {
     let mut reads = ReadRows {
         event_times_us: read.iter().map(|read| read.row.as_ref().map(|row| row.order.event_time_us)).collect(),
         failed: read.iter().map(|read| read.row.as_ref().is_some_and(|row| row.failed)).collect(),
         at_us: rows.at_us.clone(),
     };
     let stored = decode_columns(node, read, &mut reads)?;
-    let columns = if node.runs_on_read { run_on_read(node, &stored, &mut reads, transforms).await? } else { stored };
+    let columns = match node.runs_on_read {
+        true => run_on_read(node, &stored, &mut reads, transforms, deadline).await?,
+        false => stored,
+    };
     let mut of_rows = reads.statuses(node.lifetime);
     for row in (0..read.len()).filter(|row| read[*row].unavailable) {
         of_rows[row] = Status::Error;
     }
     let of_rows = of_rows.into();
-    let features = columns.iter().map(|column| project_feature(column, &of_rows)).collect::<Result<Vec<_>, _>>()?;
-    Ok(NodeAnswer { features, rows: Arc::new(ViewRows::of(read)) })
+    columns.iter().map(|column| project_feature(column, &of_rows).map_err(ServeError::from)).collect()
 }
 
 /// The winners' stored columns; null where there is no winner, its transform failed, or its bytes do not decode. The last
@@ -333,16 +415,17 @@ async fn run_on_read(
     inputs: &[ArrayRef],
     reads: &mut ReadRows,
     transforms: &dyn Transforms,
+    deadline: Option<Instant>,
 ) -> Result<Vec<ArrayRef>, ServeError> {
-    let validation = validation(&node.view);
-    let computed = match transforms.load(&node.view.transform).await {
+    let component = &node.component;
+    let computed = match component.transform(transforms, deadline).await {
         Ok(transform) => {
-            compute_on_read(transform.as_ref(), &validation, inputs, reads, node.lifetime).map_err(ServeError::from)
+            compute_on_read(transform, &component.validation, inputs, reads, node.lifetime).map_err(ServeError::from)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     };
     computed.or_else(|error| {
-        if error.is_overload() {
+        if error.is_overload() || matches!(error, ServeError::Late) {
             return Err(error);
         }
         tracing::warn!(view = %node.view.id, %error, "transform could not run; its features have status error");
@@ -359,9 +442,9 @@ async fn on_demand_answer(
     node: &OnDemandNode,
     rows: &EntityRows,
     answers: &[NodeAnswer],
-    stores: Vec<Store>,
     transforms: &dyn Transforms,
-) -> Result<NodeAnswer, ServeError> {
+    deadline: Option<Instant>,
+) -> Result<Features, ServeError> {
     let count = rows.at_us.len();
     let mut inputs = Vec::with_capacity(node.inputs.len());
     for (source, field) in node.inputs.iter().zip(&node.view.description.inputs) {
@@ -383,23 +466,15 @@ async fn on_demand_answer(
             }
         });
     }
-    let validation = validation(&node.view);
-    let transform = transforms.load(&node.view.transform).await?;
-    let output = evaluate_on_demand(transform.as_ref(), &validation, count, &inputs)?;
-    let features = output.columns.into_iter().zip(output.statuses).collect();
-    Ok(NodeAnswer { features, rows: Arc::new(ViewRows::without_rows(stores)) })
+    let transform = node.component.transform(transforms, deadline).await?;
+    let output = evaluate_on_demand(transform, &node.component.validation, count, &inputs)?;
+    Ok(output.columns.into_iter().zip(output.statuses).collect())
 }
 
 /// Status `error` for every feature of a view.
-fn error_answer(view: &ViewVersion, stores: Vec<Store>) -> NodeAnswer {
-    let rows = stores.len();
+fn all_errors(view: &ViewVersion, rows: usize) -> Features {
     let outputs = view.description.outputs.iter();
-    NodeAnswer {
-        features: outputs
-            .map(|output| (null_array(output.data_type, rows), vec![Status::Error; rows].into()))
-            .collect(),
-        rows: Arc::new(ViewRows::without_rows(stores)),
-    }
+    outputs.map(|output| (null_array(output.data_type, rows), vec![Status::Error; rows].into())).collect()
 }
 
 impl Answer {

@@ -2,10 +2,10 @@
 //! asked.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use arrow_array::ArrayRef;
+use arrow_array::{ArrayRef, Int64Array};
 use async_trait::async_trait;
 use eadem_api::serving::{
     EntityKeys, EntityRows, ReadOptions, ReadRow, RowSource, RowSourceError, ServeOptions, ServingPlan, Store,
@@ -215,6 +215,75 @@ impl Transforms for MustNotRun {
     async fn load(&self, _: &Digest) -> Result<Arc<dyn RowTransform>, TransformUnavailable> {
         panic!("it was loaded after the deadline")
     }
+}
+
+struct NeverLoaded;
+
+#[async_trait]
+impl Transforms for NeverLoaded {
+    async fn load(&self, _: &Digest) -> Result<Arc<dyn RowTransform>, TransformUnavailable> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_component_that_is_not_there_by_the_deadline_fails_its_views_and_no_others() {
+    let asked = EntityRows { at_us: vec![2], keys: vec![vec![KeyValue::Int64(0)]], request: Vec::new() };
+    let options = ServeOptions { deadline: Some(Instant::now() + Duration::from_millis(50)), ..OPTIONS };
+    let mut on_read = stored_view("on_read");
+    on_read.stored.as_mut().unwrap().deployment.placement = Placement::OnRead;
+    let service = service_of(&[on_read, stored_view("in_time"), on_demand_view("in_time")]);
+    let answer = serve(&service, &asked, &Rows, &NeverLoaded, options).await.unwrap();
+    let statuses: Vec<Status> = answer.columns.iter().map(|column| column.statuses[0]).collect();
+    assert_eq!(statuses, [Status::Error, Status::Present, Status::Error]);
+}
+
+/// Counts what it is asked for, and answers with the entity and the time.
+#[derive(Default)]
+struct Counted(Mutex<Vec<usize>>);
+
+#[async_trait]
+impl RowSource for Counted {
+    async fn read(
+        &self,
+        _: &ViewVersion,
+        keys: &EntityKeys,
+        reads: &[ReadAt],
+        _: ReadOptions,
+    ) -> Result<Vec<ReadRow>, RowSourceError> {
+        self.0.lock().unwrap().push(reads.len());
+        let row = |(key, read): (&EntityKey, &ReadAt)| {
+            let [KeyValue::Int64(key)] = key.0.as_slice() else { panic!("keys are numbers") };
+            let order = RowOrder { event_time_us: 1, known_at_us: 1, tie: TieDigest::default() };
+            let values = encode_values(&[Value::Int64(100 * key + read.at_us)]);
+            let row = Some(StoredRow { order, values: values.into(), failed: false });
+            ReadRow { row, store: Store::Online, cached: false, unavailable: false }
+        };
+        Ok(keys.keys().iter().zip(reads).map(row).collect())
+    }
+}
+
+#[tokio::test]
+async fn identical_rows_are_read_once_and_answer_all_who_asked_for_them() {
+    let ask = async |keys: &[i64], at_us: &[i64]| {
+        let keys: Vec<KeyValue> = keys.iter().copied().map(KeyValue::Int64).collect();
+        let asked = EntityRows { at_us: at_us.to_vec(), keys: vec![keys], request: Vec::new() };
+        let source = Counted::default();
+        let views = [stored_view("one"), stored_view("other")];
+        let answer = serve(&service_of(&views), &asked, &source, &NoTransforms, OPTIONS).await.unwrap();
+        let values = answer.columns.iter().map(|column| {
+            let column = column.values.as_any().downcast_ref::<Int64Array>().unwrap();
+            column.values().to_vec()
+        });
+        let values: Vec<Vec<i64>> = values.collect();
+        assert_eq!(values[0], values[1]);
+        (source.0.into_inner().unwrap(), values[0].clone())
+    };
+    // By key and time, once for each view.
+    assert_eq!(ask(&[5, 6, 5, 5], &[2, 2, 2, 3]).await, (vec![3, 3], vec![502, 602, 502, 503]));
+    assert_eq!(ask(&[7; 1_000], &[4; 1_000]).await, (vec![1, 1], vec![704; 1_000]));
+    assert_eq!(ask(&[1, 2], &[2, 2]).await, (vec![2, 2], vec![102, 202]));
+    assert_eq!(ask(&[1], &[2]).await, (vec![1, 1], vec![102]));
 }
 
 /// A transform for which too many others wait.

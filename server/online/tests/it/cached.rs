@@ -71,6 +71,27 @@ impl Elsewhere {
     }
 }
 
+/// Whoever gives up is not kept by what can be answered without waiting.
+#[tokio::test]
+async fn very_many_reads_of_a_store_in_this_process_can_be_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, cached) = embedded(&folder).await;
+    let keys: Vec<KeyBytes> = (0..5_000).map(|number| key(&format!("key {number}"))).collect();
+    for rule in [kept(1, 0), CacheRule { fresh: true, ..kept(1, 0) }] {
+        let find = |count: usize| {
+            let reads: Vec<PointRead<'_>> =
+                keys[..count].iter().map(|key| PointRead { key, at: ReadAt::as_known_then(9) }).collect();
+            let cached = &cached;
+            async move { cached.find(table(1), &reads, rule).await.unwrap().len() }
+        };
+        let given_up = tokio::time::timeout(std::time::Duration::ZERO, find(5_000)).await;
+        assert!(given_up.is_err(), "it was not asked whether anybody waits");
+        // And it was not the worse for it.
+        assert_eq!(tokio::time::timeout(std::time::Duration::ZERO, find(200)).await, Ok(200));
+        assert_eq!(find(5_000).await, 5_000);
+    }
+}
+
 /// Waits until the store was asked for so many keys.
 async fn asked_for(store: &Elsewhere, keys: u64) {
     while store.keys_read() < keys {

@@ -14,7 +14,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Any, AnyPool, ConnectOptions as _, Executor as _, Transaction};
 use url::Url;
 
-use super::Shared;
+use super::{Reached, Shared};
 use crate::error::RegistryError;
 
 static SQLITE_MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -278,12 +278,12 @@ impl Database {
     pub(super) async fn announce(
         &self,
         transaction: &mut Transaction<'static, Any>,
-        revision: i64,
+        reached: Reached,
     ) -> Result<(), RegistryError> {
         let Dialect::Postgres(address) = &self.dialect else { return Ok(()) };
         sqlx::query("SELECT pg_notify($1, $2)")
             .bind(address.channel())
-            .bind(revision.to_string())
+            .bind(reached.to_message())
             .execute(&mut **transaction)
             .await?;
         Ok(())
@@ -346,8 +346,10 @@ async fn listen(address: &PostgresAddress, shared: &Weak<Shared>) -> Result<(), 
     while in_use(shared).is_some() {
         match tokio::time::timeout(LOOK_UP, listener.try_recv()).await {
             Ok(Ok(Some(notification))) => {
-                if let (Ok(revision), Some(shared)) = (notification.payload().parse(), shared.upgrade()) {
-                    shared.announce(revision);
+                match (Reached::of_message(notification.payload()), shared.upgrade()) {
+                    (Some(reached), Some(shared)) => shared.announce(reached),
+                    // Nobody is left to tell, or it was told in other words: then it is asked for.
+                    (_, _) => refresh(shared).await?,
                 }
             }
             // The connection was lost and there is another that listens; what was told in between has to be asked for.

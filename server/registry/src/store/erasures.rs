@@ -1,6 +1,7 @@
 //! Erasures: for which entities everything up to an instant is gone, and stays gone.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use eadem_values::{Digest, EntityKey};
@@ -70,33 +71,26 @@ impl EntityErasures {
 /// The erasures that this process knows.
 #[derive(Default)]
 pub(super) struct ErasureCache {
-    known: RwLock<Option<KnownErasures>>,
+    known: RwLock<Option<Arc<Erasures>>>,
+    /// How often erasures were recorded, as far as this process has heard.
+    heard: AtomicU64,
     /// Held by the one that reads them.
     reading: tokio::sync::Mutex<()>,
 }
 
-struct KnownErasures {
-    /// The registry's revision up to which they are known to be all.
-    revision: u64,
-    erasures: Arc<Erasures>,
-}
-
 impl ErasureCache {
-    /// All erasures at this revision, if they are known.
-    fn as_of(&self, revision: u64) -> Option<Arc<Erasures>> {
+    pub(super) fn hear_of(&self, erasures_revision: u64) {
+        self.heard.fetch_max(erasures_revision, Ordering::AcqRel);
+    }
+
+    /// All erasures that this process has heard of, if they are known.
+    fn all(&self) -> Option<Arc<Erasures>> {
+        let heard = self.heard.load(Ordering::Acquire);
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.as_ref().filter(|known| known.revision >= revision).map(|known| Arc::clone(&known.erasures))
+        known.as_ref().filter(|known| known.revision >= heard).map(Arc::clone)
     }
 
-    /// Notes how far the registry is; those that are known if none was recorded since.
-    fn confirm(&self, revision: u64, erasures_revision: u64) -> Option<Arc<Erasures>> {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let known = known.as_mut().filter(|known| known.erasures.revision == erasures_revision)?;
-        known.revision = known.revision.max(revision);
-        Some(Arc::clone(&known.erasures))
-    }
-
-    fn learn(&self, read: KnownErasures) {
+    fn learn(&self, read: Arc<Erasures>) {
         *self.known.write().unwrap_or_else(PoisonError::into_inner) = Some(read);
     }
 }
@@ -228,29 +222,22 @@ impl Registry {
         Ok(ids.into_iter().collect())
     }
 
-    /// All erasures, for readers and writers to apply, as of the last revision that this process has heard of. Asked for once
-    /// at a revision, and read again only where one was recorded since.
+    /// All erasures, for readers and writers to apply, as of the last revision that this process has heard of. They are read
+    /// again only where one was recorded since: of everything else the database is not asked, which may be gone meanwhile.
     ///
     /// # Errors
     /// The database failed.
     pub async fn erasures(&self) -> Result<Arc<Erasures>, RegistryError> {
-        let heard_of = self.known_revision();
         let known = &self.shared.erasures;
-        if let Some(erasures) = known.as_of(heard_of) {
+        if let Some(erasures) = known.all() {
             return Ok(erasures);
         }
         // One reads, and whoever waits for it finds what it has read.
         let _reads = known.reading.lock().await;
-        if let Some(erasures) = known.as_of(heard_of) {
-            return Ok(erasures);
+        match known.all() {
+            Some(erasures) => Ok(erasures),
+            None => self.read_erasures().await,
         }
-        let row =
-            sqlx::query("SELECT revision, erasures_revision FROM registry_state").fetch_one(self.readers()).await?;
-        let (revision, erasures_revision) = (row.try_get("revision")?, row.try_get("erasures_revision")?);
-        if let Some(erasures) = known.confirm(unsigned(revision)?, unsigned(erasures_revision)?) {
-            return Ok(erasures);
-        }
-        self.read_erasures().await
     }
 
     /// All erasures that were recorded before this call: for writers, which another process's erasure must not miss.
@@ -264,7 +251,6 @@ impl Registry {
 
     async fn read_erasures(&self) -> Result<Arc<Erasures>, RegistryError> {
         let mut snapshot = self.snapshot().await?;
-        let revision = snapshot.revision;
         let row = sqlx::query("SELECT erasures_revision, erasure_salt FROM registry_state");
         let row = row.fetch_one(snapshot.sql()).await?;
         let (erasures_revision, salt): (i64, Vec<u8>) =
@@ -285,7 +271,7 @@ impl Registry {
         }
         let entities = entities.into_iter().map(|(entity, erasures)| (entity, Arc::new(erasures))).collect();
         let erasures = Arc::new(Erasures { entities, revision: unsigned(erasures_revision)? });
-        self.shared.erasures.learn(KnownErasures { revision, erasures: Arc::clone(&erasures) });
+        self.shared.erasures.learn(Arc::clone(&erasures));
         Ok(erasures)
     }
 }

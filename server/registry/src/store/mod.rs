@@ -102,6 +102,30 @@ struct Shared {
     erasures: ErasureCache,
 }
 
+/// How far the registry has got: what processes tell each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Reached {
+    revision: u64,
+    /// Told too, so that nobody has to ask at each revision whether there is an erasure to be heeded.
+    erasures_revision: u64,
+}
+
+impl Reached {
+    fn read(row: &SqlRow) -> Result<Self, RegistryError> {
+        let revision = unsigned(row.try_get("revision")?)?;
+        Ok(Self { revision, erasures_revision: unsigned(row.try_get("erasures_revision")?)? })
+    }
+
+    fn to_message(self) -> String {
+        format!("{} {}", self.revision, self.erasures_revision)
+    }
+
+    fn of_message(text: &str) -> Option<Self> {
+        let (revision, erasures_revision) = text.split_once(' ')?;
+        Some(Self { revision: revision.parse().ok()?, erasures_revision: erasures_revision.parse().ok()? })
+    }
+}
+
 /// Objects as they stand at one revision.
 #[derive(Default)]
 struct Cache {
@@ -206,14 +230,12 @@ impl Change {
 
     /// Commits what servers must follow: the revision moves on, and subscribers hear of it.
     pub(crate) async fn commit_and_announce(mut self) -> Result<u64, RegistryError> {
-        let stored: i64 = sqlx::query_scalar("UPDATE registry_state SET revision = revision + 1 RETURNING revision")
-            .fetch_one(self.sql())
-            .await?;
-        self.shared.database.announce(&mut self.session.transaction, stored).await?;
+        let moved = "UPDATE registry_state SET revision = revision + 1 RETURNING revision, erasures_revision";
+        let reached = Reached::read(&sqlx::query(moved).fetch_one(self.sql()).await?)?;
+        self.shared.database.announce(&mut self.session.transaction, reached).await?;
         self.session.transaction.commit().await?;
-        let revision = unsigned(stored)?;
-        self.shared.announce(revision);
-        Ok(revision)
+        self.shared.announce(reached);
+        Ok(reached.revision)
     }
 
     /// Commits what no server needs to follow.
@@ -225,14 +247,15 @@ impl Change {
 impl Shared {
     /// Asks the database for the number of changes so far.
     async fn refresh(&self) -> Result<u64, RegistryError> {
-        let stored: i64 =
-            sqlx::query_scalar("SELECT revision FROM registry_state").fetch_one(&self.database.readers).await?;
-        let revision = unsigned(stored)?;
-        self.announce(revision);
-        Ok(revision)
+        let asked = sqlx::query("SELECT revision, erasures_revision FROM registry_state");
+        let reached = Reached::read(&asked.fetch_one(&self.database.readers).await?)?;
+        self.announce(reached);
+        Ok(reached.revision)
     }
 
-    fn announce(&self, revision: u64) {
+    fn announce(&self, Reached { revision, erasures_revision }: Reached) {
+        // First: whoever knows the revision shall know of its erasures.
+        self.erasures.hear_of(erasures_revision);
         self.announced.send_if_modified(|last| {
             let is_newer = revision > *last;
             if is_newer {
