@@ -15,7 +15,7 @@ use super::memory::{Allowance, Gauge, Held};
 use super::progress::Meter;
 use super::{Backfill, Cancel, OTHERS_POLL, Progress};
 use crate::bind::{Acceptance, BindPlan, BoundRows, RefusedRow};
-use crate::erase_files::settle;
+use crate::erase_files::settle_outcome;
 use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
 use crate::ledger::{ChunkOutcome, ChunkPart, JobLedger, JobPlan, Part, PlannedChunk, PlannedFile};
@@ -245,7 +245,8 @@ impl Workshop {
             if self.watch.has_stopped() {
                 let begun_with = desk.erased.clone();
                 let mut outcome = desk.given_up().await?;
-                self.settle(&mut outcome, begun_with.as_ref()).await?;
+        let tables = (&self.table, &self.quarantine);
+                settle_outcome(tables, &self.job, &mut outcome, begun_with.as_ref()).await?;
                 self.watch.keep(outcome);
                 return Err(OfflineError::Cancelled);
             }
@@ -276,21 +277,10 @@ impl Workshop {
         let mut outcome = desk.outcome;
         outcome.adds = desk.writer.finish().await?;
         outcome.quarantine_adds = desk.quarantine.finish().await?;
-        self.settle(&mut outcome, desk.erased.as_ref()).await?;
+        settle_outcome(tables, &self.job, &mut outcome, desk.erased.as_ref()).await?;
         // The file was read piece by piece: only one that is still the planned one vouches for all of them.
         source::reopen(planned).await?;
         Ok(outcome)
-    }
-
-    /// Takes out of a chunk's files what was erased while it was written.
-    async fn settle(&self, outcome: &mut ChunkOutcome, begun_with: Option<&ErasedRows>) -> Result<(), OfflineError> {
-        let (adds, gone) = settle(&self.table, &self.job, std::mem::take(&mut outcome.adds), begun_with).await?;
-        outcome.adds = adds;
-        outcome.rows_stored = outcome.rows_stored.saturating_sub(gone);
-        outcome.rows_erased += gone;
-        let refused = std::mem::take(&mut outcome.quarantine_adds);
-        (outcome.quarantine_adds, _) = settle(&self.quarantine, &self.job, refused, begun_with).await?;
-        Ok(())
     }
 
     async fn store_rows(

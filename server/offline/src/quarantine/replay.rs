@@ -33,7 +33,7 @@ use super::{QuarantinedRow, RowOutcome, batch, schema};
 use crate::backfill::{Cancel, Gauge, Held, Progress, ProgressSink, Room, bytes_of_value};
 use crate::bind::{Acceptance, BindPlan};
 use crate::commit::{Base, Change, LiveFile, NewFiles, Proposal, adds_of, append, commit_once};
-use crate::erase_files::settle;
+use crate::erase_files::settle_outcome;
 use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
 use crate::lanes::{CommittedLane, by_digest, read_lane_log};
@@ -310,11 +310,9 @@ async fn try_rows(replay: &Replay, table: &ViewTable, gauge: &Gauge) -> Result<C
         }
     }
     bench.put_lines().await?;
-    let (adds, gone) = settle(table, &replay.job, bench.writer.finish().await?, erased.as_ref()).await?;
-    outcome.adds = adds;
-    outcome.rows_stored = outcome.rows_stored.saturating_sub(gone);
-    (outcome.quarantine_adds, _) =
-        settle(&quarantine, &replay.job, bench.quarantine.finish().await?, erased.as_ref()).await?;
+    outcome.adds = bench.writer.finish().await?;
+    outcome.quarantine_adds = bench.quarantine.finish().await?;
+    settle_outcome((table, &quarantine), &replay.job, &mut outcome, erased.as_ref()).await?;
     Ok(outcome)
 }
 
