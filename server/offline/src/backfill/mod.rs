@@ -146,6 +146,10 @@ pub struct BackfillReport {
     /// Files that have changed since they were loaded. Their old rows are out of the table; of a recomputed range, those
     /// of the range.
     pub files_replaced: Vec<String>,
+    /// Whether the replaced files are what was extracted of the source before.
+    pub replaces_extracts: bool,
+    /// Files that were loaded and have another path now: the one of then, and that of now. Their rows stay.
+    pub files_renamed: Vec<(String, String)>,
     /// Rows of earlier jobs that this one has taken out of the table.
     pub rows_removed: u64,
     /// Rows read, before `where`.
@@ -265,7 +269,7 @@ pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineE
         return Err(OfflineError::Cancelled);
     }
     check_refused(&backfill, &watch, &outcomes).await?;
-    let (version, rows_removed) = if plan.changes_rows() {
+    let (version, rows_removed) = if plan.changes_table() {
         let committed = commit_job(&backfill, &table, &plan, &outcomes, &gauge).await?;
         (Some(committed.version), committed.rows_removed())
     } else {
@@ -275,6 +279,8 @@ pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineE
         version,
         files: plan.files.len(),
         files_replaced: plan.files_replaced(),
+        replaces_extracts: plan.is_whole_source,
+        files_renamed: plan.files_renamed(),
         rows_removed,
         files_already_loaded: plan.already_loaded,
         files_vanished: plan.vanished,

@@ -76,7 +76,10 @@ pub(super) async fn run_chunks(
         return Ok(0);
     }
     let schema: SchemaRef = Arc::new(plan.schema.clone());
-    let bind = BindPlan::try_new(&backfill.view, &inspect_schema(&backfill.view.source, &schema)?)?;
+    let mut bind = BindPlan::try_new(&backfill.view, &inspect_schema(&backfill.view.source, &schema)?)?;
+    if let Some(max_ahead_us) = plan.max_ahead_us {
+        bind.max_ahead_us = max_ahead_us;
+    }
     let reader = SourceReader::try_new(&backfill.view.source, &schema, &bind.columns)?;
     let progress = Progress {
         chunks_done: done.len(),
