@@ -339,7 +339,8 @@ async fn put_into_quarantine(backfill: &Backfill, outcomes: &[ChunkOutcome]) -> 
     backfill.store.quarantine(&backfill.view.name, backfill.view.version)?.commit(&backfill.job, &adds).await
 }
 
-/// Makes the job's rows visible. Any number of processes may do so at once: the table takes them once.
+/// Makes the job's rows visible. Any number of processes may do so at once: the table takes them once. What was refused
+/// comes first: once a file is loaded, no other job would refuse its rows again.
 async fn commit_job(
     backfill: &Backfill,
     table: &ViewTable,
@@ -350,10 +351,10 @@ async fn commit_job(
     if !backfill.ledger.begin_commit(&backfill.job).await? {
         return Err(OfflineError::Cancelled);
     }
+    put_into_quarantine(backfill, outcomes).await?;
     let adds: Vec<serde_json::Value> = outcomes.iter().flat_map(|outcome| outcome.adds.iter().cloned()).collect();
     let room = Room::of(backfill.options.memory_bytes_max, gauge);
     let committed = table.commit(&backfill.job, &adds, plan, &room).await?;
-    put_into_quarantine(backfill, outcomes).await?;
     backfill.ledger.committed(&backfill.job, committed.version).await?;
     Ok(committed)
 }

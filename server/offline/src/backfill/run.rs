@@ -237,6 +237,7 @@ impl Workshop {
                 self.allowance.quarantine_bytes_max,
             )
             .of_job(&self.job)
+            .of_lane(Some(&planned.digest))
             .counted_by(self.gauge.hold()),
             quarantined: Vec::new(),
             quarantined_bytes: 0,
@@ -244,11 +245,11 @@ impl Workshop {
             batch: self.gauge.hold(),
             refused: self.gauge.hold(),
         };
+        let tables = (&self.table, &self.quarantine);
         while let Some(batch) = stream.try_next().await? {
             if self.watch.has_stopped() {
                 let begun_with = desk.erased.clone();
                 let mut outcome = desk.given_up().await?;
-        let tables = (&self.table, &self.quarantine);
                 settle_outcome(tables, &self.job, &mut outcome, begun_with.as_ref()).await?;
                 self.watch.keep(outcome);
                 return Err(OfflineError::Cancelled);

@@ -333,7 +333,7 @@ async fn a_job_that_was_called_off_elsewhere_does_not_commit() {
 }
 
 /// A ledger that knows of a wish to stop.
-struct CalledOffLedger(DyingLedger);
+pub(crate) struct CalledOffLedger(pub(crate) DyingLedger);
 
 #[async_trait::async_trait]
 impl JobLedger for CalledOffLedger {
