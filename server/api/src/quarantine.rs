@@ -12,7 +12,7 @@ pub struct QuarantineQuery {
     pub job: Option<String>,
     /// Those whose reason has this text in it.
     pub reason: Option<String>,
-    /// Also those that a replay has settled.
+    /// Also those that a replay has settled, or that another job has refused again or loaded since.
     pub all: bool,
     /// At most this many.
     pub limit: usize,

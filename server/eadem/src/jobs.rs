@@ -969,8 +969,15 @@ fn backfill_line(table: &str, report: &BackfillReport) -> String {
             line.push_str(&format!(", {rows} {what}"));
         }
     }
-    for replaced in &report.files_replaced {
-        line.push_str(&format!("; {replaced} has changed"));
+    if report.replaces_extracts && !report.files_replaced.is_empty() {
+        line.push_str("; what the query gives takes the place of what was extracted before");
+    } else {
+        for replaced in &report.files_replaced {
+            line.push_str(&format!("; {replaced} has changed"));
+        }
+    }
+    for (then, now) in &report.files_renamed {
+        line.push_str(&format!("; {then} is {now} now"));
     }
     if report.rows_removed > 0 {
         line.push_str(&format!("; {} rows of earlier loads were taken out", report.rows_removed));
@@ -989,6 +996,7 @@ fn backfill_line(table: &str, report: &BackfillReport) -> String {
 }
 
 fn backfill_json(view: &ViewVersion, report: &BackfillReport) -> Json {
+    let renamed: Vec<Json> = report.files_renamed.iter().map(|(then, now)| json!({ "from": then, "to": now })).collect();
     json!({
         "view": view.id.to_string(),
         "offline_commit": report.version,
@@ -996,6 +1004,7 @@ fn backfill_json(view: &ViewVersion, report: &BackfillReport) -> Json {
         "files_already_loaded": report.files_already_loaded,
         "files_vanished": report.files_vanished,
         "files_replaced": report.files_replaced,
+        "files_renamed": renamed,
         "rows_removed": report.rows_removed,
         "rows_read": report.rows_read,
         "rows_stored": report.rows_stored,

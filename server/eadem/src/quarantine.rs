@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use eadem_api::{Problem, QuarantineQuery};
 use eadem_offline::{
     JobLedger, ProgressSink, Quarantine, QuarantineCursor, QuarantineEntry, QuarantineFilter, QuarantinedRow, Replay,
-    ReplayOptions, ReplayReport, run_replay,
+    ReplayOptions, ReplayReport, ViewTable, run_replay,
 };
 use eadem_registry::definitions::split_version;
 use eadem_registry::model::ViewVersion;
@@ -148,6 +148,14 @@ impl RefusedRows {
         let quarantine = self.stores.offline.quarantine(&view.id.name, view.id.version);
         quarantine.map_err(|error| Problem::internal("the quarantine table could not be found", error))
     }
+
+    /// The table of the view, which says what was loaded since rows were refused.
+    async fn table_of(&self, view: &ViewVersion) -> Result<ViewTable, Problem> {
+        let spec = self.stores.table_spec(view).await;
+        let spec = spec.map_err(|error| Problem::internal("the view could not be loaded", format!("{error:#}")))?;
+        let table = self.stores.offline.table(&spec);
+        table.map_err(|error| Problem::internal("the table could not be found", error))
+    }
 }
 
 /// A stored view, by `name` or `name@version`.
@@ -181,10 +189,13 @@ impl eadem_api::Quarantine for RefusedRows {
                 let name = &summary.newest.id.name;
                 let quarantine = self.stores.offline.quarantine(name, version);
                 let quarantine = quarantine.map_err(|error| Problem::internal("quarantine", error))?;
-                let found = self.read(async move { quarantine.summary().await }).await?;
-                if found.version.is_none() {
+                let known = quarantine.clone();
+                if self.read(async move { known.version().await }).await?.is_none() {
                     continue;
                 }
+                let view = self.stores.registry.view(name, Some(version)).await.map_err(registry_failed)?;
+                let table = self.table_of(&view).await?;
+                let found = self.read(async move { quarantine.summary(&table).await }).await?;
                 views.push(json!({
                     "view": format!("{name}@{version}"),
                     "refused": found.refused.values().sum::<u64>(),
@@ -223,7 +234,8 @@ impl eadem_api::Quarantine for RefusedRows {
                 ));
             }
         }
-        let page = self.read(async move { quarantine.page(&filter, cursor, query.limit).await }).await?;
+        let table = self.table_of(&view).await?;
+        let page = self.read(async move { quarantine.page(&table, &filter, cursor, query.limit).await }).await?;
         let rows: Vec<Json> = page.entries.iter().map(entry_json).collect();
         Ok(json!({
             "view": view.id.to_string(),
@@ -244,7 +256,7 @@ impl eadem_api::Quarantine for RefusedRows {
         let table = self.stores.offline.table(&spec);
         let table = table.map_err(|error| Problem::internal("the table could not be found", error))?;
         let read = async move {
-            let page = quarantine.page(&filter, None, REFUSALS_SHOWN_MAX).await?;
+            let page = quarantine.page(&table, &filter, None, REFUSALS_SHOWN_MAX).await?;
             let mut entries = page.entries;
             entries.sort_by_key(|entry| std::cmp::Reverse((entry.row.arrival_us, entry.row.attempt)));
             let newest: Vec<&QuarantinedRow> = entries.first().iter().map(|entry| &entry.row).collect();

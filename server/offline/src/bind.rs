@@ -26,7 +26,8 @@ pub(crate) struct BindPlan {
     event_time: BoundTime,
     known_at: BoundKnownAt,
     inputs: Vec<BoundInput>,
-    max_ahead_us: i64,
+    /// How far an event time may lie after its arrival.
+    pub(crate) max_ahead_us: i64,
 }
 
 #[derive(Debug, Clone)]

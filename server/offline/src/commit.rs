@@ -380,6 +380,7 @@ pub(crate) fn append() -> DeltaOperation {
 /// What a backfill commits: its new files, and the withdrawal of the rows that they take the place of.
 struct Backfilled<'a> {
     table: &'a ViewTable,
+    job: &'a str,
     plan: &'a JobPlan,
     new: NewFiles<'a>,
     withdrawal: Withdrawal<'a>,
@@ -389,7 +390,7 @@ struct Backfilled<'a> {
 impl Proposal for Backfilled<'_> {
     async fn on(&mut self, base: &Base) -> Result<Option<Change>, OfflineError> {
         let log = read_lane_log(&self.table.location, &self.table.log_store, base.version).await?;
-        let lanes = LaneChange::of_plan(self.plan, &log.lanes)?;
+        let lanes = LaneChange::of_plan(self.job, self.plan, &log.lanes)?;
         let withdrawn = self.withdrawal.of(&lanes.withdrawn, &base.files).await?;
         let mut info = describe(&lanes, &log, (!withdrawn.removes.is_empty()).then_some(base.version + 1));
         info.push((INFO_ROWS_REMOVED.to_owned(), withdrawn.rows.into()));
@@ -418,7 +419,7 @@ impl ViewTable {
     ) -> Result<Committed, OfflineError> {
         let table = self.ensure().await?;
         let new = NewFiles::of(self, job, adds)?;
-        let mut proposal = Backfilled { table: self, plan, new, withdrawal: Withdrawal::new(self, job, room) };
+        let mut proposal = Backfilled { table: self, job, plan, new, withdrawal: Withdrawal::new(self, job, room) };
         let committed = commit_once(&self.location, &self.log_store, table, job, &mut proposal).await?;
         let committed = committed.ok_or_else(|| table_error(&self.location, "a backfill has nothing to commit"))?;
         proposal.new.discard_uncommitted(&committed).await?;

@@ -25,6 +25,7 @@ use crate::doomed::DoomedFiles;
 use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
 use crate::lanes::{LaneChange, describe, read_lane_log};
+use crate::ledger::ChunkOutcome;
 use crate::location::Location;
 use crate::partition::PartitionWriter;
 use crate::quarantine::Quarantine;
@@ -210,7 +211,7 @@ impl Rewriting<'_> {
 /// The add actions of files that a part of a job has just written, without the rows that were erased meanwhile, and how many
 /// these were. Files that hold such rows are deleted: an erasure that was recorded before they were written has perhaps
 /// listed the table's files already, and one that is recorded later lists those that are left.
-pub(crate) async fn settle(
+async fn settle(
     table: &dyn Erasable,
     job: &str,
     adds: Vec<Json>,
@@ -239,6 +240,22 @@ pub(crate) async fn settle(
         }
     }
     Ok((settled, gone))
+}
+
+/// The same for all that a part of a job has written.
+pub(crate) async fn settle_outcome(
+    (table, quarantine): (&ViewTable, &Quarantine),
+    job: &str,
+    outcome: &mut ChunkOutcome,
+    begun_with: Option<&ErasedRows>,
+) -> Result<(), OfflineError> {
+    let (adds, gone) = settle(table, job, std::mem::take(&mut outcome.adds), begun_with).await?;
+    outcome.adds = adds;
+    outcome.rows_stored = outcome.rows_stored.saturating_sub(gone);
+    outcome.rows_erased += gone;
+    let refused = std::mem::take(&mut outcome.quarantine_adds);
+    (outcome.quarantine_adds, _) = settle(quarantine, job, refused, begun_with).await?;
+    Ok(())
 }
 
 /// A table of a view, or its quarantine.

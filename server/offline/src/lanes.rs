@@ -37,6 +37,21 @@ pub struct CommittedLane {
     /// What it remembers of its source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<LaneOrigin>,
+    /// The job that has loaded it; `None`: nobody noted that then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loaded_by: Option<LoadedBy>,
+}
+
+/// The job that has loaded a lane: it has stored every row of it that it looked at, left it out, or refused it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadedBy {
+    /// The job's id.
+    pub job: String,
+    /// The arrival of its rows, in microseconds.
+    pub arrival_us: i64,
+    /// Ranges of event times that were loaded before, which it did not look at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_us: Vec<(i64, i64)>,
 }
 
 /// A file by its path and the digest that it had.
@@ -51,6 +66,32 @@ pub struct LaneName {
 impl CommittedLane {
     pub(crate) fn name(&self) -> LaneName {
         LaneName { path: self.path.clone(), digest: self.digest.clone() }
+    }
+
+    /// When its rows arrived; the beginning of time where nobody noted it.
+    pub(crate) fn arrival_us(&self) -> i64 {
+        self.loaded_by.as_ref().map_or(i64::MIN, |loaded| loaded.arrival_us)
+    }
+
+    /// The job that has looked at the file's rows of an event time, where it is known. A row without a time that can be
+    /// stored is looked at by every job that reads the file.
+    pub(crate) fn looked_at(&self, event_us: Option<i64>) -> Option<&LoadedBy> {
+        let loaded = self.loaded_by.as_ref()?;
+        let Some(event_us) = event_us.filter(|event_us| (TIME_MIN_US..TIME_MAX_US).contains(event_us)) else {
+            return Some(loaded);
+        };
+        let within = |(from_us, to_us): &(i64, i64)| (*from_us..*to_us).contains(&event_us);
+        let is_asked_for = self.range_us.as_ref().is_none_or(within) && !loaded.left_us.iter().any(within);
+        is_asked_for.then_some(loaded)
+    }
+
+    /// Whether this lane is another one loaded anew, all of it.
+    fn renews(&self, other: &Self) -> bool {
+        let leaves_nothing = self.loaded_by.as_ref().is_none_or(|loaded| loaded.left_us.is_empty());
+        self.digest == other.digest
+            && leaves_nothing
+            && self.arrival_us() >= other.arrival_us()
+            && covers(&[self.range_us], other.range_us)
     }
 }
 
@@ -91,7 +132,7 @@ pub(crate) fn is_whole(range_us: Option<RangeUs>) -> bool {
     range_us.is_none_or(|(from, to)| from <= TIME_MIN_US && TIME_MAX_US <= to)
 }
 
-fn meet(one: Option<RangeUs>, other: Option<RangeUs>) -> bool {
+pub(crate) fn meet(one: Option<RangeUs>, other: Option<RangeUs>) -> bool {
     match (one, other) {
         (Some(one), Some(other)) => one.0 < other.1 && other.0 < one.1,
         _ => true,
@@ -133,13 +174,23 @@ fn without(range: Option<RangeUs>, gone: Option<RangeUs>) -> Vec<RangeUs> {
     pieces.into_iter().filter(|(from, to)| from < to).collect()
 }
 
-fn planned_lane(plan: &JobPlan, file: &PlannedFile) -> CommittedLane {
+fn planned_lane(job: &str, plan: &JobPlan, file: &PlannedFile) -> CommittedLane {
     CommittedLane {
         path: file.path.clone(),
         digest: file.digest.clone(),
         range_us: plan.range_us,
         origin: file.origin.clone(),
+        loaded_by: Some(LoadedBy {
+            job: job.to_owned(),
+            arrival_us: plan.created_at_us,
+            left_us: file.loaded_us.clone(),
+        }),
     }
+}
+
+/// Lanes under the path that their content has now.
+fn moved<'a>(held: &'a [&CommittedLane], path: &'a str) -> impl Iterator<Item = CommittedLane> + 'a {
+    held.iter().map(move |lane| CommittedLane { path: path.to_owned(), ..(*lane).clone() })
 }
 
 impl LaneChange {
@@ -148,10 +199,10 @@ impl LaneChange {
     /// # Errors
     /// A plan that has gone stale: a job that was interrupted and is resumed late would load rows a second time, or put
     /// the content of a file that others have loaded since behind an older one.
-    pub(crate) fn of_plan(plan: &JobPlan, lanes: &Lanes) -> Result<Self, OfflineError> {
+    pub(crate) fn of_plan(job: &str, plan: &JobPlan, lanes: &Lanes) -> Result<Self, OfflineError> {
         check_still_new(plan, lanes)?;
         let mut change =
-            Self { added: plan.files.iter().map(|file| planned_lane(plan, file)).collect(), ..Self::default() };
+            Self { added: plan.files.iter().map(|file| planned_lane(job, plan, file)).collect(), ..Self::default() };
         if plan.recompute {
             change.recompute(plan, lanes);
         } else {
@@ -167,9 +218,11 @@ impl LaneChange {
         let kept = lanes.values().flatten().filter(|lane| !removed.contains(&lane.name()));
         for lane in kept.chain(&self.added) {
             let of_path = after.entry(lane.path.clone()).or_default();
-            if !of_path.contains(lane) {
-                of_path.push(lane.clone());
+            if of_path.contains(lane) {
+                continue;
             }
+            of_path.retain(|held| !lane.renews(held));
+            of_path.push(lane.clone());
         }
         after
     }
@@ -184,7 +237,7 @@ impl LaneChange {
             }
             self.removed.push(LaneName { path: replaced.path.clone(), digest: replaced.digest.clone() });
             if let Some(path) = &replaced.kept_as {
-                self.added.extend(held.iter().map(|lane| CommittedLane { path: path.clone(), ..(*lane).clone() }));
+                self.added.extend(moved(&held, path));
             }
         }
         let after = self.applied_to(lanes);
@@ -204,11 +257,15 @@ impl LaneChange {
         for replaced in &plan.replaced {
             let held = lanes.get(&replaced.path).into_iter().flatten();
             let held: Vec<&CommittedLane> = held.filter(|lane| lane.digest == replaced.digest).collect();
-            // Another file that is there has this content: its lane is loaded anew.
-            if held.is_empty() || current.contains(replaced.digest.as_str()) {
+            if held.is_empty() {
                 continue;
             }
             self.removed.push(LaneName { path: replaced.path.clone(), digest: replaced.digest.clone() });
+            // Another file that is there has this content: it is loaded anew as that one's.
+            if let Some(path) = &replaced.kept_as {
+                self.added.extend(moved(&held, path));
+                continue;
+            }
             // The rows of a file that is gone stay, also where one that is there once had its content.
             if elsewhere.contains(replaced.digest.as_str()) {
                 continue;
@@ -246,9 +303,18 @@ fn check_still_new(plan: &JobPlan, lanes: &Lanes) -> Result<(), OfflineError> {
     for replaced in &plan.replaced {
         let held = lanes.get(&replaced.path).into_iter().flatten();
         let mut held = held.filter(|lane| lane.digest == replaced.digest);
-        // All of its rows go, so all of its range must be loaded anew.
-        if !plan.recompute && held.any(|lane| !covers(&[plan.range_us], lane.range_us)) {
+        // Where all of its rows go, all of its range must be loaded anew.
+        let rows_go = !plan.recompute && replaced.kept_as.is_none();
+        if rows_go && held.any(|lane| !covers(&[plan.range_us], lane.range_us)) {
             return refuse(&replaced.path, "was loaded for another time range by another job");
+        }
+    }
+    if plan.is_whole_source {
+        let planned = plan.files.iter().map(|file| &file.path).chain(&plan.already_loaded);
+        let known: BTreeSet<&String> = planned.chain(plan.replaced.iter().map(|replaced| &replaced.path)).collect();
+        let is_news = |lane: &&CommittedLane| !known.contains(&lane.path) && meet(lane.range_us, plan.range_us);
+        if let Some(lane) = lanes.values().flatten().find(is_news) {
+            return refuse(&lane.path, "was extracted and loaded by another job");
         }
     }
     Ok(())
@@ -372,7 +438,45 @@ mod tests {
     }
 
     fn lane(path: &str, digest: &str) -> CommittedLane {
-        CommittedLane { path: path.to_owned(), digest: digest.to_owned(), range_us: None, origin: None }
+        CommittedLane {
+            path: path.to_owned(),
+            digest: digest.to_owned(),
+            range_us: None,
+            origin: None,
+            loaded_by: None,
+        }
+    }
+
+    fn loaded(range_us: Option<RangeUs>, arrival_us: i64, left_us: &[RangeUs]) -> CommittedLane {
+        let loaded_by = LoadedBy { job: format!("job-{arrival_us}"), arrival_us, left_us: left_us.to_vec() };
+        CommittedLane { range_us, loaded_by: Some(loaded_by), ..lane("a", "digest") }
+    }
+
+    #[test]
+    fn a_lane_that_is_loaded_anew_takes_the_place_of_what_it_was() {
+        let after = |before: Vec<CommittedLane>, added: CommittedLane| {
+            let change = LaneChange { added: vec![added], ..LaneChange::default() };
+            change.applied_to(&Lanes::from([("a".to_owned(), before)])).remove("a").unwrap_or_default()
+        };
+        let (first, part) = (loaded(None, 1, &[]), loaded(Some((0, 5)), 2, &[]));
+        let both = after(vec![first.clone()], part.clone());
+        assert_eq!(both, [first, part.clone()], "beyond the part the first job has the say");
+        let whole = loaded(None, 3, &[]);
+        assert_eq!(after(both, whole.clone()), [whole]);
+        let rest = loaded(None, 3, &[(0, 5)]);
+        assert_eq!(after(vec![part.clone()], rest.clone()), [part.clone(), rest]);
+        assert_eq!(after(vec![part.clone()], lane("a", "digest")), [part, lane("a", "digest")]);
+    }
+
+    #[test]
+    fn a_job_has_looked_at_what_it_was_asked_for_and_at_rows_without_a_time() {
+        let looked_at = |lane: &CommittedLane, event_us| lane.looked_at(event_us).is_some();
+        let rest = loaded(Some((0, 20)), 3, &[(5, 10)]);
+        for (event_us, expected) in [(0, true), (4, true), (5, false), (9, false), (10, true), (20, false)] {
+            assert_eq!(looked_at(&rest, Some(event_us)), expected, "{event_us}");
+        }
+        assert!(looked_at(&rest, None) && looked_at(&rest, Some(i64::MAX)));
+        assert!(!looked_at(&lane("a", "digest"), None), "nobody noted who loaded it");
     }
 
     #[test]

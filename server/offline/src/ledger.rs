@@ -37,15 +37,22 @@ pub struct JobPlan {
     pub already_loaded: Vec<String>,
     /// Files that were loaded once and are no longer there, by path. Their rows stay.
     pub vanished: Vec<String>,
-    /// Files that were loaded with another content than they have now: those rows go when this job is committed.
+    /// Files that were loaded and have changed since, or have another name: those rows go when this job is committed, or are
+    /// those of the other name.
     #[serde(default)]
     pub replaced: Vec<ReplacedFile>,
     /// Whether the rows of the range that the table holds of files that are there are computed anew.
     #[serde(default)]
     pub recompute: bool,
+    /// Whether these files are all that the source holds, whatever was loaded before: the rows of others go.
+    #[serde(default)]
+    pub is_whole_source: bool,
+    /// How far an event time may lie after the job's creation, in microseconds; `None`: as the view's source says now.
+    #[serde(default)]
+    pub max_ahead_us: Option<i64>,
 }
 
-/// A file that was loaded and has changed since.
+/// A file that was loaded and has changed since, or is gone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ReplacedFile {
     /// Relative to the source's location.
@@ -63,9 +70,9 @@ impl ReplacedFile {
 }
 
 impl JobPlan {
-    /// Whether a commit of this plan changes anything.
-    pub(crate) fn changes_rows(&self) -> bool {
-        !self.files.is_empty() || self.replaced.iter().any(|replaced| replaced.kept_as.is_none())
+    /// Whether there is anything to commit: rows that come or go, or files that have another name.
+    pub(crate) fn changes_table(&self) -> bool {
+        !self.files.is_empty() || !self.replaced.is_empty()
     }
 
     /// The files that have changed since they were loaded and whose old content no other file has, by path.
@@ -74,6 +81,12 @@ impl JobPlan {
         let mut paths: Vec<String> = changed.map(|replaced| replaced.path.clone()).collect();
         paths.dedup();
         paths
+    }
+
+    /// The paths under which contents were loaded, and those that have them now.
+    pub(crate) fn files_renamed(&self) -> Vec<(String, String)> {
+        let renamed = |replaced: &ReplacedFile| Some((replaced.path.clone(), replaced.kept_as.clone()?));
+        self.replaced.iter().filter_map(renamed).collect()
     }
 }
 

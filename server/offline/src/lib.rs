@@ -71,7 +71,7 @@ pub use erasure::{ErasedEntities, ErasureLedger};
 pub use error::OfflineError;
 pub use expression::EXPRESSION_FUNCTIONS;
 pub use extracts::DeletedFiles;
-pub use lanes::{CommittedLane, LaneName};
+pub use lanes::{CommittedLane, LaneName, LoadedBy};
 pub use ledger::{
     ChunkOutcome, ChunkPart, Claim, JobLedger, JobPlan, LaneOrigin, LedgerError, MemoryLedger, Part, PlannedChunk,
     PlannedFile, ReplacedFile,

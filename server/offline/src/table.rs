@@ -11,7 +11,7 @@ use deltalake_core::operations::create::CreateBuilder;
 use deltalake_core::protocol::SaveMode;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::Caches;
@@ -140,13 +140,18 @@ pub(crate) async fn delete_if_there(store: &dyn ObjectStore, path: &Path) -> Res
     }
 }
 
-/// Whether there is such a file.
-pub(crate) async fn is_there(store: &dyn ObjectStore, path: &Path) -> Result<bool, OfflineError> {
+/// What the store says of a file, if there is one.
+pub(crate) async fn meta_if_there(store: &dyn ObjectStore, path: &Path) -> Result<Option<ObjectMeta>, OfflineError> {
     match store.head(path).await {
-        Ok(_) => Ok(true),
-        Err(object_store::Error::NotFound { .. }) => Ok(false),
+        Ok(meta) => Ok(Some(meta)),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether there is such a file.
+pub(crate) async fn is_there(store: &dyn ObjectStore, path: &Path) -> Result<bool, OfflineError> {
+    Ok(meta_if_there(store, path).await?.is_some())
 }
 
 /// Loads a table's log; `None` if there is no table.

@@ -20,7 +20,9 @@ use crate::commit::{live_files, object_path};
 use crate::error::OfflineError;
 use crate::extracts::EXTRACTS_FOLDER;
 use crate::location::{Location, OfflineStore};
-use crate::table::{DATA_EXTENSION, LOG_FOLDER, delete_if_there, load, open_log, read_commit, table_error};
+use crate::table::{
+    DATA_EXTENSION, LOG_FOLDER, delete_if_there, load, meta_if_there, open_log, read_commit, table_error,
+};
 
 /// What is in use outside the offline store. Asked once, after the files were listed.
 #[async_trait]
@@ -248,11 +250,8 @@ impl OfflineStore {
         if is_young(spine, options.grace_us, options) {
             return Ok(true);
         }
-        match self.root.store.head(&spine.location).await {
-            Ok(now) => Ok(is_young(&now, options.grace_us, options)),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        let now = meta_if_there(self.root.store.as_ref(), &spine.location).await?;
+        Ok(now.is_some_and(|now| is_young(&now, options.grace_us, options)))
     }
 
     async fn vacuum_spines(

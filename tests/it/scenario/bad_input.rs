@@ -202,7 +202,8 @@ fn refused_rows_stop_a_job_are_shown_and_are_replayed_once() {
 
     let text = project.succeed(&["backfill"]);
     assert!(text.contains("3322 × event time") && text.contains("look at them: eadem quarantine list"), "{text}");
-    assert!(project.succeed(&["quarantine", "list"]).contains("refused"));
+    // Two jobs have refused them, and each is one row.
+    assert!(project.succeed(&["quarantine", "list"]).contains("plane_profile@1: 3322 refused"));
     let page = project.json(&["quarantine", "list", "plane_profile", "--reason", "ahead", "--limit", "1000"]);
     assert_eq!(page["rows"].as_array().unwrap().len(), 1000);
     let next = page["next"].as_str().unwrap();

@@ -241,7 +241,10 @@ fn query_parameters(path: &str, method: &str) -> Vec<Value> {
         ("/quarantine/{view}", "get") => vec![
             parameter("job", "only rows that this job has refused"),
             parameter("reason", "only rows whose reason has this text in it"),
-            parameter("all", "true: also rows that a replay has settled or refused again; default: false"),
+            parameter(
+                "all",
+                "true: also rows that a replay has settled, or that another job has refused again or loaded since; default: false",
+            ),
             parameter("limit", "rows of a page, 1 to 1000; default: 100"),
             parameter("cursor", "`next` of the page before"),
         ],
@@ -858,7 +861,7 @@ fn schemas() -> Value {
             "type": "object",
             "properties": {
                 "id": { "type": "string", "description": "digest of the file and number of the row" },
-                "state": { "enum": ["refused", "replayed", "dropped", "refused_again"] },
+                "state": { "enum": ["refused", "replayed", "dropped", "refused_again", "loaded_since"] },
                 "kind": { "type": "string", "description": "the reason without values" },
                 "reason": { "type": "string" },
                 "file": { "type": "string" },
@@ -872,7 +875,7 @@ fn schemas() -> Value {
                 "arrival": instant("when it arrived"),
                 "job": { "type": "string" },
                 "attempt": { "type": "integer", "description": "replays behind this refusal" },
-                "settled_by": { "type": ["string", "null"], "description": "the job that settled it" },
+                "settled_by": { "type": ["string", "null"], "description": "the job that says so, unless it is refused" },
             },
         },
         "DatasetRebuildJob": {

@@ -37,7 +37,7 @@ pub(crate) struct List {
     /// Only rows whose reason has this text in it.
     #[arg(long, requires = "view")]
     reason: Option<String>,
-    /// Also rows that a replay has settled or refused again.
+    /// Also rows that a replay has settled, or that another job has refused again or loaded since.
     #[arg(long, requires = "view")]
     all: bool,
     /// Rows of a page, 1 to 1000.
@@ -180,14 +180,19 @@ fn row_text(found: &Json) -> String {
         }
         let _ = writeln!(
             text,
-            "{} by job {} (arrival {}): {}",
-            text_of(&row["state"]).replace('_', " "),
+            "refused by job {} (arrival {}): {}",
             text_of(&row["job"]),
             text_of(&row["arrival"]),
             text_of(&row["reason"])
         );
         if let Some(job) = row["settled_by"].as_str() {
-            let _ = writeln!(text, "  since then: job {job}");
+            let what = match row["state"].as_str().unwrap_or_default() {
+                "replayed" => "stored by the replay",
+                "dropped" => "dropped in the replay",
+                "loaded_since" => "loaded again and not refused by",
+                _ => "refused again by",
+            };
+            let _ = writeln!(text, "  since then {what} {job}");
         }
     }
     match found["hindrance"].as_str() {

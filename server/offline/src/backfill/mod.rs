@@ -150,6 +150,10 @@ pub struct BackfillReport {
     /// Files that have changed since they were loaded. Their old rows are out of the table; of a recomputed range, those
     /// of the range.
     pub files_replaced: Vec<String>,
+    /// Whether the replaced files are what was extracted of the source before.
+    pub replaces_extracts: bool,
+    /// Files that were loaded and have another path now: the one of then, and that of now. Their rows stay.
+    pub files_renamed: Vec<(String, String)>,
     /// Rows of earlier jobs that this one has taken out of the table.
     pub rows_removed: u64,
     /// Rows read, before `where`.
@@ -269,7 +273,7 @@ pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineE
         return Err(OfflineError::Cancelled);
     }
     check_refused(&backfill, &watch, &outcomes).await?;
-    let (version, rows_removed) = if plan.changes_rows() {
+    let (version, rows_removed) = if plan.changes_table() {
         let committed = commit_job(&backfill, &table, &plan, &outcomes, &gauge).await?;
         (Some(committed.version), committed.rows_removed())
     } else {
@@ -279,6 +283,8 @@ pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineE
         version,
         files: plan.files.len(),
         files_replaced: plan.files_replaced(),
+        replaces_extracts: plan.is_whole_source,
+        files_renamed: plan.files_renamed(),
         rows_removed,
         files_already_loaded: plan.already_loaded,
         files_vanished: plan.vanished,
@@ -337,7 +343,8 @@ async fn put_into_quarantine(backfill: &Backfill, outcomes: &[ChunkOutcome]) -> 
     backfill.store.quarantine(&backfill.view.name, backfill.view.version)?.commit(&backfill.job, &adds).await
 }
 
-/// Makes the job's rows visible. Any number of processes may do so at once: the table takes them once.
+/// Makes the job's rows visible. Any number of processes may do so at once: the table takes them once. What was refused
+/// comes first: once a file is loaded, no other job would refuse its rows again.
 async fn commit_job(
     backfill: &Backfill,
     table: &ViewTable,
@@ -348,10 +355,10 @@ async fn commit_job(
     if !backfill.ledger.begin_commit(&backfill.job).await? {
         return Err(OfflineError::Cancelled);
     }
+    put_into_quarantine(backfill, outcomes).await?;
     let adds: Vec<serde_json::Value> = outcomes.iter().flat_map(|outcome| outcome.adds.iter().cloned()).collect();
     let room = Room::of(backfill.options.memory_bytes_max, gauge);
     let committed = table.commit(&backfill.job, &adds, plan, &room).await?;
-    put_into_quarantine(backfill, outcomes).await?;
     backfill.ledger.committed(&backfill.job, committed.version).await?;
     Ok(committed)
 }

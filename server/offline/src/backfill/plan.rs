@@ -8,7 +8,7 @@ use super::Backfill;
 use super::memory::{Allowance, Gauge, Room};
 use crate::bind::BindPlan;
 use crate::error::OfflineError;
-use crate::lanes::{Lanes, by_digest, covers};
+use crate::lanes::{CommittedLane, Lanes, by_digest, covers, is_whole, meet};
 use crate::ledger::{JobPlan, PlannedChunk, PlannedFile, ReplacedFile};
 use crate::source::{self, Footers, Listing, Lookup, SourceFile, file_error, inspect_schema, lane_digest};
 use crate::table::ViewTable;
@@ -38,8 +38,7 @@ pub(super) async fn plan_job(
         room: Room::of(backfill.options.memory_bytes_max, gauge),
     };
     let listing = source::list(&view.source, &lookup).await?;
-    let there: BTreeSet<&str> = listing.files.iter().map(|file| file.path.as_str()).collect();
-    let is_gone = |path: &&String| listing.names_all && !there.contains(path.as_str());
+    let is_asked_anew = backfill.options.recompute;
     let mut plan = JobPlan {
         view: view.id(),
         view_digest: view.digest.clone(),
@@ -49,9 +48,12 @@ pub(super) async fn plan_job(
         files: Vec::new(),
         chunks: Vec::new(),
         already_loaded: listing.already_loaded.clone(),
-        vanished: lanes.keys().filter(is_gone).cloned().collect(),
+        vanished: Vec::new(),
         replaced: Vec::new(),
-        recompute: backfill.options.recompute,
+        // Of all that a source holds, a range takes the place of what was loaded of that range.
+        recompute: is_asked_anew || (listing.is_whole && !is_whole(backfill.options.range_us)),
+        is_whole_source: listing.is_whole,
+        max_ahead_us: Some(view.source.max_ahead_us),
     };
     if listing.files.is_empty() && listing.names_all && lanes.is_empty() {
         return Err(source::no_files(&view.source));
@@ -63,11 +65,21 @@ pub(super) async fn plan_job(
         }
         found.push((file, lane_digest(file).await?));
     }
-    plan.replaced = replaced_files(&lanes, &found, &plan)?;
-    let of_digest = by_digest(&lanes);
-    if plan.recompute && !listing.names_all {
-        plan.replaced.extend(outdated_files(&lanes, &there));
+    let path_of: BTreeMap<&str, &str> =
+        found.iter().rev().map(|(file, digest)| (digest.as_str(), file.path.as_str())).collect();
+    plan.replaced = replaced_files(&lanes, &found, &path_of, &plan)?;
+    let there: BTreeSet<&str> = listing.files.iter().map(|file| file.path.as_str()).collect();
+    let gone = lanes.values().flatten().filter(|lane| !there.contains(lane.path.as_str()));
+    if listing.names_all {
+        let (renamed, vanished): (Vec<_>, Vec<_>) = gone.partition(|lane| path_of.contains_key(lane.digest.as_str()));
+        plan.replaced.extend(replacements(renamed, &path_of));
+        plan.vanished = vanished.into_iter().map(|lane| lane.path.clone()).collect();
+        plan.vanished.dedup();
+    } else if plan.recompute || plan.is_whole_source {
+        // Rows of a table or query that are no part of it now go, whichever way it has lost them.
+        plan.replaced.extend(replacements(gone.filter(|lane| meet(lane.range_us, plan.range_us)), &path_of));
     }
+    let of_digest = by_digest(&lanes);
     let mut planned: BTreeSet<String> = BTreeSet::new();
     /// A file, its digest, and the ranges of time in which its bytes are loaded.
     type NewFile<'a> = (&'a SourceFile, String, Vec<(i64, i64)>);
@@ -75,7 +87,7 @@ pub(super) async fn plan_job(
     for (file, digest) in found {
         let same_bytes = of_digest.get(digest.as_str()).into_iter().flatten();
         let loaded: Vec<Option<(i64, i64)>> = same_bytes.map(|lane| lane.range_us).collect();
-        let is_loaded = !plan.recompute && covers(&loaded, plan.range_us);
+        let is_loaded = !is_asked_anew && covers(&loaded, plan.range_us);
         // Two files of the same bytes are the same place: their rows are the same rows.
         if is_loaded || !planned.insert(digest.clone()) {
             plan.already_loaded.push(file.path.clone());
@@ -100,29 +112,33 @@ pub(super) async fn plan_job(
     Ok(plan)
 }
 
-/// The lanes of a table or query that are no part of it now. Computing it anew takes their rows out, whichever way the
-/// source has lost them.
-fn outdated_files(lanes: &Lanes, there: &BTreeSet<&str>) -> Vec<ReplacedFile> {
-    let gone = lanes.values().flatten().filter(|lane| !there.contains(lane.path.as_str()));
-    let gone = gone.map(|lane| ReplacedFile { path: lane.path.clone(), digest: lane.digest.clone(), kept_as: None });
-    gone.collect::<BTreeSet<_>>().into_iter().collect()
+/// What becomes of lanes whose path is gone, or has another content: they are those of the path that has theirs now, or go.
+fn replacements<'a>(
+    lanes: impl IntoIterator<Item = &'a CommittedLane>,
+    path_of: &BTreeMap<&str, &str>,
+) -> BTreeSet<ReplacedFile> {
+    let replaced = |lane: &CommittedLane| ReplacedFile {
+        path: lane.path.clone(),
+        digest: lane.digest.clone(),
+        kept_as: path_of.get(lane.digest.as_str()).map(|path| (*path).to_owned()),
+    };
+    lanes.into_iter().map(replaced).collect()
 }
 
 /// The files that were loaded with another content than they have now.
 fn replaced_files(
     lanes: &Lanes,
     found: &[(&SourceFile, String)],
+    path_of: &BTreeMap<&str, &str>,
     plan: &JobPlan,
 ) -> Result<Vec<ReplacedFile>, OfflineError> {
-    let mut replaced: BTreeSet<ReplacedFile> = BTreeSet::new();
-    let path_of: BTreeMap<&str, &str> =
-        found.iter().rev().map(|(file, digest)| (digest.as_str(), file.path.as_str())).collect();
+    let mut replaced: Vec<&CommittedLane> = Vec::new();
     for (file, digest) in found {
         let loaded = lanes.get(&file.path).into_iter().flatten();
         for lane in loaded.filter(|lane| lane.digest != *digest) {
-            let kept_as = path_of.get(lane.digest.as_str()).map(|path| (*path).to_owned());
+            let is_kept = path_of.contains_key(lane.digest.as_str());
             // All rows of the old content go. Outside the job's range nothing would come in their place.
-            if !plan.recompute && kept_as.is_none() && !covers(&[plan.range_us], lane.range_us) {
+            if !plan.recompute && !is_kept && !covers(&[plan.range_us], lane.range_us) {
                 let reason = format!(
                     "has changed since it was loaded (then {}, now {digest}), and was loaded for times outside this \
                      job's range, whose rows would be lost. Run the backfill without a range to replace the whole file, \
@@ -131,10 +147,10 @@ fn replaced_files(
                 );
                 return Err(file_error(file, reason));
             }
-            replaced.insert(ReplacedFile { path: file.path.clone(), digest: lane.digest.clone(), kept_as });
+            replaced.push(lane);
         }
     }
-    Ok(replaced.into_iter().collect())
+    Ok(replacements(replaced, path_of).into_iter().collect())
 }
 
 async fn plan_file(

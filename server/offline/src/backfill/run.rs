@@ -15,7 +15,7 @@ use super::memory::{Allowance, Gauge, Held};
 use super::progress::Meter;
 use super::{Backfill, Cancel, OTHERS_POLL, Progress};
 use crate::bind::{Acceptance, BindPlan, BoundRows, RefusedRow};
-use crate::erase_files::settle;
+use crate::erase_files::settle_outcome;
 use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
 use crate::ledger::{ChunkOutcome, ChunkPart, JobLedger, JobPlan, Part, PlannedChunk, PlannedFile};
@@ -77,7 +77,10 @@ pub(super) async fn run_chunks(
         return Ok(0);
     }
     let schema: SchemaRef = Arc::new(plan.schema.clone());
-    let bind = BindPlan::try_new(&backfill.view, &inspect_schema(&backfill.view.source, &schema)?)?;
+    let mut bind = BindPlan::try_new(&backfill.view, &inspect_schema(&backfill.view.source, &schema)?)?;
+    if let Some(max_ahead_us) = plan.max_ahead_us {
+        bind.max_ahead_us = max_ahead_us;
+    }
     let reader = SourceReader::try_new(&backfill.view.source, &schema, &bind.columns)?;
     let progress = Progress {
         chunks_done: done.len(),
@@ -236,6 +239,7 @@ impl Workshop {
                 self.allowance.quarantine_bytes_max,
             )
             .of_job(&self.job)
+            .of_lane(Some(&planned.digest))
             .counted_by(self.gauge.hold()),
             quarantined: Vec::new(),
             quarantined_bytes: 0,
@@ -243,11 +247,12 @@ impl Workshop {
             batch: self.gauge.hold(),
             refused: self.gauge.hold(),
         };
+        let tables = (&self.table, &self.quarantine);
         while let Some(batch) = stream.try_next().await? {
             if self.watch.has_stopped() {
                 let begun_with = desk.erased.clone();
                 let mut outcome = desk.given_up().await?;
-                self.settle(&mut outcome, begun_with.as_ref()).await?;
+                settle_outcome(tables, &self.job, &mut outcome, begun_with.as_ref()).await?;
                 self.watch.keep(outcome);
                 return Err(OfflineError::Cancelled);
             }
@@ -278,21 +283,10 @@ impl Workshop {
         let mut outcome = desk.outcome;
         outcome.adds = desk.writer.finish().await?;
         outcome.quarantine_adds = desk.quarantine.finish().await?;
-        self.settle(&mut outcome, desk.erased.as_ref()).await?;
+        settle_outcome(tables, &self.job, &mut outcome, desk.erased.as_ref()).await?;
         // The file was read piece by piece: only one that is still the planned one vouches for all of them.
         source::reopen(planned).await?;
         Ok(outcome)
-    }
-
-    /// Takes out of a chunk's files what was erased while it was written.
-    async fn settle(&self, outcome: &mut ChunkOutcome, begun_with: Option<&ErasedRows>) -> Result<(), OfflineError> {
-        let (adds, gone) = settle(&self.table, &self.job, std::mem::take(&mut outcome.adds), begun_with).await?;
-        outcome.adds = adds;
-        outcome.rows_stored = outcome.rows_stored.saturating_sub(gone);
-        outcome.rows_erased += gone;
-        let refused = std::mem::take(&mut outcome.quarantine_adds);
-        (outcome.quarantine_adds, _) = settle(&self.quarantine, &self.job, refused, begun_with).await?;
-        Ok(())
     }
 
     async fn store_rows(

@@ -70,8 +70,9 @@ impl Erasable for Quarantine {
         Ok((stays.true_count() < stays.len()).then_some(stays))
     }
 
-    fn rewriter(&self, job: &str, _: &LiveFile) -> PartitionWriter {
-        PartitionWriter::new(self.store.clone(), schema(), None, BUFFERED_BYTES_MAX).of_job(job)
+    fn rewriter(&self, job: &str, file: &LiveFile) -> PartitionWriter {
+        let writer = PartitionWriter::new(self.store.clone(), schema(), None, BUFFERED_BYTES_MAX);
+        writer.of_job(job).of_lane(file.lane.as_deref())
     }
 
     async fn commit_info(&self, _: u64) -> Result<Vec<(String, Json)>, OfflineError> {

@@ -1,6 +1,6 @@
 //! Reading a quarantine table: what was refused, what has become of it since.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::statistics::Statistics;
 use serde::{Deserialize, Serialize};
 
+use super::replay::Loaded;
 use super::{
     ARRIVAL, ATTEMPT, FILE, INPUTS, JOB, KIND, LANE, OUTCOME, QuarantinedRow, REASON, ROW, RefusalCounts, RowOutcome,
 };
@@ -29,7 +30,8 @@ use crate::erasure::{ErasedRows, ErasureLedger};
 use crate::error::OfflineError;
 use crate::location::{Location, OfflineStore};
 use crate::object_file::ObjectFile;
-use crate::table::{load, open_log, table_error};
+use crate::partition::TAG_LANE;
+use crate::table::{ViewTable, load, open_log, table_error};
 
 pub(super) const BATCH_ROWS: usize = 8_192;
 
@@ -58,7 +60,7 @@ pub struct QuarantineFilter {
     pub lane: Option<String>,
     /// Those of this number in their file.
     pub row: Option<i64>,
-    /// Also those that a replay has settled, or refused again.
+    /// Also those that a replay has settled, or that other jobs have refused again or loaded since.
     pub settled: bool,
 }
 
@@ -74,6 +76,8 @@ pub enum EntryState {
     Dropped,
     /// Another job has refused it since, or a replay has; that refusal is an entry of its own.
     RefusedAgain,
+    /// Another job has loaded its file since and has not refused it.
+    LoadedSince,
 }
 
 /// A refusal, and what has become of it.
@@ -175,8 +179,28 @@ struct LogFile {
     path: String,
     bytes: u64,
     arrival: String,
+    /// The one lane of all its lines, as backfills write them; `None`: there may be several.
+    lane: Option<String>,
     /// Whether replays may have written lines of it; most files hold refusals of backfills only.
     may_hold_replays: bool,
+}
+
+impl State {
+    /// The files that hold lines of rows of which others may hold lines too: those of replays, and of lanes that several jobs
+    /// have refused rows of.
+    fn disputed_files(&self) -> Vec<&LogFile> {
+        let mut arrivals: HashMap<&str, BTreeSet<&str>> = HashMap::new();
+        for file in &self.files {
+            if let Some(lane) = &file.lane {
+                arrivals.entry(lane).or_default().insert(&file.arrival);
+            }
+        }
+        let is_disputed = |file: &&LogFile| match &file.lane {
+            Some(lane) => arrivals.get(lane.as_str()).is_some_and(|arrivals| arrivals.len() > 1),
+            None => true,
+        };
+        self.files.iter().filter(is_disputed).collect()
+    }
 }
 
 /// A line of the table, still in its batch.
@@ -243,9 +267,9 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The lines that replays have added, by row: the last word about each.
+/// Lines by row: the last word about each.
 #[derive(Debug, Default)]
-pub(super) struct Replayed {
+pub(super) struct LastWords {
     lanes: HashMap<String, u32>,
     last: HashMap<(u32, i64), LastWord>,
 }
@@ -261,7 +285,7 @@ struct LastWord {
 /// What a word takes among the others, about.
 const WORD_BYTES: usize = 96;
 
-impl Replayed {
+impl LastWords {
     /// What all words take in memory, about.
     pub(super) fn bytes(&self) -> usize {
         self.last.len() * WORD_BYTES
@@ -329,12 +353,13 @@ impl Quarantine {
         ErasedRows::of_view(self.erasures.as_ref(), &self.view, true).await
     }
 
-    /// Entries from a cursor on, newest jobs first; at most `limit`.
+    /// Entries from a cursor on, newest jobs first; at most `limit`. `table` is the view's: it says what was loaded since.
     ///
     /// # Errors
     /// A cursor of no page; a table that cannot be read.
     pub async fn page(
         &self,
+        table: &ViewTable,
         filter: &QuarantineFilter,
         from: Option<QuarantineCursor>,
         limit: usize,
@@ -342,7 +367,7 @@ impl Quarantine {
         let Some(state) = self.state(from.map(|cursor| cursor.version)).await? else {
             return Ok(QuarantinePage::default());
         };
-        let replayed = self.replayed(&state).await?;
+        let fates = self.fates(table, &state).await?;
         let erased = self.erased().await?;
         let mut page = QuarantinePage { version: Some(state.version), ..QuarantinePage::default() };
         let first = from.map_or((0, 0), |cursor| (cursor.file, cursor.row));
@@ -354,14 +379,15 @@ impl Quarantine {
                 let (lines, inputs) = (Lines::of(&batch)?, text_column(&batch, INPUTS)?);
                 for row in 0..batch.num_rows() {
                     let line = Line { columns: &lines, row };
-                    let is_meant = line.is_refusal() && (filter.settled || replayed.of(&line).is_none());
+                    let is_meant = line.is_refusal() && filter.takes(&line);
                     let is_erased = || erased.as_ref().is_some_and(|erased| erased.takes_kept(inputs.value(row)));
-                    if is_meant && filter.takes(&line) && !is_erased() {
+                    let fate = if is_meant { fates.of(&line, inputs.value(row)) } else { None };
+                    if is_meant && (filter.settled || fate.is_none()) && !is_erased() {
                         if page.entries.len() == limit {
                             page.next = Some(QuarantineCursor { version: state.version, file, row: at });
                             return Ok(page);
                         }
-                        page.entries.push(entry(&line, inputs.value(row), &replayed));
+                        page.entries.push(entry(&line, inputs.value(row), fate));
                     }
                     at += 1;
                 }
@@ -370,22 +396,22 @@ impl Quarantine {
         Ok(page)
     }
 
-    /// How many rows are refused, and how many replays have settled.
+    /// How many rows are refused, and how many replays have settled. `table` is the view's: it says what was loaded since.
     ///
     /// # Errors
     /// A table that cannot be read.
-    pub async fn summary(&self) -> Result<QuarantineSummary, OfflineError> {
+    pub async fn summary(&self, table: &ViewTable) -> Result<QuarantineSummary, OfflineError> {
         let Some(state) = self.state(None).await? else { return Ok(QuarantineSummary::default()) };
-        let replayed = self.replayed(&state).await?;
+        let fates = self.fates(table, &state).await?;
         let mut summary = QuarantineSummary { version: Some(state.version), ..QuarantineSummary::default() };
         let erased = self.erased().await?;
         let mut columns = vec![KIND, LANE, ROW, ARRIVAL, OUTCOME, ATTEMPT];
-        if erased.is_some() {
+        if erased.is_some() || fates.loaded.needs_times() {
             columns.push(INPUTS);
         }
         let mut visit = |line: &Line<'_>, inputs: &str| {
             let is_erased = || erased.as_ref().is_some_and(|erased| erased.takes_kept(inputs));
-            if replayed.leaves(line) && !is_erased() {
+            if line.is_refusal() && fates.of(line, inputs).is_none() && !is_erased() {
                 match summary.refused.get_mut(line.kind()) {
                     Some(rows) => *rows += 1,
                     None => {
@@ -396,7 +422,7 @@ impl Quarantine {
             Ok(())
         };
         self.visit(&state, &columns, None, &mut visit).await?;
-        for word in replayed.last.values() {
+        for word in fates.words.last.values() {
             match word.outcome {
                 RowOutcome::Replayed => summary.replayed += 1,
                 RowOutcome::Dropped => summary.dropped += 1,
@@ -425,10 +451,14 @@ impl Quarantine {
             .map(|file| {
                 let stats = file.stats().map(|stats| stats.to_string()).unwrap_or_default();
                 let stats: serde_json::Value = serde_json::from_str(&stats).unwrap_or_default();
+                // The columns that would replace it cannot give tags.
+                #[allow(deprecated)]
+                let tags = file.add_action().tags;
                 LogFile {
                     path: file.object_store_path().to_string(),
                     bytes: u64::try_from(file.size()).unwrap_or_default(),
                     arrival: stats["maxValues"][ARRIVAL].as_str().unwrap_or_default().to_owned(),
+                    lane: tags.and_then(|mut tags| tags.remove(TAG_LANE)).flatten(),
                     may_hold_replays: stats["maxValues"][ATTEMPT].as_i64() != Some(0),
                 }
             })
@@ -461,24 +491,44 @@ impl Quarantine {
     }
 
     /// What replays say. They are few beside the refusals of backfills, which are not read for it.
-    pub(super) async fn replayed(&self, state: &State) -> Result<Replayed, OfflineError> {
-        let mut replayed = Replayed::default();
-        let columns = [LANE, ROW, ARRIVAL, JOB, OUTCOME, ATTEMPT];
+    pub(super) async fn replayed(&self, state: &State) -> Result<LastWords, OfflineError> {
+        let mut words = LastWords::default();
         for file in state.files.iter().filter(|file| file.may_hold_replays) {
-            let mut batches = self.batches(file, &columns, 0, may_hold_replays, None).await?;
-            while let Some(batch) = batches.try_next().await? {
-                let lines = Lines::of(&batch)?;
-                let mut job: Arc<str> = Arc::from("");
-                for row in (0..batch.num_rows()).filter(|row| lines.attempt.value(*row) > 0) {
-                    let line = Line { columns: &lines, row };
-                    if *job != *line.job() {
-                        job = Arc::from(line.job());
-                    }
-                    replayed.note(&line, job.clone())?;
+            self.note_words(file, may_hold_replays, |line| line.attempt() > 0, &mut words).await?;
+        }
+        Ok(words)
+    }
+
+    /// What has become of the refused rows.
+    async fn fates(&self, table: &ViewTable, state: &State) -> Result<Fates, OfflineError> {
+        let mut words = LastWords::default();
+        for file in state.disputed_files() {
+            self.note_words(file, |_| true, |_| true, &mut words).await?;
+        }
+        Ok(Fates { words, loaded: Loaded::of(table).await? })
+    }
+
+    /// Notes lines of a file.
+    async fn note_words(
+        &self,
+        file: &LogFile,
+        is_needed: fn(&RowGroupMetaData) -> bool,
+        is_word: fn(&Line<'_>) -> bool,
+        words: &mut LastWords,
+    ) -> Result<(), OfflineError> {
+        let columns = [LANE, ROW, ARRIVAL, JOB, OUTCOME, ATTEMPT];
+        let mut batches = self.batches(file, &columns, 0, is_needed, None).await?;
+        let mut job: Arc<str> = Arc::from("");
+        while let Some(batch) = batches.try_next().await? {
+            let lines = Lines::of(&batch)?;
+            for line in (0..batch.num_rows()).map(|row| Line { columns: &lines, row }).filter(is_word) {
+                if *job != *line.job() {
+                    job = Arc::from(line.job());
                 }
+                words.note(&line, job.clone())?;
             }
         }
-        Ok(replayed)
+        Ok(())
     }
 
     /// A file of the table before it is read, and what makes an error of the file out of what is wrong with it.
@@ -537,16 +587,39 @@ fn may_hold_replays(group: &RowGroupMetaData) -> bool {
     }
 }
 
-fn entry(line: &Line<'_>, inputs: &str, replayed: &Replayed) -> QuarantineEntry {
-    let last = replayed.of(line);
+/// What has become of a refusal.
+struct Fate<'a> {
+    state: EntryState,
+    /// The job that says so.
+    job: &'a str,
+}
+
+/// What tells what has become of refusals: later lines of the same rows, and later loads of their files.
+struct Fates {
+    words: LastWords,
+    loaded: Loaded,
+}
+
+impl Fates {
+    /// What has become of a refusal; `None`: it stands.
+    fn of(&self, line: &Line<'_>, inputs: &str) -> Option<Fate<'_>> {
+        if let Some(word) = self.words.of(line) {
+            let state = match word.outcome {
+                RowOutcome::Replayed => EntryState::Replayed,
+                RowOutcome::Dropped => EntryState::Dropped,
+                RowOutcome::Refused => EntryState::RefusedAgain,
+            };
+            return Some(Fate { state, job: &word.job });
+        }
+        let since = self.loaded.since(line.lane(), line.arrival_us(), inputs)?;
+        Some(Fate { state: EntryState::LoadedSince, job: &since.job })
+    }
+}
+
+fn entry(line: &Line<'_>, inputs: &str, fate: Option<Fate<'_>>) -> QuarantineEntry {
     QuarantineEntry {
-        state: match last.map(|last| last.outcome) {
-            None => EntryState::Refused,
-            Some(RowOutcome::Replayed) => EntryState::Replayed,
-            Some(RowOutcome::Dropped) => EntryState::Dropped,
-            Some(RowOutcome::Refused) => EntryState::RefusedAgain,
-        },
-        settled_by: last.map(|last| last.job.to_string()),
+        state: fate.as_ref().map_or(EntryState::Refused, |fate| fate.state),
+        settled_by: fate.map(|fate| fate.job.to_owned()),
         row: QuarantinedRow {
             kind: line.kind().to_owned(),
             reason: line.reason().to_owned(),

@@ -27,16 +27,16 @@ use parquet::file::statistics::Statistics;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::read::{Line, Quarantine, QuarantineFilter, State};
+use super::read::{LastWords, Line, Quarantine, QuarantineFilter, State};
 use super::{ARRIVAL, ATTEMPT, FILE, INPUTS, JOB, KIND, LANE, OUTCOME, REASON, ROW, RefusalCounts};
 use super::{QuarantinedRow, RowOutcome, batch, schema};
 use crate::backfill::{Cancel, Gauge, Held, Progress, ProgressSink, Room, bytes_of_value};
 use crate::bind::{Acceptance, BindPlan};
 use crate::commit::{Base, Change, LiveFile, NewFiles, Proposal, adds_of, append, commit_once};
-use crate::erase_files::settle;
+use crate::erase_files::settle_outcome;
 use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
-use crate::lanes::{CommittedLane, by_digest, read_lane_log};
+use crate::lanes::{CommittedLane, LoadedBy, by_digest, read_lane_log};
 use crate::ledger::{ChunkOutcome, JobLedger};
 use crate::location::OfflineStore;
 use crate::partition::PartitionWriter;
@@ -152,7 +152,7 @@ impl ReplayRoom {
     }
 
     /// How many rows can be noted beside what earlier replays have said.
-    fn rows_max(&self, replayed: &super::read::Replayed) -> Result<usize, OfflineError> {
+    fn rows_max(&self, replayed: &LastWords) -> Result<usize, OfflineError> {
         let left = self.notes_bytes_max.saturating_sub(replayed.bytes()) / NOTE_BYTES;
         if left > 0 {
             return Ok(left);
@@ -248,10 +248,13 @@ pub async fn run_replay(replay: Replay) -> Result<ReplayReport, OfflineError> {
     if replay.cancel.is_cancelled() {
         return Err(OfflineError::Cancelled);
     }
-    let version = match outcome.adds.is_empty() {
-        true => None,
-        false => Some(table.commit_replay(&replay.job, &outcome.adds).await?),
-    };
+    let mut version = None;
+    if !outcome.adds.is_empty() {
+        if !replay.ledger.begin_commit(&replay.job).await? {
+            return Err(OfflineError::Cancelled);
+        }
+        version = Some(table.commit_replay(&replay.job, &outcome.adds).await?);
+    }
     if !outcome.quarantine_adds.is_empty() {
         let quarantine = replay.store.quarantine(&replay.view.name, replay.view.version)?;
         quarantine.commit(&replay.job, &outcome.quarantine_adds).await?;
@@ -310,11 +313,9 @@ async fn try_rows(replay: &Replay, table: &ViewTable, gauge: &Gauge) -> Result<C
         }
     }
     bench.put_lines().await?;
-    let (adds, gone) = settle(table, &replay.job, bench.writer.finish().await?, erased.as_ref()).await?;
-    outcome.adds = adds;
-    outcome.rows_stored = outcome.rows_stored.saturating_sub(gone);
-    (outcome.quarantine_adds, _) =
-        settle(&quarantine, &replay.job, bench.quarantine.finish().await?, erased.as_ref()).await?;
+    outcome.adds = bench.writer.finish().await?;
+    outcome.quarantine_adds = bench.quarantine.finish().await?;
+    settle_outcome((table, &quarantine), &replay.job, &mut outcome, erased.as_ref()).await?;
     Ok(outcome)
 }
 
@@ -504,7 +505,7 @@ struct KeptRows<'a> {
     replay: &'a Replay,
     quarantine: &'a Quarantine,
     state: Option<State>,
-    replayed: super::read::Replayed,
+    replayed: LastWords,
     loaded: Loaded,
     erased: Option<&'a ErasedRows>,
 }
@@ -519,7 +520,7 @@ impl<'a> KeptRows<'a> {
         let state = quarantine.state(Some(replay.options.version)).await?;
         let replayed = match &state {
             Some(state) => quarantine.replayed(state).await?,
-            None => super::read::Replayed::default(),
+            None => LastWords::default(),
         };
         Ok(Self { replay, quarantine, state, replayed, loaded: Loaded::of(table).await?, erased })
     }
@@ -667,6 +668,22 @@ impl Loaded {
         Ok(Self(loaded))
     }
 
+    /// The job that has loaded a refused row's file since that arrival and has looked at the row again.
+    pub(super) fn since(&self, lane: &str, arrival_us: i64, inputs: &str) -> Option<&LoadedBy> {
+        let mut later = self.0.get(lane)?.iter().filter(|lane| lane.arrival_us() > arrival_us).peekable();
+        later.peek()?;
+        let event_us = event_time_of(inputs);
+        later.find_map(|lane| lane.looked_at(event_us))
+    }
+
+    /// Whether it depends on the event times of rows which job has looked at them.
+    pub(super) fn needs_times(&self) -> bool {
+        let is_part = |lane: &CommittedLane| {
+            lane.loaded_by.as_ref().is_some_and(|loaded| lane.range_us.is_some() || !loaded.left_us.is_empty())
+        };
+        self.0.values().flatten().any(is_part)
+    }
+
     fn hindrance(&self, lane: &str) -> Option<String> {
         let is_loaded = self.0.contains_key(lane);
         (!is_loaded).then(|| {
@@ -711,6 +728,19 @@ struct KeptJson {
     /// All that is kept of a row of which nothing could be read.
     #[serde(default, rename = "text")]
     _text: Option<String>,
+}
+
+/// The event time of what is kept of a row, if it has one.
+fn event_time_of(inputs: &str) -> Option<i64> {
+    #[derive(Deserialize)]
+    struct KeptTime {
+        event_time: Json,
+    }
+    let kept: KeptTime = serde_json::from_str(inputs).ok()?;
+    match value_from_json(DataType::Timestamp, &kept.event_time) {
+        Ok(Value::Timestamp(event_us)) => Some(event_us),
+        _ => None,
+    }
 }
 
 impl KeptRow {

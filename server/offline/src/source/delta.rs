@@ -59,9 +59,13 @@ pub(super) async fn list(source: &SourceSpec, location: &str, lookup: &Lookup<'_
     let (files, already_loaded): (_, Vec<String>) = match loaded {
         Some(loaded) => {
             let paths = lookup.lanes.iter().filter(|(_, lanes)| lanes.iter().any(|lane| lookup.is_covered(lane)));
-            (added_since(source, &opened, loaded).await?, paths.map(|(path, _)| path.clone()).collect())
+            (added_since(source, &opened, loaded, lookup).await?, paths.map(|(path, _)| path.clone()).collect())
         }
-        None => (active_files(source, &opened)?, Vec::new()),
+        None => {
+            let active = active_files(source, &opened)?;
+            check_still_there(source, &opened, &active, lookup)?;
+            (active, Vec::new())
+        }
     };
     listing(source, opened, files, already_loaded).await
 }
@@ -91,7 +95,7 @@ async fn listing(
     let origin = LaneOrigin::Delta { table: opened.id.clone(), version: opened.version };
     let heads: Vec<_> = files.into_iter().map(|file| source_file(&opened, file)).collect();
     let files: Vec<SourceFile> = futures::stream::iter(heads).buffered(HEADS_AT_ONCE).try_collect().await?;
-    Ok(Listing { files, schema: Some(opened.schema), origin: Some(origin), already_loaded, names_all: false })
+    Ok(Listing { files, schema: Some(opened.schema), origin: Some(origin), already_loaded, ..Listing::default() })
 }
 
 async fn open(source: &SourceSpec, text: &str) -> Result<Opened, OfflineError> {
@@ -153,6 +157,38 @@ fn loaded_version(source: &SourceSpec, opened: &Opened, lookup: &Lookup<'_>) -> 
     Ok(loaded)
 }
 
+/// The latest version of the table in which a job has found a file of which it has loaded rows.
+fn version_of(lookup: &Lookup<'_>, path: &str) -> Option<u64> {
+    let lanes = lookup.lanes.get(path).into_iter().flatten();
+    let versions = lanes.filter_map(|lane| match &lane.origin {
+        Some(LaneOrigin::Delta { version, .. }) => Some(*version),
+        _ => None,
+    });
+    versions.max()
+}
+
+/// Where no job has loaded all of the asked range, the files themselves say what of them is loaded. Of one that is gone nobody
+/// can tell: its rows were deleted, or they stand in another file by now and would be loaded once more.
+fn check_still_there(
+    source: &SourceSpec,
+    opened: &Opened,
+    active: &[LoggedFile],
+    lookup: &Lookup<'_>,
+) -> Result<(), OfflineError> {
+    if lookup.recompute {
+        return Ok(());
+    }
+    let active: BTreeSet<&str> = active.iter().map(|file| file.path.as_str()).collect();
+    let Some(gone) = lookup.lanes.keys().find(|path| !active.contains(path.as_str())) else { return Ok(()) };
+    let reason = format!(
+        "{} has no file {gone} any more, of which rows of another time range were loaded: they were deleted or updated, or \
+         the file was put together with others, and which of the rows that are there are loaded cannot be told. Compute what \
+         you ask for anew from the table as it is now: the same `eadem backfill` with `--recompute`",
+        at_version(opened)
+    );
+    Err(source_error(source, STATEMENT, reason))
+}
+
 /// Everything that the table holds.
 fn active_files(source: &SourceSpec, opened: &Opened) -> Result<Vec<LoggedFile>, OfflineError> {
     let snapshot = opened.table.snapshot().map_err(|error| source_error(source, STATEMENT, error.to_string()))?;
@@ -172,7 +208,12 @@ fn active_files(source: &SourceSpec, opened: &Opened) -> Result<Vec<LoggedFile>,
 }
 
 /// The files that the log has added since a version, with rows that were not in the table before.
-async fn added_since(source: &SourceSpec, opened: &Opened, loaded: u64) -> Result<Vec<LoggedFile>, OfflineError> {
+async fn added_since(
+    source: &SourceSpec,
+    opened: &Opened,
+    loaded: u64,
+    lookup: &Lookup<'_>,
+) -> Result<Vec<LoggedFile>, OfflineError> {
     if opened.version < loaded {
         let reason = format!("{}, but version {loaded} was loaded before: has it been put back?", at_version(opened));
         return Err(source_error(source, STATEMENT, reason));
@@ -197,7 +238,9 @@ async fn added_since(source: &SourceSpec, opened: &Opened, loaded: u64) -> Resul
         // A commit removes before it adds: an update of a file is both.
         for removed in actions.iter().map(|action| &action["remove"]).filter(|remove| changes_data(remove)) {
             let path = decoded_path(&removed["path"]);
-            if added.remove(&path).is_none() || rewritten.contains(&path) {
+            let is_new = added.remove(&path).is_some() && !rewritten.contains(&path);
+            // Of a file that came since, other jobs may have loaded another range.
+            if !is_new || version_of(lookup, &path).is_some_and(|loaded| loaded < version) {
                 let what = format!(
                     "version {version} of the table {} ({}) took away rows that were loaded, those of {path}",
                     opened.location.url,

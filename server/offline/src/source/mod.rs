@@ -99,6 +99,8 @@ pub(crate) struct Listing {
     pub(crate) already_loaded: Vec<String>,
     /// Whether these are all files of the source, and not only those that may be new.
     pub(crate) names_all: bool,
+    /// Whether they hold all that the source gives now, so that what was loaded from others is no part of it.
+    pub(crate) is_whole: bool,
 }
 
 /// Rows as they were read, before anything is computed of them.

@@ -171,11 +171,12 @@ async fn list_once(source: &SourceSpec, query: &PostgresQuery, lookup: &Lookup<'
     let schema = schema_of(source, &columns)?;
     (lookup.check)(&schema)?;
     let after = last_cursor(source, query, &columns, lookup)?;
+    let is_whole = after.is_none();
     let extracted = database.extract(query, &columns, &schema, after, lookup).await?;
     database.close().await;
     let (files, cursor) = extracted.map_or((Vec::new(), None), |(file, cursor)| (vec![file], cursor));
     let origin = LaneOrigin::Extract { cursor };
-    Ok(Listing { files, schema: Some(schema), origin: Some(origin), already_loaded: Vec::new(), names_all: false })
+    Ok(Listing { files, schema: Some(schema), origin: Some(origin), is_whole, ..Listing::default() })
 }
 
 /// Bytes of the widest row that there is room for.

@@ -297,6 +297,24 @@ async fn a_chunk_of_a_worker_that_is_gone_is_waited_for_and_then_done_by_another
     assert_eq!((report.version, report.chunks_done_now, report.rows_read), (Some(1), 6, 60));
 }
 
+/// How far ahead is too far may be changed at any time; a job that is resumed decides as it began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_is_resumed_takes_as_too_far_ahead_what_it_took_when_it_was_planned() {
+    let folder = tempfile::tempdir().unwrap();
+    write_parquet(&folder.path().join("in/p.parquet"), &three_days(), 3);
+    let store = OfflineStore::open(folder.path().join("out").to_str().unwrap()).unwrap();
+    let mut view = view("payments", source("payments", &folder.path().join("in")), double_amount());
+    let ledger = Arc::new(MemoryLedger::default());
+    plan_backfill(&backfill("job", &view, &store, ledger.clone())).await.unwrap();
+    view.source.max_ahead_us = 20 * 366 * 86_400_000_000;
+    let report = run_backfill(backfill("job", &view, &store, ledger)).await.unwrap();
+    assert_eq!(report.refused.get("event time too far ahead of its arrival"), Some(&1), "{report:?}");
+    let mut anew = backfill("anew", &view, &store, Arc::new(MemoryLedger::default()));
+    anew.options.recompute = true;
+    let report = run_backfill(anew).await.unwrap();
+    assert_eq!(report.refused.get("event time too far ahead of its arrival"), None, "{report:?}");
+}
+
 /// Called off by another process at the last moment: the ledger says so, and nothing becomes visible.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_that_was_called_off_elsewhere_does_not_commit() {
@@ -315,7 +333,7 @@ async fn a_job_that_was_called_off_elsewhere_does_not_commit() {
 }
 
 /// A ledger that knows of a wish to stop.
-struct CalledOffLedger(DyingLedger);
+pub(crate) struct CalledOffLedger(pub(crate) DyingLedger);
 
 #[async_trait::async_trait]
 impl JobLedger for CalledOffLedger {

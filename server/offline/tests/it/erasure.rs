@@ -434,7 +434,8 @@ async fn an_erasure_of_another_process_is_taken_out_of_quarantine() {
     assert_eq!(erase_rows(&erasure).await.unwrap().rows, 1);
     doomed_files(&erasure).await.unwrap().unwrap().delete().await.unwrap();
     assert_eq!(kept_of(folder.path(), "gone").1, 0);
-    let page = quarantine.page(&QuarantineFilter::default(), None, 10).await.unwrap();
+    let table = store.table(&stored_and_refused(folder.path())).unwrap();
+    let page = quarantine.page(&table, &QuarantineFilter::default(), None, 10).await.unwrap();
     assert_eq!(page.entries.len(), 1);
 }
 

@@ -33,6 +33,8 @@ pub struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
     requests: Arc<AtomicUsize>,
     fault: Option<(usize, Fault)>,
+    /// How the name of a file ends that cannot be written.
+    unwritable: Option<String>,
 }
 
 /// What is to be done about one request.
@@ -46,12 +48,22 @@ enum Verdict {
 impl FaultyStore {
     /// Counts only.
     pub fn counting(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, requests: Arc::default(), fault: None }
+        Self { inner, requests: Arc::default(), fault: None, unwritable: None }
     }
 
     /// Fails at request `number`, counted from 1.
     pub fn failing(inner: Arc<dyn ObjectStore>, number: usize, fault: Fault) -> Self {
-        Self { inner, requests: Arc::default(), fault: Some((number, fault)) }
+        Self { fault: Some((number, fault)), ..Self::counting(inner) }
+    }
+
+    /// Fails whenever a file is written whose name ends so.
+    pub fn refusing(inner: Arc<dyn ObjectStore>, unwritable: String) -> Self {
+        Self { unwritable: Some(unwritable), ..Self::counting(inner) }
+    }
+
+    fn check_writable(&self, at: &Path) -> Result<()> {
+        let is_unwritable = self.unwritable.as_ref().is_some_and(|name| at.as_ref().ends_with(name.as_str()));
+        if is_unwritable { Err(broken()) } else { Ok(()) }
     }
 
     pub fn requests(&self) -> usize {
@@ -95,6 +107,7 @@ impl fmt::Display for FaultyStore {
 #[async_trait::async_trait]
 impl ObjectStore for FaultyStore {
     async fn put_opts(&self, at: &Path, bytes: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.check_writable(at)?;
         self.through(self.inner.put_opts(at, bytes, options)).await
     }
 
@@ -133,6 +146,7 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.check_writable(to)?;
         self.through(self.inner.copy_opts(from, to, options)).await
     }
 }

@@ -1,22 +1,24 @@
 //! Refused rows: how many stop a job, how they are listed, and what a replay makes of them.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
 use arrow_array::{ArrayRef, RecordBatch};
 use eadem_offline::{
-    Cancel, EntryState, JobLedger, MemoryLedger, OfflineError, OfflineStore, Placement, QuarantineCursor,
-    QuarantineEntry, QuarantineFilter, Replay, ReplayOptions, ReplayReport, ScanRange, StopThreshold, ViewSpec,
-    run_backfill, run_replay,
+    BackfillOptions, BackfillReport, Cancel, EntryState, JobLedger, MemoryLedger, OfflineError, OfflineStore,
+    Placement, QuarantineCursor, QuarantineEntry, QuarantineFilter, QuarantineSummary, Replay, ReplayOptions,
+    ReplayReport, ScanRange, StopThreshold, ViewSpec, run_backfill, run_replay,
 };
 use eadem_query::{OutlierBound, RowTransform, Validation, ValidationPolicy};
 use eadem_values::{DataType, ElementType, Field, Value, array_from_values, encode_values};
 use object_store::local::LocalFileSystem;
 
-use crate::backfill::{DyingLedger, payments};
+use crate::backfill::{CalledOffLedger, DyingLedger, payments};
+use crate::faulty_store::FaultyStore;
 use crate::support::{
-    FullDisk, NativeTransform, Outcome, Row, at, backfill, double_amount, source, store_in, stored_rows, view,
+    FullDisk, NOW, NativeTransform, Outcome, Row, at, backfill, double_amount, source, store_in, stored_rows, view,
     write_parquet,
 };
 
@@ -41,7 +43,12 @@ fn payments_with(rows: usize, ahead: impl Fn(usize) -> bool) -> RecordBatch {
 
 async fn entries(store: &OfflineStore, view: &ViewSpec, filter: QuarantineFilter) -> Vec<QuarantineEntry> {
     let quarantine = store.quarantine(&view.name, view.version).unwrap();
-    quarantine.page(&filter, None, 10_000).await.unwrap().entries
+    quarantine.page(&store.table(view).unwrap(), &filter, None, 10_000).await.unwrap().entries
+}
+
+async fn summary(store: &OfflineStore, view: &ViewSpec) -> QuarantineSummary {
+    let quarantine = store.quarantine(&view.name, view.version).unwrap();
+    quarantine.summary(&store.table(view).unwrap()).await.unwrap()
 }
 
 fn settled() -> QuarantineFilter {
@@ -131,6 +138,150 @@ async fn a_job_stops_early_once_it_cannot_succeed_and_stops_again_when_resumed()
     assert!(matches!(run().await, OfflineError::TooManyRefused { .. }));
     assert_eq!(entries(&store, &view, QuarantineFilter::default()).await.len(), 150, "refused rows are kept once");
     assert!(stored_rows(&store, &view).await.is_empty());
+}
+
+/// A job of another time: whatever it refuses or stores arrives then.
+async fn run_at(
+    now: &str,
+    job: &str,
+    (store, view): (&OfflineStore, &ViewSpec),
+    change: impl FnOnce(&mut BackfillOptions),
+) -> Result<BackfillReport, OfflineError> {
+    let mut job = backfill(job, view, store, Arc::new(MemoryLedger::default()));
+    job.options.created_at_us = at(now);
+    change(&mut job.options);
+    run_backfill(job).await
+}
+
+/// A row that several jobs have refused is one refused row; one that a later job has stored is none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_latest_job_that_has_looked_at_a_row_says_whether_it_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    write_parquet(&folder.path().join("in/a.parquet"), &payments_with(16, |row| row > 5), 100);
+    let view = view("payments", source("payments", &folder.path().join("in")), double_amount());
+    let store = store_in(folder.path());
+    let place = (&store, &view);
+    assert_eq!(run_at(NOW, "first", place, |_| {}).await.unwrap().rows_refused(), 10);
+    let stopped = run_at("2024-01-02T00:00:00Z", "second", place, |options| {
+        options.recompute = true;
+        options.stop = Some(StopThreshold { share_ppm: 0, rows_min: 1 });
+    });
+    assert!(matches!(stopped.await, Err(OfflineError::TooManyRefused { .. })));
+    let refused = entries(&store, &view, QuarantineFilter::default()).await;
+    assert_eq!(refused.len(), 10, "{refused:?}");
+    assert!(refused.iter().all(|entry| entry.row.job == "second"));
+    assert_eq!(summary(&store, &view).await.refused.values().sum::<u64>(), 10);
+    let states = async |job: &str| {
+        let all = entries(&store, &view, settled()).await;
+        let of_job = all.into_iter().filter(|entry| entry.row.job == job);
+        let states: BTreeSet<_> = of_job.map(|entry| (format!("{:?}", entry.state), entry.settled_by)).collect();
+        states.into_iter().collect::<Vec<_>>()
+    };
+    let by = |state: EntryState, job: &str| vec![(format!("{state:?}"), Some(job.to_owned()))];
+    assert_eq!(states("first").await, by(EntryState::RefusedAgain, "second"));
+
+    // By then no row is ahead of its time.
+    let later = run_at(LATER, "third", place, |options| options.recompute = true).await.unwrap();
+    assert_eq!((later.rows_stored, later.rows_refused()), (16, 0));
+    assert!(entries(&store, &view, QuarantineFilter::default()).await.is_empty());
+    assert!(summary(&store, &view).await.refused.is_empty());
+    assert_eq!(states("second").await, by(EntryState::LoadedSince, "third"));
+}
+
+/// A job has looked at the rows of its range only, and not at those that others had loaded before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_a_later_job_has_not_looked_at_stay_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let batch = payments(&[
+        (Some("a"), "2023-05-01T10:00:00Z", Some(1.0), None),
+        (Some("a"), "2024-03-01T10:00:00Z", Some(2.0), None),
+        (Some("a"), "2024-04-01T10:00:00Z", Some(3.0), None),
+        (Some("a"), "", Some(4.0), None),
+    ]);
+    write_parquet(&folder.path().join("in/a.parquet"), &batch, 100);
+    let view = view("payments", source("payments", &folder.path().join("in")), double_amount());
+    let march = Some((at("2024-03-01T00:00:00Z"), at("2024-04-01T00:00:00Z")));
+    let refused = async |store: &OfflineStore| {
+        let mut rows: Vec<(i64, String)> = entries(store, &view, QuarantineFilter::default())
+            .await
+            .into_iter()
+            .map(|entry| (entry.row.row, entry.row.job))
+            .collect();
+        rows.sort();
+        assert_eq!(summary(store, &view).await.refused.values().sum::<u64>(), rows.len() as u64);
+        rows
+    };
+    let row = |row: i64, job: &str| (row, job.to_owned());
+
+    let store = store_in(&folder.path().join("recomputed"));
+    run_at(NOW, "whole", (&store, &view), |_| {}).await.unwrap();
+    assert_eq!(refused(&store).await, [row(1, "whole"), row(2, "whole"), row(3, "whole")]);
+    run_at(LATER, "march", (&store, &view), |options| (options.range_us, options.recompute) = (march, true))
+        .await
+        .unwrap();
+    // The row without a time is no range's: every job refuses it.
+    assert_eq!(refused(&store).await, [row(2, "whole"), row(3, "march")]);
+
+    let store = store_in(&folder.path().join("completed"));
+    run_at(NOW, "march", (&store, &view), |options| options.range_us = march).await.unwrap();
+    run_at(LATER, "rest", (&store, &view), |_| {}).await.unwrap();
+    assert_eq!(refused(&store).await, [row(1, "march"), row(3, "rest")]);
+}
+
+/// Whoever dies between the commits of a job, or in either of them, leaves no row that is neither stored nor refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_rows_are_kept_before_their_file_counts_as_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    write_parquet(&folder.path().join("in/a.parquet"), &payments_with(16, |row| row > 5), 100);
+    let view = view("payments", source("payments", &folder.path().join("in")), double_amount());
+    for table in ["quarantine", "views"] {
+        for is_resumed in [true, false] {
+            let root = folder.path().join(format!("{table}-{is_resumed}"));
+            let commit = format!("{table}/payments/v1/_delta_log/{:020}.json", 1);
+            let broken = FaultyStore::refusing(Arc::new(LocalFileSystem::new()), commit);
+            let broken = OfflineStore::with_object_store(root.to_str().unwrap(), Arc::new(broken)).unwrap();
+            let ledger = Arc::new(MemoryLedger::default());
+            run_backfill(backfill("job", &view, &broken, ledger.clone())).await.unwrap_err();
+            let store = OfflineStore::open(root.to_str().unwrap()).unwrap();
+            let context = format!("dead in the commit of {table}, resumed: {is_resumed}");
+            assert!(stored_rows(&store, &view).await.is_empty(), "{context}");
+            let kept = entries(&store, &view, QuarantineFilter::default()).await;
+            assert_eq!(kept.len(), if table == "views" { 10 } else { 0 }, "{context}");
+            // What is not loaded cannot be replayed.
+            if table == "views" {
+                let report = run_replay(replay("replay", &view, &store, LATER).await).await.unwrap();
+                assert_eq!((report.rows_tried, report.hindered.values().sum::<u64>()), (0, 10), "{context}");
+            }
+            let report = match is_resumed {
+                true => run_backfill(backfill("job", &view, &store, ledger)).await,
+                false => run_at("2024-01-02T00:00:00Z", "another", (&store, &view), |_| {}).await,
+            };
+            assert_eq!(report.unwrap().rows_refused(), 10, "{context}");
+            assert_eq!(stored_rows(&store, &view).await.len(), 6, "{context}");
+            assert_eq!(entries(&store, &view, QuarantineFilter::default()).await.len(), 10, "{context}");
+            let lines = entries(&store, &view, settled()).await.len();
+            assert_eq!(lines, if table == "views" && !is_resumed { 20 } else { 10 }, "{context}");
+        }
+    }
+}
+
+/// Called off by another process at the last moment: the ledger says so, and nothing becomes visible.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_that_was_called_off_elsewhere_does_not_commit() {
+    let folder = tempfile::tempdir().unwrap();
+    write_parquet(&folder.path().join("in/a.parquet"), &payments_with(16, |_| true), 100);
+    let view = view("payments", source("payments", &folder.path().join("in")), double_amount());
+    let store = store_in(folder.path());
+    run_backfill(backfill("job", &view, &store, Arc::new(MemoryLedger::default()))).await.unwrap();
+    let inner = Arc::new(MemoryLedger::default());
+    let mut job = replay("replay", &view, &store, LATER).await;
+    job.ledger = Arc::new(CalledOffLedger(DyingLedger { inner: inner.clone(), calls_left: AtomicI64::new(i64::MAX) }));
+    assert!(matches!(run_replay(job.clone()).await, Err(OfflineError::Cancelled)));
+    assert!(stored_rows(&store, &view).await.is_empty());
+    assert_eq!(entries(&store, &view, QuarantineFilter::default()).await.len(), 16);
+    job.ledger = inner;
+    assert_eq!(run_replay(job).await.unwrap().rows_stored, 16);
+    assert!(entries(&store, &view, QuarantineFilter::default()).await.is_empty());
 }
 
 /// Every type, and the values that are lost elsewhere.
@@ -296,7 +447,7 @@ async fn a_replay_stores_drops_and_refuses_again_with_the_new_reason() {
     assert_eq!((report.rows_tried, report.rows_refused(), report.version), (5, 5, None));
     let kept = entries(&store, &view, QuarantineFilter::default()).await;
     assert!(kept.len() == 5 && kept.iter().all(|entry| entry.row.attempt == 2 && entry.row.job == "third"));
-    let summary = store.quarantine(&view.name, view.version).unwrap().summary().await.unwrap();
+    let summary = summary(&store, &view).await;
     assert_eq!((summary.replayed, summary.dropped, summary.refused.values().sum::<u64>()), (7, 4, 5));
 }
 
@@ -473,8 +624,8 @@ async fn pages_follow_each_other_without_loss_while_others_write() {
     write_parquet(&folder.path().join("in/a.parquet"), &payments_with(25, |_| true), 10);
     let view = view("payments", source("payments", &folder.path().join("in")), double_amount());
     let store = store_in(folder.path());
-    let quarantine = store.quarantine(&view.name, view.version).unwrap();
-    let nothing = quarantine.page(&QuarantineFilter::default(), None, 10).await.unwrap();
+    let (quarantine, table) = (store.quarantine(&view.name, view.version).unwrap(), store.table(&view).unwrap());
+    let nothing = quarantine.page(&table, &QuarantineFilter::default(), None, 10).await.unwrap();
     assert_eq!((nothing.version, nothing.entries.len()), (None, 0));
     let mut job = backfill("job", &view, &store, Arc::new(MemoryLedger::default()));
     job.options.chunk_rows = 10;
@@ -482,7 +633,7 @@ async fn pages_follow_each_other_without_loss_while_others_write() {
 
     let (mut rows, mut cursor): (Vec<i64>, Option<QuarantineCursor>) = (Vec::new(), None);
     for page in 0.. {
-        let found = quarantine.page(&QuarantineFilter::default(), cursor, 7).await.unwrap();
+        let found = quarantine.page(&table, &QuarantineFilter::default(), cursor, 7).await.unwrap();
         rows.extend(found.entries.iter().map(|entry| entry.row.row));
         if page == 1 {
             // The pages are of the version that the first one was of.
@@ -498,9 +649,9 @@ async fn pages_follow_each_other_without_loss_while_others_write() {
     rows.sort_unstable();
     assert_eq!(rows, (0..25).collect::<Vec<_>>());
     // Lines of the newest job come first.
-    let newest = quarantine.page(&settled(), None, 1).await.unwrap();
+    let newest = quarantine.page(&table, &settled(), None, 1).await.unwrap();
     assert_eq!(newest.entries[0].row.job, "job", "a replay that refuses nothing adds no refusal");
-    let error = quarantine.page(&settled(), Some("99.0.0".parse().unwrap()), 1).await.unwrap_err();
+    let error = quarantine.page(&table, &settled(), Some("99.0.0".parse().unwrap()), 1).await.unwrap_err();
     assert!(error.to_string().contains("no version 99"), "{error}");
     assert_eq!(store.table(&view).unwrap().scan(ScanRange::ALL).await.unwrap().unwrap().0, 2);
 }

@@ -166,6 +166,45 @@ async fn content_that_moves_to_another_file_is_neither_loaded_twice_nor_lost() {
     assert_eq!(place.rows().await, place.rows_of_a_new_table().await);
 }
 
+/// A file that has another name is the file that it was, whatever the job does that meets it under the new one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_was_renamed_is_replaced_when_it_changes_later() {
+    let (march, june) = (at("2023-03-01T00:00:00Z"), at("2023-06-01T00:00:00Z"));
+    for (range_us, recompute) in
+        [(None, false), (Some((march, june)), false), (None, true), (Some((march, june)), true)]
+    {
+        let context = format!("{range_us:?}, recompute: {recompute}");
+        let place = Place::new();
+        place.write("may.parquet", 30, 0);
+        place.write("other.parquet", 20, 500);
+        place.run("first").await.unwrap();
+        let before = place.rows().await;
+
+        std::fs::rename(place.input("may.parquet"), place.input("2024-05.parquet")).unwrap();
+        let renamed = place.run_with("second", range_us, recompute, Arc::new(MemoryLedger::default())).await.unwrap();
+        let names = ("may.parquet".to_owned(), "2024-05.parquet".to_owned());
+        assert_eq!((renamed.version, renamed.files_renamed), (Some(2), vec![names]), "{context}");
+        assert!(renamed.files_vanished.is_empty() && renamed.files_replaced.is_empty(), "{context}");
+        assert_eq!(place.rows().await, before, "{context}");
+        if !recompute {
+            let changed =
+                actions(&place, 2).iter().any(|action| !action["add"].is_null() || !action["remove"].is_null());
+            assert!(!changed, "{context}: the commit does more than it has to");
+        }
+        let again = place.run("again").await.unwrap();
+        assert_eq!((again.version, again.files_renamed.len(), again.files), (Some(2), 0, 0), "{context}");
+
+        place.write("2024-05.parquet", 41, 7);
+        let replaced = place.run("third").await.unwrap();
+        assert_eq!(
+            (replaced.files_replaced.as_slice(), replaced.rows_removed),
+            (&["2024-05.parquet".to_owned()][..], 27),
+            "{context}"
+        );
+        assert_eq!(place.rows().await, place.rows_of_a_new_table().await, "{context}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_compaction_files_hold_several_lanes_and_are_written_again_without_one() {
     let place = Place::new();

@@ -144,6 +144,72 @@ async fn deletions_of_loaded_rows_are_refused_and_others_are_not() {
     assert_eq!(keys(folder.path(), &view).await, ["right", "z"]);
 }
 
+async fn load_range(
+    job: &str,
+    folder: &Path,
+    view: &ViewSpec,
+    range_us: Option<(i64, i64)>,
+    recompute: bool,
+) -> Result<BackfillReport, OfflineError> {
+    let mut job = backfill(job, view, &store_in(folder), Arc::new(MemoryLedger::default()));
+    (job.options.range_us, job.options.recompute) = (range_us, recompute);
+    run_backfill(job).await
+}
+
+/// A range of which a job has loaded rows is known as well as the whole table is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_takes_away_rows_that_were_loaded_of_a_range_is_refused() {
+    let range = Some((at("1999-01-01T00:00:00Z"), at("2001-01-01T00:00:00Z")));
+    let another = Some((at("2001-01-01T00:00:00Z"), at("2002-01-01T00:00:00Z")));
+    for (operation, is_deletion) in [("DELETE", true), ("OPTIMIZE", false)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut theirs = Theirs::make(folder.path(), &[("card", "string")], &[], json!({}));
+        theirs.commit("WRITE", &[theirs.cards("1.parquet", true, &["a"]), theirs.cards("2.parquet", true, &["b"])]);
+        let view = echo("v", &spec(folder.path()), &CARD);
+        assert_eq!(load_range("range", folder.path(), &view, range, false).await.unwrap().rows_stored, 2);
+        let added = theirs.cards("3.parquet", true, &["c"]);
+        theirs.commit("WRITE", &[added]);
+        assert_eq!(load_range("more", folder.path(), &view, range, false).await.unwrap().rows_stored, 1);
+        let rest: &[&str] = if is_deletion { &["b"] } else { &["a", "b"] };
+        let rewritten = theirs.cards("4.parquet", is_deletion, rest);
+        let gone = [removed("1.parquet", is_deletion), removed("2.parquet", is_deletion), rewritten];
+        theirs.commit(operation, &gone);
+        for asked in [None, another] {
+            let error = load_range("later", folder.path(), &view, asked, false).await.unwrap_err().to_string();
+            assert!(error.contains("has no file 1.parquet any more") && error.contains("--recompute"), "{error}");
+        }
+        assert_eq!(load_range("same", folder.path(), &view, range, false).await.is_err(), is_deletion, "{operation}");
+        assert_eq!(keys(folder.path(), &view).await, ["a", "b", "c"], "{operation}");
+
+        load_range("anew", folder.path(), &view, None, true).await.unwrap();
+        let expected: &[&str] = if is_deletion { &["b", "c"] } else { &["a", "b", "c"] };
+        assert_eq!(keys(folder.path(), &view).await, expected, "{operation}");
+        assert_eq!(load("last", folder.path(), &view).await.unwrap().files, 0, "{operation}");
+    }
+}
+
+/// A file that came after the last job without a range may have been loaded by one with a range.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_takes_away_a_file_that_came_since_and_was_loaded_in_part_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut theirs = Theirs::make(folder.path(), &[("card", "string")], &[], json!({}));
+    theirs.commit("WRITE", &[theirs.cards("1.parquet", true, &["a"])]);
+    let view = echo("v", &spec(folder.path()), &CARD);
+    load("whole", folder.path(), &view).await.unwrap();
+    let added = theirs.cards("2.parquet", true, &["wrong"]);
+    theirs.commit("WRITE", &[added]);
+    let range = Some((at("1999-01-01T00:00:00Z"), at("2001-01-01T00:00:00Z")));
+    assert_eq!(load_range("range", folder.path(), &view, range, false).await.unwrap().rows_stored, 1);
+    let right = theirs.cards("3.parquet", true, &["right"]);
+    theirs.commit("UPDATE", &[removed("2.parquet", true), right]);
+    let error = load("later", folder.path(), &view).await.unwrap_err().to_string();
+    assert!(error.contains("(UPDATE) took away rows") && error.contains("those of 2.parquet"), "{error}");
+    load_range("anew", folder.path(), &view, range, true).await.unwrap();
+    assert_eq!(keys(folder.path(), &view).await, ["a", "right"]);
+    assert_eq!(load("last", folder.path(), &view).await.unwrap().rows_stored, 0);
+    assert_eq!(keys(folder.path(), &view).await, ["a", "right"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn deletion_vectors_and_column_mapping_are_refused() {
     let folder = tempfile::tempdir().unwrap();
