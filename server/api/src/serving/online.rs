@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use eadem_online::{CacheRule, CachedStore, Found, KeyBytes, OnlineStore, PointRead, StoreError, TableId};
 use eadem_registry::Registry;
-use eadem_registry::model::{ViewRef, ViewVersion};
+use eadem_registry::model::{Placement, ViewRef, ViewVersion};
 use eadem_semantics::{ReadAt, erased};
 use eadem_values::EntityKey;
 
@@ -22,8 +22,8 @@ pub struct OnlineThenHistory {
     online: Arc<CachedStore>,
     history: Arc<dyn History>,
     history_reads_max: usize,
-    /// The current epochs.
-    epochs: Followed<ViewRef, Option<u64>, RowSourceError>,
+    /// The current epochs, each with what its rows are.
+    epochs: Followed<ViewRef, Option<(u64, Placement)>, RowSourceError>,
 }
 
 /// Views whose epochs are kept; more, and all are asked for again.
@@ -43,19 +43,19 @@ impl OnlineThenHistory {
     /// The epoch to read; never `gone` from memory, which turned out to be dropped.
     async fn current_epoch(&self, view: &ViewVersion, gone: Option<u64>) -> Result<Option<u64>, RowSourceError> {
         if gone.is_some() {
-            self.epochs.forget(&view.id, |known| *known == gone);
+            self.epochs.forget(&view.id, |known| known.map(|(epoch, _)| epoch) == gone);
         }
         let read = |_| {
             let (registry, id) = (self.registry.clone(), view.id.clone());
-            // An epoch of the other placement holds other columns: it proves nothing until a new one is loaded.
-            let placement = view.stored.as_ref().map(|stored| stored.deployment.placement);
             async move {
                 let epoch = registry.current_epoch(&id).await.map_err(|error| Unread::Failed(online_error(&error)))?;
-                let epoch = epoch.filter(|epoch| Some(epoch.placement) == placement);
-                Ok(epoch.map(|epoch| u64::from(epoch.epoch)))
+                Ok(epoch.map(|epoch| (u64::from(epoch.epoch), epoch.placement)))
             }
         };
-        self.epochs.get(&view.id, self.registry.known_revision(), read).await
+        let epoch = self.epochs.get(&view.id, self.registry.known_revision(), read).await?;
+        // An epoch of the other placement holds other columns: it proves nothing until a new one is loaded.
+        let placement = view.stored.as_ref().map(|stored| stored.deployment.placement);
+        Ok(epoch.filter(|(_, of_epoch)| Some(*of_epoch) == placement).map(|(epoch, _)| epoch))
     }
 
     /// The answers, and where one is not proved, the offline commit that the epoch was loaded from.
