@@ -1,13 +1,13 @@
 //! What the routes share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use eadem_online::CacheUsage;
-use eadem_registry::model::{ResolvedService, ViewVersion};
+use eadem_registry::model::{Placement, ResolvedService, StoredView, ViewVersion};
 use eadem_registry::{Actor, DEFAULT_PROJECT, ObjectKind, Registry, RegistryError, SourceInspector};
 use eadem_values::Digest;
 use futures::StreamExt as _;
@@ -175,6 +175,31 @@ impl ApiState {
         self.project == DEFAULT_PROJECT
     }
 
+    /// Loads the components that views run in requests before anybody asks, at the start and whenever the registry has changed:
+    /// also those that came by way of another server. Goes on until the state is gone.
+    pub async fn keep_components_loaded(state: Weak<Self>) {
+        let Some(mut changes) = state.upgrade().map(|state| state.registry.changes()) else { return };
+        while let Some(state) = state.upgrade() {
+            state.load_components().await;
+            drop(state);
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn load_components(&self) {
+        let views = match self.registry.views().await {
+            Ok(views) => views,
+            Err(error) => return tracing::warn!(%error, "nobody knows which components to load"),
+        };
+        let is_stored = |stored: &StoredView| stored.deployment.placement == Placement::OnWrite;
+        let newest = views.iter().map(|view| &view.newest);
+        let run = newest.filter(|view| !view.is_retired() && !view.stored.as_ref().is_some_and(is_stored));
+        let components: BTreeSet<Digest> = run.map(|view| view.transform).collect();
+        load(Arc::clone(&self.transforms), components).await;
+    }
+
     /// What is counted of the project, and how its stores stand.
     pub(crate) async fn gather_metrics(&self) -> Result<Vec<MetricFamily>, prometheus::Error> {
         // A store that does not answer is a reason to look at metrics, not to give none.
@@ -277,7 +302,7 @@ async fn compile(
 }
 
 /// One that does not load is tried again by the request that needs it, which says why.
-async fn load(transforms: Arc<dyn Transforms>, components: Vec<Digest>) {
+async fn load(transforms: Arc<dyn Transforms>, components: BTreeSet<Digest>) {
     let one = |component: Digest| {
         let transforms = Arc::clone(&transforms);
         async move {

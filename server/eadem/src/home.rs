@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use axum::Router;
 use eadem_api::serving::{EntityKeys, History, ReadOptions, ReadRow, RowSource, RowSourceError};
 use eadem_api::tls::Certificate;
-use eadem_api::{Clock, Hindrance, Problem, Server, StoreStatus, StoredTable, SystemClock};
+use eadem_api::{ApiState, Clock, Hindrance, Problem, Projects as _, Server, StoreStatus, StoredTable, SystemClock};
 use eadem_engine::{CompilerCommand, EngineConfig};
 use eadem_offline::OfflineStore;
 use eadem_online::{CacheUsage, CachedStore, OnlineStore, StoreError, TableId, TableStatus};
@@ -112,6 +112,9 @@ impl Home {
         }
         if config.jobs.low_priority {
             self.projects.job_threads().step_back().context("the threads of jobs cannot be started")?;
+        }
+        for state in self.projects.opened() {
+            tokio::spawn(ApiState::keep_components_loaded(Arc::downgrade(&state)));
         }
         let scheme = if certificate.is_some() { "https" } else { "http" };
         self.main.announce(&announced(scheme, address))?;

@@ -63,15 +63,22 @@ fn servers_of_one_registry_see_an_apply_at_once_and_drop_no_request() {
     define_slow_score(&first, &["score"]);
     first.succeed(&["apply"]);
     let (here, there) = (first.serve(), second.serve());
-    // Whoever does not wait for the component, which comes from the registry and has to be compiled, is answered too, and
-    // it is compiled all the same.
+    // The component comes from the registry and is compiled before anybody asks.
+    let engine = second.path(".eadem/artifacts");
+    let is_compiled = || {
+        let files: Vec<std::fs::DirEntry> =
+            std::fs::read_dir(&engine).map_or_else(|_| Vec::new(), |files| files.map(Result::unwrap).collect());
+        files.iter().any(|file| file.path().extension().is_some_and(|extension| extension == "aot"))
+    };
+    wait_until("the component is compiled", is_compiled);
+    // Whoever waits for nothing is answered too.
     let hasty = || {
         let asked = json!({ "service": "score@1", "entities": [{}], "request": [{ "seed": 4 }] });
         let (status, reply) = there.post("/features/batch?deadline_ms=5", &asked);
         assert_eq!(status, 200, "{reply}");
         reply["results"][0]["status"].is_null()
     };
-    wait_until("the component is there", hasty);
+    wait_until("the component is loaded", hasty);
     let (status, reply) = ask(&there, "score@1");
     assert_eq!(status, 200, "{reply}");
     assert_eq!(ask(&here, "score@1").1["results"][0]["features"], reply["results"][0]["features"]);

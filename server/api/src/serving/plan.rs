@@ -187,9 +187,9 @@ impl ServingPlan {
     }
 
     /// The components that run in requests for it.
-    pub(crate) fn components(&self) -> Vec<Digest> {
+    pub(crate) fn components(&self) -> BTreeSet<Digest> {
         let components = self.nodes.iter().filter_map(Node::component);
-        components.map(|component| component.digest).collect::<BTreeSet<_>>().into_iter().collect()
+        components.map(|component| component.digest).collect()
     }
 
     /// The same over the tables that were read at an instant, in µs since the epoch, for views whose placement has been
