@@ -49,7 +49,8 @@ impl ViewTable {
         let mut table = self.clone();
         table.schema.values.clear();
         let Some(scan) = table.scan_in_parts(1).await? else { return Ok(digest) };
-        let mut batches = futures::stream::iter(scan.parts).flatten();
+        let files = futures::stream::iter(scan.parts).flatten();
+        let mut batches = files.map_ok(|file| file.rows).try_flatten();
         while let Some(batch) = batches.try_next().await? {
             if cancel.is_cancelled() {
                 return Err(OfflineError::Cancelled);
