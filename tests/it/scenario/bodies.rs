@@ -5,23 +5,20 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::project::{Project, Server};
-use super::support::define_slow_score;
 
-/// A server with these limits, and one feature that is computed from a field of the request.
+/// A server with these limits, and nothing to ask for: whatever is understood is answered with 404.
 fn serve(limits: &str) -> (Project, Server) {
     let project = Project::new();
-    define_slow_score(&project, &["score"]);
-    project.succeed(&["apply"]);
     project.write("eadem.toml", format!("[limits]\n{limits}\n"));
     let server = project.serve();
     (project, server)
 }
 
-fn body() -> String {
-    json!({ "service": "score@1", "entities": [{}], "request": [{ "seed": 4 }] }).to_string()
+fn body() -> Json {
+    json!({ "service": "nothing", "entities": [{}] })
 }
 
 /// A request whose body is waited for, and of which so much is sent then.
@@ -52,15 +49,15 @@ fn a_body_that_does_not_come_takes_no_place_and_is_not_waited_for() {
     let stalled: Vec<TcpStream> =
         [b"".as_slice(), b"{\"service\""].iter().map(|sent| begin(&server, 50, sent)).collect();
     // Only one request is served at once, and it is none of these.
-    let (status, reply) = server.post("/features/batch", &json!({ "service": "score@1", "entities": [] }));
-    assert_eq!(status, 200, "{reply}");
+    let (status, reply) = server.post("/features/batch", &body());
+    assert_eq!((status, &reply["code"]), (404, &json!("unknown_service")));
     // One that comes in parts, but comes, is answered.
-    let whole = body();
+    let whole = body().to_string();
     let mut slow = begin(&server, whole.len(), &whole.as_bytes()[..20]);
     slow.write_all(&whole.as_bytes()[20..]).unwrap();
-    let mut answer = [0; 15];
+    let mut answer = [0; 12];
     slow.read_exact(&mut answer).unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    assert_eq!(&answer, b"HTTP/1.1 404");
     for stream in stalled {
         let said = rest(stream);
         assert!(said.starts_with("HTTP/1.1 408") && said.contains("\"body_too_slow\""), "{said}");
@@ -86,11 +83,11 @@ fn bodies_take_no_more_together_than_they_may() {
     assert!(refused.contains("bodies_bytes_max") && refused.to_lowercase().contains("retry-after: 1"), "{refused}");
     // Small ones that are there at once are not counted.
     let mut small = server.connect();
-    let whole = body();
+    let whole = body().to_string();
     let head = "POST /features/batch HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n";
     small.write_all(format!("{head}Content-Length: {}\r\n\r\n{whole}", whole.len()).as_bytes()).unwrap();
     let said = rest(small);
-    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    assert!(said.starts_with("HTTP/1.1 404"), "{said}");
     drop(held);
 }
 
@@ -115,7 +112,7 @@ fn peak_kb(server: &Server) -> u64 {
 #[test]
 fn what_is_too_much_takes_no_memory() {
     let (_project, server) = serve("");
-    assert_eq!(server.post("/features/batch", &json!({ "service": "score@1", "entities": [] })).0, 200);
+    assert_eq!(server.post("/features/batch", &body()).0, 404);
     let before = peak_kb(&server);
     let many = |element: &str| vec![element; 8_000_000 / (element.len() + 1)].join(",");
     for (body, code) in [
