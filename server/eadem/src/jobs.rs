@@ -996,7 +996,8 @@ fn backfill_line(table: &str, report: &BackfillReport) -> String {
 }
 
 fn backfill_json(view: &ViewVersion, report: &BackfillReport) -> Json {
-    let renamed: Vec<Json> = report.files_renamed.iter().map(|(then, now)| json!({ "from": then, "to": now })).collect();
+    let renamed: Vec<Json> =
+        report.files_renamed.iter().map(|(then, now)| json!({ "from": then, "to": now })).collect();
     json!({
         "view": view.id.to_string(),
         "offline_commit": report.version,
