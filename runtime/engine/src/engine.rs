@@ -112,17 +112,7 @@ impl Engine {
         let cpu_pool = CpuPool::new(&config).map_err(start)?;
         let (ticker, measuring) = (OnceLock::new(), OnceLock::new());
         let compiling = Compiling::default();
-        let inner = Inner {
-            config,
-            running,
-            ticker,
-            linker,
-            measuring,
-            artifacts,
-            compiling,
-            fingerprint,
-            cpu_pool,
-        };
+        let inner = Inner { config, running, ticker, linker, measuring, artifacts, compiling, fingerprint, cpu_pool };
         Ok(Self(Arc::new(inner)))
     }
 
