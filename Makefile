@@ -25,7 +25,7 @@ build: setup ## Compile the store and its tools
 
 .PHONY: release
 release: setup ## Compile the store as it is run in production: target/release/eadem
-	@scripts/release.sh
+	$(CARGO) build --locked --release --workspace --bins
 
 .PHONY: components
 components: build ## Compile the transforms to components, into target/components

@@ -89,7 +89,8 @@ prepare() { # what one bar of whole processes needs
   esac
 }
 
-scripts/release.sh
+# All at once: each selection of packages would compile DataFusion with features of its own.
+"$cargo" build --locked --release --workspace --bins
 EADEM_BUILD="$target_dir/release/eadem-build" scripts/components.sh
 failed=()
 if [[ ${#engine_bars[@]} -gt 0 ]]; then
