@@ -83,8 +83,8 @@ prepare() { # what one bar of whole processes needs
   # Of this one only the spine is used.
   H4) make_payments payments && make_payments spine-20m --events 300000 --spine 20000000 ;;
   # The demonstration, and what the tests run or compile with: the product's own binary, as `make build` leaves it.
-  F1 | F7 | H8 | H9 | R2 | R5 | R7 | S8) "$cargo" build --locked --workspace ;;
-  S7) tests/services/cassandra.sh fetch && "$cargo" build --locked --workspace ;;
+  F1 | F7 | H8 | R2 | R5 | R7 | S8) "$cargo" build --locked --workspace ;;
+  H9 | S7) tests/services/cassandra.sh fetch && "$cargo" build --locked --workspace ;;
   S10) tests/services/cassandra.sh fetch && tests/services/schemathesis.sh fetch && "$cargo" build --locked --workspace ;;
   esac
 }

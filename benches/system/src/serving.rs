@@ -20,7 +20,7 @@ use crate::project::{self, Contents};
 pub(crate) const PATH: &str = "/features/batch";
 
 const CONNECTIONS: usize = 16;
-pub(crate) const RUNS: u64 = 3;
+pub(crate) const RUNS: u64 = 5;
 const WARM_UP: Duration = Duration::from_secs(2);
 const MEASURED: Duration = Duration::from_secs(8);
 
@@ -311,8 +311,8 @@ pub(crate) fn s1() -> Result<Measured> {
     let load = load_average();
     let Pair { ours, mirror, bodies } = Pair::start()?;
     let sides = Sides::measure(&ours, &mirror, &bodies, (Pace::Saturating, 0), load)?;
-    let name =
-        "one entity, 10 stored features and an on-demand transform, 16 connections, against the least a server does";
+    let name = "one entity of 10,000, mostly in memory, 10 stored features and an on-demand transform, 16 connections, against \
+                the least a server does";
     Ok(vec![
         sides.figure("S1", name, "requests/s", |loaded| loaded.answered.rate),
         sides.figure("S1.cpu", "the same, processor time of a request", "µs", |loaded| loaded.cpu_us_per_request),
@@ -361,7 +361,14 @@ pub(crate) fn s3() -> Result<Measured> {
     let rate = median_of(&runs, |run| run.answered.rate) * values;
     let p95 = median_of(&runs, |run| run.answered.percentile_ms(0.95));
     Ok(vec![
-        Figure::alone("S3", "100 entities and 50 features in a request, JSON", "values/s", rate, RUNS, load),
+        Figure::alone(
+            "S3",
+            "100 entities and 50 features (of five views) in a request, mostly in memory, JSON",
+            "values/s",
+            rate,
+            RUNS,
+            load,
+        ),
         Figure::alone("S3.p95", "the same with 16 connections, 95th percentile of latency", "ms", p95, RUNS, load),
     ]
     .into())

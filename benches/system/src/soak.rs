@@ -43,7 +43,15 @@ const H8: Soak = Soak {
 const H9: Soak = Soak {
     bar: "H9",
     targets: &["system", "offline"],
-    tests: &["scenario::kills::", "kill::", "every_request::", "s3::a_lost"],
+    tests: &[
+        "scenario::kills::",
+        "online_database::loads_that_are_killed",
+        "kill::",
+        "faults::",
+        "every_request::",
+        "s3::a_lost",
+        "a_full_disk",
+    ],
     report: "H9: kills=",
     between: " faults=",
     cases_min: 200,

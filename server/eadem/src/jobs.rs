@@ -732,8 +732,10 @@ impl Shared {
             if is_of_use {
                 materialize::switch(&self.stores, view, record.epoch).await?;
             }
-            // What is served now is this load, or a later one; unless rows have been taken out since, it is done.
-            let is_done = is_of_use || !is_loading;
+            // What is served now is this load, or a later one; unless rows have been taken out since, it is done. A load from before
+            // the placement was switched is not what shall be served.
+            let is_placed_so = own.is_none_or(|own| own.placement == stored.deployment.placement);
+            let is_done = is_of_use || (!is_loading && is_placed_so);
             if is_done && upkeep::withdrawn_online(&self.stores, view).await?.is_none() {
                 return Ok(GoingOn::Done(Loaded {
                     epoch: record.epoch,

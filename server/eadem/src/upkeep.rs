@@ -219,7 +219,9 @@ impl InUseByRegistry {
             }
             pinned_versions(&job.spec, &mut used.versions);
             for (view, commit) in LoadRecord::commits(registry, &job.id).await? {
-                used.versions.entry(view).or_default().insert(commit);
+                for table in table_names(&view) {
+                    used.versions.entry(table).or_default().insert(commit);
+                }
             }
             used.documents.extend(registry.list_chunks(&job.id).await?.into_iter().map(|chunk| chunk.result));
             used.documents.push(job.spec);

@@ -249,7 +249,7 @@ impl Tally {
             "{what}: {} of {} kills met a process at work, {} jobs half done",
             self.met, self.kills, self.half_done
         );
-        println!("H9: kills={} faults={}", self.kills, self.faults.len());
+        println!("H9: kills={} faults={}", self.met, self.faults.len());
         assert!(self.met > 0, "{what}: every kill came too late");
         assert!(self.faults.is_empty(), "{what}: {:#?}", self.faults);
     }

@@ -356,6 +356,8 @@ async fn disturbed_at_every_write(deed: Deed) {
             assert!(writes < 200, "{deed:?} never comes to an end");
         }
         assert!(writes > 3, "{deed:?}: only {writes} writes were disturbed");
+        // For the bar, which adds such lines up; whatever differed would have ended the test.
+        println!("H9: kills={writes} faults=0");
     }
 }
 
