@@ -5,13 +5,16 @@ use std::time::{Duration, Instant};
 
 use eadem_api::{Problem, StoredTable};
 
+/// What was counted, and when.
+type Counted = (Instant, Vec<StoredTable>);
+
 /// What was last counted, and who counts. One counts at a time, and goes on when those who asked for it are gone.
 pub(crate) struct Sizes {
     /// For so long nobody counts again.
     last_for: Duration,
     /// For so long a caller waits for a count before it takes the last one.
     wait_max: Duration,
-    known: Arc<Mutex<Option<(Instant, Vec<StoredTable>)>>>,
+    known: Arc<Mutex<Option<Counted>>>,
     counting: Arc<tokio::sync::Mutex<Option<Problem>>>,
 }
 
@@ -21,7 +24,7 @@ impl Sizes {
         Self { last_for, wait_max, known: Arc::default(), counting: Arc::default() }
     }
 
-    fn known(&self) -> Option<(Instant, Vec<StoredTable>)> {
+    fn known(&self) -> Option<Counted> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
