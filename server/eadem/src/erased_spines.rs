@@ -140,8 +140,9 @@ impl KeptSpines<'_> {
             }
             let mut report = record.report.clone();
             report["statistics"] = serde_json::to_value(self.stores.offline.forget_values(&recipe.digest()?).await?)?;
-            // Why a row failed is told in the words of its transform, which may repeat values.
-            report["errors"] = json!([]);
+            // Why a row failed is told in the words of its transform, and why one was left out with what stood there: both may repeat
+            // values.
+            (report["errors"], report["notes"]) = (json!([]), json!([]));
             registry.replace_dataset_report(&record.id, &report).await?;
             names.extend([record.id.as_str(), record.name.as_str()]);
             datasets.insert(record.id.clone());
@@ -171,9 +172,11 @@ impl KeptSpines<'_> {
         let is_of_these = job.outcome["id"].as_str().is_some_and(|id| made.contains(id));
         is_of_these.then(|| {
             let mut outcome = job.outcome.clone();
+            let notes = std::mem::replace(&mut outcome["notes"], json!([]));
+            let is_note = |line: &Json| notes.as_array().is_some_and(|notes| notes.contains(line));
             (outcome["statistics"], outcome["errors"]) = (Json::Null, json!([]));
             if let Some(lines) = outcome["lines"].as_array_mut() {
-                lines.retain(|line| !line.as_str().is_some_and(is_failure_line));
+                lines.retain(|line| !is_note(line) && !line.as_str().is_some_and(is_failure_line));
             }
             outcome
         })

@@ -55,6 +55,9 @@ const UP_TO: &str = "2024-06-01T00:00:00Z";
 /// The one who is erased: she stands in spines, and in no table.
 const GHOST: &str = "ghost";
 
+/// What she has instead of a time: a query over the source leaves that row out, and says why.
+const NO_TIME: &str = "full moon";
+
 fn write_events(file: &Path, events: &[(&str, i64)]) {
     let users: StringArray = events.iter().map(|(user, _)| Some(*user)).collect();
     let xs: Int64Array = events.iter().map(|(_, x)| Some(*x)).collect();
@@ -78,7 +81,9 @@ fn project_with_events() -> Project {
     project.write("features/events.toml", DEFINITIONS);
     project.add_component("partial_filter");
     write_events(&project.path("data/events.parquet"), &EVENTS);
-    project.write("data/orders.csv", "buyer,ordered_at\nada,2024-02-01T00:00:00Z\nghost,2024-03-01T00:00:00Z\n");
+    let orders = [("ada", "2024-02-01T00:00:00Z"), (GHOST, "2024-03-01T00:00:00Z"), (GHOST, NO_TIME)];
+    let orders: String = orders.iter().map(|(buyer, ordered_at)| format!("{buyer},{ordered_at}\n")).collect();
+    project.write("data/orders.csv", format!("buyer,ordered_at\n{orders}"));
     for verb in ["apply", "backfill"] {
         project.succeed(&[verb]);
     }
@@ -144,6 +149,7 @@ fn kept_spines_lose_whoever_is_erased_and_their_training_sets_say_so() {
     let touched = ["plain", "pairs", "checked", "queried"];
     const REASON: &str = "40 is a multiple of five";
     assert!(project.succeed(&["dataset", "show", &made["checked"]]).contains(REASON));
+    assert!(project.json(&["dataset", "show", &made["queried"]])["report"]["notes"].to_string().contains(NO_TIME));
     project.write(".eadem/offline/spines/left-over.csv", "user\nghost\n");
     project.succeed(&["dataset", "diff", &made["plain"], &made["later"]]);
     let shown_before = project.json(&["dataset", "show", &made["later"]]);
@@ -179,7 +185,9 @@ fn kept_spines_lose_whoever_is_erased_and_their_training_sets_say_so() {
         // Values of single rows are gone wherever statistics stand; what is of all rows together stays.
         let recipes = project.json(&["jobs", "show", id]);
         assert_eq!(recipes["result"]["statistics"], Json::Null, "{recipes}");
-        assert!(!shown.to_string().contains(REASON) && !recipes.to_string().contains(REASON), "{shown} {recipes}");
+        for said in [REASON, NO_TIME] {
+            assert!(!shown.to_string().contains(said) && !recipes.to_string().contains(said), "{shown} {recipes}");
+        }
         for feature in shown["report"]["statistics"]["features"].as_array().unwrap() {
             assert_eq!((&feature["min"], &feature["max"], &feature["top"]), (&Json::Null, &Json::Null, &json!([])));
             assert_eq!(feature["quantiles"], json!({}));
