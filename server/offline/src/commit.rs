@@ -13,7 +13,8 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value as Json;
 
-use crate::backfill::{Cancel, Room};
+use crate::backfill::Room;
+use crate::cancel::Cancel;
 use crate::erase_files::{Erasable, LookedInto, Rewriting};
 use crate::erasure::ErasedRows;
 use crate::error::OfflineError;

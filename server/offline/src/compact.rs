@@ -15,7 +15,8 @@ use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::backfill::{Cancel, Gauge, Room};
+use crate::backfill::{Gauge, Room};
+use crate::cancel::Cancel;
 use crate::commit::{
     Base, Change, LiveFile, Proposal, adds_of, commit_once, discard_uncommitted, is_committed, live_files, paths_of,
 };
@@ -212,9 +213,7 @@ impl Compaction {
             let mut batches = table.batches_within(&file.file, &[], Some(room)).await?;
             let mut rows = 0;
             while let Some(batch) = batches.try_next().await? {
-                if self.cancel.is_cancelled() {
-                    return Err(OfflineError::Cancelled);
-                }
+                self.cancel.check()?;
                 rows += batch.num_rows() as u64;
                 writer.write(batch).await?;
             }

@@ -34,9 +34,7 @@ impl DoomedFiles {
             if !is_data || current.contains(&path) {
                 continue;
             }
-            if rewriting.cancel.is_cancelled() {
-                return Err(OfflineError::Cancelled);
-            }
+            rewriting.cancel.check()?;
             let file =
                 DataFile { path: path.clone(), bytes: meta.size, event_time_us: None, is_known_at_event_time: false };
             let holds = match rewriting.finds_in(&file).await {

@@ -17,7 +17,7 @@ use futures::stream::BoxStream;
 use object_store::ObjectStore;
 use serde_json::Value as Json;
 
-use crate::backfill::Cancel;
+use crate::cancel::Cancel;
 use crate::commit::{
     Base, Change, Committed, Effect, LiveFile, Proposal, adds_of, commit_once, discard_uncommitted, paths_of,
 };
@@ -170,7 +170,7 @@ impl Rewriting<'_> {
     async fn look_into(&self, file: &DataFile) -> Result<bool, OfflineError> {
         let mut batches = self.table.deciding_rows(file).await?;
         while let Some(batch) = batches.try_next().await? {
-            self.check_cancelled()?;
+            self.cancel.check()?;
             if self.table.staying(&batch, self.erased)?.is_some() {
                 return Ok(true);
             }
@@ -186,7 +186,7 @@ impl Rewriting<'_> {
         let mut writer = self.table.rewriter(self.job, file);
         let (mut rows, mut batches) = (0, self.table.whole_rows(&file.file).await?);
         while let Some(batch) = batches.try_next().await? {
-            self.check_cancelled()?;
+            self.cancel.check()?;
             let kept = match self.table.staying(&batch, self.erased)? {
                 None => batch,
                 Some(stays) => {
@@ -201,10 +201,6 @@ impl Rewriting<'_> {
             self.looked_into.note(&path, Finding::Clean(self.erased.revision()));
         }
         Ok(Effect::Goes { rows, kept })
-    }
-
-    fn check_cancelled(&self) -> Result<(), OfflineError> {
-        if self.cancel.is_cancelled() { Err(OfflineError::Cancelled) } else { Ok(()) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use object_store::ObjectMeta;
 
-use crate::backfill::Cancel;
+use crate::cancel::Cancel;
 use crate::error::OfflineError;
 use crate::location::OfflineStore;
 use crate::table::delete_if_there;
@@ -42,9 +42,7 @@ impl OfflineStore {
         let extracts: Vec<ObjectMeta> = self.list_below(&format!("{EXTRACTS_FOLDER}/{view}/v{version}")).await?;
         let mut deleted = DeletedFiles::default();
         for extract in extracts {
-            if cancel.is_cancelled() {
-                return Err(OfflineError::Cancelled);
-            }
+            cancel.check()?;
             delete_if_there(self.root.store.as_ref(), &extract.location).await?;
             deleted.add(extract.size);
         }

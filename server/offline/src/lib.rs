@@ -1,13 +1,14 @@
 //! The offline store: Delta tables of views, backfill jobs that fill them, and training sets made from them.
 //!
-//! One Delta table per view version, and another one where its placement was switched. A job writes data files first and makes all of them visible in one commit; until
-//! then its ledger knows them and nobody else does. What this crate needs of others (a job ledger, a transform) is a trait
-//! it owns or takes from `eadem-query`; it knows neither the registry nor the online store.
+//! One Delta table per view version, and another one where its placement was switched. A job writes data files first and
+//! makes all of them visible in one commit; until then its ledger knows them and nobody else does. What this crate needs of
+//! others (a job ledger, a transform) is a trait it owns or takes from `eadem-query`; it knows neither the registry nor the
+//! online store.
 
 mod backfill;
 mod bind;
 mod cache;
-mod cancelled;
+mod cancel;
 mod commit;
 mod compact;
 mod dataset;
@@ -48,10 +49,8 @@ mod table;
 mod upload;
 mod vacuum;
 
-pub use backfill::{
-    Backfill, BackfillOptions, BackfillReport, Cancel, Progress, ProgressSink, plan_backfill, run_backfill,
-};
-pub use cancelled::unless_cancelled;
+pub use backfill::{Backfill, BackfillOptions, BackfillReport, Progress, ProgressSink, plan_backfill, run_backfill};
+pub use cancel::{Cancel, unless_cancelled};
 pub use compact::{CompactOptions, CompactProgress, CompactReport, Compaction, compact};
 pub use dataset::{
     ChangedValue, ColumnChanges, DatasetDiff, DatasetFeature, DatasetOptions, DatasetReport, DatasetRows, DatasetSpec,

@@ -3,7 +3,7 @@
 use eadem_values::{BatchEncoder, Digest};
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use crate::backfill::Cancel;
+use crate::cancel::Cancel;
 use crate::error::OfflineError;
 use crate::read::HistoryBatch;
 use crate::table::ViewTable;
@@ -52,9 +52,7 @@ impl ViewTable {
         let files = futures::stream::iter(scan.parts).flatten();
         let mut batches = files.map_ok(|file| file.rows).try_flatten();
         while let Some(batch) = batches.try_next().await? {
-            if cancel.is_cancelled() {
-                return Err(OfflineError::Cancelled);
-            }
+            cancel.check()?;
             digest.add(&batch)?;
         }
         Ok(digest)

@@ -15,7 +15,7 @@ use futures::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStoreExt};
 use serde_json::Value as Json;
 
-use crate::backfill::Cancel;
+use crate::cancel::Cancel;
 use crate::commit::{live_files, object_path};
 use crate::error::OfflineError;
 use crate::extracts::EXTRACTS_FOLDER;
@@ -313,9 +313,7 @@ fn sweep(
         entries => entries.map_err(|error| failed(folder, error))?,
     };
     for entry in entries {
-        if cancel.is_cancelled() {
-            return Err(OfflineError::Cancelled);
-        }
+        cancel.check()?;
         let entry = entry.map_err(|error| failed(folder, error))?;
         let path = entry.path();
         if entry.file_type().map_err(|error| failed(&path, error))?.is_dir() {
@@ -384,9 +382,7 @@ async fn delete_unless(
         report.bytes_kept += object.size;
         return Ok(());
     }
-    if cancel.is_cancelled() {
-        return Err(OfflineError::Cancelled);
-    }
+    cancel.check()?;
     if !options.dry_run {
         delete_if_there(at.store.as_ref(), &object.location).await?;
     }

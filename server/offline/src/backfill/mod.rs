@@ -16,12 +16,11 @@ mod run;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use eadem_query::BATCH_ROWS;
-use tokio::sync::Notify;
 
+use crate::cancel::Cancel;
 use crate::commit::Committed;
 use crate::error::OfflineError;
 use crate::ledger::{ChunkOutcome, JobLedger, JobPlan, Part};
@@ -96,43 +95,6 @@ impl BackfillOptions {
             stop: None,
             keeps_refusals: true,
         }
-    }
-}
-
-/// A switch that stops a job. Clones switch together.
-#[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<Switch>);
-
-#[derive(Debug, Default)]
-struct Switch {
-    thrown: AtomicBool,
-    waiting: Notify,
-}
-
-impl Cancel {
-    /// Asks the job to stop at the next batch.
-    pub fn cancel(&self) {
-        self.0.thrown.store(true, Ordering::SeqCst);
-        self.0.waiting.notify_waiters();
-    }
-
-    /// Whether it was asked to.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.thrown.load(Ordering::SeqCst)
-    }
-
-    /// Waits until it is asked to.
-    pub async fn cancelled(&self) {
-        // The order matters: a call between the look and the wait wakes what was made before the look.
-        let woken = self.0.waiting.notified();
-        if !self.is_cancelled() {
-            woken.await;
-        }
-    }
-
-    /// Waits until it is asked to, but not longer than this.
-    pub(crate) async fn cancelled_within(&self, wait: Duration) {
-        let _ = tokio::time::timeout(wait, self.cancelled()).await;
     }
 }
 
@@ -219,9 +181,7 @@ async fn plan_with(backfill: &Backfill, footers: &Arc<Footers>, gauge: &Gauge) -
             check_version(backfill, &plan)?;
             return Ok(plan);
         }
-        if backfill.cancel.is_cancelled() {
-            return Err(OfflineError::Cancelled);
-        }
+        backfill.cancel.check()?;
         if ledger.claim(&backfill.job, &[Part::Plan]).await?.part.is_some() {
             let table = backfill.store.table(&backfill.view)?;
             let planned = match plan_job(backfill, &table, footers, gauge).await {
@@ -269,9 +229,7 @@ pub async fn run_backfill(backfill: Backfill) -> Result<BackfillReport, OfflineE
     let chunks_done_now = if watch.has_stopped() { ran.unwrap_or_default() } else { ran? };
 
     let outcomes = backfill.ledger.outcomes(&backfill.job).await?;
-    if backfill.cancel.is_cancelled() {
-        return Err(OfflineError::Cancelled);
-    }
+    backfill.cancel.check()?;
     check_refused(&backfill, &watch, &outcomes).await?;
     let (version, rows_removed) = if plan.changes_table() {
         let committed = commit_job(&backfill, &table, &plan, &outcomes, &gauge).await?;

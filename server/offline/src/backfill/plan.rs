@@ -60,9 +60,7 @@ pub(super) async fn plan_job(
     }
     let mut found: Vec<(&SourceFile, String)> = Vec::with_capacity(listing.files.len());
     for file in &listing.files {
-        if backfill.cancel.is_cancelled() {
-            return Err(OfflineError::Cancelled);
-        }
+        backfill.cancel.check()?;
         found.push((file, lane_digest(file).await?));
     }
     let path_of: BTreeMap<&str, &str> =
@@ -104,9 +102,7 @@ pub(super) async fn plan_job(
     check(&schema)?;
     plan.schema = schema.as_ref().clone();
     for (file, digest, loaded_us) in new_files {
-        if backfill.cancel.is_cancelled() {
-            return Err(OfflineError::Cancelled);
-        }
+        backfill.cancel.check()?;
         plan_file(backfill, &mut plan, (&listing, footers), file, digest, loaded_us).await?;
     }
     Ok(plan)

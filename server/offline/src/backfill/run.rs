@@ -13,8 +13,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::memory::{Allowance, Gauge, Held};
 use super::progress::Meter;
-use super::{Backfill, Cancel, OTHERS_POLL, Progress};
+use super::{Backfill, OTHERS_POLL, Progress};
 use crate::bind::{Acceptance, BindPlan, BoundRows, RefusedRow};
+use crate::cancel::Cancel;
 use crate::erase_files::settle_outcome;
 use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
@@ -138,9 +139,7 @@ pub(super) async fn run_chunks(
 impl Workshop {
     async fn work(&self) -> Result<(), OfflineError> {
         while !self.failed.load(Ordering::Relaxed) {
-            if self.cancel.is_cancelled() {
-                return Err(OfflineError::Cancelled);
-            }
+            self.cancel.check()?;
             let offered = self.offer();
             if offered.is_empty() {
                 break;

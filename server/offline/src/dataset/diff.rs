@@ -16,7 +16,7 @@ use super::recipe::Recipe;
 use super::rows::open_rows;
 use super::spec::DatasetWatch;
 use super::statistics::{DatasetStatistics, FeatureStatistics};
-use crate::cancelled::{check_cancelled, unless_cancelled};
+use crate::cancel::unless_cancelled;
 use crate::error::OfflineError;
 
 /// Rows of the first training set that can be looked up by keys and time; they are held in memory.
@@ -271,7 +271,7 @@ type Batches = BoxStream<'static, Result<RecordBatch, OfflineError>>;
 fn watched(batches: Batches, watch: &DatasetWatch, counter: &Arc<AtomicU64>, total: u64) -> Batches {
     let (watch, counter) = (watch.clone(), Arc::clone(counter));
     let look = move |batch: RecordBatch| {
-        check_cancelled(&watch.cancel)?;
+        watch.cancel.check()?;
         let rows = batch.num_rows() as u64;
         let read = counter.fetch_add(rows, Ordering::Relaxed) + rows;
         if let Some(progress) = &watch.progress {

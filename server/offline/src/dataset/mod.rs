@@ -30,7 +30,7 @@ use self::output::{ROW_GROUP_ROWS, WrittenOutput};
 use self::recipe::{RECIPE_FORMAT, keep_recipe};
 use self::sink::{DatasetSink, FinishedRows};
 use self::spec::wanted_types;
-use crate::cancelled::unless_cancelled;
+use crate::cancel::unless_cancelled;
 use crate::error::OfflineError;
 use crate::location::{Location, OfflineStore};
 use crate::spine::reader::{SpineBlock, SpineReader};

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::spec::{DatasetOptions, DatasetSpec, SpineColumns, StoredView, ViewOfService};
 use super::statistics::DatasetStatistics;
 use super::{DatasetReport, Made, make};
-use crate::cancelled::unless_cancelled;
+use crate::cancel::unless_cancelled;
 use crate::error::OfflineError;
 use crate::file_bytes;
 use crate::location::{Location, OfflineStore};

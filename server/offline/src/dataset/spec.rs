@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::output::OutputFormat;
 use super::split::Split;
-use crate::backfill::Cancel;
+use crate::cancel::Cancel;
 use crate::error::OfflineError;
 use crate::location::{Location, OfflineStore};
 use crate::schema::key_arrow_type;

@@ -21,8 +21,8 @@ pub use report::{ChangedRow, EffectOutcome, EffectReport, FeatureChange, Feature
 use self::compare::{Comparison, Where};
 use self::judge::{Judged, Side};
 use self::sample::{Portion, Sample};
-use crate::backfill::Cancel;
 use crate::bind::Acceptance;
+use crate::cancel::Cancel;
 use crate::erasure::{ErasedRows, ErasureLedger};
 use crate::error::OfflineError;
 use crate::source::{self, Footers, Portions};
@@ -216,9 +216,7 @@ impl Bench {
         let mut comparison = self.comparison((number as u64) << 32);
         let mut rows = 0;
         while rows < rows_max {
-            if self.cancel.is_cancelled() {
-                return Err(OfflineError::Cancelled);
-            }
+            self.cancel.check()?;
             if self.failed.load(Ordering::Relaxed) || self.is_out_of_time() {
                 break;
             }

@@ -30,8 +30,9 @@ use serde_json::Value as Json;
 use super::read::{LastWords, Line, Quarantine, QuarantineFilter, State};
 use super::{ARRIVAL, ATTEMPT, FILE, INPUTS, JOB, KIND, LANE, OUTCOME, REASON, ROW, RefusalCounts};
 use super::{QuarantinedRow, RowOutcome, batch, schema};
-use crate::backfill::{Cancel, Gauge, Held, Progress, ProgressSink, Room, bytes_of_value};
+use crate::backfill::{Gauge, Held, Progress, ProgressSink, Room, bytes_of_value};
 use crate::bind::{Acceptance, BindPlan};
+use crate::cancel::Cancel;
 use crate::commit::{Base, Change, LiveFile, NewFiles, Proposal, adds_of, append, commit_once};
 use crate::erase_files::settle_outcome;
 use crate::erasure::ErasedRows;
@@ -245,9 +246,7 @@ pub async fn run_replay(replay: Replay) -> Result<ReplayReport, OfflineError> {
             kept.ok_or_else(|| OfflineError::Quarantine(format!("the outcome of {} was not kept", replay.job)))?
         }
     };
-    if replay.cancel.is_cancelled() {
-        return Err(OfflineError::Cancelled);
-    }
+    replay.cancel.check()?;
     let mut version = None;
     if !outcome.adds.is_empty() {
         if !replay.ledger.begin_commit(&replay.job).await? {
@@ -305,9 +304,7 @@ async fn try_rows(replay: &Replay, table: &ViewTable, gauge: &Gauge) -> Result<C
                 bench.put_lines().await?;
             }
             for rows in batches(&open, room.work.allowance.batch_bytes_max) {
-                if replay.cancel.is_cancelled() {
-                    return Err(OfflineError::Cancelled);
-                }
+                replay.cancel.check()?;
                 bench.try_batch(&lane, rows, &mut outcome).await?;
             }
         }
@@ -531,9 +528,7 @@ impl<'a> KeptRows<'a> {
         let filter = &self.replay.options.filter;
         let columns = [KIND, REASON, FILE, LANE, ROW, INPUTS, ARRIVAL, JOB, OUTCOME, ATTEMPT];
         let mut visit = |line: &Line<'_>, inputs: &str| {
-            if self.replay.cancel.is_cancelled() {
-                return Err(OfflineError::Cancelled);
-            }
+            self.replay.cancel.check()?;
             let is_erased = || self.erased.is_some_and(|erased| erased.takes_kept(inputs));
             if self.replayed.leaves(line) && filter.takes(line) && !is_erased() {
                 show(line, inputs);

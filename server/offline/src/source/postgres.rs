@@ -32,7 +32,7 @@ use sqlx::{
 use super::columns::source_error;
 use super::files::{SourceFile, lane_digest};
 use super::{Listing, Lookup};
-use crate::cancelled::unless_cancelled;
+use crate::cancel::unless_cancelled;
 use crate::error::OfflineError;
 use crate::ledger::LaneOrigin;
 use crate::spec::{PostgresQuery, SourceSpec};
@@ -525,9 +525,7 @@ impl<'a> Database<'a> {
             }
             let is_full = waiting >= BATCH_ROWS || bytes >= BATCH_BYTES_MAX;
             if waiting > 0 && (is_over || is_full) {
-                if lookup.cancel.is_cancelled() {
-                    return Err(OfflineError::Cancelled);
-                }
+                lookup.cancel.check()?;
                 let arrays: Vec<ArrayRef> = builders.iter_mut().map(Builder::finish).collect();
                 let batch = RecordBatch::try_new(schema.clone(), arrays)?;
                 writer.write(&batch).await?;

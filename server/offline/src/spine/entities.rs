@@ -12,7 +12,7 @@ use futures::TryStreamExt;
 
 use super::KeptSpine;
 use super::writer::SpineWriter;
-use crate::cancelled::{check_cancelled, unless_cancelled};
+use crate::cancel::unless_cancelled;
 use crate::dataset::{DatasetSpec, StoredView, ViewOfService};
 use crate::error::OfflineError;
 use crate::history_exec::History;
@@ -121,7 +121,7 @@ pub async fn keep_entities_spine(
             let known = known_from.iter().filter(|(_, from_us)| *from_us <= at_us);
             let known: Vec<&[u8]> = known.map(|(key, _)| key.as_ref()).collect();
             for part in known.chunks(BATCH_ROWS) {
-                check_cancelled(cancel)?;
+                cancel.check()?;
                 if writer.rows() + part.len() as u64 > SPINE_ROWS_MAX {
                     return Err(refused(format!(
                         "the spine would have more than {SPINE_ROWS_MAX} rows; ask for fewer times"
@@ -161,7 +161,7 @@ async fn known_from(
         let mut batches = History::new(table, &state, range, 1).await?.read(0)?;
         let mut encoded = Vec::new();
         while let Some(batch) = batches.try_next().await? {
-            check_cancelled(&spec.watch.cancel)?;
+            spec.watch.cancel.check()?;
             let columns = order.iter().map(|at| to_canonical(batch.column(*at)).map_err(OfflineError::Dataset));
             let columns: Vec<ArrayRef> = columns.collect::<Result<_, _>>()?;
             let encoder = BatchEncoder::try_new(&columns)?;

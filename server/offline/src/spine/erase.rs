@@ -7,7 +7,7 @@ use object_store::ObjectMeta;
 
 use super::reader::{SpineBlock, SpineReader};
 use super::{KeptSpine, file_failed};
-use crate::backfill::Cancel;
+use crate::cancel::Cancel;
 use crate::dataset::SpineColumns;
 use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
@@ -158,9 +158,7 @@ impl OfflineStore {
         let mut blocks = reader.blocks(Some(&columns), BLOCK_ROWS)?;
         let mut rows = 0;
         while let Some(block) = blocks.try_next().await? {
-            if cancel.is_cancelled() {
-                return Err(OfflineError::Cancelled);
-            }
+            cancel.check()?;
             rows += erased_in_block(erased, spine, &types, &block)?;
         }
         Ok(rows)

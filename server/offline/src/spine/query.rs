@@ -29,8 +29,7 @@ use tokio::sync::mpsc;
 
 use super::KeptSpine;
 use super::writer::SpineWriter;
-use crate::backfill::Cancel;
-use crate::cancelled::{check_cancelled, unless_cancelled};
+use crate::cancel::{Cancel, unless_cancelled};
 use crate::decode_thread::on_own_thread;
 use crate::error::OfflineError;
 use crate::location::OfflineStore;
@@ -345,7 +344,7 @@ impl PartitionStream for SourceRowsStream {
             .try_flatten()
             .map_err(external)
             .map(move |rows| {
-                check_cancelled(&given_up).map_err(external)?;
+                given_up.check().map_err(external)?;
                 let rows = rows?;
                 let columns = rows.columns.clone();
                 let options = RecordBatchOptions::new().with_row_count(Some(rows.sequence.len()));
