@@ -77,10 +77,7 @@ impl ProjectUsage {
     /// One more request, if there may be one.
     pub(crate) fn take_request(&self) -> Result<(), Problem> {
         self.counters.requests.inc();
-        if self.requests.is_unlimited() {
-            return Ok(());
-        }
-        self.requests.take(1, self.now_ns()).map_err(|wait| {
+        self.requests.take(1, || self.now_ns()).map_err(|wait| {
             let detail = self.over("requests in a second", &self.requests);
             Problem::too_many("quota_requests", detail, wait)
         })
@@ -89,10 +86,7 @@ impl ProjectUsage {
     /// Whether transforms may run for it. What they take is known only afterwards, so the one that goes over the limit is
     /// answered, and those after it wait.
     pub(crate) fn check_transforms(&self) -> Result<(), Problem> {
-        if self.transform_us.is_unlimited() {
-            return Ok(());
-        }
-        self.transform_us.check(self.now_ns()).map_err(|wait| {
+        self.transform_us.check(|| self.now_ns()).map_err(|wait| {
             let detail = self.over("microseconds of transforms in a second", &self.transform_us);
             Problem::too_many("quota_transforms", detail, wait)
         })
@@ -102,9 +96,7 @@ impl ProjectUsage {
     pub(crate) fn took(&self, cpu: Duration) {
         let us = u64::try_from(cpu.as_micros()).unwrap_or(u64::MAX);
         self.counters.transform_us.inc_by(us);
-        if !self.transform_us.is_unlimited() {
-            self.transform_us.charge(us, self.now_ns());
-        }
+        self.transform_us.charge(us, || self.now_ns());
     }
 
     /// A transform was called with so many rows by a job, and took this long. It is counted, and limited by nothing: the quota is
@@ -126,7 +118,7 @@ impl ProjectUsage {
 }
 
 /// So much in a second, and at most a second's worth at once. What was taken is a time up to which the allowance is used, so
-/// that no clock has to tick.
+/// that no clock has to tick; and where there is no limit, as mostly, none is asked.
 #[derive(Debug)]
 struct Pace {
     /// `u64::MAX`: as much as anybody wants.
@@ -149,14 +141,10 @@ impl Pace {
         }
     }
 
-    /// As it mostly is: then nobody has to ask the clock.
-    fn is_unlimited(&self) -> bool {
-        self.most_per_s.load(Ordering::Relaxed) == u64::MAX
-    }
-
     /// Takes so much if there is as much, or says how long to wait.
-    fn take(&self, amount: u64, now_ns: u64) -> Result<(), Duration> {
+    fn take(&self, amount: u64, now_ns: impl FnOnce() -> u64) -> Result<(), Duration> {
         let Some(cost_ns) = self.cost_ns(amount) else { return Ok(()) };
+        let now_ns = now_ns();
         let mut used = self.used_up_to_ns.load(Ordering::Relaxed);
         loop {
             let after = used.max(now_ns).saturating_add(cost_ns);
@@ -172,16 +160,16 @@ impl Pace {
     }
 
     /// Whether anything is left, or how long to wait until there is.
-    fn check(&self, now_ns: u64) -> Result<(), Duration> {
+    fn check(&self, now_ns: impl FnOnce() -> u64) -> Result<(), Duration> {
         let most_per_s = self.most_per_s.load(Ordering::Relaxed);
         if most_per_s == u64::MAX {
             return Ok(());
         }
-        let used = self.used_up_to_ns.load(Ordering::Relaxed);
-        let most = now_ns.saturating_add(SECOND_NS);
         if most_per_s == 0 {
             return Err(Duration::from_secs(60));
         }
+        let used = self.used_up_to_ns.load(Ordering::Relaxed);
+        let most = now_ns().saturating_add(SECOND_NS);
         if used >= most {
             return Err(Duration::from_nanos((used - most).clamp(1, 60 * SECOND_NS)));
         }
@@ -189,8 +177,9 @@ impl Pace {
     }
 
     /// Takes so much, whether it is there or not.
-    fn charge(&self, amount: u64, now_ns: u64) {
+    fn charge(&self, amount: u64, now_ns: impl FnOnce() -> u64) {
         let Some(cost_ns) = self.cost_ns(amount) else { return };
+        let now_ns = now_ns();
         let charged = |used: u64| Some(used.max(now_ns).saturating_add(cost_ns));
         let _always = self.used_up_to_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charged);
     }
@@ -221,32 +210,32 @@ mod tests {
     #[test]
     fn a_seconds_worth_at_once_and_then_as_much_as_time_gives() {
         let pace = limited(10);
-        let taken = (0..100).filter(|_| pace.take(1, 0).is_ok()).count();
+        let taken = (0..100).filter(|_| pace.take(1, || 0).is_ok()).count();
         assert_eq!(taken, 10);
-        assert_eq!(pace.take(1, 0).unwrap_err(), Duration::from_millis(100));
-        assert!(pace.take(1, SECOND_NS / 10).is_ok() && pace.take(1, SECOND_NS / 10).is_err());
+        assert_eq!(pace.take(1, || 0).unwrap_err(), Duration::from_millis(100));
+        assert!(pace.take(1, || SECOND_NS / 10).is_ok() && pace.take(1, || SECOND_NS / 10).is_err());
         // However long nobody asks, no more than a second's worth is saved up.
-        let taken = (0..100).filter(|_| pace.take(1, 3_600 * SECOND_NS).is_ok()).count();
+        let taken = (0..100).filter(|_| pace.take(1, || 3_600 * SECOND_NS).is_ok()).count();
         assert_eq!(taken, 10);
     }
 
     #[test]
     fn what_is_charged_is_paid_back() {
         let pace = limited(500_000);
-        assert_eq!(pace.check(0), Ok(()));
-        pace.charge(2_000_000, 0);
-        assert_eq!(pace.check(0), Err(Duration::from_secs(3)));
-        assert!(pace.check(3 * SECOND_NS).is_err());
-        assert_eq!(pace.check(3 * SECOND_NS + 1), Ok(()));
+        assert_eq!(pace.check(|| 0), Ok(()));
+        pace.charge(2_000_000, || 0);
+        assert_eq!(pace.check(|| 0), Err(Duration::from_secs(3)));
+        assert!(pace.check(|| 3 * SECOND_NS).is_err());
+        assert_eq!(pace.check(|| 3 * SECOND_NS + 1), Ok(()));
     }
 
     #[test]
     fn no_limit_is_none_and_zero_is_nothing() {
         let pace = Pace::default();
-        assert!((0..1_000).all(|_| pace.take(1_000_000, 0).is_ok()) && pace.check(0).is_ok());
+        assert!((0..1_000).all(|_| pace.take(1_000_000, || 0).is_ok()) && pace.check(|| 0).is_ok());
         let pace = limited(0);
-        assert!(pace.take(1, 0).is_err() && pace.check(u64::MAX / 2).is_err());
+        assert!(pace.take(1, || 0).is_err() && pace.check(|| u64::MAX / 2).is_err());
         pace.limit(None);
-        assert!(pace.take(1, 0).is_ok() && pace.check(0).is_ok());
+        assert!(pace.take(1, || 0).is_ok() && pace.check(|| 0).is_ok());
     }
 }
