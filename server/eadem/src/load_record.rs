@@ -4,8 +4,8 @@
 use std::collections::HashSet;
 
 use anyhow::Context as _;
-use eadem_registry::Registry;
 use eadem_registry::model::ViewRef;
+use eadem_registry::{JobChunk, Registry};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
@@ -124,17 +124,10 @@ impl LoadRecord {
         Ok(views)
     }
 
-    /// The commits that a job's loads are made of, for each view as `view@version`.
-    pub(crate) async fn commits(registry: &Registry, job: &str) -> anyhow::Result<Vec<(String, u64)>> {
-        let mut commits = Vec::new();
-        for chunk in registry.list_chunks(job).await? {
-            let Some((view, rest)) = chunk.chunk.strip_prefix(LOADS).and_then(|name| name.split_once('/')) else {
-                continue;
-            };
-            if rest.parse::<u32>().is_ok() {
-                commits.extend(chunk.result["commit"].as_u64().map(|commit| (view.to_owned(), commit)));
-            }
-        }
-        Ok(commits)
+    /// The commit that a load was begun of and its view as `view@version`, where this is what a job notes then.
+    pub(crate) fn commit_in(chunk: &JobChunk) -> Option<(&str, u64)> {
+        let (view, rest) = chunk.chunk.strip_prefix(LOADS)?.split_once('/')?;
+        rest.parse::<u32>().ok()?;
+        Some((view, chunk.result["commit"].as_u64()?))
     }
 }

@@ -218,12 +218,12 @@ impl InUseByRegistry {
                 continue;
             }
             pinned_versions(&job.spec, &mut used.versions);
-            for (view, commit) in LoadRecord::commits(registry, &job.id).await? {
-                for table in table_names(&view) {
-                    used.versions.entry(table).or_default().insert(commit);
+            for chunk in registry.list_chunks(&job.id).await? {
+                if let Some((view, commit)) = LoadRecord::commit_in(&chunk) {
+                    add_version(&mut used.versions, view, commit);
                 }
+                used.documents.push(chunk.result);
             }
-            used.documents.extend(registry.list_chunks(&job.id).await?.into_iter().map(|chunk| chunk.result));
             used.documents.push(job.spec);
         }
         let online = self.stores.online()?;
@@ -236,21 +236,26 @@ impl InUseByRegistry {
                 coverage => coverage?,
             };
             if let Some(commit) = coverage.offline_commit.and_then(|commit| u64::try_from(commit).ok()) {
-                for table in table_names(&view.id.to_string()) {
-                    used.versions.entry(table).or_default().insert(commit);
-                }
+                add_version(&mut used.versions, &view.id.to_string(), commit);
             }
         }
         Ok(used)
     }
 }
 
-/// The commits that a job's specification names, for each view; whichever of its tables they are of.
+/// The commits that a job's specification names, for each view.
 fn pinned_versions(spec: &Json, versions: &mut BTreeMap<String, BTreeSet<u64>>) {
     for (view, commit) in spec["pinned"]["tables"].as_object().into_iter().flatten() {
-        for table in table_names(view) {
-            versions.entry(table).or_default().extend(commit.as_u64());
+        if let Some(commit) = commit.as_u64() {
+            add_version(versions, view, commit);
         }
+    }
+}
+
+/// Adds a commit of a view as `view@version`; whichever of its tables it is of.
+fn add_version(versions: &mut BTreeMap<String, BTreeSet<u64>>, view: &str, commit: u64) {
+    for table in table_names(view) {
+        versions.entry(table).or_default().insert(commit);
     }
 }
 
