@@ -151,15 +151,11 @@ fn placements(service: &ResolvedService) -> BTreeMap<String, Placement> {
 
 /// A service with its views in the placements that a job has settled.
 fn as_pinned(service: ResolvedService, pinned: &PinnedInputs) -> ResolvedService {
-    let placed = |view: &Arc<ViewVersion>| match &view.stored {
-        None => Arc::clone(view),
-        Some(stored) => {
-            let placement = pinned.placements.get(&view.id.to_string()).copied();
-            Arc::new(view.placed(placement.unwrap_or_else(|| stored.deployment.first_placement())))
-        }
-    };
-    let views = service.views.iter().map(|(id, view)| (id.clone(), placed(view))).collect();
-    ResolvedService { views, ..service }
+    let placed = service.placed(|view, deployment| {
+        let placement = pinned.placements.get(&view.to_string()).copied();
+        placement.unwrap_or_else(|| deployment.first_placement())
+    });
+    placed.unwrap_or(service)
 }
 
 async fn known_dataset(stores: &Stores, id: &str) -> Result<DatasetRecord, Problem> {

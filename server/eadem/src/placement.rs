@@ -27,7 +27,7 @@ impl FilledTable {
         let deployment = self.view.stored.as_ref().map(|stored| &stored.deployment);
         match deployment.filter(|deployment| deployment.placement != deployment.first_placement()) {
             None => self.view.id.to_string(),
-            Some(deployment) => format!("{}-{}", self.view.id, deployment.placement),
+            Some(deployment) => name_in(&self.view.id.to_string(), deployment.placement),
         }
     }
 }
@@ -160,5 +160,10 @@ pub(crate) fn ambiguous_commit(view: &ViewVersion, as_stored: AsStored) -> Optio
 
 /// The names that vacuum knows the tables of a version by.
 pub(crate) fn table_names(view: &str) -> [String; 3] {
-    [view.to_owned(), format!("{view}-{}", Placement::OnWrite), format!("{view}-{}", Placement::OnRead)]
+    [view.to_owned(), name_in(view, Placement::OnWrite), name_in(view, Placement::OnRead)]
+}
+
+/// What the table of a version is called in a placement that is not the version's first.
+fn name_in(view: &str, placement: Placement) -> String {
+    format!("{view}-{placement}")
 }

@@ -106,7 +106,7 @@ impl OfflineStore {
     /// # Errors
     /// Names that cannot be columns or locations.
     pub fn table(&self, view: &ViewSpec) -> Result<ViewTable, OfflineError> {
-        let location = self.location_of_table(view)?;
+        let location = self.table_location(view)?;
         let (store, log_store) = open_log(&location);
         Ok(ViewTable {
             location,

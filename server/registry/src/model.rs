@@ -608,17 +608,23 @@ pub struct ResolvedService {
 impl ResolvedService {
     /// The same with the placements that its views had at an instant, in µs since the epoch; `None`: they are what they were.
     pub fn as_placed_at(&self, at_us: i64) -> Option<Self> {
-        let was_placed = |view: &ViewVersion| {
+        self.placed(|_, deployment| deployment.placement_at(at_us))
+    }
+
+    /// The same with its stored views in the placements that `placement_of` says; `None`: they are what they were.
+    pub fn placed(&self, placement_of: impl Fn(&ViewRef, &Deployment) -> Placement) -> Option<Self> {
+        let moved = self.views.values().filter_map(|view| {
             let deployment = &view.stored.as_ref()?.deployment;
-            Some(deployment.placement_at(at_us)).filter(|then| *then != deployment.placement)
-        };
-        self.views.values().any(|view| was_placed(view).is_some()).then(|| {
-            let views = self.views.iter().map(|(id, view)| {
-                let view = was_placed(view).map_or_else(|| Arc::clone(view), |then| Arc::new(view.placed(then)));
-                (id.clone(), view)
-            });
-            Self { views: views.collect(), ..self.clone() }
-        })
+            let placement = placement_of(&view.id, deployment);
+            (placement != deployment.placement).then(|| (view.id.clone(), Arc::new(view.placed(placement))))
+        });
+        let moved: Vec<(ViewRef, Arc<ViewVersion>)> = moved.collect();
+        if moved.is_empty() {
+            return None;
+        }
+        let mut service = self.clone();
+        service.views.extend(moved);
+        Some(service)
     }
 
     /// What is deprecated of what was asked for: `service departure_delay@1 is deprecated: use @2`.

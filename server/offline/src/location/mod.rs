@@ -255,16 +255,8 @@ impl OfflineStore {
     ///
     /// # Errors
     /// A name that no location can have.
-    pub(crate) fn location_of_table(&self, view: &ViewSpec) -> Result<Location, OfflineError> {
+    pub fn table_location(&self, view: &ViewSpec) -> Result<Location, OfflineError> {
         self.root.below(&format!("views/{}/{}", view.name, view.table_folder()))
-    }
-
-    /// Where the table of a view version in its first placement is, or would be.
-    ///
-    /// # Errors
-    /// A name that no location can have.
-    pub fn table_location(&self, view: &str, version: u32) -> Result<Location, OfflineError> {
-        self.root.below(&format!("views/{view}/v{version}"))
     }
 
     pub(crate) fn quarantine_location(&self, view: &str, version: u32) -> Result<Location, OfflineError> {

@@ -802,7 +802,7 @@ async fn other_readers_of_delta_see_the_same_rows() {
         let batches = context.sql(sql).await.unwrap().collect().await.unwrap();
         arrow_cast::pretty::pretty_format_batches(&batches).unwrap().to_string()
     };
-    let table = store.table_location(&view.name, view.version).unwrap().url;
+    let table = store.table_location(&view).unwrap().url;
     let sql = "select card, doubled, note_out, event_time, event_date, _seq, _error from t order by _seq";
     let seen = read(table, sql).await;
     assert_eq!(
