@@ -1,6 +1,6 @@
 //! Bars that tests count: H8, training sets against an oracle; H9, whatever is killed, refused or answered by nobody; S8, the
-//! embedded store when it is killed or its power is cut; S7, reads and writes while nodes of the database are lost; S10, online stores and the interface against what they promise;
-//! R5, every operation by every credential.
+//! embedded store when it is killed or its power is cut; S7, reads and writes while nodes of the database are lost; S10,
+//! online stores and the interface against what they promise; R5, every operation by every credential.
 
 use std::process::Command;
 

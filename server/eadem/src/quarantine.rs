@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use eadem_api::{Problem, QuarantineQuery};
 use eadem_offline::{
     JobLedger, ProgressSink, Quarantine, QuarantineCursor, QuarantineEntry, QuarantineFilter, QuarantinedRow, Replay,
-    ReplayOptions, ReplayReport, ViewTable, run_replay,
+    ReplayOptions, ReplayReport, ViewSpec, ViewTable, run_replay,
 };
 use eadem_registry::definitions::split_version;
 use eadem_registry::model::ViewVersion;
@@ -149,12 +149,13 @@ impl RefusedRows {
         quarantine.map_err(|error| Problem::internal("the quarantine table could not be found", error))
     }
 
-    /// The table of the view, which says what was loaded since rows were refused.
-    async fn table_of(&self, view: &ViewVersion) -> Result<ViewTable, Problem> {
+    /// The view as jobs load it, and its table, which says what was loaded since rows were refused.
+    async fn table_of(&self, view: &ViewVersion) -> Result<(ViewSpec, ViewTable), Problem> {
         let spec = self.stores.table_spec(view).await;
         let spec = spec.map_err(|error| Problem::internal("the view could not be loaded", format!("{error:#}")))?;
         let table = self.stores.offline.table(&spec);
-        table.map_err(|error| Problem::internal("the table could not be found", error))
+        let table = table.map_err(|error| Problem::internal("the table could not be found", error))?;
+        Ok((spec, table))
     }
 }
 
@@ -194,7 +195,7 @@ impl eadem_api::Quarantine for RefusedRows {
                     continue;
                 }
                 let view = self.stores.registry.view(name, Some(version)).await.map_err(registry_failed)?;
-                let table = self.table_of(&view).await?;
+                let (_, table) = self.table_of(&view).await?;
                 let found = self.read(async move { quarantine.summary(&table).await }).await?;
                 views.push(json!({
                     "view": format!("{name}@{version}"),
@@ -234,7 +235,7 @@ impl eadem_api::Quarantine for RefusedRows {
                 ));
             }
         }
-        let table = self.table_of(&view).await?;
+        let (_, table) = self.table_of(&view).await?;
         let page = self.read(async move { quarantine.page(&table, &filter, cursor, query.limit).await }).await?;
         let rows: Vec<Json> = page.entries.iter().map(entry_json).collect();
         Ok(json!({
@@ -248,13 +249,10 @@ impl eadem_api::Quarantine for RefusedRows {
         const REFUSALS_SHOWN_MAX: usize = 100;
         let (lane, row) = read_id(id)?;
         let view = stored_view(&self.stores, view).await?;
-        let spec = self.stores.table_spec(&view).await;
-        let spec = spec.map_err(|error| Problem::internal("the view could not be loaded", format!("{error:#}")))?;
+        let (spec, table) = self.table_of(&view).await?;
         let quarantine = self.quarantine_of(&view)?;
         let filter =
             QuarantineFilter { lane: Some(lane), row: Some(row), settled: true, ..QuarantineFilter::default() };
-        let table = self.stores.offline.table(&spec);
-        let table = table.map_err(|error| Problem::internal("the table could not be found", error))?;
         let read = async move {
             let page = quarantine.page(&table, &filter, None, REFUSALS_SHOWN_MAX).await?;
             let mut entries = page.entries;

@@ -39,10 +39,20 @@ const PATIENT_MS: u32 = 20_000;
 
 const INIT: [&str; 7] = ["online", "init", "--replication", "1", "--lease-ms", "60", "--apply"];
 
+/// A project with the embedded store.
 fn project_of_weather() -> Project {
     let project = Project::of_flights();
     project.write("features/weather.toml", SERVICE);
     project.write("spine.csv", SPINE);
+    project
+}
+
+/// A project whose keyspace is made, and both of whose stores are loaded.
+fn loaded_project(cassandra: &Cassandra, keyspace: &str) -> Project {
+    let project = project_of_weather();
+    project.write("eadem.toml", online(cassandra, keyspace, PATIENT_MS));
+    project.succeed(&INIT);
+    load(&project);
     project
 }
 
@@ -162,10 +172,7 @@ fn define_cache(project: &Project, cache: &str) {
 #[test]
 fn rows_of_a_database_are_served_from_memory_for_as_long_as_the_view_says() {
     let cassandra = database();
-    let project = project_of_weather();
-    project.write("eadem.toml", online(&cassandra, "cached", PATIENT_MS));
-    project.succeed(&INIT);
-    load(&project);
+    let project = loaded_project(&cassandra, "cached");
     let server = project.serve();
     let (airport, at) = ASKED[0];
     let asked = |headers: &str| -> (String, Json) {
@@ -207,10 +214,7 @@ impl Drop for Stopped<'_> {
 #[test]
 fn a_server_is_ready_only_while_its_database_answers() {
     let cassandra = database();
-    let project = project_of_weather();
-    project.write("eadem.toml", online(&cassandra, "stopped", PATIENT_MS));
-    project.succeed(&INIT);
-    load(&project);
+    let project = loaded_project(&cassandra, "stopped");
     project.write("eadem.toml", online(&cassandra, "stopped", 1_500));
     let server = project.serve();
     wait_until("it is ready", || server.get("/readyz") == (200, json!({ "status": "ready", "access": "open" })));

@@ -1,10 +1,12 @@
 //! A view's placement is switched, and no answer changes by a bit: before, on the way, while it happens, and afterwards.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value as Json, json};
 
+use super::erasure_copies::files_below;
 use super::kills::rows_of_file;
 use super::project::{Project, Server};
 use super::support::wait_until;
@@ -156,16 +158,9 @@ fn table(project: &Project, view: &str, folder: &str) -> PathBuf {
     project.path(".eadem/offline/views").join(view).join(folder)
 }
 
-fn data_files(folder: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten() {
-        let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => files.extend(data_files(&path)),
-            false if path.extension().is_some_and(|its| its == "parquet") => files.push(path),
-            false => {}
-        }
-    }
+fn data_files(folder: &Path) -> BTreeSet<PathBuf> {
+    let mut files = files_below(folder);
+    files.retain(|file| file.extension().is_some_and(|its| its == "parquet"));
     files
 }
 

@@ -130,9 +130,7 @@ impl EntityKeys {
     pub fn encoded(&self) -> &[KeyBytes] {
         &self.encoded
     }
-}
 
-impl EntityKeys {
     /// Those at these positions.
     pub(crate) fn pick(&self, positions: &[usize]) -> Self {
         let keys = positions.iter().map(|at| self.keys[*at].clone()).collect();

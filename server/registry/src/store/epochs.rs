@@ -235,9 +235,7 @@ impl Registry {
         let epochs = self.epochs(Some(view)).await?;
         Ok(epochs.into_iter().find(|epoch| epoch.state == EpochState::Current))
     }
-}
 
-impl Registry {
     /// The epoch that is read by whoever sees the view version in this placement: the current one, or where that has the other
     /// placement, because it was switched after a request had begun, the one that was current then.
     ///
