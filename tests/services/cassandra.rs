@@ -1,9 +1,16 @@
 //! A real Cassandra for tests, of one node or of several. Test binaries include this file by its path.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use ports::{Port, free_port};
+
+#[path = "ports.rs"]
+mod ports;
+
+/// Nodes use the port that is so much higher among themselves.
+const AMONG_NODES: u16 = 1_000;
 
 /// Nodes on this machine only, which end with this.
 pub(crate) struct Cassandra {
@@ -13,13 +20,15 @@ pub(crate) struct Cassandra {
     folder: tempfile::TempDir,
     /// Of all nodes: node N is at 127.0.0.N.
     pub(crate) port: u16,
+    _claim: Port,
 }
 
 impl Cassandra {
     /// Nodes that answer; with `is_secured` they ask for a password and have a certificate.
     pub(crate) fn start(nodes: u32, is_secured: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = free_port();
+        let claim = free_port(&[AMONG_NODES]);
+        let port = claim.number;
         let mut process = Command::new(script())
             .args(["run", folder.path().to_str().unwrap(), &port.to_string(), &nodes.to_string()])
             .env("CASSANDRA_SECURED", if is_secured { "1" } else { "0" })
@@ -30,7 +39,7 @@ impl Cassandra {
             .unwrap();
         let input = process.stdin.take().unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
-        let mut cassandra = Self { process, input, output, folder, port };
+        let mut cassandra = Self { process, input, output, folder, port, _claim: claim };
         cassandra.wait_until_ready();
         cassandra
     }
@@ -68,16 +77,6 @@ impl Drop for Cassandra {
         let pid = self.process.id().to_string();
         let _ = Command::new("kill").args(["-TERM", &pid]).status();
         let _ = self.process.wait();
-    }
-}
-
-/// A port that is free together with the one a thousand higher, which nodes use among themselves.
-fn free_port() -> u16 {
-    loop {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if port < 64_000 && TcpListener::bind(("127.0.0.1", port + 1_000)).is_ok() {
-            return port;
-        }
     }
 }
 

@@ -1,11 +1,15 @@
 //! A real PostgreSQL server for a test, by `postgres.sh` beside this file.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
+
+use ports::{Port, free_port};
+
+#[path = "ports.rs"]
+mod ports;
 
 /// The password of its user `test`.
 pub(crate) const PASSWORD: &str = "test-password";
@@ -14,13 +18,15 @@ pub(crate) const PASSWORD: &str = "test-password";
 pub(crate) struct Postgres {
     process: Child,
     pub(crate) port: u16,
+    _claim: Port,
     _folder: TempDir,
 }
 
 impl Postgres {
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let claim = free_port(&[]);
+        let port = claim.number;
         let mut process = Command::new(script())
             .arg("run")
             .arg(folder.path())
@@ -32,7 +38,7 @@ impl Postgres {
         let mut said = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut said).unwrap();
         assert_eq!(said.trim(), "ready", "PostgreSQL did not start: see what tests/services/postgres.sh said");
-        Self { process, port, _folder: folder }
+        Self { process, port, _claim: claim, _folder: folder }
     }
 
     #[allow(dead_code)] // This file is part of several crates of tests, and one of them does not ask.

@@ -1,10 +1,14 @@
 //! A real S3 server for the tests of this process. Test binaries include this file by its path.
 
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use ports::{Port, free_port};
+
+#[path = "ports.rs"]
+mod ports;
 
 /// The one bucket.
 pub(crate) const BUCKET: &str = "test";
@@ -16,6 +20,7 @@ pub(crate) struct S3Server {
     process: Child,
     folder: tempfile::TempDir,
     pub(crate) endpoint: String,
+    _claim: Port,
 }
 
 static RUNNING: Mutex<Weak<S3Server>> = Mutex::new(Weak::new());
@@ -34,7 +39,8 @@ impl S3Server {
 
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let claim = free_port(&[]);
+        let port = claim.number;
         let mut process = Command::new(script())
             .args([Path::new("run"), folder.path(), Path::new(&port.to_string())])
             .stdin(Stdio::piped())
@@ -44,7 +50,7 @@ impl S3Server {
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line.trim(), "ready", "the S3 server did not start: see what tests/services/s3.sh said");
-        Self { process, folder, endpoint: format!("http://127.0.0.1:{port}") }
+        Self { process, folder, endpoint: format!("http://127.0.0.1:{port}"), _claim: claim }
     }
 
     /// Where it keeps its objects.

@@ -68,11 +68,15 @@ fn metrics_count_what_was_asked_and_what_was_served() {
     let again = metrics();
     assert_eq!(stages(&again, "/features/{entity_id}", "cache"), 1.0);
     assert_eq!(stages(&again, "/features/{entity_id}", "store"), 2.0);
-    // And a read that is cut off takes as long as it was waited for.
-    let late = "/features/EWR?features=temperature_c&timestamp=2013-01-02T00:00:00Z&deadline_ms=1";
-    assert_eq!(server.get(late).1["status"]["temperature_c"], "error");
+    // And a read that is cut off takes as long as it was waited for: so many are not read within a millisecond.
+    let times: Vec<String> =
+        (0..720).map(|hour| format!("2013-01-{:02}T{:02}:30:00Z", 2 + hour / 24, hour % 24)).collect();
+    let entities = vec![json!({ "airport": "EWR" }); times.len()];
+    let late = json!({ "features": ["temperature_c"], "entities": entities, "timestamps": times });
+    let (status, reply) = server.post("/features/batch?deadline_ms=1", &late);
+    assert_eq!((status, &reply["results"][0]["status"]["temperature_c"]), (200, &json!("error")));
     let cut = metrics();
-    assert_eq!(stages(&cut, "/features/{entity_id}", "store"), 3.0);
+    assert_eq!(stages(&cut, "/features/batch", "store"), 2.0);
     assert_eq!(sample(&cut, "eadem_deadline_exceeded_total", &[weather]), 1.0);
     assert_eq!(sample(&cut, "eadem_rows_read_total", &[weather, ("store", "offline"), ("found", "false")]), 0.0);
     assert!(sample(&after, "eadem_registry_revision", &[]) >= 1.0);
