@@ -24,8 +24,8 @@ build: setup ## Compile the store and its tools
 	$(CARGO) build --locked --workspace
 
 .PHONY: release
-release: setup ## Compile the store as it is run in production: target/release/eadem
-	$(CARGO) build --locked --release --workspace --bins
+release: setup ## Compile the store as it is run in production: target/release/eadem (TARGET_CPU=…)
+	@CARGO='$(CARGO)' scripts/release.sh
 
 .PHONY: components
 components: build ## Compile the transforms to components, into target/components

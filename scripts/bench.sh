@@ -90,7 +90,7 @@ prepare() { # what one bar of whole processes needs
 }
 
 # All at once: each selection of packages would compile DataFusion with features of its own.
-"$cargo" build --locked --release --workspace --bins
+CARGO=$cargo scripts/release.sh
 EADEM_BUILD="$target_dir/release/eadem-build" scripts/components.sh
 failed=()
 if [[ ${#engine_bars[@]} -gt 0 ]]; then
