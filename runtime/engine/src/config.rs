@@ -48,7 +48,8 @@ pub struct EngineConfig {
 
     /// Rows that one call into a component carries at most; longer columns are cut.
     pub call_rows_max: u32,
-    /// Period of the clock that deadlines are counted in.
+    /// Period of the clock that deadlines are counted in: a call may go on for two of them more. Each wakes a thread, however
+    /// little there is to do.
     pub tick_us: u64,
     /// Deadline of a serving call, whatever its rows.
     pub serving_deadline_base_ms: u64,
@@ -143,7 +144,7 @@ impl Default for EngineConfig {
             table_elements_max: 20_000,
             stack_bytes_max: 512 * KIB,
             call_rows_max: 8_192,
-            tick_us: 1_000,
+            tick_us: 4_000,
             serving_deadline_base_ms: 20,
             serving_deadline_per_row_us: 100,
             serving_deadline_total_ms: 200,
