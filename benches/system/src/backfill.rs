@@ -116,7 +116,9 @@ pub(crate) fn fill(view: ViewSpec, out: &str) -> Result<()> {
     Ok(())
 }
 
+/// Of a job, in a process of its own as a verb has it.
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime> {
+    eadem_engine::use_small_pages();
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?)
 }
 

@@ -43,6 +43,7 @@ mod input;
 mod measure;
 mod output;
 mod priority;
+mod small_pages;
 mod state;
 mod ticker;
 mod transform;
@@ -58,6 +59,7 @@ pub use error::{EngineError, Fault, LimitHit, LimitKind, Trap};
 pub use measure::Cost;
 pub use output::Breach;
 pub use priority::{Background, step_back};
+pub use small_pages::use_small_pages;
 pub use transform::{Applied, CallClass, FailedRow, FailureKind, RowOutcomes, Transform};
 pub use upload::{
     Accepted, CORPUS_VERSION, CheckError, CheckPriority, Checked, DescriptionProblem, Evidence, Inspection, Law,

@@ -281,6 +281,8 @@ impl Context {
     }
 
     fn in_process(&self, router: Router) -> anyhow::Result<Client> {
+        // What the verb starts, it waits for: this process does nothing else.
+        eadem_engine::use_small_pages();
         self.about(Client::in_process(router))
     }
 
