@@ -24,48 +24,46 @@ const BUFFER_BYTES_STEP: usize = 256 << 10;
 /// Bytes of buffers that wait for the next read, in the whole process.
 const IDLE_BYTES_MAX: usize = 16 << 20;
 
-/// Buffers that wait.
-fn idle() -> MutexGuard<'static, Vec<Box<[u8]>>> {
-    static IDLE: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+/// Buffers that wait, each with nothing in it.
+fn idle() -> MutexGuard<'static, Vec<Vec<u8>>> {
+    static IDLE: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
     IDLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Memory that was read into; when it is not needed any more, it waits for the next read.
+/// Memory to read into; when what was read is not needed any more, it waits for the next read.
 struct Buffer {
-    memory: Box<[u8]>,
-    /// Bytes of it that were asked for.
-    bytes: usize,
+    memory: Vec<u8>,
 }
 
 impl Buffer {
-    /// Of this many bytes, with whatever was in it before.
+    /// With room for this many bytes, and nothing in it.
     fn of(bytes: usize) -> Self {
         let new_bytes = bytes.next_multiple_of(BUFFER_BYTES_STEP);
         // Whoever keeps a part of what is read keeps all of its memory: a much larger buffer would be wasted on it.
         let lengths = bytes..=2 * new_bytes;
         let known = {
             let mut idle = idle();
-            let fitting = idle.iter().enumerate().filter(|(_, memory)| lengths.contains(&memory.len()));
-            let smallest = fitting.min_by_key(|(_, memory)| memory.len()).map(|(place, _)| place);
+            let fitting = idle.iter().enumerate().filter(|(_, memory)| lengths.contains(&memory.capacity()));
+            let smallest = fitting.min_by_key(|(_, memory)| memory.capacity()).map(|(place, _)| place);
             smallest.map(|place| idle.swap_remove(place))
         };
-        let memory = known.unwrap_or_else(|| vec![0; new_bytes].into_boxed_slice());
-        Self { memory, bytes }
+        Self { memory: known.unwrap_or_else(|| Vec::with_capacity(new_bytes)) }
     }
 }
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        &self.memory[..self.bytes]
+        &self.memory
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let memory = std::mem::take(&mut self.memory);
+        let mut memory = std::mem::take(&mut self.memory);
+        memory.clear();
         let mut idle = idle();
-        let idle_bytes: usize = idle.iter().map(|memory| memory.len()).sum();
-        if idle_bytes + memory.len() <= IDLE_BYTES_MAX {
+        let idle_bytes: usize = idle.iter().map(Vec::capacity).sum();
+        if idle_bytes + memory.capacity() <= IDLE_BYTES_MAX {
             idle.push(memory);
         }
     }
@@ -90,15 +88,21 @@ fn read_parts(path: &std::path::Path, ranges: &[Range<u64>]) -> std::io::Result<
         let bytes = usize::try_from(range.end.saturating_sub(range.start)).map_err(std::io::Error::other)?;
         file.seek(SeekFrom::Start(range.start))?;
         if bytes < BUFFER_BYTES_STEP {
-            let mut part = vec![0; bytes];
-            file.read_exact(&mut part)?;
+            let mut part = Vec::with_capacity(bytes);
+            read_whole(&file, bytes, &mut part)?;
             return Ok(Bytes::from(part));
         }
         let mut buffer = Buffer::of(bytes);
-        file.read_exact(&mut buffer.memory[..bytes])?;
+        read_whole(&file, bytes, &mut buffer.memory)?;
         Ok(Bytes::from_owner(buffer))
     };
     ranges.iter().map(read).collect()
+}
+
+/// Appends the next bytes of a file, this many, to memory that has room for them and need not be set to zero for it.
+fn read_whole(file: &File, bytes: usize, memory: &mut Vec<u8>) -> std::io::Result<()> {
+    let read = file.take(bytes as u64).read_to_end(memory)?;
+    if read < bytes { Err(std::io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
 }
 
 #[async_trait]
@@ -193,7 +197,7 @@ mod tests {
         let path = Path::from_absolute_path(path)?;
         let whole = vec![0..FILE_BYTES as u64; 2 * IDLE_BYTES_MAX / FILE_BYTES];
         drop(Disk::default().get_ranges(&path, &whole).await?);
-        let idle_bytes: usize = idle().iter().map(|memory| memory.len()).sum();
+        let idle_bytes: usize = idle().iter().map(Vec::capacity).sum();
         assert!((1..=IDLE_BYTES_MAX).contains(&idle_bytes), "{idle_bytes} bytes");
         Ok(())
     }
@@ -202,7 +206,8 @@ mod tests {
     fn a_small_part_does_not_keep_much_memory() {
         drop(Buffer::of(IDLE_BYTES_MAX));
         let small = Buffer::of(BUFFER_BYTES_STEP + 1);
-        assert!(small.memory.len() <= 4 * BUFFER_BYTES_STEP, "{} bytes", small.memory.len());
+        let bytes = small.memory.capacity();
+        assert!(bytes <= 4 * BUFFER_BYTES_STEP, "{bytes} bytes");
     }
 
     #[tokio::test]
