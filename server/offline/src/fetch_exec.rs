@@ -19,9 +19,11 @@ use datafusion::physical_plan::{
     PlanProperties, ReplaceChildrenOptions,
 };
 use eadem_query::PLACE_COLUMN;
+use eadem_values::DataType;
 use futures::{StreamExt, TryStreamExt};
 
 use crate::error::OfflineError;
+use crate::packed_rows::{PACKED_COLUMNS_MAX, PackedRows, can_be_packed, gather};
 use crate::placed_files::{PlacedFiles, PlacedRows};
 use crate::read::typed_column;
 use crate::schema::{COLUMN_ERROR, ValueColumn, from_storage};
@@ -79,32 +81,61 @@ impl FetchExec {
         let places = places
             .as_primitive_opt::<UInt64Type>()
             .ok_or_else(|| DataFusionError::Internal(format!("{PLACE_COLUMN} is {}", places.data_type())))?;
-        let (schema, values) = (self.fetched.clone(), self.values.clone());
-        let convert = move |stored: &RecordBatch| canonical(&schema, &values, stored);
+        let layout = Layout::of(&self.values);
+        let (values, of_batches) = (self.values.clone(), layout.clone());
+        let convert = move |stored: &RecordBatch| of_batches.split(&values, stored);
         let fetched = self.placed.read(places.iter(), &self.fetched, Arc::new(convert)).await?;
-        Ok(Fetched { input, fetched })
+        Ok(Fetched { input, layout, fetched })
     }
 }
 
-/// `_error` and these values as they are stored, in canonical form.
-fn canonical(
-    schema: &SchemaRef,
-    values: &[ValueColumn],
-    stored: &RecordBatch,
-) -> std::result::Result<RecordBatch, OfflineError> {
-    let mut columns: Vec<ArrayRef> = vec![typed_column(stored, COLUMN_ERROR, &ArrowType::Utf8)?];
-    for value in values {
-        let column = stored.column(stored.schema().index_of(&value.column)?);
-        columns.push(from_storage(column, value.data_type)?);
+/// Which of the fetched columns, `_error` and the values, are packed by rows, each with its type.
+#[derive(Debug, Clone)]
+struct Layout(Vec<Option<DataType>>);
+
+impl Layout {
+    fn of(values: &[ValueColumn]) -> Self {
+        let mut packed = 0;
+        let of_values = values.iter().map(|value| {
+            let is_packed = can_be_packed(value.data_type) && packed < PACKED_COLUMNS_MAX;
+            packed += usize::from(is_packed);
+            is_packed.then_some(value.data_type)
+        });
+        Self(std::iter::once(None).chain(of_values).collect())
     }
-    Ok(RecordBatch::try_new(schema.clone(), columns)?)
+
+    /// `_error` and these values as they are stored, in canonical form.
+    fn split(&self, values: &[ValueColumn], stored: &RecordBatch) -> std::result::Result<FetchedRows, OfflineError> {
+        let mut columns: Vec<ArrayRef> = vec![typed_column(stored, COLUMN_ERROR, &ArrowType::Utf8)?];
+        for value in values {
+            let column = stored.column(stored.schema().index_of(&value.column)?);
+            columns.push(from_storage(column, value.data_type)?);
+        }
+        let (mut packed, mut others) = (Vec::new(), Vec::new());
+        for (column, of_layout) in columns.into_iter().zip(&self.0) {
+            match of_layout {
+                Some(data_type) => packed.push((column, *data_type)),
+                None => others.push(column),
+            }
+        }
+        Ok(FetchedRows { packed: PackedRows::of(&packed, stored.num_rows()), others })
+    }
+}
+
+/// The values of some rows.
+#[derive(Debug)]
+struct FetchedRows {
+    packed: PackedRows,
+    /// Those that are not packed, in their order.
+    others: Vec<ArrayRef>,
 }
 
 /// The values of all winners, each once, and where they belong.
 struct Fetched {
     /// Without places.
     input: RecordBatch,
-    fetched: PlacedRows,
+    layout: Layout,
+    fetched: PlacedRows<FetchedRows>,
 }
 
 impl Fetched {
@@ -114,19 +145,32 @@ impl Fetched {
             picks[rows.clone()].iter().map(|pick| (pick.batch as usize, pick.row as usize)).collect();
         let mut columns = self.input.slice(rows.start, rows.len()).columns().to_vec();
         let first = columns.len();
-        for (column, field) in schema.fields()[first..].iter().enumerate() {
-            // `_error` of most views, and what a source never had.
-            if batches.iter().all(|batch| batch.column(column).null_count() == batch.num_rows()) {
-                columns.push(new_null_array(field.data_type(), rows.len()));
+        let packed: Vec<&PackedRows> = batches.iter().map(|batch| &batch.packed).collect();
+        let types: Vec<DataType> = self.layout.0.iter().copied().flatten().collect();
+        let mut packed = gather(&packed, &types, &picks).into_iter();
+        let mut next_other = 0;
+        for (of_layout, field) in self.layout.0.iter().zip(&schema.fields()[first..]) {
+            if of_layout.is_some() {
+                columns.extend(packed.next());
                 continue;
             }
-            let nothing = new_null_array(field.data_type(), 1);
-            let mut sources: Vec<&dyn Array> = batches.iter().map(|batch| batch.column(column).as_ref()).collect();
-            sources.push(nothing.as_ref());
-            columns.push(arrow_select::interleave::interleave(&sources, &picks)?);
+            columns.push(interleaved(batches, next_other, field, &picks)?);
+            next_other += 1;
         }
         Ok(RecordBatch::try_new(schema.clone(), columns)?)
     }
+}
+
+/// A column that is not packed, at these picks.
+fn interleaved(batches: &[FetchedRows], other: usize, field: &Field, picks: &[(usize, usize)]) -> Result<ArrayRef> {
+    let mut sources: Vec<&dyn Array> = batches.iter().map(|batch| batch.others[other].as_ref()).collect();
+    // `_error` of most views, and what a source never had.
+    if sources.iter().all(|column| column.null_count() == column.len()) {
+        return Ok(new_null_array(field.data_type(), picks.len()));
+    }
+    let nothing = new_null_array(field.data_type(), 1);
+    sources.push(nothing.as_ref());
+    Ok(arrow_select::interleave::interleave(&sources, picks)?)
 }
 
 fn fetched_schema(values: &[ValueColumn]) -> SchemaRef {

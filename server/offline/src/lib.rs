@@ -30,6 +30,7 @@ mod leaf_exec;
 mod ledger;
 mod location;
 mod object_file;
+mod packed_rows;
 mod partition;
 mod placed_files;
 mod press;

@@ -52,28 +52,28 @@ pub(crate) struct PlacedFiles {
     pub(crate) readers: usize,
 }
 
-/// What is made of the rows of a file as they are stored: a batch of as many rows.
-type Conversion = dyn Fn(&RecordBatch) -> std::result::Result<RecordBatch, OfflineError> + Send + Sync;
+/// What is made of some rows of a file as they are stored.
+type Conversion<T> = dyn Fn(&RecordBatch) -> std::result::Result<T, OfflineError> + Send + Sync;
 
 /// Rows that were read, each once, and where they are.
 #[derive(Debug)]
-pub(crate) struct PlacedRows {
-    pub(crate) batches: Vec<RecordBatch>,
+pub(crate) struct PlacedRows<T> {
+    pub(crate) batches: Vec<T>,
     /// For each place that was asked for; the batch after all others stands for none.
     pub(crate) picks: Vec<Pick>,
 }
 
 impl PlacedFiles {
-    /// The rows at these places, of the columns of `schema` as `convert` makes them.
+    /// The rows at these places, of the columns of `schema` as `convert` makes them: of some rows as many.
     ///
     /// # Errors
     /// A place in another file; a file that cannot be read.
-    pub(crate) async fn read(
+    pub(crate) async fn read<T: Send + 'static>(
         &self,
         places: impl ExactSizeIterator<Item = Option<u64>>,
         schema: &SchemaRef,
-        convert: Arc<Conversion>,
-    ) -> Result<PlacedRows> {
+        convert: Arc<Conversion<T>>,
+    ) -> Result<PlacedRows<T>> {
         let Wanted { reads, picks } = Wanted::of(places, self.files.len())?;
         let read = |read: FileRead| {
             let (placed, schema, convert) = (self.clone(), Arc::clone(schema), Arc::clone(&convert));
@@ -82,18 +82,18 @@ impl PlacedFiles {
             })
         };
         let reads = futures::stream::iter(reads.into_iter().map(read)).buffered(self.readers).try_collect().await;
-        let reads: Vec<Vec<RecordBatch>> = reads.map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let reads: Vec<Vec<Rows<T>>> = reads.map_err(|error| DataFusionError::External(Box::new(error)))?;
         Ok(PlacedRows::of(reads, picks))
     }
 
     /// These rows of a file, ascending.
-    async fn read_rows(
+    async fn read_rows<T>(
         &self,
         file: &DataFile,
         rows: &[u32],
         schema: &SchemaRef,
-        convert: &Conversion,
-    ) -> std::result::Result<Vec<RecordBatch>, OfflineError> {
+        convert: &Conversion<T>,
+    ) -> std::result::Result<Vec<Rows<T>>, OfflineError> {
         let (reader, damaged) = self.table.open_file::<String>(file);
         let index = self.table.file_index(file).await?;
         let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, index.reader.clone());
@@ -117,10 +117,11 @@ impl PlacedFiles {
             let end = first + batch.num_rows() as u32;
             let (here, later) = positions.split_at(positions.partition_point(|position| *position < end));
             let picks = UInt32Array::from_iter_values(here.iter().map(|position| position - first));
-            taken.push(convert(&arrow_select::take::take_record_batch(&batch, &picks)?)?);
+            let of_batch = convert(&arrow_select::take::take_record_batch(&batch, &picks)?)?;
+            taken.push(Rows { rows: here.len(), of_batch });
             (first, positions) = (end, later);
         }
-        let found: usize = taken.iter().map(RecordBatch::num_rows).sum();
+        let found: usize = taken.iter().map(|taken| taken.rows).sum();
         if found != rows.len() {
             return Err(damaged(format!("{} rows were asked for, {found} found", rows.len())));
         }
@@ -203,20 +204,26 @@ pub(crate) struct Pick {
     pub(crate) row: u32,
 }
 
-impl PlacedRows {
+/// What was made of so many rows.
+struct Rows<T> {
+    rows: usize,
+    of_batch: T,
+}
+
+impl<T> PlacedRows<T> {
     /// Of the batches of each read, and picks of the rows of reads.
-    fn of(reads: Vec<Vec<RecordBatch>>, mut picks: Vec<Pick>) -> Self {
+    fn of(reads: Vec<Vec<Rows<T>>>, mut picks: Vec<Pick>) -> Self {
         // For each read its first batch, and behind which of its rows each of its batches ends.
         let mut ends_of_reads: Vec<(u32, Vec<u32>)> = Vec::with_capacity(reads.len());
-        let mut batches: Vec<RecordBatch> = Vec::new();
+        let mut batches: Vec<T> = Vec::new();
         for read in reads {
             let mut end = 0;
             let ends = read.iter().map(|batch| {
-                end += batch.num_rows() as u32;
+                end += batch.rows as u32;
                 end
             });
             ends_of_reads.push((batches.len() as u32, ends.collect()));
-            batches.extend(read);
+            batches.extend(read.into_iter().map(|batch| batch.of_batch));
         }
         for pick in &mut picks {
             let Some((first_batch, ends)) = ends_of_reads.get(pick.batch as usize) else {
