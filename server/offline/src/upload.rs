@@ -39,6 +39,14 @@ impl Upload {
         sent.map_err(|error| cannot_write(&self.place, &error))
     }
 
+    /// As [`Upload::send`], one after the other.
+    pub(crate) async fn send_all(&mut self, pieces: Vec<Bytes>) -> Result<(), OfflineError> {
+        for piece in pieces {
+            self.send(piece).await?;
+        }
+        Ok(())
+    }
+
     /// Of the bytes so far.
     pub(crate) fn digest(&self) -> Digest {
         Digest::from_bytes(self.hasher.clone().finalize().into())

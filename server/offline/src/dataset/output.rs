@@ -3,6 +3,7 @@
 use arrow::ipc::writer::FileWriter;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
+use bytes::Bytes;
 use eadem_values::Digest;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
@@ -44,7 +45,7 @@ impl OutputFormat {
         match self {
             Self::Parquet => {
                 "parquet 59, zstd 1, row groups of 131072 rows, no dictionaries of floats, times and texts that mostly differ, \
-                 floats that do not shrink as they are"
+                 times as packed differences, floats that do not shrink as they are"
             }
             Self::Arrow => "arrow ipc 59, batches of 131072 rows",
         }
@@ -119,10 +120,10 @@ impl EncodedFile {
             Some(encoder) => encoder,
             None => Encoder::new(rows, self.format)?,
         };
-        encoder.write(rows)?;
-        let bytes = encoder.take();
+        encoder.write(rows, &self.runtime)?;
+        let pieces = encoder.take();
         self.encoder = Some(encoder);
-        self.runtime.block_on(self.upload.send(bytes))
+        self.runtime.block_on(self.upload.send_all(pieces))
     }
 }
 
@@ -141,9 +142,9 @@ impl Encoder {
     }
 
     /// One row group, whole.
-    fn write(&mut self, rows: &RecordBatch) -> Result<(), OfflineError> {
+    fn write(&mut self, rows: &RecordBatch, runtime: &Handle) -> Result<(), OfflineError> {
         match self {
-            Self::Parquet(file) => file.write(rows),
+            Self::Parquet(file) => file.write(rows, runtime),
             Self::Arrow(writer) => Ok(writer.write(rows)?),
         }
     }
@@ -156,10 +157,10 @@ impl Encoder {
     }
 
     /// The bytes so far.
-    fn take(&mut self) -> Vec<u8> {
+    fn take(&mut self) -> Vec<Bytes> {
         match self {
             Self::Parquet(file) => file.take(),
-            Self::Arrow(writer) => std::mem::take(writer.get_mut()),
+            Self::Arrow(writer) => vec![std::mem::take(writer.get_mut()).into()],
         }
     }
 }
@@ -236,7 +237,7 @@ impl OutputWriter {
             None => Encoder::new(&RecordBatch::new_empty(self.schema.clone()), format)?,
         };
         encoder.finish()?;
-        upload.send(encoder.take()).await?;
+        upload.send_all(encoder.take()).await?;
         let content_digest = self.digest.finish().await?.finish();
         Ok(WrittenOutput { file_digest: upload.digest(), upload, rows: self.rows, content_digest })
     }
