@@ -23,8 +23,9 @@ use crate::read::{ScanRange, typed_column};
 use crate::schema::{COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, TableSchema};
 use crate::table::{DataFile, TableState, ViewTable};
 
-/// Rows of one batch. Large, so that the join looks many entities up in one go; a row has some forty bytes here.
-const BATCH_ROWS: usize = 65_536;
+/// Rows of one batch: many, so that the join looks many entities up in one go, and no more than leaves its columns in the
+/// processor's cache. With 65,536 a training set of 10 k rows from 5 M took 0.55 s of processor time, so 0.51 s.
+const BATCH_ROWS: usize = 16_384;
 
 /// Reads what decides of some files of one version of a table.
 #[derive(Debug, Clone)]

@@ -172,7 +172,9 @@ impl<'a> PlannedJoin<'a> {
     ) -> Result<StartedJoin<'a>, OfflineError> {
         let keys: Vec<SpineKeys> = self.roles.iter().map(|role| role.keys.clone()).collect();
         let columns = self.table.schema.keys.len();
-        let spine_parts = SpineParts::try_new(spine.clone(), keys, ROW_GROUP_ROWS, partitions)?;
+        // Several roles take turns block by block, as they are asked for; of one the rows stand in the spine's order anyway.
+        let block_rows = if keys.len() == 1 { spine.block_rows_max(ROW_GROUP_ROWS) } else { ROW_GROUP_ROWS };
+        let spine_parts = SpineParts::try_new(spine.clone(), keys, block_rows, partitions)?;
         let history = History::new(self.table.clone(), &self.state, self.range, spec.workers).await?;
         let join = PointInTimeJoin {
             spine_keys: (0..columns).collect(),

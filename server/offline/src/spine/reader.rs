@@ -146,6 +146,14 @@ impl SpineReader {
         }
     }
 
+    /// How many rows one block may have that takes no more memory than the reader has anyway; `otherwise`, where blocks are read.
+    pub(crate) fn block_rows_max(&self, otherwise: usize) -> usize {
+        match &self.rows {
+            Rows::Memory(rows) => rows.num_rows().max(1),
+            Rows::Parquet { .. } => otherwise,
+        }
+    }
+
     /// The columns, in the types of the file.
     pub(crate) fn schema(&self) -> SchemaRef {
         match &self.rows {
