@@ -48,9 +48,24 @@ pub(crate) struct Entities {
 /// What the entities nearby say of a key.
 enum Near {
     Entity(u32),
-    /// It would stand among them.
-    Nobody,
+    /// It would stand in this gap.
+    Nobody(Gap),
     Unknown,
+}
+
+/// Two neighbours by their ranks, or what lies before the first or behind the last: between them there is nobody.
+#[derive(Debug, Clone, Copy)]
+struct Gap {
+    behind: u128,
+    before: u128,
+}
+
+impl Gap {
+    const NONE: Self = Self { behind: 0, before: 0 };
+
+    fn has(self, rank: u128) -> bool {
+        self.behind < rank && rank < self.before
+    }
 }
 
 /// Orders inline keys as their bytes do.
@@ -97,14 +112,20 @@ impl Entities {
         entities.reserve(rows);
         let mut previous = (NOT_INLINE, NO_ENTITY);
         let mut next = 0;
+        // Of a history in the order of its keys and a spine of few entities most keys lie in one gap with those before.
+        let mut gap = Gap::NONE;
         keys.each(rows, |key| {
             entities.push(match key {
                 Key::Null => NO_ENTITY,
                 Key::Inline(key) if key == previous.0 => previous.1,
+                Key::Inline(key) if gap.has(rank(key)) => NO_ENTITY,
                 Key::Inline(key) => {
                     let entity = match self.find_near(key, next) {
                         Near::Entity(entity) => entity,
-                        Near::Nobody => NO_ENTITY,
+                        Near::Nobody(found) => {
+                            gap = found;
+                            NO_ENTITY
+                        }
                         Near::Unknown => self.find_inline(key),
                     };
                     if entity != NO_ENTITY {
@@ -122,18 +143,23 @@ impl Entities {
     fn find_near(&self, key: u128, next: usize) -> Near {
         let near = self.ordered.get(next..).unwrap_or_default();
         let rank_of_key = rank(key);
-        let mut is_behind = self.is_ranked && (next == 0 || rank(self.ordered[next - 1]) < rank_of_key);
+        let last = next.checked_sub(1).and_then(|last| self.ordered.get(last));
+        let mut behind = last.map_or(0, |last| rank(*last));
+        let mut is_behind = self.is_ranked && (next == 0 || behind < rank_of_key);
         for (known, number) in near.iter().take(NEXT_ENTITIES).zip(next..) {
             if *known == key {
                 return Near::Entity(number as u32);
             }
-            let is_before = rank_of_key < rank(*known);
+            let of_known = rank(*known);
+            let is_before = rank_of_key < of_known;
             if is_before && is_behind {
-                return Near::Nobody;
+                return Near::Nobody(Gap { behind, before: of_known });
             }
             is_behind &= !is_before;
+            behind = of_known;
         }
-        if is_behind && near.len() <= NEXT_ENTITIES { Near::Nobody } else { Near::Unknown }
+        let is_behind_all = is_behind && near.len() <= NEXT_ENTITIES;
+        if is_behind_all { Near::Nobody(Gap { behind, before: u128::MAX }) } else { Near::Unknown }
     }
 
     /// Numbers the entities anew, by key: texts by their bytes, numbers by their size. `keys` are those of the rows that have
