@@ -9,6 +9,8 @@ mod dependencies;
 #[path = "../support/dice.rs"]
 mod dice;
 mod docs;
+#[path = "../services/ports.rs"]
+mod ports;
 #[path = "../services/postgres.rs"]
 mod postgres;
 #[path = "../services/s3.rs"]

@@ -4,10 +4,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use ports::{Port, free_port};
-
-#[path = "ports.rs"]
-mod ports;
+use crate::ports::{Port, free_port};
 
 /// Nodes use the port that is so much higher among themselves.
 const AMONG_NODES: u16 = 1_000;

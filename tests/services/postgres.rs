@@ -6,10 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use ports::{Port, free_port};
-
-#[path = "ports.rs"]
-mod ports;
+use crate::ports::{Port, free_port};
 
 /// The password of its user `test`.
 pub(crate) const PASSWORD: &str = "test-password";

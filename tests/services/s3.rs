@@ -5,10 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use ports::{Port, free_port};
-
-#[path = "ports.rs"]
-mod ports;
+use crate::ports::{Port, free_port};
 
 /// The one bucket.
 pub(crate) const BUCKET: &str = "test";

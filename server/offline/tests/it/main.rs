@@ -24,6 +24,8 @@ mod faults;
 mod faulty_store;
 mod kill;
 mod memory;
+#[path = "../../../../tests/services/ports.rs"]
+mod ports;
 #[path = "../../../../tests/services/postgres.rs"]
 mod postgres_server;
 mod quarantine;

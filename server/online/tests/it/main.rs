@@ -12,6 +12,8 @@ mod dice;
 mod directory;
 mod full_disk;
 mod kill;
+#[path = "../../../../tests/services/ports.rs"]
+mod ports;
 #[cfg(target_os = "linux")]
 mod power_cut;
 mod scylla;

@@ -6,6 +6,8 @@ mod definitions;
 mod fuzz;
 mod lineage;
 mod plan;
+#[path = "../../../../tests/services/ports.rs"]
+mod ports;
 mod postgres;
 #[path = "../../../../tests/services/postgres.rs"]
 mod postgres_server;
