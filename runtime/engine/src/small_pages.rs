@@ -7,11 +7,14 @@
 /// of the processor time, and a tenth of the memory was never used.
 pub fn use_small_pages() {
     #[cfg(target_os = "linux")]
-    {
-        let (small_only, unused): (libc::c_ulong, libc::c_ulong) = (1, 0);
-        // SAFETY: the call takes plain numbers and changes only how memory that is still to come is laid out.
-        #[allow(unsafe_code)]
-        // Where the system does not know it, memory is as it was.
-        let _outcome = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, small_only, unused, unused, unused) };
-    }
+    disable_huge_pages();
+}
+
+/// Where the system does not know it, memory stays as it was.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+fn disable_huge_pages() {
+    let (disable, unused): (libc::c_ulong, libc::c_ulong) = (1, 0);
+    // SAFETY: the call takes plain numbers and changes only how memory that is still to come is laid out.
+    let _outcome = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, disable, unused, unused, unused) };
 }

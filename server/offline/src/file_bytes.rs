@@ -58,9 +58,11 @@ pub(crate) async fn digest_of(store: &dyn ObjectStore, path: &Path) -> object_st
 fn digest_of_local(mut file: &std::fs::File) -> std::io::Result<Digest> {
     let (mut hasher, mut piece) = (Sha256::new(), vec![0; DIGESTED_BYTES]);
     loop {
-        match file.read(&mut piece)? {
-            0 => return Ok(Digest::from_bytes(hasher.finalize().into())),
-            length => hasher.update(&piece[..length]),
+        match file.read(&mut piece) {
+            Ok(0) => return Ok(Digest::from_bytes(hasher.finalize().into())),
+            Ok(length) => hasher.update(&piece[..length]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
 }

@@ -69,6 +69,9 @@ impl PackedRows {
 /// Columns of these types from rows of several batches: of each pick the batch and its row. A batch that is not there stands for
 /// nulls.
 pub(crate) fn gather(batches: &[&PackedRows], types: &[DataType], picks: &[(usize, usize)]) -> Vec<ArrayRef> {
+    if types.is_empty() {
+        return Vec::new();
+    }
     let rows = picks.len();
     let mut columns = vec![vec![0_u64; rows]; types.len()];
     let mut present = vec![0_u64; rows];

@@ -45,7 +45,7 @@ impl OutputFormat {
         match self {
             Self::Parquet => {
                 "parquet 59, zstd 1, row groups of 131072 rows, no dictionaries of floats, times and texts that mostly differ, \
-                 times as packed differences, floats that do not shrink as they are"
+                 times that mostly differ as packed differences, floats that do not shrink as they are"
             }
             Self::Arrow => "arrow ipc 59, batches of 131072 rows",
         }

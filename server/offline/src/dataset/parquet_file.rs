@@ -5,10 +5,12 @@
 //! long as encoding the features.
 
 use std::collections::{HashSet, VecDeque};
+use std::hash::Hash;
 use std::io::Write;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef};
 use bytes::Bytes;
@@ -30,7 +32,7 @@ use super::output::ROW_GROUP_ROWS;
 use crate::error::OfflineError;
 use crate::shrink::store_as_they_are;
 
-/// Rows by which it is told whether the texts of a column are worth a dictionary.
+/// Rows by which it is told whether the texts or times of a column mostly differ.
 const DISTINCT_SAMPLE_ROWS: usize = 8_192;
 
 /// What is handed on at once.
@@ -249,13 +251,15 @@ fn properties(first: &RecordBatch) -> Result<WriterProperties, OfflineError> {
             ArrowType::Float32 | ArrowType::Float64 => {
                 properties = properties.set_column_dictionary_enabled(column, false);
             }
-            // Packed, the differences of times take less than zstd leaves of the times, and a fifth of its time.
-            ArrowType::Timestamp(..) => {
+            // Packed, their differences take a fifth less than zstd leaves of them. Times of which there are few, such as days, are
+            // what zstd is better at.
+            ArrowType::Timestamp(..) if mostly_differ(values) => {
                 properties = properties
                     .set_column_dictionary_enabled(column.clone(), false)
                     .set_column_encoding(column.clone(), Encoding::DELTA_BINARY_PACKED)
                     .set_column_compression(column, Compression::UNCOMPRESSED);
             }
+            ArrowType::Timestamp(..) => properties = properties.set_column_dictionary_enabled(column, false),
             ArrowType::Utf8 | ArrowType::Utf8View if mostly_differ(values) => {
                 properties = properties.set_column_dictionary_enabled(column, false);
             }
@@ -269,21 +273,30 @@ fn properties(first: &RecordBatch) -> Result<WriterProperties, OfflineError> {
     Ok(store_as_they_are(properties, first).build())
 }
 
-/// Whether nearly all texts of a sample are different ones, as keys of entities are.
-fn mostly_differ(texts: &ArrayRef) -> bool {
-    let sample = texts.slice(0, texts.len().min(DISTINCT_SAMPLE_ROWS));
-    let distinct: HashSet<&str> = match sample.data_type() {
-        ArrowType::Utf8 => sample.as_string::<i32>().iter().flatten().collect(),
-        _ => sample.as_string_view().iter().flatten().collect(),
+/// Whether nearly all texts or times of a sample are different ones, as keys of entities are.
+fn mostly_differ(column: &ArrayRef) -> bool {
+    let sample = column.slice(0, column.len().min(DISTINCT_SAMPLE_ROWS));
+    let distinct = match sample.data_type() {
+        ArrowType::Utf8 => distinct(sample.as_string::<i32>().iter()),
+        ArrowType::Utf8View => distinct(sample.as_string_view().iter()),
+        // Whatever its unit, a time is so many of them.
+        _ => match arrow_cast::cast(&sample, &ArrowType::Int64) {
+            Ok(times) => distinct(times.as_primitive::<Int64Type>().iter()),
+            Err(_) => 0,
+        },
     };
-    8 * distinct.len() > 7 * sample.len()
+    8 * distinct > 7 * sample.len()
+}
+
+fn distinct<T: Eq + Hash>(values: impl Iterator<Item = Option<T>>) -> usize {
+    values.flatten().collect::<HashSet<T>>().len()
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use arrow_array::Float64Array;
+    use arrow_array::{Float64Array, TimestampMicrosecondArray};
     use eadem_query::status_dictionary;
     use eadem_semantics::Status::{self, Expired, Missing, Null, Present};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -299,23 +312,49 @@ mod tests {
         RecordBatch::try_from_iter(named).unwrap()
     }
 
-    #[test]
-    fn columns_that_stand_there_twice_are_read_as_they_were() {
+    /// A file of these rows, of which each batch is a row group.
+    fn file_of(row_groups: &[RecordBatch]) -> Bytes {
+        // Columns are encoded on threads of a runtime, and this thread waits for them.
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let row_groups = [
-            rows([&[Present, Missing, Present], &[Expired, Expired, Null], &[Present, Null, Null]]),
-            rows([&[Missing, Missing], &[Present, Present], &[Expired, Missing]]),
-        ];
         let mut file = ParquetFile::new(&row_groups[0]).unwrap();
         let mut pieces = Vec::new();
-        for rows in &row_groups {
+        for rows in row_groups {
             file.write(rows, runtime.handle()).unwrap();
             pieces.extend(file.take());
         }
         file.finish().unwrap();
         pieces.extend(file.take());
+        pieces.concat().into()
+    }
 
-        let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(pieces.concat())).unwrap();
+    #[test]
+    fn times_are_written_as_suits_them_and_read_as_they_were() {
+        const DAY_US: i64 = 86_400_000_000;
+        let scattered = |row: i64| row.wrapping_mul(0x5851_F42D_4C95_7F2D) >> 16;
+        let column = |time: &dyn Fn(i64) -> i64| -> ArrayRef {
+            let times: TimestampMicrosecondArray = (0..200_000).map(|row| (row % 9 > 0).then(|| time(row))).collect();
+            Arc::new(times.with_timezone("UTC"))
+        };
+        let columns = [("differ", column(&scattered)), ("few", column(&|row| scattered(row).rem_euclid(30) * DAY_US))];
+        let rows = RecordBatch::try_from_iter(columns).unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file_of(std::slice::from_ref(&rows))).unwrap();
+        let metadata = reader.metadata().row_group(0);
+        let is_packed = |at: usize| metadata.column(at).encodings().any(|of| of == Encoding::DELTA_BINARY_PACKED);
+        assert_eq!([is_packed(0), is_packed(1)], [true, false]);
+        // Six bytes for a time at most, and two where there are few.
+        assert!(metadata.column(0).compressed_size() < 6 * 200_000, "{:?}", metadata.column(0));
+        assert!(metadata.column(1).compressed_size() < 2 * 200_000, "{:?}", metadata.column(1));
+        let read: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+        assert_eq!(arrow_select::concat::concat_batches(&rows.schema(), &read).unwrap(), rows);
+    }
+
+    #[test]
+    fn columns_that_stand_there_twice_are_read_as_they_were() {
+        let row_groups = [
+            rows([&[Present, Missing, Present], &[Expired, Expired, Null], &[Present, Null, Null]]),
+            rows([&[Missing, Missing], &[Present, Present], &[Expired, Missing]]),
+        ];
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file_of(&row_groups)).unwrap();
         assert_eq!(reader.metadata().num_row_groups(), 2);
         let read: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
         let schema = read[0].schema();

@@ -4,7 +4,6 @@
 //! of its own: the environment that holds a database's URL is set from outside, as in production.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -17,6 +16,7 @@ use eadem_offline::{
 use eadem_values::{DataType, ElementType, EntityKey, KeyType, Value};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
+use crate::ports::free_port;
 use crate::postgres_server::Postgres;
 use crate::support::{at, backfill, echo, source, store_in, stored_rows};
 
@@ -24,19 +24,15 @@ const URL: &str = "EADEM_TEST_POSTGRES";
 const WRONG_PASSWORD: &str = "EADEM_TEST_POSTGRES_WRONG";
 const NOBODY: &str = "EADEM_TEST_POSTGRES_NOBODY";
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 #[test]
 fn sources_of_a_real_database() {
     let server = Postgres::start();
-    let port = server.port;
+    let (port, of_nobody) = (server.port, free_port(&[]));
     let tests = Command::new(std::env::current_exe().unwrap())
         .args(["source_postgres::", "--ignored"])
         .env(URL, server.url())
         .env(WRONG_PASSWORD, format!("postgres://test:wrong%2Fsecret@127.0.0.1:{port}/test"))
-        .env(NOBODY, format!("postgres://test:unheard-secret@127.0.0.1:{}/test", free_port()))
+        .env(NOBODY, format!("postgres://test:unheard-secret@127.0.0.1:{}/test", of_nobody.number))
         .output()
         .unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&tests.stdout), String::from_utf8_lossy(&tests.stderr));
