@@ -296,7 +296,7 @@ fn distinct<T: Eq + Hash>(values: impl Iterator<Item = Option<T>>) -> usize {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use arrow_array::{Float64Array, TimestampMicrosecondArray};
+    use arrow_array::{Float64Array, Int64Array, TimestampMicrosecondArray};
     use eadem_query::status_dictionary;
     use eadem_semantics::Status::{self, Expired, Missing, Null, Present};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -335,7 +335,14 @@ mod tests {
             let times: TimestampMicrosecondArray = (0..200_000).map(|row| (row % 9 > 0).then(|| time(row))).collect();
             Arc::new(times.with_timezone("UTC"))
         };
-        let columns = [("differ", column(&scattered)), ("few", column(&|row| scattered(row).rem_euclid(30) * DAY_US))];
+        // More columns than are encoded at once.
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..200_000));
+        let columns = [
+            ("differ", column(&scattered)),
+            ("few", column(&|row| scattered(row).rem_euclid(30) * DAY_US)),
+            ("number", numbers),
+            ("differ_too", column(&|row| scattered(row + 7))),
+        ];
         let rows = RecordBatch::try_from_iter(columns).unwrap();
         let reader = ParquetRecordBatchReaderBuilder::try_new(file_of(std::slice::from_ref(&rows))).unwrap();
         let metadata = reader.metadata().row_group(0);
