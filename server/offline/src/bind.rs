@@ -264,7 +264,11 @@ impl BindPlan {
             })
             .collect();
         let event_time = timestamps(times.event_us);
-        let known_at = timestamps(times.known_us);
+        let known_at = match self.known_at {
+            // One and the same column is gathered once when it is written.
+            BoundKnownAt::EventTime => event_time.clone(),
+            BoundKnownAt::Column(_) | BoundKnownAt::After(_) => timestamps(times.known_us),
+        };
         let mut bound = BoundRows {
             keys,
             inputs,
@@ -396,9 +400,10 @@ impl BoundRows {
         for column in self.keys.iter_mut().chain(&mut self.inputs) {
             *column = eadem_values::canonicalize(&filter.filter(column.as_ref())?)?;
         }
-        for column in [&mut self.event_time, &mut self.known_at] {
-            *column = filter.filter(column.as_ref())?;
-        }
+        let known_at_event_time = Arc::ptr_eq(&self.event_time, &self.known_at);
+        self.event_time = filter.filter(self.event_time.as_ref())?;
+        self.known_at =
+            if known_at_event_time { self.event_time.clone() } else { filter.filter(self.known_at.as_ref())? };
         if self.tie.len() == mask.len() {
             self.tie = filter.filter(self.tie.as_ref())?;
         }

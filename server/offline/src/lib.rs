@@ -32,6 +32,7 @@ mod location;
 mod object_file;
 mod packed_rows;
 mod partition;
+mod pieces;
 mod placed_files;
 mod press;
 mod quarantine;
@@ -49,6 +50,7 @@ mod stop;
 mod table;
 mod upload;
 mod vacuum;
+mod waiting_rows;
 
 pub use backfill::{Backfill, BackfillOptions, BackfillReport, Progress, ProgressSink, plan_backfill, run_backfill};
 pub use cancel::{Cancel, unless_cancelled};

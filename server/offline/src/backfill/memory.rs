@@ -24,7 +24,8 @@ pub(crate) struct Allowance {
     pub(crate) text_bytes_max: usize,
     /// Of each thread: one batch as it comes from the file; it is copied on its way.
     pub(crate) batch_bytes_max: usize,
-    /// Of each thread: finished rows before they are written. While they are, they exist twice more, by date and encoded.
+    /// Of each thread: finished rows before they are written. While they are, they exist once more, encoded, and a part of them
+    /// in its order.
     pub(crate) buffered_bytes_max: usize,
     /// Of each thread: refused rows. They exist as they were met, as a batch, and encoded.
     pub(crate) quarantine_bytes_max: usize,

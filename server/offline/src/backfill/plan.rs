@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow_schema::{Schema, SchemaRef};
+use futures::future::try_join_all;
 
 use super::Backfill;
 use super::memory::{Allowance, Gauge, Room};
@@ -59,9 +60,10 @@ pub(super) async fn plan_job(
         return Err(source::no_files(&view.source));
     }
     let mut found: Vec<(&SourceFile, String)> = Vec::with_capacity(listing.files.len());
-    for file in &listing.files {
+    for files in listing.files.chunks(backfill.options.workers.max(1)) {
         backfill.cancel.check()?;
-        found.push((file, lane_digest(file).await?));
+        let digests = try_join_all(files.iter().map(lane_digest)).await?;
+        found.extend(files.iter().zip(digests));
     }
     let path_of: BTreeMap<&str, &str> =
         found.iter().rev().map(|(file, digest)| (digest.as_str(), file.path.as_str())).collect();

@@ -20,7 +20,7 @@ use crate::erase_files::settle_outcome;
 use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
 use crate::ledger::{ChunkOutcome, ChunkPart, JobLedger, JobPlan, Part, PlannedChunk, PlannedFile};
-use crate::partition::PartitionWriter;
+use crate::partition::{BACKFILLED_ROWS_MAX, PartitionWriter};
 use crate::press::Press;
 use crate::quarantine::{self, Quarantine, QuarantinedRow, RowOutcome};
 use crate::source::{
@@ -230,6 +230,7 @@ impl Workshop {
             )
             .of_job(&self.job)
             .of_lane(Some(&planned.digest))
+            .in_files_of(BACKFILLED_ROWS_MAX)
             .counted_by(self.gauge.hold()),
             quarantine: PartitionWriter::new(
                 self.quarantine.store.clone(),

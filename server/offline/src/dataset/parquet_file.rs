@@ -6,7 +6,6 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::Hash;
-use std::io::Write;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -30,13 +29,11 @@ use tokio::task::JoinHandle;
 
 use super::output::ROW_GROUP_ROWS;
 use crate::error::OfflineError;
+use crate::pieces::Pieces;
 use crate::shrink::store_as_they_are;
 
 /// Rows by which it is told whether the texts or times of a column mostly differ.
 const DISTINCT_SAMPLE_ROWS: usize = 8_192;
-
-/// What is handed on at once.
-const PIECE_BYTES: usize = 1 << 20;
 
 /// Writes one file.
 pub(super) struct ParquetFile {
@@ -152,41 +149,6 @@ impl ParquetFile {
     /// The bytes since the last call.
     pub(super) fn take(&mut self) -> Vec<Bytes> {
         self.writer.inner_mut().take()
-    }
-}
-
-/// Bytes that were written, in pieces: one buffer for a whole row group would be copied whenever it grows.
-#[derive(Debug, Default)]
-struct Pieces {
-    full: Vec<Bytes>,
-    next: Vec<u8>,
-}
-
-impl Pieces {
-    fn take(&mut self) -> Vec<Bytes> {
-        if !self.next.is_empty() {
-            self.full.push(std::mem::take(&mut self.next).into());
-        }
-        std::mem::take(&mut self.full)
-    }
-}
-
-impl Write for Pieces {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.next.capacity() == 0 {
-            self.next.reserve_exact(PIECE_BYTES);
-        }
-        let room = self.next.capacity() - self.next.len();
-        let taken = bytes.len().min(room);
-        self.next.extend_from_slice(&bytes[..taken]);
-        if taken == room {
-            self.full.push(std::mem::take(&mut self.next).into());
-        }
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
     }
 }
 

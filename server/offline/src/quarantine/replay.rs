@@ -40,7 +40,7 @@ use crate::error::OfflineError;
 use crate::lanes::{CommittedLane, LoadedBy, by_digest, read_lane_log};
 use crate::ledger::{ChunkOutcome, JobLedger};
 use crate::location::OfflineStore;
-use crate::partition::PartitionWriter;
+use crate::partition::{BACKFILLED_ROWS_MAX, PartitionWriter};
 use crate::press::Press;
 use crate::read::ScanRange;
 use crate::schema::{COLUMN_LANE, COLUMN_SEQUENCE};
@@ -368,7 +368,7 @@ impl<'a> Bench<'a> {
             replay,
             bind: BindPlan::of_kept_rows(&replay.view),
             press,
-            writer: writer.of_job(&replay.job).counted_by(room.gauge.hold()),
+            writer: writer.of_job(&replay.job).in_files_of(BACKFILLED_ROWS_MAX).counted_by(room.gauge.hold()),
             quarantine: lines.of_job(&replay.job).counted_by(room.gauge.hold()),
             lines: Vec::new(),
             held: room.gauge.hold(),
