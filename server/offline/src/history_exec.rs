@@ -13,11 +13,11 @@ use eadem_values::{DataType, KeyType};
 use futures::{StreamExt, TryStreamExt};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
-use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
 use crate::erasure::ErasedRows;
 use crate::error::OfflineError;
 use crate::leaf_exec::Leaf;
+use crate::object_file::Scan;
 use crate::placed_files::{Place, PlacedFiles};
 use crate::read::{ScanRange, typed_column};
 use crate::schema::{COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, TableSchema};
@@ -113,15 +113,14 @@ async fn read_file(
         .collect();
     let options = ArrowReaderOptions::new().with_schema(Arc::new(Schema::new(as_views)));
     let metadata = ArrowReaderMetadata::try_new(index.metadata().clone(), options).map_err(&damaged)?;
-    let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata);
     let roots: Vec<usize> = names
         .iter()
-        .map(|name| Ok(builder.schema().index_of(name)?))
+        .map(|name| Ok(metadata.schema().index_of(name)?))
         .collect::<std::result::Result<_, OfflineError>>()?;
-    let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-    let stream = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(&damaged)?;
+    let columns = ProjectionMask::roots(metadata.parquet_schema(), roots);
+    let batches = reader.scan(Scan::of_columns(metadata, columns, BATCH_ROWS)).map_err(&damaged)?;
     let mut next_place = Place::first_of(number);
-    Ok(stream.map_err(damaged).map(move |batch| {
+    Ok(batches.map_err(damaged).map(move |batch| {
         let batch = batch?;
         let rows = batch.num_rows() as u64;
         let places = next_place..next_place + rows;

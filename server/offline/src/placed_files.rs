@@ -12,10 +12,10 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
-use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
 use crate::decode_thread::on_own_thread;
 use crate::error::OfflineError;
+use crate::object_file::Scan;
 use crate::read::{tie_column, typed_column};
 use crate::schema::COLUMN_TIE;
 use crate::table::{DataFile, ViewTable};
@@ -96,20 +96,16 @@ impl PlacedFiles {
     ) -> std::result::Result<Vec<Rows<T>>, OfflineError> {
         let (reader, damaged) = self.table.open_file::<String>(file);
         let index = self.table.file_index(file).await?;
-        let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, index.reader.clone());
+        let metadata = index.reader.clone();
         let roots: Vec<usize> = schema
             .fields()
             .iter()
-            .map(|field| Ok(builder.schema().index_of(field.name())?))
+            .map(|field| Ok(metadata.schema().index_of(field.name())?))
             .collect::<std::result::Result<_, OfflineError>>()?;
-        let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+        let columns = ProjectionMask::roots(metadata.parquet_schema(), roots);
         let Blocks { selection, positions } = Blocks::of(rows, index.rows());
-        let mut batches = builder
-            .with_projection(mask)
-            .with_row_selection(selection)
-            .with_batch_size(BATCH_ROWS)
-            .build()
-            .map_err(|error| damaged(error.to_string()))?;
+        let scan = Scan { rows: Some(selection), ..Scan::of_columns(metadata, columns, BATCH_ROWS) };
+        let mut batches = reader.scan(scan).map_err(|error| damaged(error.to_string()))?;
         let mut taken = Vec::new();
         let mut positions = positions.as_slice();
         let mut first = 0_u32;

@@ -272,7 +272,12 @@ impl ViewTable {
     }
 
     pub(crate) fn object_file(&self, file: &DataFile) -> ObjectFile {
-        ObjectFile { store: self.store.clone(), path: Path::from(file.path.as_str()), bytes: file.bytes }
+        ObjectFile {
+            store: self.store.clone(),
+            path: Path::from(file.path.as_str()),
+            bytes: file.bytes,
+            local: self.location.below(&file.path).ok().and_then(|file| file.local_path()),
+        }
     }
 
     /// What is wrong with a file.

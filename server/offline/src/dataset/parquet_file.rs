@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef, RecordBatch};
-use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef};
+use arrow_schema::{DataType as ArrowType, Field, FieldRef, Schema, SchemaRef};
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::{
@@ -25,9 +25,9 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{ColumnDescPtr, ColumnPath};
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 
 use super::output::ROW_GROUP_ROWS;
+use crate::decode_thread::Beside;
 use crate::error::OfflineError;
 use crate::pieces::Pieces;
 use crate::shrink::store_as_they_are;
@@ -54,26 +54,41 @@ enum Place<'a> {
 /// Columns on their way into a row group, in their order. While one is encoded here, another thread encodes the next: of what a
 /// training set is made by, this takes longest.
 struct Encoded<'a> {
-    leaves: VecDeque<(ArrowLeafColumn, ArrowColumnWriter)>,
-    ahead: Option<JoinHandle<Result<ArrowColumnChunk, ParquetError>>>,
+    columns: VecDeque<OwnColumn>,
+    ahead: Option<Beside<Result<Vec<ArrowColumnChunk>, ParquetError>>>,
     runtime: &'a Handle,
 }
 
 impl Encoded<'_> {
-    fn next(&mut self) -> Result<ArrowColumnChunk, OfflineError> {
+    /// The leaves of the next column.
+    fn next(&mut self) -> Result<Vec<ArrowColumnChunk>, OfflineError> {
         if let Some(ahead) = self.ahead.take() {
-            let encoded = self.runtime.block_on(ahead);
-            return Ok(encoded.map_err(|error| OfflineError::Worker(error.to_string()))??);
+            return Ok(self.runtime.block_on(ahead.result())??);
         }
-        let here = self.leaves.pop_front().ok_or_else(|| lost("a column"))?;
-        self.ahead = self.leaves.pop_front().map(|next| self.runtime.spawn_blocking(move || encode(next)));
-        Ok(encode(here)?)
+        let here = self.columns.pop_front().ok_or_else(|| lost("a column"))?;
+        if let Some(next) = self.columns.pop_front() {
+            self.ahead = Some(Beside::start(self.runtime, move || next.encode())?);
+        }
+        Ok(here.encode()?)
     }
 }
 
-fn encode((leaf, mut writer): (ArrowLeafColumn, ArrowColumnWriter)) -> Result<ArrowColumnChunk, ParquetError> {
-    writer.write(&leaf)?;
-    writer.close()
+/// A column that stands in a row group once, and what each of its leaves is written with.
+struct OwnColumn {
+    field: FieldRef,
+    values: ArrayRef,
+    writers: Vec<ArrowColumnWriter>,
+}
+
+impl OwnColumn {
+    fn encode(self) -> Result<Vec<ArrowColumnChunk>, ParquetError> {
+        let leaves = compute_leaves(&self.field, &self.values)?;
+        let encode = |(leaf, mut writer): (ArrowLeafColumn, ArrowColumnWriter)| {
+            writer.write(&leaf)?;
+            writer.close()
+        };
+        leaves.into_iter().zip(self.writers).map(encode).collect()
+    }
 }
 
 /// A column that stands in a row group more than once, encoded.
@@ -101,28 +116,32 @@ impl ParquetFile {
     /// Rows of another schema.
     pub(super) fn write(&mut self, rows: &RecordBatch, runtime: &Handle) -> Result<(), OfflineError> {
         let writers = self.columns.create_column_writers(self.row_groups)?;
-        let descriptors: Vec<ColumnDescPtr> = self.writer.schema_descr().columns().to_vec();
-        // What every leaf of the schema is written with.
-        let mut leaves = writers.into_iter().zip(descriptors);
-        let mut next_leaf = || leaves.next().ok_or_else(|| lost("a column of the schema"));
+        let leaves = self.writer.schema_descr();
+        let mut writers_of_columns: Vec<Vec<ArrowColumnWriter>> = self.schema.fields().iter().map(|_| vec![]).collect();
+        for (leaf, writer) in writers.into_iter().enumerate() {
+            writers_of_columns[leaves.get_column_root_idx(leaf)].push(writer);
+        }
         let mut places: Vec<Place> = Vec::new();
-        let mut own_leaves = VecDeque::new();
-        for (field, column) in self.schema.fields().iter().zip(rows.columns()) {
-            if is_shared(column, rows) {
-                places.push(Place::Shared(column, next_leaf()?.1));
+        let mut columns = VecDeque::new();
+        let mut leaf = 0;
+        for ((field, values), writers) in self.schema.fields().iter().zip(rows.columns()).zip(writers_of_columns) {
+            let first_leaf = leaf;
+            leaf += writers.len();
+            if is_shared(values, rows) {
+                places.push(Place::Shared(values, leaves.column(first_leaf)));
                 continue;
             }
-            for leaf in compute_leaves(field, column)? {
-                own_leaves.push_back((leaf, next_leaf()?.0));
-                places.push(Place::Own);
-            }
+            places.push(Place::Own);
+            columns.push_back(OwnColumn { field: field.clone(), values: values.clone(), writers });
         }
-        let mut encoded = Encoded { leaves: own_leaves, ahead: None, runtime };
+        let mut encoded = Encoded { columns, ahead: None, runtime };
         let mut shared: Vec<SharedColumn> = Vec::new();
         let mut row_group = self.writer.next_row_group()?;
         for place in places {
             let Place::Shared(column, descriptor) = place else {
-                encoded.next()?.append_to_row_group(&mut row_group)?;
+                for leaf in encoded.next()? {
+                    leaf.append_to_row_group(&mut row_group)?;
+                }
                 continue;
             };
             let known = shared.iter().position(|known| Arc::ptr_eq(&known.column, column));

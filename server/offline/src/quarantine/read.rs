@@ -542,7 +542,7 @@ impl Quarantine {
             file: url.clone(),
             reason: format!("a data file of the quarantine table cannot be read: {error}"),
         };
-        let file = ObjectFile { store: self.store.clone(), path: Path::from(path), bytes };
+        let file = ObjectFile { store: self.store.clone(), path: Path::from(path), bytes, local: None };
         let builder = ParquetRecordBatchStreamBuilder::new(file).await.map_err(&damaged)?;
         Ok((builder, damaged))
     }

@@ -1,16 +1,13 @@
 //! Parquet files: their footers, their row groups, their rows in the columns of the source.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::sync::{Mutex, PoisonError};
 
 use ::parquet::arrow::ProjectionMask;
-use ::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
-use ::parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
+use ::parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_schema::SchemaRef;
-use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 
 use super::files::{SourceFile, file_error};
 use super::text::repeated;
@@ -18,7 +15,7 @@ use super::unite::in_type;
 use super::{Cut, PartitionValues, ReadBatch, RowStream};
 use crate::error::OfflineError;
 use crate::ledger::ChunkPart;
-use crate::object_file::ObjectFile;
+use crate::object_file::{ObjectFile, Scan};
 
 /// Bytes of footers that are kept between planning and reading. Those beyond are read again.
 const FOOTER_BYTES_MAX: usize = 64 << 20;
@@ -50,7 +47,12 @@ impl Footers {
 }
 
 fn reader_of(file: &SourceFile) -> ObjectFile {
-    ObjectFile { store: file.location.store.clone(), path: file.location.path.clone(), bytes: file.bytes }
+    ObjectFile {
+        store: file.location.store.clone(),
+        path: file.location.path.clone(),
+        bytes: file.bytes,
+        local: file.location.local_path(),
+    }
 }
 
 /// Consecutive row groups, put together up to about `chunk_rows` rows.
@@ -87,45 +89,18 @@ pub(super) fn open(
     let roots: Vec<usize> = (0..file_schema.fields().len())
         .filter(|column| wanted.field_with_name(file_schema.field(*column).name()).is_ok())
         .collect();
-    let batches = batches_of(file, footer, &roots, row_groups.collect(), batch_rows)?;
+    let columns = ProjectionMask::roots(footer.parquet_schema(), roots);
+    let row_groups = Some(row_groups.collect());
+    let scan = Scan { metadata: footer, columns, row_groups, rows: None, batch_rows };
+    let batches = reader_of(file).scan(scan).map_err(|error| file_error(file, error))?;
+    let failed = file.clone();
     let mut next_row = first_row;
-    let batches = batches.and_then(move |batch| {
+    let batches = batches.map_err(move |error| file_error(&failed, error)).and_then(move |batch| {
         let first_row = next_row;
         next_row += batch.num_rows() as i64;
         futures::future::ready(in_schema(&batch, first_row, &wanted, &partition))
     });
     Ok(Box::pin(batches))
-}
-
-/// The columns `roots` of some row groups. Of a file on the local disk one page of each column is in memory at a time; of others a
-/// row group at a time, because pages are too small to ask for one by one.
-fn batches_of(
-    file: &SourceFile,
-    footer: ArrowReaderMetadata,
-    roots: &[usize],
-    row_groups: Vec<usize>,
-    batch_rows: usize,
-) -> Result<BoxStream<'static, Result<RecordBatch, OfflineError>>, OfflineError> {
-    let mask = ProjectionMask::roots(footer.parquet_schema(), roots.iter().copied());
-    let failed = file.clone();
-    if let Some(path) = file.location.local_path() {
-        let opened = File::open(path).map_err(|error| file_error(file, error))?;
-        let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(opened, footer)
-            .with_projection(mask)
-            .with_row_groups(row_groups)
-            .with_batch_size(batch_rows)
-            .build()
-            .map_err(|error| file_error(file, error))?;
-        let batches = batches.map(move |batch| batch.map_err(|error| file_error(&failed, error)));
-        return Ok(futures::stream::iter(batches).boxed());
-    }
-    let batches = ParquetRecordBatchStreamBuilder::new_with_metadata(reader_of(file), footer)
-        .with_projection(mask)
-        .with_row_groups(row_groups)
-        .with_batch_size(batch_rows)
-        .build()
-        .map_err(|error| file_error(file, error))?;
-    Ok(batches.map_err(move |error| file_error(&failed, error)).boxed())
 }
 
 /// What was read of a file, in the columns of the source.

@@ -14,13 +14,12 @@ use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
-use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 
 use super::{KeptSpine, Spine, SpineFormat, check_kept, column_of, no_column};
 use crate::decode_thread::on_own_thread;
 use crate::error::OfflineError;
 use crate::location::OfflineStore;
-use crate::object_file::ObjectFile;
+use crate::object_file::{ObjectFile, Scan};
 
 /// A spine may take this part of a job's memory before it is read from its copy, again for each use.
 const MEMORY_SHARE: usize = 8;
@@ -111,7 +110,8 @@ impl SpineReader {
         let bytes = place.store.head(&place.path).await.map_err(|error| failed(error.to_string()))?.size;
         if kept.format == SpineFormat::Parquet {
             let damaged = |reason: String| failed(format!("cannot be read as parquet: {reason}"));
-            let mut file = ObjectFile { store: place.store.clone(), path: place.path.clone(), bytes };
+            let local = place.local_path();
+            let mut file = ObjectFile { store: place.store.clone(), path: place.path.clone(), bytes, local };
             let metadata = ArrowReaderMetadata::load_async(&mut file, ArrowReaderOptions::new()).await;
             let metadata = metadata.map_err(|error| damaged(error.to_string()))?;
             let groups = metadata.metadata().row_groups();
@@ -202,18 +202,13 @@ impl SpineReader {
                     file: location.clone(),
                     reason: format!("cannot be read as parquet: {error}"),
                 };
-                let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(file.clone(), metadata.clone());
                 let mask = match columns {
-                    Some(columns) => ProjectionMask::roots(builder.parquet_schema(), columns),
+                    Some(columns) => ProjectionMask::roots(metadata.parquet_schema(), columns),
                     None => ProjectionMask::all(),
                 };
-                let batches = builder
-                    .with_projection(mask)
-                    .with_batch_size(READ_ROWS.min(block_rows))
-                    .build()
-                    .map_err(failed.clone())?
-                    .map_err(failed);
-                Ok(in_blocks(batches.boxed(), block_rows))
+                let scan = Scan::of_columns(metadata.clone(), mask, READ_ROWS.min(block_rows));
+                let batches = file.clone().scan(scan).map_err(failed.clone())?;
+                Ok(in_blocks(batches.map_err(failed).boxed(), block_rows))
             }
         }
     }
@@ -256,11 +251,10 @@ async fn decode_column(
     // A row group in one piece, so that none of it is copied to put pieces together. The reader makes room for so many rows
     // before it sees any, so that a file must not be able to say any number.
     let rows = rows_of_groups.max().and_then(|rows| usize::try_from(rows).ok()).unwrap_or_default();
-    let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(file, metadata);
-    let mask = ProjectionMask::roots(builder.parquet_schema(), [column]);
-    let batches = builder.with_projection(mask).with_batch_size(rows.clamp(1, DECODED_ROWS_MAX)).build()?;
-    let schema = batches.schema().clone();
-    let batches: Vec<RecordBatch> = batches.try_collect().await?;
+    let columns = ProjectionMask::roots(metadata.parquet_schema(), [column]);
+    let schema = Arc::new(metadata.schema().project(&[column])?);
+    let scan = Scan::of_columns(metadata, columns, rows.clamp(1, DECODED_ROWS_MAX));
+    let batches: Vec<RecordBatch> = file.scan(scan)?.try_collect().await?;
     Ok(Arc::clone(arrow_select::concat::concat_batches(&schema, &batches)?.column(0)))
 }
 
@@ -335,7 +329,7 @@ mod tests {
         let path = folder.path().join("spine.parquet");
         std::fs::write(&path, bytes)?;
         let place = Location::parse(&path.display().to_string())?;
-        let mut file = ObjectFile { store: place.store, path: place.path, bytes: bytes.len() as u64 };
+        let mut file = ObjectFile { store: place.store, path: place.path, bytes: bytes.len() as u64, local: None };
         let metadata = ArrowReaderMetadata::load_async(&mut file, ArrowReaderOptions::new()).await?;
         Ok(decode_parquet(&file, &metadata).await?)
     }
