@@ -25,9 +25,9 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{ColumnDescPtr, ColumnPath};
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use super::output::ROW_GROUP_ROWS;
-use crate::decode_thread::Beside;
 use crate::error::OfflineError;
 use crate::pieces::Pieces;
 use crate::shrink::store_as_they_are;
@@ -55,7 +55,7 @@ enum Place<'a> {
 /// training set is made by, this takes longest.
 struct Encoded<'a> {
     columns: VecDeque<OwnColumn>,
-    ahead: Option<Beside<Result<Vec<ArrowColumnChunk>, ParquetError>>>,
+    ahead: Option<JoinHandle<Result<Vec<ArrowColumnChunk>, ParquetError>>>,
     runtime: &'a Handle,
 }
 
@@ -63,12 +63,11 @@ impl Encoded<'_> {
     /// The leaves of the next column.
     fn next(&mut self) -> Result<Vec<ArrowColumnChunk>, OfflineError> {
         if let Some(ahead) = self.ahead.take() {
-            return Ok(self.runtime.block_on(ahead.result())??);
+            let encoded = self.runtime.block_on(ahead);
+            return Ok(encoded.map_err(|error| OfflineError::Worker(error.to_string()))??);
         }
         let here = self.columns.pop_front().ok_or_else(|| lost("a column"))?;
-        if let Some(next) = self.columns.pop_front() {
-            self.ahead = Some(Beside::start(self.runtime, move || next.encode())?);
-        }
+        self.ahead = self.columns.pop_front().map(|next| self.runtime.spawn_blocking(move || next.encode()));
         Ok(here.encode()?)
     }
 }
@@ -277,7 +276,7 @@ fn distinct<T: Eq + Hash>(values: impl Iterator<Item = Option<T>>) -> usize {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use arrow_array::{Float64Array, Int64Array, TimestampMicrosecondArray};
+    use arrow_array::{Float64Array, Int64Array, StructArray, TimestampMicrosecondArray};
     use eadem_query::status_dictionary;
     use eadem_semantics::Status::{self, Expired, Missing, Null, Present};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -353,5 +352,26 @@ mod tests {
             let as_texts = |column: &ArrayRef| arrow_cast::cast(column, &ArrowType::Utf8).unwrap();
             assert_eq!(&as_texts(column), &as_texts(&written), "column {number}");
         }
+    }
+
+    #[test]
+    fn columns_of_several_leaves_stand_at_their_places() {
+        let [shared, ..] = [[Present, Missing, Null]].map(|statuses| status_dictionary(&statuses));
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None, Some(3)]));
+        let halves: ArrayRef = Arc::new(Float64Array::from(vec![0.5, 1.5, 2.5]));
+        let both = StructArray::from(vec![
+            (Arc::new(Field::new("number", ArrowType::Int64, true)), numbers.clone()),
+            (Arc::new(Field::new("half", ArrowType::Float64, false)), halves.clone()),
+        ]);
+        let columns: [ArrayRef; 6] = [shared.clone(), Arc::new(both.clone()), halves, shared, Arc::new(both), numbers];
+        let named = columns.into_iter().enumerate().map(|(number, column)| (format!("c{number}"), column));
+        let rows = RecordBatch::try_from_iter(named).unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file_of(std::slice::from_ref(&rows))).unwrap();
+        let read: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+        for number in [1, 2, 4, 5] {
+            assert_eq!(read[0].column(number), rows.column(number), "column {number}");
+        }
+        let as_texts = |rows: &RecordBatch| arrow_cast::cast(rows.column(3), &ArrowType::Utf8).unwrap();
+        assert_eq!(&as_texts(&read[0]), &as_texts(&rows));
     }
 }
