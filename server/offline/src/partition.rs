@@ -509,6 +509,31 @@ mod tests {
     }
 
     #[test]
+    fn what_the_log_says_of_a_file_holds_of_all_its_rows() {
+        let part = |event_times: [i64; 2], known_at: [i64; 2]| {
+            let times = |times: [i64; 2]| -> ArrayRef { Arc::new(TimestampMicrosecondArray::from(times.to_vec())) };
+            let named = [(COLUMN_EVENT_TIME, times(event_times)), (COLUMN_KNOWN_AT, times(known_at))];
+            RecordBatch::try_from_iter(named).unwrap()
+        };
+        let (on_time, late) = (part([5_001, 2_000], [5_001, 2_000]), part([9_001, 3_000], [9_001, 3_500]));
+        for parts in [[&on_time, &late], [&late, &on_time]] {
+            let mut facts = FileFacts::of_no_rows();
+            parts.into_iter().for_each(|part| facts.add(part));
+            assert!(!facts.is_known_at_event_time);
+            let stats = facts.stats();
+            assert_eq!(stats["numRecords"], 4);
+            // Milliseconds, and the greatest is not less than any.
+            assert_eq!(stats["minValues"][COLUMN_EVENT_TIME], "1970-01-01T00:00:00.002Z");
+            assert_eq!(stats["maxValues"][COLUMN_EVENT_TIME], "1970-01-01T00:00:00.010Z");
+            assert_eq!(stats["minValues"][COLUMN_KNOWN_AT], "1970-01-01T00:00:00.002Z");
+        }
+        let mut facts = FileFacts::of_no_rows();
+        facts.add(&on_time);
+        facts.add(&on_time);
+        assert!(facts.is_known_at_event_time);
+    }
+
+    #[test]
     fn what_is_gathered_is_what_interleaving_gives() {
         let (lane, other): (ArrayRef, ArrayRef) =
             (Arc::new(StringArray::from(vec!["lane"])), Arc::new(StringArray::from(vec!["other"])));
@@ -529,7 +554,9 @@ mod tests {
             [of_two.clone(), of_two],
             [lanes(&two, 3), lanes(&two, 3)],
             [numbers.clone(), numbers.clone()],
-            [numbers.clone(), numbers],
+            [numbers.clone(), numbers.clone()],
+            // The same as another in one batch only.
+            [numbers.clone(), Arc::new(Int64Array::from(vec![6, 5, 4]))],
             [Arc::new(Int64Array::new_null(3)), Arc::new(Int64Array::new_null(3))],
             [Arc::new(Int64Array::new_null(3)), Arc::new(Int64Array::from(vec![7, 8, 9]))],
         ];
