@@ -1,7 +1,6 @@
 //! A Parquet file in an object store, as the Parquet reader wants it.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +19,8 @@ use parquet::arrow::arrow_reader::{
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
-use parquet::file::reader::{ChunkReader, Length};
+
+use crate::location::Location;
 
 /// Bytes read from the end at first: the footers of most files are smaller, and are then read in one request.
 const FOOTER_BYTES_HINT: usize = 64 << 10;
@@ -71,6 +71,11 @@ impl Scan {
 pub(crate) type Batches = BoxStream<'static, Result<RecordBatch>>;
 
 impl ObjectFile {
+    /// The file at this place, of so many bytes.
+    pub(crate) fn at(place: &Location, bytes: u64) -> Self {
+        Self { store: place.store.clone(), path: place.path.clone(), bytes, local: place.local_path() }
+    }
+
     /// Decodes rows, on whatever thread asks for them. Of a file on a disk of this machine one page of each column is in memory at a
     /// time: a training set of 1 M rows took a tenth less memory and processor time than with whole columns of row groups. Those it
     /// is of other files, because pages are too small to ask a server for one by one.
@@ -78,9 +83,9 @@ impl ObjectFile {
     /// # Errors
     /// A file that is gone; columns that are no such.
     pub(crate) fn scan(self, scan: Scan) -> Result<Batches> {
-        match self.pages()? {
-            Some(pages) => {
-                let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(pages, scan.metadata.clone());
+        match self.open_local()? {
+            Some(file) => {
+                let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, scan.metadata.clone());
                 let batches = scan.by(reader).build()?;
                 Ok(futures::stream::iter(batches.map(|batch| Ok(batch?))).boxed())
             }
@@ -91,67 +96,16 @@ impl ObjectFile {
         }
     }
 
-    /// The file, if one page after the other can be read of it.
-    fn pages(&self) -> Result<Option<Pages>> {
+    /// The file, if it lies on a disk of this machine: of that the reader takes a page at a time by itself.
+    fn open_local(&self) -> Result<Option<File>> {
         let Some(local) = &self.local else { return Ok(None) };
         match File::open(local) {
-            Ok(file) => Ok(Some(Pages { file: Arc::new(file), bytes: self.bytes })),
+            Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Err(external(object_store::Error::NotFound { path: self.path.to_string(), source: Box::new(error) }))
             }
             Err(error) => Err(error.into()),
         }
-    }
-}
-
-/// A local file that the Parquet reader takes pages of. It knows the place of a page by the file's index, or by the head of the
-/// page itself.
-struct Pages {
-    file: Arc<File>,
-    bytes: u64,
-}
-
-/// What is read to see the head of a page.
-const PAGE_HEAD_BYTES: usize = 8 << 10;
-
-impl Length for Pages {
-    fn len(&self) -> u64 {
-        self.bytes
-    }
-}
-
-impl ChunkReader for Pages {
-    type T = BufReader<ReadAt>;
-
-    fn get_read(&self, start: u64) -> Result<Self::T> {
-        Ok(BufReader::with_capacity(PAGE_HEAD_BYTES, ReadAt { file: self.file.clone(), next: start }))
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
-        let mut page = vec![0; length];
-        ReadAt { file: self.file.clone(), next: start }.read_exact(&mut page)?;
-        Ok(page.into())
-    }
-}
-
-/// The bytes of a file from some place on, whoever else reads it.
-struct ReadAt {
-    file: Arc<File>,
-    next: u64,
-}
-
-impl Read for ReadAt {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        #[cfg(unix)]
-        let read = std::os::unix::fs::FileExt::read_at(self.file.as_ref(), into, self.next)?;
-        #[cfg(not(unix))]
-        let read = {
-            let mut file = self.file.as_ref();
-            std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(self.next))?;
-            file.read(into)?
-        };
-        self.next += read as u64;
-        Ok(read)
     }
 }
 

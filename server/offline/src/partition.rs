@@ -30,7 +30,7 @@ use crate::quarantine;
 use crate::schema::{COLUMN_EVENT_DATE, COLUMN_EVENT_TIME, COLUMN_KNOWN_AT, COLUMN_SEQUENCE, COLUMN_TIE};
 use crate::shrink::store_as_they_are;
 use crate::sort::sort_by_key;
-use crate::waiting_rows::{DayRows, WaitingRows};
+use crate::waiting_rows::{DAY_US, DayRows, WaitingRows};
 
 /// The tag of a data file that a compaction wrote.
 pub(crate) const TAG_COMPACTED: &str = "eadem.compacted";
@@ -43,8 +43,6 @@ pub(crate) const TAG_KNOWN_AT: &str = "eadem.known_at";
 
 /// 64 bits tell the jobs that ever write to one table apart.
 const JOB_MARK_DIGITS: usize = 16;
-
-const DAY_SECONDS: i64 = 86_400;
 
 /// Rows of one row group. A scan holds the chunks of one row group in memory, and a bloom filter speaks of one.
 const ROW_GROUP_ROWS: usize = 131_072;
@@ -296,7 +294,7 @@ fn only_value(columns: &[&ArrayRef]) -> Option<ArrayRef> {
 }
 
 fn date_text(day: i64) -> String {
-    let date = DateTime::from_timestamp_secs(day.saturating_mul(DAY_SECONDS)).unwrap_or_default();
+    let date = DateTime::from_timestamp_micros(day.saturating_mul(DAY_US)).unwrap_or_default();
     date.format("%Y-%m-%d").to_string()
 }
 
@@ -430,15 +428,14 @@ pub(crate) fn event_time_range(stats: &str) -> Option<(i64, i64)> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::collections::BTreeSet;
+
     use arrow_array::{BooleanArray, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray};
-    use arrow_schema::Field;
-    use arrow_schema::Schema;
+    use arrow_schema::{Field, Schema};
     use object_store::memory::InMemory;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
     use super::*;
-
-    const DAY_US: i64 = 86_400_000_000;
 
     fn lanes(value: &ArrayRef, rows: usize) -> ArrayRef {
         Arc::new(DictionaryArray::<Int32Type>::try_new(vec![0; rows].into(), value.clone()).unwrap())
@@ -472,7 +469,7 @@ mod tests {
             writer.write(batch(first..(first + 64).min(ROWS), &lane)).await.unwrap();
         }
         let adds = writer.finish().await.unwrap();
-        let mut found: BTreeMap<(i64, String), i64> = BTreeMap::new();
+        let mut found: BTreeSet<(String, i64)> = BTreeSet::new();
         let mut rows_of_files: Vec<(String, usize)> = Vec::new();
         for add in &adds {
             let path = add["path"].as_str().unwrap();
@@ -500,7 +497,7 @@ mod tests {
             assert_eq!(stats["numRecords"], keys.len());
             assert_eq!(add["tags"][TAG_KNOWN_AT], COLUMN_EVENT_TIME);
             rows_of_files.push((date, keys.len()));
-            found.extend(keys.into_iter().map(|(key, time)| ((time, key), 1)));
+            found.extend(keys);
         }
         rows_of_files.sort();
         let rows: Vec<usize> = rows_of_files.iter().map(|(_, rows)| *rows).collect();

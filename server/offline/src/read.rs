@@ -264,20 +264,17 @@ impl ViewTable {
             file: url.clone(),
             reason: format!("a data file of the table cannot be read: {error}"),
         };
-        (self.object_file(file), damaged)
+        let local = self.location.below(&file.path).ok().and_then(|file| file.local_path());
+        (ObjectFile { local, ..self.object_file(file) }, damaged)
     }
 
     pub(crate) fn file_url(&self, file: &DataFile) -> String {
         format!("{}/{}", self.location.url, file.path)
     }
 
+    /// A data file of which single pages are read, wherever it lies.
     pub(crate) fn object_file(&self, file: &DataFile) -> ObjectFile {
-        ObjectFile {
-            store: self.store.clone(),
-            path: Path::from(file.path.as_str()),
-            bytes: file.bytes,
-            local: self.location.below(&file.path).ok().and_then(|file| file.local_path()),
-        }
+        ObjectFile { store: self.store.clone(), path: Path::from(file.path.as_str()), bytes: file.bytes, local: None }
     }
 
     /// What is wrong with a file.

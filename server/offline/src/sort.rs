@@ -3,9 +3,9 @@
 //! It decides nothing: a reader finds the same rows in files of any order. It makes the rows of one entity neighbours, so
 //! that a reader that wants one entity needs few pages, and it costs a backfill less than encoding the rows does.
 
-use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Int64Type, TimestampMicrosecondType};
+use arrow_array::types::{ArrowPrimitiveType, Int64Type, TimestampMicrosecondType};
+use arrow_array::{ArrayRef, RecordBatch};
 use hashbrown::HashMap;
 
 use crate::schema::COLUMN_EVENT_TIME;
@@ -25,7 +25,7 @@ pub(crate) fn sort_by_key(batches: &[RecordBatch], keys: &[String], picks: &mut 
     let mut rows: Vec<Numbered> = std::mem::take(picks).into_iter().map(|pick| (0, pick)).collect();
     // Every sort keeps what the one before has made, as long as its own column does not say otherwise.
     for name in std::iter::once(COLUMN_EVENT_TIME).chain(keys.iter().rev().map(String::as_str)) {
-        if number(batches, name, &mut rows).is_some() {
+        if number(batches, name, &mut rows) {
             sort_by_number(&mut rows);
         }
     }
@@ -68,24 +68,27 @@ fn sort_by_number(rows: &mut Vec<Numbered>) {
     }
 }
 
-/// Gives each row a number that orders it as its value in this column does; `None` for a type that is neither a key's nor a
+/// Gives each row a number that orders it as its value in this column does; false for a type that is neither a key's nor a
 /// time's.
-fn number(batches: &[RecordBatch], name: &str, rows: &mut [Numbered]) -> Option<()> {
-    let columns: Vec<_> = batches.iter().map(|batch| batch.column_by_name(name)).collect::<Option<_>>()?;
+fn number(batches: &[RecordBatch], name: &str, rows: &mut [Numbered]) -> bool {
+    let Some(columns) = batches.iter().map(|batch| batch.column_by_name(name)).collect::<Option<Vec<_>>>() else {
+        return false;
+    };
     if let Some(texts) = columns.iter().map(|column| column.as_string_opt::<i32>()).collect::<Option<Vec<_>>>() {
         let picked: Vec<&str> = rows.iter().map(|(_, (batch, row))| texts[*batch].value(*row)).collect();
         number_texts(&picked, rows);
-        return Some(());
+        return true;
     }
-    let integers: Vec<_> = columns.iter().filter_map(|column| column.as_primitive_opt::<Int64Type>()).collect();
-    if integers.len() == columns.len() {
-        rows.iter_mut().for_each(|(number, (batch, row))| *number = in_order(integers[*batch].value(*row)));
-        return Some(());
-    }
-    let times: Vec<_> =
-        columns.iter().map(|column| column.as_primitive_opt::<TimestampMicrosecondType>()).collect::<Option<_>>()?;
-    rows.iter_mut().for_each(|(number, (batch, row))| *number = in_order(times[*batch].value(*row)));
-    Some(())
+    number_integers::<Int64Type>(&columns, rows) || number_integers::<TimestampMicrosecondType>(&columns, rows)
+}
+
+/// Numbers rows in the order of their integers; false where these columns are none of this type.
+fn number_integers<T: ArrowPrimitiveType<Native = i64>>(columns: &[&ArrayRef], rows: &mut [Numbered]) -> bool {
+    let Some(integers) = columns.iter().map(|column| column.as_primitive_opt::<T>()).collect::<Option<Vec<_>>>() else {
+        return false;
+    };
+    rows.iter_mut().for_each(|(number, (batch, row))| *number = in_order(integers[*batch].value(*row)));
+    true
 }
 
 /// A number without sign: those of negative numbers are less than those of the others.
@@ -145,7 +148,7 @@ mod tests {
 
     use std::sync::Arc;
 
-    use arrow_array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
+    use arrow_array::{Int64Array, StringArray, TimestampMicrosecondArray};
 
     use super::*;
 

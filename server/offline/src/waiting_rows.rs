@@ -8,7 +8,7 @@ use arrow_array::types::TimestampMicrosecondType;
 
 use crate::schema::COLUMN_EVENT_TIME;
 
-const DAY_US: i64 = 86_400_000_000;
+pub(crate) const DAY_US: i64 = 86_400_000_000;
 
 /// Rows that wait.
 #[derive(Debug, Default)]

@@ -276,7 +276,7 @@ fn distinct<T: Eq + Hash>(values: impl Iterator<Item = Option<T>>) -> usize {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use arrow_array::{Float64Array, Int64Array, StructArray, TimestampMicrosecondArray};
+    use arrow_array::{Float64Array, Int64Array, RecordBatchReader, StructArray, TimestampMicrosecondArray};
     use eadem_query::status_dictionary;
     use eadem_semantics::Status::{self, Expired, Missing, Null, Present};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -307,6 +307,14 @@ mod tests {
         pieces.concat().into()
     }
 
+    /// All rows of a file.
+    fn rows_of(reader: ParquetRecordBatchReaderBuilder<Bytes>) -> RecordBatch {
+        let reader = reader.build().unwrap();
+        let schema = reader.schema();
+        let batches: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
+        arrow_select::concat::concat_batches(&schema, &batches).unwrap()
+    }
+
     #[test]
     fn times_are_written_as_suits_them_and_read_as_they_were() {
         const DAY_US: i64 = 86_400_000_000;
@@ -331,8 +339,7 @@ mod tests {
         // Six bytes for a time at most, and two where there are few.
         assert!(metadata.column(0).compressed_size() < 6 * 200_000, "{:?}", metadata.column(0));
         assert!(metadata.column(1).compressed_size() < 2 * 200_000, "{:?}", metadata.column(1));
-        let read: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
-        assert_eq!(arrow_select::concat::concat_batches(&rows.schema(), &read).unwrap(), rows);
+        assert_eq!(rows_of(reader), rows);
     }
 
     #[test]
@@ -343,9 +350,7 @@ mod tests {
         ];
         let reader = ParquetRecordBatchReaderBuilder::try_new(file_of(&row_groups)).unwrap();
         assert_eq!(reader.metadata().num_row_groups(), 2);
-        let read: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
-        let schema = read[0].schema();
-        let read = arrow_select::concat::concat_batches(&schema, &read).unwrap();
+        let read = rows_of(reader);
         for (number, column) in read.columns().iter().enumerate() {
             let written = row_groups.each_ref().map(|rows| rows.column(number).as_ref());
             let written = arrow_select::concat::concat(&written).unwrap();
@@ -367,11 +372,11 @@ mod tests {
         let named = columns.into_iter().enumerate().map(|(number, column)| (format!("c{number}"), column));
         let rows = RecordBatch::try_from_iter(named).unwrap();
         let reader = ParquetRecordBatchReaderBuilder::try_new(file_of(std::slice::from_ref(&rows))).unwrap();
-        let read: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+        let read = rows_of(reader);
         for number in [1, 2, 4, 5] {
-            assert_eq!(read[0].column(number), rows.column(number), "column {number}");
+            assert_eq!(read.column(number), rows.column(number), "column {number}");
         }
         let as_texts = |rows: &RecordBatch| arrow_cast::cast(rows.column(3), &ArrowType::Utf8).unwrap();
-        assert_eq!(&as_texts(&read[0]), &as_texts(&rows));
+        assert_eq!(&as_texts(&read), &as_texts(&rows));
     }
 }

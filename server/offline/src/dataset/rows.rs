@@ -34,8 +34,7 @@ pub async fn open_rows(file: &str) -> Result<DatasetRows, OfflineError> {
         None => Err(failed("a training set is a .parquet or an .arrow file".to_owned())),
         Some(OutputFormat::Parquet) => {
             let head = place.store.head(&place.path).await.map_err(|error| failed(error.to_string()))?;
-            let reader =
-                ObjectFile { store: place.store.clone(), path: place.path.clone(), bytes: head.size, local: None };
+            let reader = ObjectFile::at(&place, head.size);
             let name = file.to_owned();
             let damaged = move |error: parquet::errors::ParquetError| OfflineError::File {
                 file: name.clone(),

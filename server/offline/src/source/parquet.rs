@@ -47,12 +47,7 @@ impl Footers {
 }
 
 fn reader_of(file: &SourceFile) -> ObjectFile {
-    ObjectFile {
-        store: file.location.store.clone(),
-        path: file.location.path.clone(),
-        bytes: file.bytes,
-        local: file.location.local_path(),
-    }
+    ObjectFile::at(&file.location, file.bytes)
 }
 
 /// Consecutive row groups, put together up to about `chunk_rows` rows.

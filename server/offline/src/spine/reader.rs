@@ -110,8 +110,7 @@ impl SpineReader {
         let bytes = place.store.head(&place.path).await.map_err(|error| failed(error.to_string()))?.size;
         if kept.format == SpineFormat::Parquet {
             let damaged = |reason: String| failed(format!("cannot be read as parquet: {reason}"));
-            let local = place.local_path();
-            let mut file = ObjectFile { store: place.store.clone(), path: place.path.clone(), bytes, local };
+            let mut file = ObjectFile::at(&place, bytes);
             let metadata = ArrowReaderMetadata::load_async(&mut file, ArrowReaderOptions::new()).await;
             let metadata = metadata.map_err(|error| damaged(error.to_string()))?;
             let groups = metadata.metadata().row_groups();
@@ -329,7 +328,7 @@ mod tests {
         let path = folder.path().join("spine.parquet");
         std::fs::write(&path, bytes)?;
         let place = Location::parse(&path.display().to_string())?;
-        let mut file = ObjectFile { store: place.store, path: place.path, bytes: bytes.len() as u64, local: None };
+        let mut file = ObjectFile::at(&place, bytes.len() as u64);
         let metadata = ArrowReaderMetadata::load_async(&mut file, ArrowReaderOptions::new()).await?;
         Ok(decode_parquet(&file, &metadata).await?)
     }
